@@ -1,0 +1,53 @@
+# The two commands of the README, and their parts.
+#   make demo   a cluster on this machine, left running
+#   make test   everything that must hold before a change lands
+
+CARGO ?= cargo
+LAB    = $(CARGO) run --quiet --package lab --
+RELEASE = $(CARGO) build --release --locked --package k8s-bootstrap
+
+.PHONY: demo test check unit e2e build tools audit clean-lab
+
+demo: tools build
+	$(LAB) up --control-planes 1 --workers 2
+	@echo; $(LAB) kubectl -- get nodes -o wide
+	@echo; $(LAB) kubectl -- get pods --all-namespaces -o wide
+	@echo; $(LAB) exec w1 -- systemctl status --no-pager --lines=5 k8s-bootstrap
+	@echo; for worker in 10.42.0.11 10.42.0.12; do \
+	    $(LAB) curl -- --silent --show-error --fail --retry 60 --retry-delay 2 --retry-all-errors \
+	        --output target/visits.html "http://$$worker/" && \
+	    sed -n "s|.*id=\"visits\" value=\"\([0-9]*\)\".*|the page through $$worker: visit number \1|p" target/visits.html; \
+	done
+	@echo; echo 'The cluster is left running. To go on, as root:'
+	@echo '  cargo run -p lab -- status                      what the machines do'
+	@echo '  cargo run -p lab -- kubectl -- get pods -A      any kubectl command'
+	@echo '  cargo run -p lab -- launch --role worker        one more node, by itself'
+	@echo '  cargo run -p lab -- exec cp1 -- k8s-bootstrap plan'
+	@echo '  cargo run -p lab -- --help                      terminate, stop, start, logs, ...'
+	@echo '  make clean-lab                                  ends it and leaves nothing behind'
+
+test: tools check unit
+
+check:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- --deny warnings
+
+unit:
+	$(CARGO) test --workspace --locked
+
+build:
+	$(RELEASE)
+	$(CARGO) build --release --locked --package visits
+
+# The Debian packages that the lab and the tests need, installed only where one is missing.
+tools:
+	lab/packages.sh
+	app/packages.sh
+
+audit:
+	command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
+	$(CARGO) deny --all-features check bans licenses sources
+	$(CARGO) deny --all-features check advisories || echo "advisories: their database does not answer, or a finding stands above"
+
+clean-lab:
+	$(LAB) down

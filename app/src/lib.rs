@@ -1,0 +1,13 @@
+//! A page that counts its visits in Redis and says which pod and node answered.
+//!
+//! [`settings`] from the environment, [`counter`] deals out the visits' numbers,
+//! [`ledger`] is Redis behind it, [`pages`] renders what is fixed once, [`web`]
+//! answers, and [`serve`] is one process from its start to its last answer.
+
+pub mod counter;
+pub mod ledger;
+pub mod metrics;
+pub mod pages;
+pub mod serve;
+pub mod settings;
+pub mod web;

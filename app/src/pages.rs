@@ -1,0 +1,163 @@
+//! The pages. All but the visit's number is fixed when the process starts, so it is
+//! rendered then, and an answer is a copy of the parts with the number between them.
+
+use askama::Template;
+
+/// Stands in a template where the number will be. No setting can hold it.
+const GAP: &str = "\u{1}";
+
+#[derive(Template)]
+#[template(path = "index.html")]
+struct Index<'a> {
+    pod: &'a str,
+    node: &'a str,
+    version: &'a str,
+    gap: &'a str,
+    counted: bool,
+}
+
+#[derive(Template)]
+#[template(path = "architecture.html")]
+struct Architecture<'a> {
+    pod: &'a str,
+    node: &'a str,
+    version: &'a str,
+}
+
+/// All pages of one process.
+pub struct Pages {
+    counted: Page,
+    kept: Page,
+    /// The drawing of the cluster.
+    pub architecture: String,
+}
+
+/// A page with gaps.
+struct Page {
+    parts: Vec<String>,
+    length: usize,
+}
+
+impl Pages {
+    /// Renders what is fixed.
+    ///
+    /// # Errors
+    /// When a template fails, which none of these can.
+    pub fn new(pod: &str, node: &str) -> Result<Self, askama::Error> {
+        let version = env!("CARGO_PKG_VERSION");
+        let index = |counted| {
+            let text = Index {
+                pod,
+                node,
+                version,
+                gap: GAP,
+                counted,
+            }
+            .render()?;
+            Ok::<_, askama::Error>(Page {
+                length: text.len(),
+                parts: text.split(GAP).map(str::to_owned).collect(),
+            })
+        };
+        Ok(Self {
+            counted: index(true)?,
+            kept: index(false)?,
+            architecture: Architecture { pod, node, version }.render()?,
+        })
+    }
+
+    /// The index page for a visit with a number.
+    pub fn counted(&self, number: u64) -> String {
+        self.counted.with(number)
+    }
+
+    /// The index page while Redis is away and `kept` visits wait.
+    pub fn kept(&self, kept: u64) -> String {
+        self.kept.with(kept)
+    }
+}
+
+impl Page {
+    /// Each gap but the last takes the plain number, which programs read; the last
+    /// takes it with its thousands apart, which people read.
+    fn with(&self, number: u64) -> String {
+        let plain = number.to_string();
+        let grouped = grouped(&plain);
+        let mut text = String::with_capacity(self.length + 64);
+        let last = self.parts.len().saturating_sub(1);
+        for (index, part) in self.parts.iter().enumerate() {
+            text.push_str(part);
+            if index + 1 == last {
+                text.push_str(&grouped);
+            } else if index < last {
+                text.push_str(&plain);
+            }
+        }
+        text
+    }
+}
+
+fn grouped(digits: &str) -> String {
+    let mut text = String::with_capacity(digits.len() * 4 / 3 + 1);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn thousands_are_set_apart() {
+        for (number, text) in [
+            (0, "0"),
+            (999, "999"),
+            (1000, "1,000"),
+            (1_234_567, "1,234,567"),
+        ] {
+            assert_eq!(grouped(&u64::to_string(&number)), text);
+        }
+    }
+
+    #[test]
+    fn the_number_stands_once_for_programs_and_once_for_people() {
+        let page = Pages::new("pod-a", "node-b").unwrap().counted(1_234_567);
+        assert!(
+            page.contains(r#"<data id="visits" value="1234567">1,234,567</data>"#),
+            "{page}"
+        );
+        assert!(page.contains("pod-a") && page.contains("node-b"));
+        assert!(!page.contains(GAP));
+    }
+
+    #[test]
+    fn a_page_without_a_number_says_why_and_what_is_kept() {
+        let page = Pages::new("pod-a", "node-b").unwrap().kept(1_042);
+        assert!(!page.contains(r#"id="visits""#), "{page}");
+        assert!(
+            page.contains(r#"<data id="kept" value="1042">1,042</data>"#),
+            "{page}"
+        );
+    }
+
+    #[test]
+    fn a_pod_cannot_write_markup() {
+        let page = Pages::new("<script>", "n").unwrap().counted(1);
+        assert!(!page.contains("<script"), "{page}");
+    }
+
+    #[test]
+    fn the_page_is_as_long_as_the_one_that_it_is_measured_against() {
+        let length = Pages::new("backend-7d9c5b6f4-x2x9k", "ip-10-0-1-23")
+            .unwrap()
+            .counted(12_345)
+            .len();
+        assert!((6_900..=7_500).contains(&length), "{length} bytes");
+    }
+}

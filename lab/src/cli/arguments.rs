@@ -1,0 +1,264 @@
+//! The commands' arguments.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use lab::ec2::faults::Wanted as Faults;
+use lab::lifecycle::Options;
+use lab::state::MetadataOptions;
+use lab::up::Until;
+
+const ENVIRONMENT: &str = "Environment:
+  LAB_DIR    the lab's folder, .lab in the repository unless set
+  LAB_AGENT  the agent's binary, the release build unless set";
+
+/// EC2 on one machine: where k8s-bootstrap is shown to work.
+#[derive(Parser)]
+#[command(name = "lab", version, after_help = ENVIRONMENT)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Subcommand)]
+pub(super) enum Command {
+    /// Start a VPC, its servers and machines, and wait for the cluster.
+    Up {
+        /// Machines with the role control-plane.
+        #[arg(long, default_value_t = 1)]
+        control_planes: u32,
+        /// Machines with the role worker.
+        #[arg(long, default_value_t = 2)]
+        workers: u32,
+        #[command(flatten)]
+        waiting: Waiting,
+        #[command(flatten)]
+        options: MachineOptions,
+    },
+    /// Say whether this machine can run the lab, and what it lacks.
+    Check,
+    /// End the lab and remove every trace of it but the cache.
+    Down,
+    /// Show the machines and what their agents do.
+    Status {
+        /// For programs.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Launch more machines.
+    Launch {
+        /// control-plane or worker.
+        #[arg(long)]
+        role: String,
+        /// How many.
+        #[arg(long, default_value_t = 1)]
+        count: u32,
+        #[command(flatten)]
+        waiting: Waiting,
+        #[command(flatten)]
+        options: MachineOptions,
+    },
+    /// Power a machine off and remove it with its disk.
+    Terminate {
+        #[command(flatten)]
+        machine: Named,
+    },
+    /// Power a machine off and keep its disk.
+    Stop {
+        #[command(flatten)]
+        machine: Named,
+    },
+    /// Boot a stopped machine.
+    Start {
+        /// Id, its unique start, node name or short name.
+        instance: String,
+    },
+    /// Run a command in a machine.
+    Exec {
+        /// Id, its unique start, node name or short name.
+        instance: String,
+        /// The command.
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+    /// Run kubectl against the lab's cluster.
+    Kubectl {
+        /// kubectl's arguments.
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
+    /// Run curl as a visitor from outside of the cluster, in the VPC.
+    Curl {
+        /// curl's arguments; machines have the addresses that `status` shows.
+        #[arg(last = true, required = true)]
+        arguments: Vec<String>,
+    },
+    /// Show a machine's agent's journal, or its console.
+    Logs {
+        /// Id, its unique start, node name or short name.
+        instance: String,
+        /// The console: everything since the first boot.
+        #[arg(long)]
+        console: bool,
+    },
+    /// Make the AWS API fail; without options, stop that.
+    #[command(hide = true)]
+    Faults(FaultOptions),
+    /// Change a machine's metadata options; what is not given is as usual.
+    #[command(hide = true)]
+    Modify {
+        /// Id, its unique start, node name or short name.
+        instance: String,
+        #[command(flatten)]
+        metadata: MetadataArguments,
+    },
+    /// Restart moto with the same state.
+    #[command(hide = true)]
+    MotoRestart,
+    /// The servers, inside the VPC's namespace.
+    #[command(hide = true)]
+    Serve {
+        dir: PathBuf,
+        www: PathBuf,
+        images: PathBuf,
+    },
+    /// A machine's supervisor.
+    #[command(hide = true)]
+    Supervise {
+        dir: PathBuf,
+        name: String,
+        rootfs: PathBuf,
+    },
+}
+
+#[derive(Args)]
+pub(super) struct Named {
+    /// Id, its unique start, node name or short name.
+    pub(super) instance: String,
+    /// Pull the plug: no shutdown inside the machine.
+    #[arg(long)]
+    pub(super) hard: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(super) enum UntilArgument {
+    Booted,
+    Ready,
+}
+
+#[derive(Args)]
+pub(super) struct Waiting {
+    /// How far to wait.
+    #[arg(long, value_enum, default_value = "ready")]
+    pub(super) until: UntilArgument,
+    /// Longest wait for it, in seconds.
+    #[arg(long, default_value_t = 900)]
+    pub(super) deadline: u64,
+}
+
+impl Waiting {
+    pub(super) fn until(&self) -> Until {
+        match self.until {
+            UntilArgument::Booted => Until::Booted,
+            UntilArgument::Ready => Until::Ready,
+        }
+    }
+}
+
+#[derive(Args)]
+pub(super) struct MetadataArguments {
+    /// HttpTokens=required: no metadata without a token. cloud-init in a container
+    /// does not see that it is on EC2 and then finds nothing.
+    #[arg(long, hide_short_help = true)]
+    pub(super) tokens_required: bool,
+    /// HttpEndpoint=disabled: no metadata at all.
+    #[arg(long, hide_short_help = true)]
+    pub(super) metadata_disabled: bool,
+    /// InstanceMetadataTags=disabled.
+    #[arg(long, hide_short_help = true)]
+    pub(super) metadata_tags_disabled: bool,
+    /// `HttpPutResponseHopLimit`.
+    #[arg(long, hide_short_help = true, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub(super) hop_limit: u8,
+}
+
+impl MetadataArguments {
+    pub(super) fn options(&self) -> MetadataOptions {
+        MetadataOptions {
+            enabled: !self.metadata_disabled,
+            tokens_required: self.tokens_required,
+            hop_limit: self.hop_limit,
+            tags: !self.metadata_tags_disabled,
+        }
+    }
+}
+
+#[derive(Args)]
+pub(super) struct MachineOptions {
+    #[command(flatten)]
+    pub(super) metadata: MetadataArguments,
+    /// An EC2 tag, KEY=VALUE; KEY= leaves a usual one out.
+    #[arg(long = "tag", hide_short_help = true)]
+    pub(super) tags: Vec<String>,
+    /// A TOML file that is merged into the agent's settings.
+    #[arg(long, hide_short_help = true)]
+    pub(super) settings: Option<PathBuf>,
+    /// A file with user-data to use in place of the lab's.
+    #[arg(long, hide_short_help = true)]
+    pub(super) user_data: Option<PathBuf>,
+}
+
+impl MachineOptions {
+    pub(super) fn read(&self) -> Result<Options> {
+        let read = |path: &PathBuf| {
+            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+        };
+        let mut tags = BTreeMap::new();
+        for tag in &self.tags {
+            let (key, value) = tag
+                .split_once('=')
+                .with_context(|| format!("--tag {tag:?} is not KEY=VALUE"))?;
+            tags.insert(key.to_owned(), value.to_owned());
+        }
+        Ok(Options {
+            metadata: self.metadata.options(),
+            tags,
+            settings: self
+                .settings
+                .as_ref()
+                .map(read)
+                .transpose()?
+                .unwrap_or_default(),
+            user_data: self.user_data.as_ref().map(read).transpose()?,
+        })
+    }
+}
+
+#[derive(Args)]
+pub(super) struct FaultOptions {
+    /// Throttle the next N calls.
+    #[arg(long, default_value_t = 0)]
+    pub(super) throttle_next: u32,
+    /// Throttle this share of the calls.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub(super) throttle_percent: u8,
+    /// Close every connection for so many seconds.
+    #[arg(long, default_value_t = 0)]
+    pub(super) refuse_seconds: u64,
+    /// Deny an action, for example `PutParameter`.
+    #[arg(long)]
+    pub(super) deny: Vec<String>,
+}
+
+impl FaultOptions {
+    pub(super) fn wanted(self) -> Faults {
+        Faults {
+            throttle_next: self.throttle_next,
+            throttle_percent: self.throttle_percent,
+            refuse_seconds: self.refuse_seconds,
+            deny: self.deny,
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Commands and what they call.
+
+mod arguments;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use indicatif::MultiProgress;
+use lab::ec2::client::Aws;
+use lab::layout::Layout;
+use lab::lifecycle::{self, Options};
+use lab::machine::{enter, supervisor};
+use lab::state::State;
+use lab::up::{self, Until};
+use lab::{down, host, kubernetes, serve, status};
+
+pub use arguments::Cli;
+use arguments::{Command, Waiting};
+
+/// Runs a command.
+pub async fn run(cli: Cli) -> Result<()> {
+    match cli.command {
+        Command::Serve { dir, www, images } => {
+            return serve::run(&Layout::at(dir), www, &images).await;
+        }
+        Command::Supervise { dir, name, rootfs } => {
+            return supervisor::run(&Layout::at(dir), &name, &rootfs).await;
+        }
+        _ => {}
+    }
+    if matches!(cli.command, Command::Check) {
+        return host::check();
+    }
+    if !nix::unistd::geteuid().is_root() {
+        bail!("the lab needs root: it makes namespaces, mounts and control groups");
+    }
+    let layout = Layout::find()?;
+    match cli.command {
+        Command::Up {
+            control_planes,
+            workers,
+            waiting,
+            options,
+        } => {
+            let wanted = up::Wanted {
+                control_planes,
+                workers,
+                until: waiting.until(),
+                deadline: Duration::from_secs(waiting.deadline),
+                options: options.read()?,
+            };
+            let start = Instant::now();
+            up::run(&layout, &wanted).await?;
+            print!("{}", status::read(&layout)?.table());
+            println!("up in {:.1} s", start.elapsed().as_secs_f64());
+            Ok(())
+        }
+        Command::Down => {
+            let start = Instant::now();
+            let removed = down::run(&layout)?;
+            println!(
+                "down in {:.1} s: {} processes, {} namespaces",
+                start.elapsed().as_secs_f64(),
+                removed.processes,
+                removed.namespaces
+            );
+            Ok(())
+        }
+        Command::Status { json } => {
+            let status = status::read(&layout)?;
+            if json {
+                println!("{}", serde_json::to_string_pretty(&status)?);
+            } else {
+                print!("{}", status.table());
+            }
+            Ok(())
+        }
+        Command::Launch {
+            role,
+            count,
+            waiting,
+            options,
+        } => launch(&layout, &role, count, &waiting, &options.read()?).await,
+        other => run_on_one(&layout, other).await,
+    }
+}
+
+async fn launch(
+    layout: &Layout,
+    role: &str,
+    count: u32,
+    waiting: &Waiting,
+    options: &Options,
+) -> Result<()> {
+    let progress = MultiProgress::new();
+    let mut machines = Vec::new();
+    for _ in 0..count {
+        let bar = up::step(&progress, "launching");
+        let machine = lifecycle::launch(layout, role, options).await?;
+        supervisor::wait_bus(&machine.name)?;
+        up::finish(&bar, &format!("{} {} booted", machine.name, machine.id));
+        machines.push(machine);
+    }
+    if waiting.until() == Until::Ready {
+        up::wait_ready(
+            layout,
+            &machines,
+            Duration::from_secs(waiting.deadline),
+            &progress,
+        )?;
+    }
+    Ok(())
+}
+
+async fn run_on_one(layout: &Layout, command: Command) -> Result<()> {
+    let said = |machine: lab::state::Machine, what: &str| {
+        println!("{} {} {what}", machine.name, machine.id);
+    };
+    let find = |wanted: &str| anyhow::Ok(State::require(layout)?.find(wanted)?.name.clone());
+    match command {
+        Command::Terminate { machine } => {
+            said(
+                lifecycle::terminate(layout, &machine.instance, machine.hard).await?,
+                "terminated",
+            );
+        }
+        Command::Stop { machine } => {
+            said(
+                lifecycle::stop(layout, &machine.instance, machine.hard).await?,
+                "stopped",
+            );
+        }
+        Command::Start { instance } => said(lifecycle::start(layout, &instance).await?, "running"),
+        Command::Exec { instance, command } => enter::become_command(&find(&instance)?, &command)?,
+        Command::Kubectl { arguments } => kubernetes::become_kubectl(layout, &arguments)?,
+        Command::Curl { arguments } => lab::network::become_curl(&arguments)?,
+        Command::Logs { instance, console } => {
+            let name = find(&instance)?;
+            if console {
+                let path = layout.machine(&name).join("console.log");
+                print!("{}", String::from_utf8_lossy(&std::fs::read(path)?));
+            } else {
+                let words = ["journalctl", "--no-pager", "--unit=k8s-bootstrap"].map(str::to_owned);
+                enter::become_command(&name, &words)?;
+            }
+        }
+        Command::Faults(options) => {
+            Aws::over_socket(layout)?
+                .set_faults(&options.wanted())
+                .await?;
+        }
+        Command::Modify { instance, metadata } => {
+            said(
+                lifecycle::modify_metadata(layout, &instance, metadata.options())?,
+                "modified",
+            );
+        }
+        Command::MotoRestart => Aws::over_socket(layout)?.restart_moto().await?,
+        _ => bail!("this command is not meant for one machine"),
+    }
+    Ok(())
+}

@@ -1,0 +1,160 @@
+//! Components built from Go modules, a small module per family (see `families`),
+//! whose `tool` lines name the programs.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+use super::cache::{Cache, Stamp};
+use super::command::{nice, output, run};
+use super::platform;
+use super::replaced::Replaced;
+
+/// Programs that come from one set of Go modules.
+pub struct Family {
+    /// Its name, also of its folder under `lab/components`.
+    pub name: &'static str,
+    /// The version that releases and image tags give it.
+    pub version: &'static str,
+    /// Names the modules and, by its `tool` lines, the programs.
+    pub go_mod: &'static str,
+    /// The modules' digests.
+    pub go_sum: &'static str,
+    /// Value of `GOTOOLCHAIN`: `auto` takes the machine's Go, or what go.mod asks
+    /// for when that is newer.
+    pub toolchain: &'static str,
+    /// Link C libraries, statically.
+    pub cgo: bool,
+    /// String variables that the linker sets.
+    pub variables: &'static [(&'static str, &'static str)],
+    /// Programs whose name is not that of their package: (built, wanted).
+    pub renamed: &'static [(&'static str, &'static str)],
+    /// Files taken over from a module's folder: (module, path in it).
+    pub files: &'static [(&'static str, &'static str)],
+    /// Folders beside go.mod that its `replace` lines name.
+    pub replaced: &'static [Replaced],
+}
+
+/// Bumped when `build` below does something else with the same inputs.
+const RECIPE: &str = "1";
+
+impl Family {
+    /// What the family is built from.
+    pub fn stamp(&self) -> Stamp {
+        let flags = self.flags().join("\n");
+        let mut inputs = vec![
+            ("recipe", RECIPE.as_bytes()),
+            ("go.mod", self.go_mod.as_bytes()),
+            ("go.sum", self.go_sum.as_bytes()),
+            ("toolchain", self.toolchain.as_bytes()),
+            ("architecture", platform::ARCH.as_bytes()),
+            ("flags", flags.as_bytes()),
+        ];
+        for (built, wanted) in self.renamed {
+            inputs.push((built, wanted.as_bytes()));
+        }
+        for (module, path) in self.files {
+            inputs.push((module, path.as_bytes()));
+        }
+        for (name, content) in self.replaced.iter().flat_map(Replaced::inputs) {
+            inputs.push((name, content.as_bytes()));
+        }
+        Stamp::of(inputs)
+    }
+
+    /// The folder with the family's programs and files, built when needed.
+    ///
+    /// # Errors
+    /// When the modules cannot be had or do not build.
+    pub fn built(&self, cache: &Cache) -> Result<PathBuf> {
+        cache.component(self.name, &self.stamp(), |folder, log| {
+            self.build(folder, log)
+        })
+    }
+
+    fn build(&self, folder: &Path, log: &Path) -> Result<()> {
+        // Beside the cache's own folder there may be a go.work or a vendor folder
+        // of the user's: the module stands alone in its own.
+        let source = folder.join("source");
+        fs::create_dir(&source)?;
+        fs::write(source.join("go.mod"), self.go_mod)?;
+        fs::write(source.join("go.sum"), self.go_sum)?;
+        for replaced in self.replaced {
+            replaced.write(&source, self.go_sum, || self.go(), log)?;
+        }
+
+        let mut build = self.go();
+        build.arg("build").args(self.flags()).arg("-o");
+        // The separator at its end tells go that this is a folder.
+        build.arg(folder.join("")).arg("tool").current_dir(&source);
+        run(&mut build, log)?;
+
+        for (built, wanted) in self.renamed {
+            fs::rename(folder.join(built), folder.join(wanted))?;
+        }
+        for (module, path) in self.files {
+            let mut list = self.go();
+            list.args(["list", "-mod=mod", "-m", "-f", "{{.Dir}}", module])
+                .current_dir(&source);
+            let dir = output(&mut list)?;
+            let from = Path::new(dir.trim()).join(path);
+            let name = from.file_name().context("a module's file has a name")?;
+            // Not fs::copy: files in the module cache are read-only.
+            let content = fs::read(&from).with_context(|| format!("read {}", from.display()))?;
+            fs::write(folder.join(name), content)?;
+        }
+        fs::remove_dir_all(&source)?;
+        Ok(())
+    }
+
+    fn go(&self) -> std::process::Command {
+        let mut go = nice("go");
+        go.env("GOTOOLCHAIN", self.toolchain)
+            .env("GOWORK", "off")
+            .env("GOFLAGS", "-buildvcs=false")
+            .env("GOOS", "linux")
+            .env("GOARCH", platform::ARCH)
+            .env("CGO_ENABLED", if self.cgo { "1" } else { "0" });
+        go
+    }
+
+    fn flags(&self) -> Vec<String> {
+        let mut linker = String::from("-s -w");
+        for (variable, value) in self.variables {
+            linker.extend([" -X ", variable, "=", value]);
+        }
+        if self.cgo {
+            linker.push_str(" -extldflags -static");
+        }
+        // go.sum need not list what only other platforms import: -mod=mod lets go
+        // look there without a complaint.
+        let mut flags = vec!["-mod=mod".to_owned(), "-trimpath".to_owned()];
+        if self.cgo {
+            flags.push("-tags=seccomp,netgo,osusergo".to_owned());
+        }
+        flags.push("-ldflags".to_owned());
+        flags.push(linker);
+        flags
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::super::families::{RUNC, TRAEFIK};
+
+    #[test]
+    fn other_flags_make_another_component() {
+        let mut other = RUNC;
+        other.cgo = false;
+        assert_ne!(RUNC.stamp(), other.stamp());
+    }
+
+    #[test]
+    fn another_stand_in_makes_another_component() {
+        let mut other = TRAEFIK;
+        other.replaced = &[];
+        assert_ne!(TRAEFIK.stamp(), other.stamp());
+    }
+}

@@ -1,0 +1,213 @@
+//! What the agent downloads: its own defaults, read, and what the lab lays over
+//! them so that it takes what was built here.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::platform;
+
+/// The part of the agent's defaults that says what it downloads.
+#[derive(Debug, Deserialize)]
+pub struct Defaults {
+    /// By name.
+    pub pins: BTreeMap<String, Pin>,
+    /// By name.
+    pub addons: BTreeMap<String, Addon>,
+    /// Tags of the control plane's images.
+    pub kubernetes: Tags,
+}
+
+/// One download.
+#[derive(Debug, Deserialize)]
+pub struct Pin {
+    /// Filled into the URL.
+    pub version: String,
+    /// With `{version}` and `{arch}`.
+    pub url: String,
+    /// By architecture.
+    pub sha256: BTreeMap<String, String>,
+}
+
+/// Manifests that the agent applies together.
+#[derive(Debug, Deserialize)]
+pub struct Addon {
+    /// In their order.
+    pub sources: Vec<Manifest>,
+}
+
+/// A manifest of an add-on.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Manifest {
+    /// Where from.
+    pub url: String,
+    /// The digest that it must have; none for the agent's own.
+    #[serde(default)]
+    pub sha256: String,
+}
+
+/// Tags that go with a version of Kubernetes.
+#[derive(Debug, Deserialize)]
+pub struct Tags {
+    /// Of kubeadm, without the `v`.
+    pub version: String,
+    /// Of etcd's image.
+    pub etcd_tag: String,
+    /// Of the DNS server's image.
+    pub coredns_tag: String,
+    /// Of the sandbox's image.
+    pub pause_tag: String,
+}
+
+impl Defaults {
+    /// The defaults that the agent is built with.
+    ///
+    /// # Errors
+    /// When they are not what is expected here.
+    pub fn read() -> Result<Self> {
+        toml::from_str(include_str!("../../../src/config/defaults.toml"))
+            .context("read the agent's src/config/defaults.toml")
+    }
+}
+
+impl Pin {
+    /// The URL of `version` for this machine.
+    pub fn url(&self, version: &str) -> String {
+        self.url
+            .replace("{version}", version)
+            .replace("{arch}", platform::ARCH)
+    }
+}
+
+/// What was provided in place of a pin's default.
+pub struct Provided {
+    /// Without a leading `v`.
+    pub version: String,
+    /// Of this machine's architecture.
+    pub sha256: String,
+}
+
+/// What was provided in place of an add-on's default.
+pub struct ProvidedAddon {
+    /// Its one manifest.
+    pub manifest: Manifest,
+    /// The images that this names.
+    pub images: Vec<String>,
+}
+
+/// The TOML to lay over the agent's defaults.
+///
+/// # Errors
+/// None that can be expected: what is written is made of strings.
+pub fn text(
+    pins: &BTreeMap<String, Provided>,
+    addons: &BTreeMap<&str, ProvidedAddon>,
+) -> Result<String> {
+    let pins: BTreeMap<_, _> = pins
+        .iter()
+        .map(|(name, pin)| {
+            let pin = json!({
+                "version": pin.version,
+                "sha256": { platform::ARCH: pin.sha256 },
+            });
+            (name, pin)
+        })
+        .collect();
+    let addons: BTreeMap<_, _> = addons
+        .iter()
+        .map(|(name, addon)| {
+            let Manifest { url, sha256 } = &addon.manifest;
+            let addon = json!({
+                "sources": [{ "url": url, "sha256": sha256 }],
+                "images": addon.images,
+            });
+            (name, addon)
+        })
+        .collect();
+    let text = toml::to_string(&json!({ "pins": pins, "addons": addons }))?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use toml::{Table, Value};
+
+    use super::super::manifests::ADDONS;
+    use super::*;
+
+    /// Whether each setting of `overlay` is one of `defaults`, of the same type.
+    fn covered(overlay: &Table, defaults: &Table, path: &str) {
+        for (key, value) in overlay {
+            let path = format!("{path}.{key}");
+            // The one setting of an add-on that the agent knows without a default.
+            if key == "images" && !defaults.contains_key(key) {
+                continue;
+            }
+            let default = defaults.get(key).unwrap_or_else(|| panic!("{path}"));
+            match (value, default) {
+                (Value::Table(inner), Value::Table(default)) => {
+                    covered(inner, default, &path);
+                }
+                (value, default) => assert!(value.same_type(default), "{path}"),
+            }
+        }
+    }
+
+    #[test]
+    fn the_overlay_names_only_settings_that_the_defaults_have() {
+        let defaults = Defaults::read().unwrap();
+        let provided = defaults
+            .pins
+            .keys()
+            .map(|name| {
+                let provided = Provided {
+                    version: "9.9.9".into(),
+                    sha256: "0".repeat(64),
+                };
+                (name.clone(), provided)
+            })
+            .collect();
+        let addons = ADDONS
+            .iter()
+            .map(|buildable| {
+                let addon = ProvidedAddon {
+                    manifest: Manifest {
+                        url: "https://example.com/x.yaml".into(),
+                        sha256: "1".repeat(64),
+                    },
+                    images: vec!["docker.io/calico/node:v3".into()],
+                };
+                (buildable.addon, addon)
+            })
+            .collect();
+        let text = text(&provided, &addons).unwrap();
+
+        let overlay: Table = text.parse().unwrap();
+        let whole: Table = include_str!("../../../src/config/defaults.toml")
+            .parse()
+            .unwrap();
+        covered(&overlay, &whole, "");
+        let pins = overlay["pins"].as_table().unwrap();
+        assert_eq!(pins.len(), defaults.pins.len());
+        assert_eq!(
+            pins["kubeadm"]["sha256"][platform::ARCH].as_str(),
+            Some("0".repeat(64).as_str())
+        );
+    }
+
+    #[test]
+    fn a_pin_s_url_is_that_of_this_machine() {
+        let pin = Pin {
+            version: "1.0.0".into(),
+            url: "https://example.com/v{version}/x-{version}-{arch}".into(),
+            sha256: BTreeMap::new(),
+        };
+        assert_eq!(
+            pin.url("2.0.0"),
+            format!("https://example.com/v2.0.0/x-2.0.0-{}", platform::ARCH)
+        );
+    }
+}

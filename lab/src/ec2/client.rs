@@ -1,0 +1,336 @@
+//! The lab's own calls to the AWS API, over the servers' unix socket.
+
+use std::fmt::Write;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use base64::Engine;
+
+use super::faults::Wanted;
+use crate::imds::tree::{ACCOUNT, IMAGE, INSTANCE_TYPE};
+use crate::layout::Layout;
+use crate::network::{REGION, SUBNET_CIDR, VPC_CIDR, ZONE};
+use crate::state::{Machine, MetadataOptions};
+
+/// Longest call; a restart of moto is one.
+const DEADLINE: Duration = Duration::from_secs(90);
+
+/// An HTTP client without TLS, proxies or pools of idle connections.
+pub fn plain() -> Result<reqwest::Client> {
+    builder().build().context("cannot make an HTTP client")
+}
+
+fn builder() -> reqwest::ClientBuilder {
+    // The builder wants a provider and roots even where no TLS is spoken.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder()
+        .no_proxy()
+        .tls_certs_only(Vec::<reqwest::Certificate>::new())
+        .pool_max_idle_per_host(0)
+        .timeout(DEADLINE)
+}
+
+/// The text of the first element of this name.
+pub fn element(xml: &str, name: &str) -> Option<String> {
+    let start = xml.find(&format!("<{name}>"))? + name.len() + 2;
+    let end = xml[start..].find(&format!("</{name}>"))? + start;
+    Some(xml[start..end].to_owned())
+}
+
+/// Calls the AWS API.
+pub struct Aws {
+    client: reqwest::Client,
+    /// Where calls go: the unix socket's client ignores the host.
+    base: String,
+}
+
+/// What a new instance is made of.
+pub struct Wish<'a> {
+    /// The subnet's id.
+    pub subnet: &'a str,
+    /// The private address.
+    pub address: Ipv4Addr,
+    /// Role's name, which is its instance profile's as well.
+    pub profile: &'a str,
+    /// Tags.
+    pub tags: &'a [(String, String)],
+    /// User-data, plain.
+    pub user_data: &'a str,
+    /// Metadata options.
+    pub metadata: MetadataOptions,
+}
+
+impl Aws {
+    /// For the lab's commands.
+    pub fn over_socket(layout: &Layout) -> Result<Self> {
+        let client = builder()
+            .unix_socket(layout.socket())
+            .build()
+            .context("cannot make a client for the lab's socket")?;
+        Ok(Self {
+            client,
+            base: "http://lab".into(),
+        })
+    }
+
+    /// For the servers, which are beside moto.
+    pub fn direct() -> Result<Self> {
+        Ok(Self {
+            client: plain()?,
+            base: super::moto::base(),
+        })
+    }
+
+    /// Whether the lab's servers answer.
+    pub async fn is_up(&self) -> bool {
+        let health = self
+            .client
+            .get(format!("{}/lab/health", self.base))
+            .send()
+            .await;
+        health.is_ok_and(|response| response.status().is_success())
+    }
+
+    /// Puts faults in force.
+    pub async fn set_faults(&self, wanted: &Wanted) -> Result<()> {
+        let response = self
+            .client
+            .post(format!("{}/lab/faults", self.base))
+            .json(wanted)
+            .send()
+            .await
+            .context("the lab's servers do not answer: is a lab up?")?;
+        response
+            .error_for_status()
+            .context("the faults were refused")?;
+        Ok(())
+    }
+
+    /// Restarts moto with the same state.
+    pub async fn restart_moto(&self) -> Result<()> {
+        let url = format!("{}/lab/moto-restart", self.base);
+        let response = self
+            .client
+            .post(url)
+            .send()
+            .await
+            .context("the lab's servers do not answer")?;
+        if !response.status().is_success() {
+            bail!("moto was not restarted: {}", response.text().await?);
+        }
+        Ok(())
+    }
+
+    /// One call of the query protocol; returns the XML of the answer.
+    pub async fn call(
+        &self,
+        service: &str,
+        action: &str,
+        parameters: &[(String, String)],
+    ) -> Result<String> {
+        let (host, scope, version) = match service {
+            "iam" => (
+                "iam.amazonaws.com".to_owned(),
+                "us-east-1/iam",
+                "2010-05-08",
+            ),
+            "sts" => (
+                format!("sts.{REGION}.amazonaws.com"),
+                "eu-central-1/sts",
+                "2011-06-15",
+            ),
+            _ => (
+                format!("ec2.{REGION}.amazonaws.com"),
+                "eu-central-1/ec2",
+                "2016-11-15",
+            ),
+        };
+        let mut body = format!("Action={action}&Version={version}");
+        for (name, value) in parameters {
+            let _ = write!(body, "&{name}={}", percent_encode(value));
+        }
+        // moto reads the service from the credential scope and checks no signature.
+        let authorization = format!(
+            "AWS4-HMAC-SHA256 Credential=AKIALAB/20260101/{scope}/aws4_request, SignedHeaders=host, Signature=0"
+        );
+        let response = self
+            .client
+            .post(format!("{}/", self.base))
+            .header("host", host)
+            .header("content-type", "application/x-www-form-urlencoded")
+            .header("authorization", authorization)
+            .body(body)
+            .send()
+            .await
+            .with_context(|| format!("{service}:{action} got no answer: is a lab up?"))?;
+        let status = response.status();
+        let xml = response.text().await?;
+        if !status.is_success() {
+            bail!("{service}:{action} was refused with {status}: {xml}");
+        }
+        Ok(xml)
+    }
+
+    async fn call_for(
+        &self,
+        service: &str,
+        action: &str,
+        parameters: &[(&str, &str)],
+        wanted: &str,
+    ) -> Result<String> {
+        let xml = self.call(service, action, &owned(parameters)).await?;
+        element(&xml, wanted)
+            .with_context(|| format!("{service}:{action} answered without {wanted}: {xml}"))
+    }
+
+    /// Makes the VPC and its subnet; returns their ids.
+    pub async fn create_network(&self) -> Result<(String, String)> {
+        let vpc = self
+            .call_for("ec2", "CreateVpc", &[("CidrBlock", VPC_CIDR)], "vpcId")
+            .await?;
+        let parameters = [
+            ("VpcId", vpc.as_str()),
+            ("CidrBlock", SUBNET_CIDR),
+            ("AvailabilityZone", ZONE),
+        ];
+        let subnet = self
+            .call_for("ec2", "CreateSubnet", &parameters, "subnetId")
+            .await?;
+        Ok((vpc, subnet))
+    }
+
+    /// Makes a node's IAM role and its instance profile.
+    pub async fn create_role(&self, role: &str) -> Result<()> {
+        let trust = r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"Service":"ec2.amazonaws.com"},"Action":"sts:AssumeRole"}]}"#;
+        let parameters = [("RoleName", role), ("AssumeRolePolicyDocument", trust)];
+        self.call("iam", "CreateRole", &owned(&parameters)).await?;
+        let policy = policy();
+        let parameters = [
+            ("RoleName", role),
+            ("PolicyName", "node"),
+            ("PolicyDocument", policy.as_str()),
+        ];
+        self.call("iam", "PutRolePolicy", &owned(&parameters))
+            .await?;
+        let parameters = [("InstanceProfileName", role)];
+        self.call("iam", "CreateInstanceProfile", &owned(&parameters))
+            .await?;
+        let parameters = [("InstanceProfileName", role), ("RoleName", role)];
+        self.call("iam", "AddRoleToInstanceProfile", &owned(&parameters))
+            .await?;
+        Ok(())
+    }
+
+    /// Launches an instance; returns its id.
+    pub async fn run_instance(&self, wish: &Wish<'_>) -> Result<String> {
+        let address = wish.address.to_string();
+        let user_data = base64::engine::general_purpose::STANDARD.encode(wish.user_data);
+        let hop_limit = wish.metadata.hop_limit.to_string();
+        let onoff = |on| if on { "enabled" } else { "disabled" };
+        let mut parameters = owned(&[
+            ("ImageId", IMAGE),
+            ("InstanceType", INSTANCE_TYPE),
+            ("MinCount", "1"),
+            ("MaxCount", "1"),
+            ("SubnetId", wish.subnet),
+            ("PrivateIpAddress", address.as_str()),
+            ("UserData", user_data.as_str()),
+            ("IamInstanceProfile.Name", wish.profile),
+            (
+                "MetadataOptions.HttpTokens",
+                if wish.metadata.tokens_required {
+                    "required"
+                } else {
+                    "optional"
+                },
+            ),
+            ("MetadataOptions.HttpEndpoint", onoff(wish.metadata.enabled)),
+            (
+                "MetadataOptions.HttpPutResponseHopLimit",
+                hop_limit.as_str(),
+            ),
+            (
+                "MetadataOptions.InstanceMetadataTags",
+                onoff(wish.metadata.tags),
+            ),
+            ("TagSpecification.1.ResourceType", "instance"),
+        ]);
+        for (place, (key, value)) in wish.tags.iter().enumerate() {
+            let place = place + 1;
+            parameters.push((format!("TagSpecification.1.Tag.{place}.Key"), key.clone()));
+            parameters.push((
+                format!("TagSpecification.1.Tag.{place}.Value"),
+                value.clone(),
+            ));
+        }
+        let xml = self.call("ec2", "RunInstances", &parameters).await?;
+        element(&xml, "instanceId")
+            .with_context(|| format!("RunInstances answered without an id: {xml}"))
+    }
+
+    /// `StartInstances`, `StopInstances` or `TerminateInstances`.
+    pub async fn change_instance(&self, action: &str, id: &str) -> Result<()> {
+        self.call("ec2", action, &owned(&[("InstanceId.1", id)]))
+            .await
+            .map(|_| ())
+    }
+
+    /// Temporary keys of a machine's role, with its id as the session's name.
+    pub async fn assume_role(&self, machine: &Machine) -> Result<String> {
+        let arn = format!("arn:aws:iam::{ACCOUNT}:role/{}", machine.iam_role());
+        let parameters = [
+            ("RoleArn", arn.as_str()),
+            ("RoleSessionName", machine.id.as_str()),
+        ];
+        self.call("sts", "AssumeRole", &owned(&parameters)).await
+    }
+}
+
+fn owned(parameters: &[(&str, &str)]) -> Vec<(String, String)> {
+    parameters
+        .iter()
+        .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+        .collect()
+}
+
+fn policy() -> String {
+    serde_json::json!({ "Version": "2012-10-17", "Statement": [
+        { "Effect": "Allow", "Action": ["ec2:DescribeInstances", "ec2:CreateTags"], "Resource": "*" },
+        { "Effect": "Allow", "Action": "ssm:*",
+          "Resource": format!("arn:aws:ssm:{REGION}:{ACCOUNT}:parameter/k8s-bootstrap/*") },
+        { "Effect": "Allow", "Action": "sts:GetCallerIdentity", "Resource": "*" },
+    ] })
+    .to_string()
+}
+
+fn percent_encode(text: &str) -> String {
+    text.bytes().fold(String::new(), |mut out, byte| {
+        if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            let _ = write!(out, "%{byte:02X}");
+        }
+        out
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_elements_text_is_found_and_a_missing_one_is_none() {
+        let xml = "<a><instanceId>i-1</instanceId><instanceId>i-2</instanceId></a>";
+        assert_eq!(element(xml, "instanceId").as_deref(), Some("i-1"));
+        assert_eq!(element(xml, "vpcId"), None);
+    }
+
+    #[test]
+    fn parameters_are_encoded_for_a_form() {
+        assert_eq!(
+            percent_encode("k8s-bootstrap:role=a b+/"),
+            "k8s-bootstrap%3Arole%3Da%20b%2B%2F"
+        );
+    }
+}

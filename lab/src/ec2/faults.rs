@@ -1,0 +1,207 @@
+//! Faults of the AWS API, made on command.
+
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+/// What shall go wrong from now on; replaces what was wanted before.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Wanted {
+    /// Throttle this many calls.
+    pub throttle_next: u32,
+    /// Throttle this share of the calls after those, in percent.
+    pub throttle_percent: u8,
+    /// Close every connection for so many seconds.
+    pub refuse_seconds: u64,
+    /// Deny calls of these actions, for example `PutParameter`.
+    pub deny: Vec<String>,
+}
+
+/// What happens to one call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is passed on.
+    Pass,
+    /// It is answered with the service's throttling error.
+    Throttle,
+    /// It is answered with the service's authorization error.
+    Deny,
+}
+
+/// The faults in force.
+#[derive(Debug, Default)]
+pub struct Faults {
+    wanted: Wanted,
+    refuse_until: Option<Instant>,
+    seen: u64,
+}
+
+impl Faults {
+    /// Puts new faults in force.
+    pub fn set(&mut self, wanted: Wanted, now: Instant) {
+        let refused = Duration::from_secs(wanted.refuse_seconds);
+        self.refuse_until = (!refused.is_zero()).then(|| now + refused);
+        self.seen = 0;
+        self.wanted = wanted;
+    }
+
+    /// Whether connections are closed at `now`.
+    pub fn refuses(&self, now: Instant) -> bool {
+        self.refuse_until.is_some_and(|until| now < until)
+    }
+
+    /// Judges the next call. A share is spread evenly, not drawn: tests repeat.
+    pub fn judge(&mut self, action: &str) -> Verdict {
+        if self.wanted.deny.iter().any(|denied| denied == action) {
+            return Verdict::Deny;
+        }
+        if self.wanted.throttle_next > 0 {
+            self.wanted.throttle_next -= 1;
+            return Verdict::Throttle;
+        }
+        let percent = u64::from(self.wanted.throttle_percent.min(100));
+        let before = self.seen * percent / 100;
+        self.seen += 1;
+        if self.seen * percent / 100 > before {
+            Verdict::Throttle
+        } else {
+            Verdict::Pass
+        }
+    }
+}
+
+/// The error body of a service, with its HTTP status and content type. EC2 has an
+/// XML of its own, the JSON services theirs, and the rest that of the query protocol.
+pub fn error_body(service: &str, verdict: Verdict, action: &str) -> (u16, &'static str, String) {
+    let throttled = verdict == Verdict::Throttle;
+    let message = if throttled {
+        "Request limit exceeded.".to_owned()
+    } else {
+        format!("User: lab is not authorized to perform: {service}:{action}")
+    };
+    match service {
+        "ec2" => {
+            let (status, code) = if throttled {
+                (503, "RequestLimitExceeded")
+            } else {
+                (403, "UnauthorizedOperation")
+            };
+            let body = format!(
+                "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Response><Errors><Error><Code>{code}</Code>\
+                 <Message>{message}</Message></Error></Errors><RequestID>lab</RequestID></Response>"
+            );
+            (status, "text/xml;charset=UTF-8", body)
+        }
+        "ssm" => {
+            let code = if throttled {
+                "ThrottlingException"
+            } else {
+                "AccessDeniedException"
+            };
+            let body = serde_json::json!({ "__type": code, "message": message }).to_string();
+            (400, "application/x-amz-json-1.1", body)
+        }
+        _ => {
+            let (status, code) = if throttled {
+                (400, "Throttling")
+            } else {
+                (403, "AccessDenied")
+            };
+            let body = format!(
+                "<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code><Message>{message}</Message></Error>\
+                 <RequestId>lab</RequestId></ErrorResponse>"
+            );
+            (status, "text/xml", body)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted() -> Wanted {
+        Wanted::default()
+    }
+
+    #[test]
+    fn the_next_calls_are_throttled_and_then_pass() {
+        let mut faults = Faults::default();
+        let plan = Wanted {
+            throttle_next: 2,
+            ..wanted()
+        };
+        faults.set(plan, Instant::now());
+        let verdicts: Vec<_> = (0..4).map(|_| faults.judge("DescribeInstances")).collect();
+        assert_eq!(
+            verdicts,
+            [
+                Verdict::Throttle,
+                Verdict::Throttle,
+                Verdict::Pass,
+                Verdict::Pass
+            ]
+        );
+    }
+
+    #[test]
+    fn a_share_of_the_calls_is_throttled() {
+        let mut faults = Faults::default();
+        let plan = Wanted {
+            throttle_percent: 30,
+            ..wanted()
+        };
+        faults.set(plan, Instant::now());
+        let throttled = (0..100)
+            .filter(|_| faults.judge("GetParameter") == Verdict::Throttle)
+            .count();
+        assert_eq!(throttled, 30);
+    }
+
+    #[test]
+    fn connections_are_refused_until_the_time_is_over() {
+        let (mut faults, start) = (Faults::default(), Instant::now());
+        let plan = Wanted {
+            refuse_seconds: 10,
+            ..wanted()
+        };
+        faults.set(plan, start);
+        assert!(faults.refuses(start + Duration::from_secs(9)));
+        assert!(!faults.refuses(start + Duration::from_secs(10)));
+        faults.set(wanted(), start);
+        assert!(!faults.refuses(start));
+    }
+
+    #[test]
+    fn one_action_can_be_denied_while_others_pass() {
+        let mut faults = Faults::default();
+        let plan = Wanted {
+            deny: vec!["PutParameter".into()],
+            ..wanted()
+        };
+        faults.set(plan, Instant::now());
+        assert_eq!(faults.judge("PutParameter"), Verdict::Deny);
+        assert_eq!(faults.judge("GetParameter"), Verdict::Pass);
+    }
+
+    #[test]
+    fn each_service_throttles_in_its_own_words() {
+        let (status, _, body) = error_body("ec2", Verdict::Throttle, "DescribeInstances");
+        assert!(
+            status == 503 && body.contains("<Code>RequestLimitExceeded</Code>"),
+            "{body}"
+        );
+        let (status, _, body) = error_body("ssm", Verdict::Deny, "PutParameter");
+        assert!(
+            status == 400 && body.contains("AccessDeniedException"),
+            "{body}"
+        );
+        assert!(body.contains("ssm:PutParameter"), "{body}");
+        let (status, _, body) = error_body("sts", Verdict::Throttle, "GetCallerIdentity");
+        assert!(
+            status == 400 && body.contains("<Code>Throttling</Code>"),
+            "{body}"
+        );
+    }
+}

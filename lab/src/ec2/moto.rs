@@ -1,0 +1,109 @@
+//! moto: the AWS API as its own program, on loopback inside the VPC's namespace.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use sha2::{Digest, Sha256};
+use tokio::process::{Child, Command};
+use tokio::time::{Instant, sleep};
+
+use crate::layout::Layout;
+use crate::process::run;
+
+/// What is installed, pinned.
+const REQUIREMENTS: &str = include_str!("../../requirements.txt");
+/// The port on loopback.
+const PORT: &str = "5080";
+/// Longest start: Python imports every service.
+const START_DEADLINE: Duration = Duration::from_mins(1);
+
+/// Where moto answers, inside the VPC's namespace.
+pub fn base() -> String {
+    format!("http://127.0.0.1:{PORT}")
+}
+
+/// Without symbolic links: the environment's programs name it by its full path,
+/// and the cache may be a link to one that several checkouts share.
+fn environment(layout: &Layout) -> PathBuf {
+    let cache = layout.cache();
+    cache.canonicalize().unwrap_or(cache).join("moto")
+}
+
+/// Installs moto into an environment of its own, once for a set of pins.
+pub fn install(layout: &Layout) -> Result<()> {
+    fs::create_dir_all(layout.cache())?;
+    let environment = environment(layout);
+    let marker = environment.join("requirements.sha256");
+    let inputs = format!("{REQUIREMENTS}{}", environment.display());
+    let wanted = format!("{:x}", Sha256::digest(inputs));
+    if fs::read_to_string(&marker).is_ok_and(|found| found == wanted) {
+        return Ok(());
+    }
+    if environment.exists() {
+        // Half-made, of other pins, or moved: an environment knows where it was made.
+        fs::remove_dir_all(&environment)
+            .with_context(|| format!("cannot remove {}", environment.display()))?;
+    }
+    let folder = environment.to_string_lossy().into_owned();
+    run("python3", &["-m", "venv", &folder])
+        .context("cannot make moto's Python environment: is python3-venv installed?")?;
+    let list = tempfile::NamedTempFile::new()?;
+    fs::write(list.path(), REQUIREMENTS)?;
+    let pip = environment.join("bin/pip").to_string_lossy().into_owned();
+    let list_path = list.path().to_string_lossy().into_owned();
+    run(&pip, &["install", "--quiet", "--requirement", &list_path])
+        .context("cannot install moto")?;
+    fs::write(&marker, wanted).with_context(|| format!("cannot write {}", marker.display()))
+}
+
+/// Starts moto and waits until it answers. It dies with the process that started it.
+pub async fn start(layout: &Layout) -> Result<Child> {
+    let program = environment(layout).join("bin/moto_server");
+    let log = log_file(&layout.run().join("moto.log"))?;
+    let mut child = Command::new("setpriv")
+        .args(["--pdeathsig", "KILL", "--"])
+        .arg(&program)
+        .args(["-H", "127.0.0.1", "-p", PORT])
+        .env_clear()
+        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .kill_on_drop(true)
+        .spawn()
+        .with_context(|| format!("cannot start {}", program.display()))?;
+    let client = super::client::plain()?;
+    let end = Instant::now() + START_DEADLINE;
+    loop {
+        if client
+            .get(format!("{}/moto-api/", base()))
+            .send()
+            .await
+            .is_ok()
+        {
+            return Ok(child);
+        }
+        if let Some(status) = child.try_wait()? {
+            bail!("moto ended with {status} while it started: see run/moto.log");
+        }
+        if Instant::now() > end {
+            bail!(
+                "moto did not answer within {} s: see run/moto.log",
+                START_DEADLINE.as_secs()
+            );
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Opens a log to append to.
+pub fn log_file(path: &Path) -> Result<fs::File> {
+    fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .with_context(|| format!("cannot open the log {}", path.display()))
+}

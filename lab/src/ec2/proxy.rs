@@ -1,0 +1,229 @@
+//! The AWS API as machines see it: TLS, faults on command, moto behind.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use axum::Json;
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::extract::State as Shared;
+use axum::http::{Request, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::Child;
+use tokio::sync::{Mutex as AsyncMutex, mpsc};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::faults::{Faults, Verdict, Wanted, error_body};
+use super::moto;
+use super::replay::{Call, Journal, seed, send};
+use crate::layout::Layout;
+
+/// Largest body of a call.
+const LARGEST_BODY: usize = 16 << 20;
+/// Longest TLS handshake.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// moto and what is needed to bring it back.
+struct Backend {
+    process: Child,
+    journal: Journal,
+}
+
+/// The API: one call at a time reaches moto, so that seeds and calls keep together.
+pub struct Api {
+    layout: Layout,
+    client: reqwest::Client,
+    faults: Mutex<Faults>,
+    backend: AsyncMutex<Backend>,
+}
+
+impl Api {
+    /// Starts moto behind a new API.
+    pub async fn start(layout: &Layout) -> Result<Arc<Self>> {
+        Ok(Arc::new(Self {
+            layout: layout.clone(),
+            client: super::client::plain()?,
+            faults: Mutex::default(),
+            backend: AsyncMutex::new(Backend {
+                process: moto::start(layout).await?,
+                journal: Journal::default(),
+            }),
+        }))
+    }
+
+    /// Passes a call on to moto and keeps it when it changed something.
+    async fn forward(&self, call: Call) -> Result<Response> {
+        let mut backend = self.backend.lock().await;
+        let changes = call.changes_state();
+        if changes {
+            seed(&self.client, &moto::base(), backend.journal.next_seed()).await?;
+        }
+        let answer = send(&self.client, &moto::base(), &call).await?;
+        let status = answer.status();
+        let mut response = Response::builder().status(status.as_u16());
+        for (name, value) in answer.headers() {
+            if name != header::TRANSFER_ENCODING && name != header::CONNECTION {
+                response = response.header(name, value);
+            }
+        }
+        let body = answer.bytes().await?;
+        if changes && status.is_success() {
+            backend.journal.keep(call);
+        }
+        response
+            .body(Body::from(body))
+            .context("moto's answer cannot be passed on")
+    }
+
+    /// Kills moto, starts it anew and brings its state back.
+    async fn restart(&self) -> Result<()> {
+        let mut backend = self.backend.lock().await;
+        backend.process.kill().await?;
+        backend.process = moto::start(&self.layout).await?;
+        backend.journal.replay(&self.client, &moto::base()).await
+    }
+
+    fn judge(&self, call: &Call) -> Verdict {
+        let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        faults.judge(&call.action())
+    }
+
+    fn refuses(&self) -> bool {
+        let faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        faults.refuses(Instant::now())
+    }
+}
+
+async fn read_call(request: Request<Body>) -> Result<Call> {
+    let (parts, body) = request.into_parts();
+    let path = parts
+        .uri
+        .path_and_query()
+        .map_or("/", |p| p.as_str())
+        .to_owned();
+    Ok(Call {
+        method: parts.method,
+        path,
+        headers: parts.headers,
+        body: to_bytes(body, LARGEST_BODY).await?,
+    })
+}
+
+/// A call of a machine, subject to faults.
+async fn machines_call(Shared(api): Shared<Arc<Api>>, request: Request<Body>) -> Response {
+    let call = match read_call(request).await {
+        Ok(call) => call,
+        Err(error) => return failed(StatusCode::BAD_REQUEST, &error),
+    };
+    let verdict = api.judge(&call);
+    if verdict == Verdict::Pass {
+        return own_call(&api, call).await;
+    }
+    let (status, kind, body) = error_body(call.service(), verdict, &call.action());
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+    (status, [(header::CONTENT_TYPE, kind)], body).into_response()
+}
+
+async fn own_call(api: &Api, call: Call) -> Response {
+    match api.forward(call).await {
+        Ok(response) => response,
+        Err(error) => failed(StatusCode::BAD_GATEWAY, &error),
+    }
+}
+
+fn failed(status: StatusCode, error: &anyhow::Error) -> Response {
+    (status, format!("{error:#}\n")).into_response()
+}
+
+/// The API for machines: TLS on the VPC's API address.
+pub async fn serve_machines(api: Arc<Api>, tls: Arc<rustls::ServerConfig>) -> Result<()> {
+    let address = (crate::network::API, 443);
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {}:443", crate::network::API))?;
+    let (sender, receiver) = mpsc::channel(64);
+    let local = listener.local_addr()?;
+    let gate = Arc::clone(&api);
+    tokio::spawn(accept(listener, TlsAcceptor::from(tls), gate, sender));
+    let app = Router::new().fallback(machines_call).with_state(api);
+    axum::serve(Handshaken { receiver, local }, app).await?;
+    Ok(())
+}
+
+async fn accept(
+    listener: TcpListener,
+    tls: TlsAcceptor,
+    api: Arc<Api>,
+    ready: mpsc::Sender<Accepted>,
+) {
+    while let Ok((stream, from)) = listener.accept().await {
+        // Dropped at once: what a client sees while an endpoint is down.
+        if api.refuses() {
+            continue;
+        }
+        let (tls, ready) = (tls.clone(), ready.clone());
+        tokio::spawn(async move {
+            if let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
+                let _ = ready.send((stream, from)).await;
+            }
+        });
+    }
+}
+
+type Accepted = (TlsStream<TcpStream>, std::net::SocketAddr);
+
+/// Connections whose TLS handshake is done, so that a slow one holds up no other.
+struct Handshaken {
+    receiver: mpsc::Receiver<Accepted>,
+    local: std::net::SocketAddr,
+}
+
+impl axum::serve::Listener for Handshaken {
+    type Io = TlsStream<TcpStream>;
+    type Addr = std::net::SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        match self.receiver.recv().await {
+            Some(accepted) => accepted,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn local_addr(&self) -> std::io::Result<Self::Addr> {
+        Ok(self.local)
+    }
+}
+
+/// The API for the lab's own commands on a unix socket: no faults, and control.
+pub fn control(api: Arc<Api>) -> Router {
+    Router::new()
+        .route("/lab/health", get(async || "ok"))
+        .route("/lab/faults", post(set_faults))
+        .route("/lab/moto-restart", post(restart))
+        .fallback(
+            async |Shared(api): Shared<Arc<Api>>, request: Request<Body>| match read_call(request)
+                .await
+            {
+                Ok(call) => own_call(&api, call).await,
+                Err(error) => failed(StatusCode::BAD_REQUEST, &error),
+            },
+        )
+        .with_state(api)
+}
+
+async fn set_faults(Shared(api): Shared<Arc<Api>>, Json(wanted): Json<Wanted>) -> StatusCode {
+    let mut faults = api.faults.lock().unwrap_or_else(PoisonError::into_inner);
+    faults.set(wanted, Instant::now());
+    StatusCode::NO_CONTENT
+}
+
+async fn restart(Shared(api): Shared<Arc<Api>>) -> Response {
+    match api.restart().await {
+        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Err(error) => failed(StatusCode::INTERNAL_SERVER_ERROR, &error),
+    }
+}

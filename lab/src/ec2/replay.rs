@@ -1,0 +1,154 @@
+//! Bringing moto's state back after a restart.
+//!
+//! moto keeps everything in memory. Each call that changes something is made with
+//! a seed of its own for moto's random numbers, and kept; made again in the same
+//! order with the same seeds, the calls give the same instances with the same ids.
+
+use anyhow::{Context, Result};
+use axum::body::Bytes;
+use axum::http::{HeaderMap, Method};
+
+/// A call to the AWS API.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// HTTP method.
+    pub method: Method,
+    /// Path and query.
+    pub path: String,
+    /// Headers, `Host` among them: moto knows the service by it.
+    pub headers: HeaderMap,
+    /// Body.
+    pub body: Bytes,
+}
+
+impl Call {
+    /// The service, from the credential scope of the signature.
+    pub fn service(&self) -> &str {
+        self.headers
+            .get("authorization")
+            .and_then(|value| value.to_str().ok())
+            .and_then(|value| value.split("Credential=").nth(1))
+            .and_then(|scope| scope.split('/').nth(3))
+            .unwrap_or("")
+    }
+
+    /// The action: of a JSON service from its target, else from the query or form.
+    pub fn action(&self) -> String {
+        if let Some(target) = self
+            .headers
+            .get("x-amz-target")
+            .and_then(|v| v.to_str().ok())
+        {
+            return target.rsplit('.').next().unwrap_or_default().to_owned();
+        }
+        let query = self.path.split_once('?').map_or("", |(_, query)| query);
+        let form = std::str::from_utf8(&self.body).unwrap_or("");
+        query
+            .split('&')
+            .chain(form.split('&'))
+            .find_map(|pair| pair.strip_prefix("Action="))
+            .unwrap_or_default()
+            .to_owned()
+    }
+
+    /// Whether it may change something.
+    pub fn changes_state(&self) -> bool {
+        let action = self.action();
+        if action.is_empty() {
+            return !matches!(self.method, Method::GET | Method::HEAD);
+        }
+        // Temporary keys are not needed after a restart: while moto does not enforce
+        // permissions, any key is good.
+        !["Describe", "Get", "List", "AssumeRole"]
+            .iter()
+            .any(|reading| action.starts_with(reading))
+    }
+}
+
+/// The calls that made moto's state, in their order. A call's seed is its place.
+#[derive(Debug, Default)]
+pub struct Journal {
+    calls: Vec<Call>,
+}
+
+impl Journal {
+    /// Keeps a call that was answered with success.
+    pub fn keep(&mut self, call: Call) {
+        self.calls.push(call);
+    }
+
+    /// The seed for the next call that changes something.
+    pub fn next_seed(&self) -> usize {
+        self.calls.len() + 1
+    }
+
+    /// Makes all calls again.
+    pub async fn replay(&self, client: &reqwest::Client, base: &str) -> Result<()> {
+        for (place, call) in self.calls.iter().enumerate() {
+            seed(client, base, place + 1).await?;
+            send(client, base, call).await.with_context(|| {
+                format!("cannot repeat {} on the restarted moto", call.action())
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// Sets the seed of moto's random numbers.
+pub async fn seed(client: &reqwest::Client, base: &str, seed: usize) -> Result<()> {
+    client
+        .post(format!("{base}/moto-api/seed?a={seed}"))
+        .send()
+        .await?
+        .error_for_status()?;
+    Ok(())
+}
+
+/// Sends a call to moto.
+pub async fn send(client: &reqwest::Client, base: &str, call: &Call) -> Result<reqwest::Response> {
+    let response = client
+        .request(call.method.clone(), format!("{base}{}", call.path))
+        .headers(call.headers.clone())
+        .body(call.body.clone())
+        .send()
+        .await?;
+    Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn call(body: &'static str, headers: &[(&'static str, &'static str)]) -> Call {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.insert(*name, value.parse().unwrap());
+        }
+        Call {
+            method: Method::POST,
+            path: "/".into(),
+            headers: map,
+            body: Bytes::from_static(body.as_bytes()),
+        }
+    }
+
+    #[test]
+    fn the_service_and_the_action_are_read_from_the_call() {
+        let signed = "AWS4-HMAC-SHA256 Credential=AKIA/20261123/eu-central-1/ec2/aws4_request, SignedHeaders=host";
+        let run = call(
+            "Action=RunInstances&Version=2016-11-15",
+            &[("authorization", signed)],
+        );
+        assert_eq!(
+            (run.service(), run.action().as_str()),
+            ("ec2", "RunInstances")
+        );
+        assert!(run.changes_state());
+        let read = call("Version=1&Action=DescribeInstances", &[]);
+        assert!(!read.changes_state());
+        let put = call("{}", &[("x-amz-target", "AmazonSSM.PutParameter")]);
+        assert_eq!(put.action(), "PutParameter");
+        assert!(put.changes_state());
+    }
+}

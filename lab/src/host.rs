@@ -1,0 +1,67 @@
+//! Whether this machine can run the lab.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Result, bail};
+
+use crate::machine::cgroups::HIERARCHIES;
+
+/// Programs that the lab runs, and the Debian package that each comes from.
+const PROGRAMS: [(&str, &str); 10] = [
+    ("ip", "iproute2"),
+    ("kill", "procps"),
+    ("mount", "mount"),
+    ("nsenter", "util-linux"),
+    ("setpriv", "util-linux"),
+    ("setsid", "util-linux"),
+    ("unshare", "util-linux"),
+    ("systemd-nspawn", "systemd-container"),
+    ("docker-registry", "docker-registry"),
+    ("python3", "python3-venv"),
+];
+
+/// Everything that is missing, each with its remedy; nothing when the lab can run.
+pub fn missing() -> Vec<String> {
+    let mut missing = Vec::new();
+    if !nix::unistd::geteuid().is_root() {
+        missing.push("root, for namespaces, mounts and control groups: use sudo".to_owned());
+    }
+    let folders: Vec<_> = std::env::var_os("PATH")
+        .map(|path| std::env::split_paths(&path).collect())
+        .unwrap_or_default();
+    for (program, package) in PROGRAMS {
+        if !folders.iter().any(|folder| folder.join(program).is_file()) {
+            missing.push(format!("the program {program}: apt-get install {package}"));
+        }
+    }
+    for hierarchy in HIERARCHIES {
+        if !Path::new("/sys/fs/cgroup").join(hierarchy).is_dir() {
+            missing.push(format!(
+                "the control group hierarchy /sys/fs/cgroup/{hierarchy}: boot with systemd.unified_cgroup_hierarchy=0"
+            ));
+        }
+    }
+    for device in ["/dev/kmsg", "/dev/fuse"] {
+        if !Path::new(device).exists() {
+            missing.push(format!("the device {device}, which machines share"));
+        }
+    }
+    let systems = fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    if !systems.lines().any(|line| line.ends_with("\toverlay")) {
+        missing.push("the file system overlay: modprobe overlay".to_owned());
+    }
+    missing
+}
+
+/// Fails with everything that is missing.
+pub fn check() -> Result<()> {
+    let missing = missing();
+    if !missing.is_empty() {
+        bail!(
+            "this machine cannot run the lab; it lacks\n  - {}",
+            missing.join("\n  - ")
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,166 @@
+//! The metadata tree of an instance, in the layout of EC2's documentation.
+
+use serde_json::{Value, json};
+
+use crate::network::{REGION, SUBNET_CIDR, VPC_CIDR, ZONE};
+use crate::state::Machine;
+
+/// The account that moto plays.
+pub const ACCOUNT: &str = "123456789012";
+/// The image of all machines: an Ubuntu that moto knows. One that it does not know
+/// is a Windows to it.
+pub const IMAGE: &str = "ami-785db401";
+/// The instance type of the cluster that this project reproduces.
+pub const INSTANCE_TYPE: &str = "c7i-flex.large";
+
+/// What lies below `meta-data/`: objects are folders, strings are leaves.
+pub fn metadata(machine: &Machine) -> Value {
+    let mac = machine.mac.as_str();
+    let dns = machine.private_dns();
+    let profile = format!(
+        "arn:aws:iam::{ACCOUNT}:instance-profile/{}",
+        machine.iam_role()
+    );
+    let info = json!({
+        "Code": "Success",
+        "LastUpdated": stamp(machine.launched),
+        "InstanceProfileArn": profile,
+        "InstanceProfileId": "AIPALABLABLABLABLAB",
+    });
+    let mut tree = json!({
+        "ami-id": IMAGE,
+        "ami-launch-index": "0",
+        "hostname": dns,
+        "instance-action": "none",
+        "instance-id": machine.id,
+        "instance-life-cycle": "on-demand",
+        "instance-type": INSTANCE_TYPE,
+        "local-hostname": dns,
+        "local-ipv4": machine.address.to_string(),
+        "mac": mac,
+        "profile": "default-hvm",
+        "reservation-id": machine.id.replace("i-", "r-"),
+        "security-groups": "default",
+        "iam": {
+            "info": info.to_string(),
+            // Filled in by the server, which asks STS.
+            "security-credentials": { (machine.iam_role()): "" },
+        },
+        "network": { "interfaces": { "macs": { (mac): {
+            "device-number": "0",
+            "interface-id": machine.id.replace("i-", "eni-"),
+            "local-hostname": dns,
+            "local-ipv4s": machine.address.to_string(),
+            "mac": mac,
+            "owner-id": ACCOUNT,
+            "security-groups": "default",
+            "subnet-ipv4-cidr-block": SUBNET_CIDR,
+            "vpc-ipv4-cidr-block": VPC_CIDR,
+            "vpc-ipv4-cidr-blocks": VPC_CIDR,
+        } } } },
+        "placement": {
+            "availability-zone": ZONE,
+            "availability-zone-id": "euc1-az2",
+            "region": REGION,
+        },
+        "services": { "domain": "amazonaws.com", "partition": "aws" },
+    });
+    if machine.metadata.tags
+        && let Some(root) = tree.as_object_mut()
+    {
+        root.insert("tags".into(), json!({ "instance": machine.tags }));
+    }
+    tree
+}
+
+/// The instance identity document.
+pub fn identity_document(machine: &Machine) -> Value {
+    json!({
+        "accountId": ACCOUNT,
+        "architecture": if std::env::consts::ARCH == "aarch64" { "arm64" } else { "x86_64" },
+        "availabilityZone": ZONE,
+        "billingProducts": null,
+        "devpayProductCodes": null,
+        "imageId": IMAGE,
+        "instanceId": machine.id,
+        "instanceType": INSTANCE_TYPE,
+        "kernelId": null,
+        "marketplaceProductCodes": null,
+        "pendingTime": stamp(machine.launched),
+        "privateIp": machine.address.to_string(),
+        "ramdiskId": null,
+        "region": REGION,
+        "version": "2017-09-30",
+    })
+}
+
+/// Reads a path in a tree: a leaf's text, or the listing of a folder, whose
+/// folders end in a slash. Tag keys may contain colons but no slash.
+pub fn read(tree: &Value, path: &[&str]) -> Option<String> {
+    let mut at = tree;
+    for part in path {
+        at = at.as_object()?.get(*part)?;
+    }
+    match at {
+        Value::String(leaf) => Some(leaf.clone()),
+        Value::Object(folder) => {
+            let lines: Vec<String> = folder
+                .iter()
+                .map(|(name, value)| format!("{name}{}", if value.is_object() { "/" } else { "" }))
+                .collect();
+            Some(lines.join("\n"))
+        }
+        other => Some(other.to_string()),
+    }
+}
+
+/// RFC 3339 in UTC from seconds since the epoch, by Howard Hinnant's
+/// days-to-civil algorithm (<https://howardhinnant.github.io/date_algorithms.html>).
+pub fn stamp(seconds: u64) -> String {
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    let shifted = days + 719_468;
+    let era = shifted / 146_097;
+    let day_of_era = shifted % 146_097;
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_index = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_index + 2) / 5 + 1;
+    let month = if month_index < 10 {
+        month_index + 3
+    } else {
+        month_index - 9
+    };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let (hour, minute, second) = (rest / 3600, rest % 3600 / 60, rest % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::tests::machine;
+
+    #[test]
+    fn a_folder_lists_its_folders_with_a_slash() {
+        let tree = metadata(&machine("w1", 10));
+        assert_eq!(
+            read(&tree, &["placement"]).as_deref(),
+            Some("availability-zone\navailability-zone-id\nregion")
+        );
+        assert_eq!(read(&tree, &["network"]).as_deref(), Some("interfaces/"));
+        assert_eq!(
+            read(&tree, &["tags", "instance", "Name"]).as_deref(),
+            Some("w1")
+        );
+        assert_eq!(read(&tree, &["spot"]), None);
+        assert_eq!(read(&tree, &["mac", "deeper"]), None);
+    }
+
+    #[test]
+    fn time_is_written_as_ec2_writes_it() {
+        assert_eq!(stamp(0), "1970-01-01T00:00:00Z");
+        assert_eq!(stamp(951_782_400), "2000-02-29T00:00:00Z");
+        assert_eq!(stamp(1_700_000_000), "2023-11-14T22:13:20Z");
+    }
+}

@@ -1,0 +1,31 @@
+//! EC2 on one machine: where k8s-bootstrap is shown to work.
+//!
+//! The lab is what an instance sees of EC2, and no more: a VPC with its
+//! resolver, machines that boot systemd and cloud-init, the metadata service,
+//! the EC2 API (moto), and, in place of the internet, an artifact server and an
+//! image registry. `up` reads in the order of these modules.
+
+pub mod layout;
+pub mod process;
+pub mod state;
+
+pub mod components;
+pub mod host;
+pub mod network;
+pub mod tls;
+
+pub mod artifacts;
+pub mod ec2;
+pub mod imds;
+pub mod registry;
+pub mod resolver;
+pub mod serve;
+
+pub mod machine;
+pub mod userdata;
+
+pub mod down;
+pub mod kubernetes;
+pub mod lifecycle;
+pub mod status;
+pub mod up;

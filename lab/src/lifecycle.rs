@@ -1,0 +1,227 @@
+//! Launching, stopping, starting and terminating machines, as EC2's calls do.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::ec2::client::{Aws, Wish};
+use crate::layout::{Layout, namespace};
+use crate::machine::{disk, enter, supervisor};
+use crate::network;
+use crate::state::{Machine, MetadataOptions, Phase, State, now};
+use crate::userdata::{self, Agent};
+
+/// What `launch` needs of what `up` prepared; kept beside the state.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Image {
+    /// The root file system.
+    pub rootfs: PathBuf,
+    /// The agent that machines get.
+    pub agent: Agent,
+    /// The components' pins.
+    pub pins: String,
+    /// kubectl for `lab kubectl`.
+    pub kubectl: PathBuf,
+}
+
+impl Image {
+    fn path(layout: &Layout) -> PathBuf {
+        layout.run().join("image.json")
+    }
+
+    /// Keeps it for later commands.
+    pub fn store(&self, layout: &Layout) -> Result<()> {
+        std::fs::write(Self::path(layout), serde_json::to_vec_pretty(self)?)
+            .context("cannot keep the image's description")
+    }
+
+    /// What `up` kept.
+    pub fn load(layout: &Layout) -> Result<Self> {
+        let bytes = std::fs::read(Self::path(layout))
+            .context("no lab is up here: start one with `lab up`")?;
+        serde_json::from_slice(&bytes)
+            .context("the image's description is damaged: `lab down`, then `lab up`")
+    }
+}
+
+/// How a machine differs from the usual.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Metadata options.
+    pub metadata: MetadataOptions,
+    /// Tags beside the usual; an empty value removes one of the usual.
+    pub tags: BTreeMap<String, String>,
+    /// TOML that is merged into the agent's settings.
+    pub settings: String,
+    /// User-data to use in place of the lab's.
+    pub user_data: Option<String>,
+}
+
+/// Launches one machine of a role and waits until its systemd runs.
+pub async fn launch(layout: &Layout, role: &str, options: &Options) -> Result<Machine> {
+    if !matches!(role, "control-plane" | "worker") {
+        bail!("{role:?} is no role: it is control-plane or worker");
+    }
+    let image = Image::load(layout)?;
+    let user_data = if let Some(given) = &options.user_data {
+        given.clone()
+    } else {
+        let settings = userdata::settings(&image.pins, &options.settings)?;
+        userdata::compose(&image.agent, &settings)?
+    };
+    // Name and address are taken in the state before EC2 is asked, so that two
+    // commands at once never take the same.
+    let (mut machine, subnet) = State::update(layout, |state| {
+        let machine = describe(state, role, options)?;
+        state.machines.push(machine.clone());
+        Ok((machine, state.subnet.clone()))
+    })?;
+    let tags: Vec<(String, String)> = machine.tags.clone().into_iter().collect();
+    let wish = Wish {
+        subnet: &subnet,
+        address: machine.address,
+        profile: &machine.iam_role(),
+        tags: &tags,
+        user_data: &user_data,
+        metadata: machine.metadata,
+    };
+    machine.id = Aws::over_socket(layout)?.run_instance(&wish).await?;
+    machine.phase = Phase::Running;
+    State::update(layout, |state| {
+        let slot = state.machines.iter_mut().find(|m| m.name == machine.name);
+        slot.map(|slot| *slot = machine.clone())
+            .context("the machine vanished from the state while it was launched")
+    })?;
+    disk::create(layout, &machine, &image.rootfs, &user_data)?;
+    supervisor::start(layout, &machine.name, &image.rootfs)?;
+    Ok(machine)
+}
+
+fn describe(state: &State, role: &str, options: &Options) -> Result<Machine> {
+    let name = state.next_name(role);
+    let address = state.next_address()?;
+    let mut tags = BTreeMap::from([
+        ("Name".to_owned(), name.clone()),
+        ("k8s-bootstrap:cluster".to_owned(), state.cluster.clone()),
+        ("k8s-bootstrap:role".to_owned(), role.to_owned()),
+    ]);
+    for (key, value) in &options.tags {
+        if value.is_empty() {
+            tags.remove(key);
+        } else {
+            tags.insert(key.clone(), value.clone());
+        }
+    }
+    Ok(Machine {
+        id: String::new(),
+        mac: network::mac(address),
+        name,
+        role: role.to_owned(),
+        address,
+        phase: Phase::Pending,
+        tags,
+        metadata: options.metadata,
+        launched: now(),
+    })
+}
+
+fn set_phase(layout: &Layout, name: &str, phase: Phase) -> Result<()> {
+    State::update(layout, |state| {
+        for machine in state.machines.iter_mut().filter(|m| m.name == name) {
+            machine.phase = phase;
+        }
+        Ok(())
+    })
+}
+
+/// Powers a machine off and keeps its disk; `hard` pulls the plug.
+pub async fn stop(layout: &Layout, wanted: &str, hard: bool) -> Result<Machine> {
+    let machine = State::require(layout)?.find(wanted)?.clone();
+    set_phase(layout, &machine.name, Phase::Stopped)?;
+    enter::power_off(layout, &machine.name, hard)?;
+    Aws::over_socket(layout)?
+        .change_instance("StopInstances", &machine.id)
+        .await?;
+    Ok(machine)
+}
+
+/// Boots a stopped machine with its old disk.
+pub async fn start(layout: &Layout, wanted: &str) -> Result<Machine> {
+    let machine = State::require(layout)?.find(wanted)?.clone();
+    if machine.phase != Phase::Stopped {
+        bail!(
+            "{} is {}: only a stopped machine can be started",
+            machine.name,
+            machine.phase.name()
+        );
+    }
+    Aws::over_socket(layout)?
+        .change_instance("StartInstances", &machine.id)
+        .await?;
+    set_phase(layout, &machine.name, Phase::Running)?;
+    supervisor::start(layout, &machine.name, &Image::load(layout)?.rootfs)?;
+    supervisor::wait_bus(&machine.name)?;
+    Ok(machine)
+}
+
+/// Changes a machine's metadata options, at once and without a restart.
+pub fn modify_metadata(layout: &Layout, wanted: &str, options: MetadataOptions) -> Result<Machine> {
+    State::update(layout, |state| {
+        let name = state.find(wanted)?.name.clone();
+        let machine = state.machines.iter_mut().find(|m| m.name == name);
+        let machine = machine.context("the machine vanished from the state")?;
+        machine.metadata = options;
+        Ok(machine.clone())
+    })
+}
+
+/// Powers a machine off and removes it with its disk. EC2 remembers it as terminated.
+pub async fn terminate(layout: &Layout, wanted: &str, hard: bool) -> Result<Machine> {
+    let machine = State::require(layout)?.find(wanted)?.clone();
+    // As in EC2, the metadata service answers the instance until it is off.
+    set_phase(layout, &machine.name, Phase::ShuttingDown)?;
+    enter::power_off(layout, &machine.name, hard)?;
+    set_phase(layout, &machine.name, Phase::Terminated)?;
+    // A launch that failed early has no instance in EC2.
+    if !machine.id.is_empty() {
+        Aws::over_socket(layout)?
+            .change_instance("TerminateInstances", &machine.id)
+            .await?;
+    }
+    let own = namespace(&machine.name);
+    if network::namespaces().contains(&own) {
+        network::remove(&own)?;
+    }
+    disk::remove(layout, &machine.name)?;
+    Ok(machine)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_tag_can_be_added_changed_or_left_out() {
+        let state = State {
+            cluster: "demo".into(),
+            ..State::default()
+        };
+        let options = Options {
+            tags: BTreeMap::from([
+                ("k8s-bootstrap:cluster".to_owned(), String::new()),
+                ("k8s-bootstrap:role".to_owned(), "wrong".to_owned()),
+                ("k8s-bootstrap:label:tier".to_owned(), "web".to_owned()),
+            ]),
+            ..Options::default()
+        };
+        let machine = describe(&state, "worker", &options).unwrap();
+        assert_eq!(machine.name, "w1");
+        assert!(!machine.tags.contains_key("k8s-bootstrap:cluster"));
+        assert_eq!(machine.tags["k8s-bootstrap:role"], "wrong");
+        assert_eq!(machine.tags["k8s-bootstrap:label:tier"], "web");
+        assert_eq!(machine.iam_role(), "k8s-bootstrap-worker");
+    }
+}

@@ -1,0 +1,121 @@
+//! A machine's supervisor: a process of its own that boots the machine, boots it
+//! again when it reboots, and notes when it has powered off.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use tokio::process::Command;
+
+use super::cgroups;
+use crate::ec2::client::Aws;
+use crate::ec2::moto::log_file;
+use crate::layout::{Layout, namespace};
+use crate::network;
+use crate::process;
+use crate::state::{Phase, State};
+
+/// The lab's own hidden subcommand, by which supervisors are recognized.
+pub const SUBCOMMAND: &str = "supervise";
+/// nspawn's exit status when the machine asked to be rebooted.
+const REBOOT: i32 = 133;
+/// Longest boot until systemd runs.
+const BOOT_DEADLINE: Duration = Duration::from_secs(20);
+
+/// Starts the supervisor and waits until the machine's systemd runs.
+pub fn start(layout: &Layout, name: &str, rootfs: &Path) -> Result<()> {
+    let own = std::env::current_exe().context("cannot find the lab's own program")?;
+    let log = layout.machine(name).join("supervisor.log");
+    let arguments = [
+        SUBCOMMAND.to_owned(),
+        layout.dir().to_string_lossy().into_owned(),
+        name.to_owned(),
+        rootfs.to_string_lossy().into_owned(),
+    ];
+    let pid = process::start_detached(&own.to_string_lossy(), &arguments, &log)?.cast_signed();
+    let booted = process::wait_until(BOOT_DEADLINE, || {
+        cgroups::init_process(name).is_some() || !process::is_alive(pid)
+    });
+    if !booted || cgroups::init_process(name).is_none() {
+        let console =
+            std::fs::read_to_string(layout.machine(name).join("console.log")).unwrap_or_default();
+        let said = std::fs::read_to_string(&log).unwrap_or_default();
+        bail!("machine {name} did not boot; its console says:\n{console}\n{said}");
+    }
+    Ok(())
+}
+
+/// Waits until commands in the machine can talk to its systemd.
+pub fn wait_bus(name: &str) -> Result<()> {
+    let has_bus = || {
+        cgroups::init_process(name).is_some_and(|pid| {
+            Path::new(&format!("/proc/{pid}/root/run/dbus/system_bus_socket")).exists()
+        })
+    };
+    if !process::wait_until(BOOT_DEADLINE, has_bus) {
+        bail!(
+            "machine {name} has no message bus after {} s: `lab logs {name} --console` shows its boot",
+            BOOT_DEADLINE.as_secs()
+        );
+    }
+    Ok(())
+}
+
+/// The supervisor of a machine, or of all of a lab's for none.
+pub fn find(layout: &Layout, name: Option<&str>) -> Vec<i32> {
+    let dir = layout.dir().to_string_lossy().into_owned();
+    let mut words = vec![SUBCOMMAND, dir.as_str()];
+    words.extend(name);
+    process::find_own(&words)
+}
+
+/// Runs a machine until it powers off.
+pub async fn run(layout: &Layout, name: &str, rootfs: &Path) -> Result<()> {
+    let machine = State::require(layout)?.find(name)?.clone();
+    let hostname = machine.hostname();
+    loop {
+        network::attach(&machine.name, machine.address, &machine.mac)?;
+        let groups = cgroups::create(name)?;
+        let console = log_file(&layout.machine(name).join("console.log"))?;
+        let status = Command::new("sh")
+            .args(["-c", include_str!("boot.sh"), "boot"])
+            .args(&groups)
+            .env("NAME", namespace(name))
+            .env("HOST", &hostname)
+            .env("FOLDER", layout.machine(name))
+            .env("ROOTFS", rootfs)
+            .stdin(Stdio::null())
+            .stdout(console.try_clone()?)
+            .stderr(console)
+            .status()
+            .await
+            .context("cannot start sh to boot the machine")?;
+        cgroups::destroy(Some(name))?;
+        tracing::info!(machine = name, %status, "the machine ended");
+        if status.code() != Some(REBOOT) {
+            break;
+        }
+    }
+    powered_off(layout, name).await
+}
+
+/// A machine that powers itself off is stopped, as EC2 does by default.
+async fn powered_off(layout: &Layout, name: &str) -> Result<()> {
+    let stopped = State::update(layout, |state| {
+        let found = state
+            .machines
+            .iter_mut()
+            .find(|m| m.name == name && m.phase == Phase::Running);
+        Ok(found.map(|machine| {
+            machine.phase = Phase::Stopped;
+            machine.id.clone()
+        }))
+    })?;
+    if let Some(id) = stopped {
+        Aws::over_socket(layout)?
+            .change_instance("StopInstances", &id)
+            .await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,131 @@
+//! The VPC: a namespace with a bridge, and a namespace per machine beside it.
+//! Nothing is forwarded out, and the machine's own namespace has no link in.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use crate::layout::{PREFIX, namespace};
+use crate::process::{self, run};
+
+/// The region that the lab plays.
+pub const REGION: &str = "eu-central-1";
+/// The only availability zone.
+pub const ZONE: &str = "eu-central-1a";
+/// The VPC and its only subnet.
+pub const VPC_CIDR: &str = "10.42.0.0/16";
+/// The subnet's range.
+pub const SUBNET_CIDR: &str = "10.42.0.0/24";
+/// Default route of the machines.
+pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 42, 0, 1);
+/// The VPC's resolver: network address + 2, as in EC2.
+pub const RESOLVER: Ipv4Addr = Ipv4Addr::new(10, 42, 0, 2);
+/// The AWS API.
+pub const API: Ipv4Addr = Ipv4Addr::new(10, 42, 0, 3);
+/// Artifacts (port 80) and the image registry (port 5000).
+pub const ARTIFACTS: Ipv4Addr = Ipv4Addr::new(10, 42, 0, 4);
+/// The metadata service.
+pub const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
+
+/// The hardware address that goes with a private address, in EC2's style.
+pub fn mac(address: Ipv4Addr) -> String {
+    let [a, b, c, d] = address.octets();
+    format!("02:00:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
+}
+
+fn ip(arguments: &str) -> Result<()> {
+    let words: Vec<&str> = arguments.split_whitespace().collect();
+    run("ip", &words).map(|_| ())
+}
+
+/// The kernel removes a namespace's links shortly after its last process ended.
+const DETACH_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Makes the VPC's namespace with its bridge and the addresses of its servers.
+pub fn create_vpc() -> Result<()> {
+    let vpc = namespace("vpc");
+    ip(&format!("netns add {vpc}"))?;
+    ip(&format!("-n {vpc} link set lo up"))?;
+    ip(&format!("-n {vpc} link add br0 type bridge"))?;
+    for address in [GATEWAY, RESOLVER, API, ARTIFACTS] {
+        ip(&format!("-n {vpc} addr add {address}/24 dev br0"))?;
+    }
+    ip(&format!("-n {vpc} addr add {METADATA}/32 dev br0"))?;
+    ip(&format!("-n {vpc} link set br0 up"))
+}
+
+/// Makes a machine's namespace with eth0 on the VPC's bridge, in place of an older one: a
+/// kernel that boots has no firewall rules, tunnels or routes of its last run either.
+pub fn attach(name: &str, address: Ipv4Addr, mac: &str) -> Result<()> {
+    let own = namespace(name);
+    let vpc = namespace("vpc");
+    if namespaces().contains(&own) {
+        remove(&own)?;
+        // The peer goes with its namespace, which the kernel takes apart in its own time.
+        let gone = || run("ip", &["-n", &vpc, "link", "show", &own]).is_err();
+        if !process::wait_until(DETACH_DEADLINE, gone) {
+            bail!("the link of machine {name} to the VPC does not go away");
+        }
+    }
+    ip(&format!("netns add {own}"))?;
+    ip(&format!("-n {own} link set lo up"))?;
+    ip(&format!(
+        "-n {own} link add eth0 address {mac} type veth peer name {own} netns {vpc}"
+    ))?;
+    ip(&format!("-n {vpc} link set {own} master br0 up"))?;
+    ip(&format!("-n {own} addr add {address}/24 dev eth0"))?;
+    ip(&format!("-n {own} link set eth0 up"))?;
+    ip(&format!("-n {own} route add default via {GATEWAY}"))
+        .with_context(|| format!("machine {name} has no way to its gateway"))
+}
+
+/// Removes a namespace of the lab; the links in it go with it.
+pub fn remove(namespace: &str) -> Result<()> {
+    ip(&format!("netns del {namespace}"))
+}
+
+/// The namespaces on this machine that bear the lab's prefix.
+pub fn namespaces() -> Vec<String> {
+    let Ok(entries) = fs::read_dir("/run/netns") else {
+        return Vec::new();
+    };
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| name.starts_with(PREFIX))
+        .collect()
+}
+
+/// Processes that run inside a namespace.
+pub fn processes(namespace: &str) -> Vec<i32> {
+    run("ip", &["netns", "pids", namespace])
+        .unwrap_or_default()
+        .split_whitespace()
+        .filter_map(|pid| pid.parse().ok())
+        .collect()
+}
+
+/// Becomes curl inside the VPC's namespace. Returns only on failure.
+pub fn become_curl(arguments: &[String]) -> Result<()> {
+    let mut curl = Command::new("ip");
+    curl.args(["netns", "exec", &namespace("vpc"), "curl"])
+        .args(arguments);
+    Err(anyhow!(curl.exec()).context("cannot start curl in the VPC's namespace"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn machines_have_hardware_addresses_of_their_own() {
+        assert_eq!(mac(Ipv4Addr::new(10, 42, 0, 21)), "02:00:0a:2a:00:15");
+        assert_ne!(
+            mac(Ipv4Addr::new(10, 42, 0, 21)),
+            mac(Ipv4Addr::new(10, 42, 0, 22))
+        );
+    }
+}

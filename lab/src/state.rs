@@ -1,0 +1,334 @@
+//! What the lab remembers between commands: written whole, atomically, under a lock.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::net::Ipv4Addr;
+use std::time::SystemTime;
+
+use anyhow::{Context, Result, anyhow, bail};
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+
+use crate::layout::Layout;
+
+/// First host number that machines get; below it are the VPC's own servers.
+const FIRST_HOST: u8 = 10;
+
+/// The whole lab.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// The cluster's name, the tag `k8s-bootstrap:cluster` of every machine.
+    pub cluster: String,
+    /// Ids that EC2 gave to the network.
+    pub vpc: String,
+    /// The subnet that all machines are in.
+    pub subnet: String,
+    /// Every machine ever launched; terminated ones stay, as in EC2 for an hour.
+    pub machines: Vec<Machine>,
+}
+
+/// Where a machine is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// Launched, not yet started.
+    Pending,
+    /// Its supervisor runs it.
+    Running,
+    /// Powered off; the disk is kept.
+    Stopped,
+    /// Being terminated: it powers off and does not come back.
+    ShuttingDown,
+    /// Gone with its disk.
+    Terminated,
+}
+
+impl Phase {
+    /// EC2's word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Running => "running",
+            Self::Stopped => "stopped",
+            Self::ShuttingDown => "shutting-down",
+            Self::Terminated => "terminated",
+        }
+    }
+}
+
+/// EC2's instance metadata options.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MetadataOptions {
+    /// `HttpEndpoint`: false answers 403 to everything.
+    pub enabled: bool,
+    /// `HttpTokens=required`: no answer without a token.
+    pub tokens_required: bool,
+    /// `HttpPutResponseHopLimit`, 1 to 64.
+    pub hop_limit: u8,
+    /// `InstanceMetadataTags`: false answers 404 below tags/.
+    pub tags: bool,
+}
+
+impl Default for MetadataOptions {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            // cloud-init in a container cannot see that it is on EC2 and asks without a token.
+            tokens_required: false,
+            hop_limit: 1,
+            tags: true,
+        }
+    }
+}
+
+/// One machine, an EC2 instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
+    /// EC2's instance id.
+    pub id: String,
+    /// Short name and tag `Name`: cp1, w1.
+    pub name: String,
+    /// `control-plane` or `worker`, the tag `k8s-bootstrap:role`.
+    pub role: String,
+    /// Private address.
+    pub address: Ipv4Addr,
+    /// Hardware address of eth0.
+    pub mac: String,
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// EC2 tags.
+    pub tags: BTreeMap<String, String>,
+    /// Metadata options.
+    pub metadata: MetadataOptions,
+    /// Launch time, seconds since the epoch.
+    pub launched: u64,
+}
+
+impl Machine {
+    /// `ip-10-42-0-10`, EC2's name by address.
+    pub fn hostname(&self) -> String {
+        let [a, b, c, d] = self.address.octets();
+        format!("ip-{a}-{b}-{c}-{d}")
+    }
+
+    /// The private DNS name, which is also the node's name.
+    pub fn private_dns(&self) -> String {
+        format!(
+            "{}.{}.compute.internal",
+            self.hostname(),
+            crate::network::REGION
+        )
+    }
+
+    /// The instance profile's role.
+    pub fn iam_role(&self) -> String {
+        format!("k8s-bootstrap-{}", self.role)
+    }
+}
+
+impl State {
+    /// The state on disk; none when no lab is up.
+    pub fn load(layout: &Layout) -> Result<Option<Self>> {
+        let path = layout.state();
+        match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map(Some)
+                .with_context(|| format!("{} is damaged: `lab down` cleans up", path.display())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+        }
+    }
+
+    /// The state of a lab that is up.
+    pub fn require(layout: &Layout) -> Result<Self> {
+        Self::load(layout)?.ok_or_else(|| anyhow!("no lab is up here: start one with `lab up`"))
+    }
+
+    /// Changes the state under the lock and writes it before the lock is released.
+    pub fn update<T>(layout: &Layout, change: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let path = layout.dir().join("state.lock");
+        let file =
+            File::create(&path).with_context(|| format!("cannot open {}", path.display()))?;
+        let _lock = Flock::lock(file, FlockArg::LockExclusive)
+            .map_err(|(_, error)| error)
+            .with_context(|| format!("cannot lock {}", path.display()))?;
+        let mut state = Self::load(layout)?.unwrap_or_default();
+        let value = change(&mut state)?;
+        state.store(layout)?;
+        Ok(value)
+    }
+
+    /// Writes a temporary file, then renames it over the old: a crash in between
+    /// leaves the old state whole.
+    fn store(&self, layout: &Layout) -> Result<()> {
+        let mut file =
+            tempfile::NamedTempFile::new_in(layout.dir()).context("cannot write the state")?;
+        file.write_all(&serde_json::to_vec_pretty(self)?)?;
+        file.as_file().sync_all()?;
+        file.persist(layout.state())
+            .context("cannot replace the state")?;
+        File::open(layout.dir())?.sync_all()?;
+        Ok(())
+    }
+
+    /// Machines that are not terminated.
+    pub fn present(&self) -> impl Iterator<Item = &Machine> {
+        self.machines
+            .iter()
+            .filter(|m| m.phase != Phase::Terminated)
+    }
+
+    /// The machine at an address, if it is not terminated.
+    pub fn at(&self, address: Ipv4Addr) -> Option<&Machine> {
+        self.present().find(|m| m.address == address)
+    }
+
+    /// Finds a machine by id, short name, host or node name, or the unique start
+    /// of an id.
+    pub fn find(&self, wanted: &str) -> Result<&Machine> {
+        let exact = |m: &&Machine| {
+            m.id == wanted
+                || m.name == wanted
+                || m.hostname() == wanted
+                || m.private_dns() == wanted
+        };
+        if let Some(machine) = self.present().find(exact) {
+            return Ok(machine);
+        }
+        let starts: Vec<&Machine> = self
+            .present()
+            .filter(|m| m.id.starts_with(wanted))
+            .collect();
+        match starts.as_slice() {
+            [one] => Ok(one),
+            [] => {
+                let known: Vec<_> = self.present().map(|m| m.name.as_str()).collect();
+                bail!(
+                    "no machine is called {wanted:?}: there are {}",
+                    known.join(", ")
+                )
+            }
+            several => {
+                let ids: Vec<_> = several.iter().map(|m| m.id.as_str()).collect();
+                bail!("{wanted:?} is the start of several ids: {}", ids.join(", "))
+            }
+        }
+    }
+
+    /// The next free short name of a role: numbers are never used again.
+    pub fn next_name(&self, role: &str) -> String {
+        let stem = if role == "control-plane" { "cp" } else { "w" };
+        let last = self
+            .machines
+            .iter()
+            .filter_map(|m| m.name.strip_prefix(stem)?.parse::<u32>().ok())
+            .max()
+            .unwrap_or(0);
+        format!("{stem}{}", last + 1)
+    }
+
+    /// The next private address: never used again either, since EC2's record of a
+    /// terminated instance keeps its own.
+    pub fn next_address(&self) -> Result<Ipv4Addr> {
+        let last = self.machines.iter().map(|m| m.address.octets()[3]).max();
+        let host = match last {
+            None => FIRST_HOST,
+            Some(n) if n < 254 => n + 1,
+            Some(_) => bail!("the lab's subnet is used up: start anew with `lab down`, `lab up`"),
+        };
+        Ok(Ipv4Addr::new(10, 42, 0, host))
+    }
+}
+
+/// Seconds since the epoch.
+pub fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs())
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    pub(crate) fn machine(name: &str, host: u8) -> Machine {
+        Machine {
+            id: format!("i-0{host:016x}"),
+            name: name.into(),
+            role: "worker".into(),
+            address: Ipv4Addr::new(10, 42, 0, host),
+            mac: crate::network::mac(Ipv4Addr::new(10, 42, 0, host)),
+            phase: Phase::Running,
+            tags: BTreeMap::from([("Name".into(), name.into())]),
+            metadata: MetadataOptions::default(),
+            launched: 1_700_000_000,
+        }
+    }
+
+    #[test]
+    fn a_crash_while_writing_leaves_the_old_state() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::at(dir.path());
+        State::update(&layout, |s| {
+            s.machines.push(machine("w1", 10));
+            Ok(())
+        })
+        .unwrap();
+        // What a crash leaves: a half-written file that was never renamed.
+        fs::write(dir.path().join(".tmpCRASH"), b"{\"machines\": [{").unwrap();
+        let failed: Result<()> = State::update(&layout, |s| {
+            s.machines.clear();
+            bail!("killed here")
+        });
+        assert!(failed.is_err());
+        assert_eq!(State::require(&layout).unwrap().machines.len(), 1);
+    }
+
+    #[test]
+    fn a_damaged_state_names_the_file_and_the_remedy() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::at(dir.path());
+        fs::write(layout.state(), b"{\"machines\": [{").unwrap();
+        let text = format!("{:#}", State::load(&layout).unwrap_err());
+        assert!(
+            text.contains("state.json") && text.contains("lab down"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_machine_is_found_by_any_of_its_names() {
+        let state = State {
+            machines: vec![machine("w1", 10), machine("w2", 11)],
+            ..State::default()
+        };
+        for wanted in [
+            "w2",
+            "ip-10-42-0-11",
+            "ip-10-42-0-11.eu-central-1.compute.internal",
+            "i-0000000000000000b",
+        ] {
+            assert_eq!(state.find(wanted).unwrap().name, "w2", "{wanted}");
+        }
+        let text = format!("{:#}", state.find("i-0").unwrap_err());
+        assert!(text.contains("several ids"), "{text}");
+        let text = format!("{:#}", state.find("w9").unwrap_err());
+        assert!(text.contains("w1, w2"), "{text}");
+    }
+
+    #[test]
+    fn names_and_addresses_of_terminated_machines_are_not_used_again() {
+        let mut gone = machine("w2", 12);
+        gone.phase = Phase::Terminated;
+        let state = State {
+            machines: vec![machine("w1", 10), gone],
+            ..State::default()
+        };
+        assert_eq!(state.next_name("worker"), "w3");
+        assert_eq!(state.next_name("control-plane"), "cp1");
+        assert_eq!(state.next_address().unwrap(), Ipv4Addr::new(10, 42, 0, 13));
+        assert!(state.find("w2").is_err());
+    }
+}

@@ -1,0 +1,141 @@
+//! What the lab looks like now.
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::down;
+use crate::layout::Layout;
+use crate::machine::{cgroups, enter};
+use crate::state::{Machine, Phase, State};
+
+/// The agent's listener in a machine.
+const READYZ: &str = "http://127.0.0.1:9469/readyz";
+
+/// The lab, for people and for programs.
+#[derive(Debug, Serialize)]
+pub struct Status {
+    /// Whether the lab's servers run.
+    pub servers: bool,
+    /// All machines, the terminated ones too.
+    pub machines: Vec<Row>,
+}
+
+/// One machine.
+#[derive(Debug, Serialize)]
+pub struct Row {
+    /// What the state says of it.
+    #[serde(flatten)]
+    pub machine: Machine,
+    /// Node name.
+    pub node: String,
+    /// Its systemd, seen from outside.
+    pub pid: Option<i32>,
+    /// Whether the agent says it is ready.
+    pub ready: bool,
+    /// The agent's own word of what it does.
+    pub agent: String,
+}
+
+/// Asks the agent's `/readyz`.
+pub fn agent_is_ready(name: &str) -> bool {
+    let words = [
+        "curl",
+        "--fail",
+        "--silent",
+        "--max-time",
+        "2",
+        "--output",
+        "/dev/null",
+        READYZ,
+    ];
+    enter::output(name, &words).is_ok_and(|output| output.status.success())
+}
+
+/// What systemd shows of the agent: its state and its STATUS= line.
+pub fn agent_word(name: &str) -> String {
+    let words = [
+        "systemctl",
+        "show",
+        "k8s-bootstrap",
+        "--property=ActiveState,SubState,StatusText",
+    ];
+    let Ok(output) = enter::output(name, &words) else {
+        return String::new();
+    };
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let value = |key: &str| {
+        text.lines()
+            .find_map(|line| line.strip_prefix(key)?.strip_prefix('='))
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let state = format!("{}/{}", value("ActiveState"), value("SubState"));
+    match value("StatusText") {
+        words if words.is_empty() => state,
+        words => format!("{state}: {words}"),
+    }
+}
+
+/// Looks at everything.
+pub fn read(layout: &Layout) -> Result<Status> {
+    let state = State::require(layout)?;
+    let machines = state
+        .machines
+        .into_iter()
+        .map(|machine| {
+            let running = machine.phase == Phase::Running;
+            let pid = cgroups::init_process(&machine.name);
+            Row {
+                node: machine.private_dns(),
+                ready: running && agent_is_ready(&machine.name),
+                agent: if running {
+                    agent_word(&machine.name)
+                } else {
+                    String::new()
+                },
+                pid,
+                machine,
+            }
+        })
+        .collect();
+    Ok(Status {
+        servers: !down::servers(layout).is_empty(),
+        machines,
+    })
+}
+
+impl Status {
+    /// A table for people.
+    pub fn table(&self) -> String {
+        use std::fmt::Write;
+        let mut text = format!(
+            "servers {}\n{:<5} {:<20} {:<14} {:<11} {:<10} {:<6} AGENT\n",
+            if self.servers {
+                "up"
+            } else {
+                "DOWN: `lab down`, then `lab up`"
+            },
+            "NAME",
+            "INSTANCE",
+            "ROLE",
+            "ADDRESS",
+            "STATE",
+            "READY",
+        );
+        for row in &self.machines {
+            let m = &row.machine;
+            let _ = writeln!(
+                text,
+                "{:<5} {:<20} {:<14} {:<11} {:<10} {:<6} {}",
+                m.name,
+                m.id,
+                m.role,
+                m.address,
+                m.phase.name(),
+                if row.ready { "yes" } else { "no" },
+                row.agent
+            );
+        }
+        text
+    }
+}

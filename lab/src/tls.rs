@@ -1,0 +1,61 @@
+//! The lab's certificate authority, which vouches for AWS's names inside the VPC.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair, KeyUsagePurpose,
+};
+use rustls::ServerConfig;
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+
+use crate::network::{API, REGION};
+
+/// AWS services that have an endpoint in the region.
+pub const REGIONAL: [&str; 6] = ["ec2", "ssm", "sts", "s3", "route53", "autoscaling"];
+
+/// Every name of AWS that the lab answers for.
+pub fn aws_names() -> Vec<String> {
+    REGIONAL
+        .iter()
+        .map(|service| format!("{service}.{REGION}.amazonaws.com"))
+        .chain(["sts.amazonaws.com".into(), "route53.amazonaws.com".into()])
+        .collect()
+}
+
+/// Makes an authority and a server certificate for AWS's names: writes the
+/// authority's certificate to `ca_file` and returns the server's settings.
+pub fn create(ca_file: &Path) -> Result<Arc<ServerConfig>> {
+    let mut ca = CertificateParams::new(Vec::new())?;
+    ca.distinguished_name
+        .push(DnType::CommonName, "k8s-bootstrap lab");
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    let authority = CertifiedIssuer::self_signed(ca, KeyPair::generate()?)?;
+
+    let mut names = aws_names();
+    names.push(API.to_string());
+    names.push(format!("*.s3.{REGION}.amazonaws.com"));
+    let mut server = CertificateParams::new(names)?;
+    server
+        .distinguished_name
+        .push(DnType::CommonName, "lab AWS API");
+    server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    let key = KeyPair::generate()?;
+    let certificate = server.signed_by(&key, &authority)?;
+
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![certificate.der().clone()],
+            PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())),
+        )?;
+    fs::write(ca_file, authority.pem())
+        .with_context(|| format!("cannot write the lab's authority to {}", ca_file.display()))?;
+    Ok(Arc::new(config))
+}

@@ -1,0 +1,233 @@
+//! Bringing the lab up: everything that a VPC has, then the machines, then the
+//! wait until they are a cluster.
+
+use std::fmt::Write;
+use std::fs;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+use crate::ec2::client::Aws;
+use crate::ec2::moto;
+use crate::layout::Layout;
+use crate::lifecycle::{Image, Options, launch};
+use crate::machine::{cgroups, enter, supervisor};
+use crate::state::{Machine, Phase, State};
+use crate::{components, down, host, kubernetes, network, serve, status, userdata};
+
+/// What is wanted.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// Number of control planes.
+    pub control_planes: u32,
+    /// Number of workers.
+    pub workers: u32,
+    /// How far to wait.
+    pub until: Until,
+    /// Longest wait for the cluster.
+    pub deadline: Duration,
+    /// How the machines differ from the usual.
+    pub options: Options,
+}
+
+/// How far a machine must have come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// Its systemd runs.
+    Booted,
+    /// Its agent is ready and its node is Ready.
+    Ready,
+}
+
+/// A line on the terminal for a step that runs, with its seconds when it is done.
+pub fn step(progress: &MultiProgress, words: &str) -> ProgressBar {
+    let bar = progress.add(ProgressBar::new_spinner());
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {elapsed}") {
+        bar.set_style(style);
+    }
+    bar.set_message(words.to_owned());
+    bar.enable_steady_tick(Duration::from_millis(120));
+    bar
+}
+
+/// Ends a step's line.
+pub fn finish(bar: &ProgressBar, words: &str) {
+    let seconds = bar.elapsed().as_secs_f64();
+    let line = format!("{words} {seconds:.1} s");
+    // Off a terminal indicatif shows nothing at all.
+    if bar.is_hidden() {
+        eprintln!("{line}");
+        bar.finish();
+    } else {
+        bar.finish_with_message(line);
+    }
+}
+
+/// Brings a lab up.
+pub async fn run(layout: &Layout, wanted: &Wanted) -> Result<()> {
+    host::check()?;
+    check_clean(layout)?;
+    let progress = MultiProgress::new();
+    // It waits for a download while the components keep the processors busy.
+    let moto = tokio::task::spawn_blocking({
+        let layout = layout.clone();
+        move || moto::install(&layout)
+    });
+    let bar = step(&progress, "components");
+    let built = components::ensure(layout, &progress).await?;
+    finish(&bar, "components");
+    let bar = step(&progress, "AWS API's environment");
+    moto.await
+        .context("the installation of moto ended early")??;
+    finish(&bar, "AWS API's environment");
+    let binary = userdata::agent_binary(layout)?;
+
+    let bar = step(&progress, "VPC and its servers");
+    for folder in [layout.run().join("www"), layout.machines()] {
+        fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    }
+    let agent = userdata::publish_agent(layout, &binary)?;
+    let image = Image {
+        rootfs: built.rootfs,
+        agent,
+        pins: built.pins,
+        kubectl: built.kubectl,
+    };
+    image.store(layout)?;
+    network::create_vpc()?;
+    serve::start(layout, &built.www, &built.registry).await?;
+    create_account(layout).await?;
+    finish(&bar, "VPC and its servers");
+
+    let roles = std::iter::repeat_n("control-plane", wanted.control_planes as usize)
+        .chain(std::iter::repeat_n("worker", wanted.workers as usize));
+    let bar = step(&progress, "machines");
+    let mut machines = Vec::new();
+    for role in roles {
+        machines.push(launch(layout, role, &wanted.options).await?);
+    }
+    for machine in &machines {
+        supervisor::wait_bus(&machine.name)?;
+    }
+    finish(&bar, &format!("{} machines booted", machines.len()));
+    if wanted.until == Until::Ready {
+        wait_ready(layout, &machines, wanted.deadline, &progress)?;
+    }
+    Ok(())
+}
+
+/// Refuses to start over what is there.
+fn check_clean(layout: &Layout) -> Result<()> {
+    if !down::servers(layout).is_empty() {
+        bail!("a lab is up already: `lab status` shows it, `lab down` ends it");
+    }
+    serve::check_alone(layout)?;
+    if layout.state().exists()
+        || layout.run().exists()
+        || cgroups::any()
+        || !network::namespaces().is_empty()
+    {
+        bail!("a lab that ended early left things behind: `lab down` removes them");
+    }
+    Ok(())
+}
+
+async fn create_account(layout: &Layout) -> Result<()> {
+    let aws = Aws::over_socket(layout)?;
+    let (vpc, subnet) = aws.create_network().await?;
+    for role in ["k8s-bootstrap-control-plane", "k8s-bootstrap-worker"] {
+        aws.create_role(role).await?;
+    }
+    State::update(layout, |state| {
+        state.cluster = "demo".into();
+        (state.vpc, state.subnet) = (vpc, subnet);
+        Ok(())
+    })
+}
+
+/// Waits until every machine's agent and node are ready; says what each does
+/// meanwhile, and everything it knows when the deadline passes.
+pub fn wait_ready(
+    layout: &Layout,
+    machines: &[Machine],
+    deadline: Duration,
+    progress: &MultiProgress,
+) -> Result<()> {
+    let start = Instant::now();
+    let mut waiting: Vec<(&Machine, ProgressBar)> = machines
+        .iter()
+        .map(|m| (m, step(progress, &m.name)))
+        .collect();
+    while !waiting.is_empty() {
+        if start.elapsed() > deadline {
+            let names: Vec<_> = waiting.iter().map(|(m, _)| m.name.as_str()).collect();
+            for (machine, bar) in &waiting {
+                bar.finish_and_clear();
+                eprintln!("{}", describe_failure(&machine.name));
+            }
+            bail!(
+                "{} not ready within {} s: the lines above are the last words of each; \
+                 `lab exec NAME -- journalctl -u k8s-bootstrap` has the rest",
+                names.join(", "),
+                deadline.as_secs()
+            );
+        }
+        let nodes = kubernetes::ready_nodes(layout).unwrap_or_default();
+        waiting.retain(|(machine, bar)| {
+            bar.set_message(format!(
+                "{} {}",
+                machine.name,
+                status::agent_word(&machine.name)
+            ));
+            let ready =
+                nodes.contains(&machine.private_dns()) && status::agent_is_ready(&machine.name);
+            if ready {
+                finish(bar, &format!("{} ready", machine.name));
+            }
+            !ready
+        });
+        // The agent pushes nothing; a second is fine for a person who watches.
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    Ok(())
+}
+
+/// The last words of a machine's agent and of its console.
+pub fn describe_failure(name: &str) -> String {
+    let mut text = format!("--- {name}\n");
+    for words in [
+        [
+            "systemctl",
+            "status",
+            "--no-pager",
+            "--lines=0",
+            "k8s-bootstrap",
+        ],
+        [
+            "journalctl",
+            "--no-pager",
+            "--output=short-monotonic",
+            "--lines=40",
+            "--unit=k8s-bootstrap",
+        ],
+    ] {
+        match enter::output(name, &words) {
+            Ok(output) => text.push_str(&String::from_utf8_lossy(&output.stdout)),
+            Err(error) => {
+                let _ = writeln!(text, "{error:#}");
+            }
+        }
+    }
+    text
+}
+
+/// Machines that run, for `up`'s last lines and for tests.
+pub fn running(layout: &Layout) -> Result<Vec<Machine>> {
+    let state = State::require(layout)?;
+    Ok(state
+        .present()
+        .filter(|m| m.phase == Phase::Running)
+        .cloned()
+        .collect())
+}

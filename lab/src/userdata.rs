@@ -1,0 +1,189 @@
+//! User-data of the lab's machines: what a person would give to EC2, plus the
+//! agent's settings that a container on cgroup v1 needs.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::layout::Layout;
+use crate::network::ARTIFACTS;
+
+/// What every machine of the lab is told, beside the pins: mirrors, and what a
+/// container on cgroup v1 needs. None of it is a default of the agent.
+const SETTINGS: &str = r#"
+[node]
+allow_cgroup_v1 = true
+
+[downloads.mirrors]
+"https://dl.k8s.io" = "http://ARTIFACTS/dl.k8s.io"
+"https://github.com" = "http://ARTIFACTS/github.com"
+"https://raw.githubusercontent.com" = "http://ARTIFACTS/raw.githubusercontent.com"
+
+[images.mirrors]
+"*" = ["http://ARTIFACTS:5000"]
+
+[addons.storage]
+enabled = true
+[addons.ingress-traefik]
+enabled = true
+[addons.visits]
+enabled = true
+
+[kubeadm]
+ignore_preflight_errors = ["SystemVerification"]
+
+[kubelet.config]
+failCgroupV1 = false
+cgroupDriver = "cgroupfs"
+# The machines share the disk of the machine that they run on, whose shares say nothing here.
+imageGCHighThresholdPercent = 100
+
+[kubelet.config.evictionHard]
+"imagefs.available" = "1Gi"
+"nodefs.available" = "1Gi"
+"memory.available" = "100Mi"
+
+[kube_proxy.config.conntrack]
+maxPerCore = 0
+min = 0
+
+[containerd.config.plugins."io.containerd.cri.v1.runtime"]
+restrict_oom_score_adj = true
+
+[containerd.config.plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
+SystemdCgroup = false
+"#;
+
+/// The agent's binary, as the artifact server has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Agent {
+    /// Where machines get it.
+    pub url: String,
+    /// The published file on this machine.
+    pub binary: PathBuf,
+}
+
+/// Finds the agent's binary: `LAB_AGENT`, else the release build.
+pub fn agent_binary(layout: &Layout) -> Result<PathBuf> {
+    let path = std::env::var_os("LAB_AGENT").map_or_else(
+        || {
+            let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+            layout
+                .repository()
+                .join("target")
+                .join(triple)
+                .join("release/k8s-bootstrap")
+        },
+        PathBuf::from,
+    );
+    if !path.is_file() {
+        bail!(
+            "the agent's binary is not at {}: build it with `cargo build --release -p k8s-bootstrap`, \
+             or name another with LAB_AGENT",
+            path.display()
+        );
+    }
+    Ok(path)
+}
+
+/// Puts the binary where the artifact server finds it.
+pub fn publish_agent(layout: &Layout, binary: &Path) -> Result<Agent> {
+    let bytes = fs::read(binary).with_context(|| format!("cannot read {}", binary.display()))?;
+    let sha256 = format!("{:x}", Sha256::digest(&bytes));
+    let folder = layout.run().join("www/k8s-bootstrap").join(&sha256);
+    fs::create_dir_all(&folder)?;
+    let published = folder.join("k8s-bootstrap");
+    fs::copy(binary, &published).context("cannot publish the agent's binary")?;
+    Ok(Agent {
+        url: format!("http://{ARTIFACTS}/k8s-bootstrap/{sha256}/k8s-bootstrap"),
+        binary: published,
+    })
+}
+
+/// The agent's settings: the lab's own, the pins, and what the caller adds.
+pub fn settings(pins: &str, extra: &str) -> Result<String> {
+    let mut merged: toml::Table = SETTINGS
+        .replace("ARTIFACTS", &ARTIFACTS.to_string())
+        .parse()
+        .context("the lab's settings are no TOML")?;
+    merge(
+        &mut merged,
+        pins.parse().context("the components' pins are no TOML")?,
+    );
+    merge(
+        &mut merged,
+        extra.parse().context("the extra settings are no TOML")?,
+    );
+    toml::to_string(&merged).context("cannot write the settings")
+}
+
+fn merge(into: &mut toml::Table, from: toml::Table) {
+    for (key, value) in from {
+        match (into.get_mut(&key), value) {
+            (Some(toml::Value::Table(old)), toml::Value::Table(new)) => merge(old, new),
+            (_, value) => {
+                into.insert(key, value);
+            }
+        }
+    }
+}
+
+/// The user-data, as the agent's own command makes it for its users. The role comes by tag.
+pub fn compose(agent: &Agent, settings: &str) -> Result<String> {
+    let file = tempfile::NamedTempFile::new().context("cannot make a temporary file")?;
+    fs::write(file.path(), settings).context("cannot write the settings")?;
+    let output = Command::new(&agent.binary)
+        .args(["user-data", "--url", &agent.url, "--config"])
+        .arg(file.path())
+        .output()
+        .with_context(|| format!("cannot run {}", agent.binary.display()))?;
+    if !output.status.success() {
+        bail!(
+            "the agent makes no user-data of the lab's settings:\n{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    String::from_utf8(output.stdout).context("the user-data is no text")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn add_ons_that_the_lab_enables_are_the_agent_s_and_fit_each_other() {
+        let merged: toml::Table = settings("", "").unwrap().parse().unwrap();
+        let defaults: toml::Table = include_str!("../../src/config/defaults.toml")
+            .parse()
+            .unwrap();
+        let addons = merged["addons"].as_table().unwrap();
+        for (name, addon) in addons {
+            assert_eq!(addon["enabled"].as_bool(), Some(true), "{name}");
+            assert!(defaults["addons"].get(name).is_some(), "{name}");
+        }
+        // Two controllers would fight for the workers' ports.
+        let ingress = addons.keys().filter(|name| name.starts_with("ingress-"));
+        assert_eq!(ingress.count(), 1);
+    }
+
+    #[test]
+    fn settings_are_merged_table_by_table_and_later_ones_win() {
+        let pins = "[pins.runc]\nversion = \"1.5.2\"\n";
+        let extra = "[kubelet.config]\nmaxPods = 20\ncgroupDriver = \"systemd\"\n";
+        let merged: toml::Table = settings(pins, extra).unwrap().parse().unwrap();
+        assert_eq!(merged["pins"]["runc"]["version"].as_str(), Some("1.5.2"));
+        let kubelet = &merged["kubelet"]["config"];
+        assert_eq!(kubelet["maxPods"].as_integer(), Some(20));
+        assert_eq!(kubelet["cgroupDriver"].as_str(), Some("systemd"));
+        assert_eq!(kubelet["failCgroupV1"].as_bool(), Some(false));
+        assert_eq!(
+            merged["images"]["mirrors"]["*"][0].as_str(),
+            Some("http://10.42.0.4:5000")
+        );
+    }
+}

@@ -1,0 +1,262 @@
+//! One call: signed, sent, and tried again where that can help.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::SystemTime,
+};
+
+use aws_credential_types::Credentials;
+use aws_sigv4::{
+    http_request::{SignableBody, SignableRequest, SigningSettings, sign},
+    sign::v4,
+};
+use aws_smithy_runtime_api::client::identity::Identity;
+use jiff::{SignedDuration, Timestamp, fmt::rfc2822::DateTimeParser};
+use reqwest::Client;
+use secrecy::ExposeSecret;
+use url::Url;
+
+use super::{
+    CredentialSource,
+    answer::Rejection,
+    endpoint::{Endpoints, Service},
+    retry::{Schedule, is_transient},
+};
+use crate::{
+    adapters::{http::Clients, imds::RoleCredentials},
+    error::{Context, Error, Result},
+    ports::Clock,
+};
+
+/// AWS accepts signatures that are five minutes off; a clock that differs by
+/// less than this is not what a rejection is about.
+const TOLERATED_SKEW: i64 = 60;
+
+/// AWS in one region, with this instance's credentials.
+pub struct Aws {
+    http: Client,
+    endpoints: Endpoints,
+    credentials: Arc<dyn CredentialSource>,
+    clock: Arc<dyn Clock>,
+    /// AWS's clock minus ours in seconds, as far as it mattered yet.
+    skew: AtomicI64,
+}
+
+/// What is asked of a service.
+pub(super) struct Call {
+    pub service: Service,
+    /// `DescribeInstances`.
+    pub action: &'static str,
+    pub headers: Vec<(&'static str, String)>,
+    pub body: String,
+}
+
+impl Call {
+    /// The action as IAM policies name it.
+    pub fn iam_action(&self) -> String {
+        format!("{}:{}", self.service.name(), self.action)
+    }
+}
+
+/// What became of a call.
+pub(super) enum Answer {
+    /// The body of a success.
+    Done(String),
+    /// An error that trying again would not change, and the role that got it.
+    Rejected(Rejection, String),
+}
+
+struct Response {
+    status: u16,
+    date: Option<Timestamp>,
+    body: String,
+}
+
+impl Aws {
+    /// AWS at these endpoints.
+    pub fn new(
+        clients: &Clients,
+        endpoints: Endpoints,
+        credentials: Arc<dyn CredentialSource>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self> {
+        Ok(Self {
+            http: clients.aws()?,
+            endpoints,
+            credentials,
+            clock,
+            skew: AtomicI64::new(0),
+        })
+    }
+
+    /// A call of which every error is simply an error.
+    pub(super) async fn done(&self, call: &Call) -> Result<String> {
+        match self.call(call).await? {
+            Answer::Done(body) => Ok(body),
+            Answer::Rejected(rejection, role) => Err(self.error(call, rejection, &role)),
+        }
+    }
+
+    /// The error for a rejection that the caller did not expect.
+    pub(super) fn error(&self, call: &Call, rejection: Rejection, role: &str) -> Error {
+        rejection
+            .into_error(&call.iam_action(), role)
+            .during(self.attempted(call))
+    }
+
+    fn attempted(&self, call: &Call) -> String {
+        let at = self.endpoints.url(call.service);
+        let at = at.map_or_else(|_| self.endpoints.region.clone(), |url| url.to_string());
+        format!("cannot call {} at {at}", call.iam_action())
+    }
+
+    /// Makes a call, again where `retry` says so. Beyond that, once with AWS's own
+    /// time when the clocks differ, and once with new credentials when these ones
+    /// were not accepted.
+    ///
+    /// An attempt whose answer was lost may have taken effect all the same.
+    pub(super) async fn call(&self, call: &Call) -> Result<Answer> {
+        let url = self.endpoints.url(call.service)?;
+        let mut schedule = Schedule::begin(&*self.clock);
+        let (mut clock_corrected, mut credentials_renewed) = (false, false);
+        loop {
+            let credentials = self.credentials.current().await;
+            let credentials = credentials.map_err(|error| error.during(self.attempted(call)))?;
+            let missed = match self.attempt(&url, call, &credentials).await {
+                Ok(response) if (200..300).contains(&response.status) => {
+                    return Ok(Answer::Done(response.body));
+                }
+                Ok(response) => {
+                    let rejection = Rejection::read(response.status, &response.body);
+                    if rejection.is_about_credentials() {
+                        if !clock_corrected && self.take_time_from(&response) {
+                            clock_corrected = true;
+                            continue;
+                        }
+                        if !credentials_renewed {
+                            credentials_renewed = true;
+                            self.credentials.forget().await;
+                            continue;
+                        }
+                    }
+                    if !is_transient(rejection.status, &rejection.code) {
+                        return Ok(Answer::Rejected(rejection, credentials.role.clone()));
+                    }
+                    rejection.into_error(&call.iam_action(), &credentials.role)
+                }
+                Err(error) => error,
+            };
+            let attempts = schedule.attempt;
+            let Some(pause) = schedule.next_pause(&*self.clock) else {
+                return Err(missed.during(format!(
+                    "{}: gave up after {attempts} attempts",
+                    self.attempted(call)
+                )));
+            };
+            tracing::debug!(
+                action = call.iam_action(), attempts, error = %missed.one_line(),
+                "trying the AWS call again"
+            );
+            self.clock.sleep(pause).await;
+        }
+    }
+
+    async fn attempt(
+        &self,
+        url: &Url,
+        call: &Call,
+        credentials: &RoleCredentials,
+    ) -> Result<Response> {
+        let now = self.clock.now() + SignedDuration::from_secs(self.skew.load(Ordering::Relaxed));
+        let mut request = self.http.post(url.clone());
+        for (name, value) in &call.headers {
+            request = request.header(*name, value);
+        }
+        for (name, value) in self.signature(url, call, credentials, now)? {
+            request = request.header(name, value);
+        }
+        let answer = request.body(call.body.clone()).send().await;
+        // The URL is part of what the caller says was attempted.
+        let answer = answer
+            .map_err(reqwest::Error::without_url)
+            .attempting(|| "no answer from AWS".to_owned())?;
+        let status = answer.status().as_u16();
+        let date = answer
+            .headers()
+            .get(reqwest::header::DATE)
+            .and_then(|date| DateTimeParser::new().parse_timestamp(date.as_bytes()).ok());
+        let body = answer
+            .text()
+            .await
+            .map_err(reqwest::Error::without_url)
+            .attempting(|| "the answer from AWS broke off".to_owned())?;
+        Ok(Response { status, date, body })
+    }
+
+    /// The headers that sign a call.
+    fn signature(
+        &self,
+        url: &Url,
+        call: &Call,
+        credentials: &RoleCredentials,
+        now: Timestamp,
+    ) -> Result<Vec<(String, String)>> {
+        let attempted = || format!("cannot sign {}", call.iam_action());
+        let time: SystemTime = now.try_into().attempting(attempted)?;
+        let identity: Identity = Credentials::new(
+            &credentials.access_key_id,
+            credentials.secret_access_key.expose_secret(),
+            credentials
+                .session_token
+                .as_ref()
+                .map(|token| token.expose_secret().to_owned()),
+            None,
+            "instance role",
+        )
+        .into();
+        let params = v4::SigningParams::builder()
+            .identity(&identity)
+            .region(&self.endpoints.region)
+            .name(call.service.name())
+            .time(time)
+            .settings(SigningSettings::default())
+            .build()
+            .attempting(attempted)?
+            .into();
+        let request = SignableRequest::new(
+            "POST",
+            url.as_str(),
+            call.headers
+                .iter()
+                .map(|(name, value)| (*name, value.as_str())),
+            SignableBody::Bytes(call.body.as_bytes()),
+        )
+        .attempting(attempted)?;
+        let (instructions, _) = sign(request, &params).attempting(attempted)?.into_parts();
+        Ok(instructions
+            .headers()
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect())
+    }
+
+    /// Signs with the answer's time from now on; tells whether that makes a difference.
+    fn take_time_from(&self, response: &Response) -> bool {
+        let Some(theirs) = response.date else {
+            return false;
+        };
+        let skew = theirs.duration_since(self.clock.now()).as_secs();
+        let before = self.skew.load(Ordering::Relaxed);
+        if (skew - before).abs() <= TOLERATED_SKEW {
+            return false;
+        }
+        tracing::warn!(
+            skew_seconds = skew,
+            "this machine's clock differs from AWS's; signing with theirs"
+        );
+        self.skew.store(skew, Ordering::Relaxed);
+        true
+    }
+}

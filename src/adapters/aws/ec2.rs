@@ -1,0 +1,160 @@
+//! EC2 by its query protocol: form in, XML out.
+//! <https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeInstances.html>
+
+use std::{net::Ipv4Addr, sync::Arc};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use serde::Deserialize;
+use url::form_urlencoded;
+
+use super::{
+    call::{Aws, Call},
+    endpoint::Service,
+};
+use crate::{
+    config::tags,
+    error::{Context, Error, Result},
+    ports::{Ec2, Instance, InstanceState},
+};
+
+const API_VERSION: &str = "2016-11-15";
+/// The most that EC2 gives in one page.
+const PAGE: &str = "1000";
+
+/// The EC2 API.
+#[derive(Clone)]
+pub struct Ec2Api(Arc<Aws>);
+
+impl Ec2Api {
+    /// The EC2 API by these credentials and endpoints.
+    pub fn new(aws: Arc<Aws>) -> Self {
+        Self(aws)
+    }
+}
+
+#[async_trait]
+impl Ec2 for Ec2Api {
+    async fn instances(&self, cluster: &str) -> Result<Vec<Instance>> {
+        let mut found = Vec::new();
+        let mut token: Option<String> = None;
+        loop {
+            let body = self.0.done(&describe(cluster, token.as_deref())).await?;
+            let page: Page = quick_xml::de::from_str(&body)
+                .attempting(|| "cannot read EC2's answer to DescribeInstances".to_owned())?;
+            for reservation in page.reservations.item {
+                for item in reservation.instances.item {
+                    found.push(item.into_instance()?);
+                }
+            }
+            let next = page.next_token.filter(|token| !token.is_empty());
+            if next.is_none() {
+                break;
+            }
+            if next == token {
+                return Err(Error::failed(
+                    "EC2 gave the same page of DescribeInstances twice",
+                ));
+            }
+            token = next;
+        }
+        found.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(found)
+    }
+}
+
+fn describe(cluster: &str, token: Option<&str>) -> Call {
+    let mut form = form_urlencoded::Serializer::new(String::new());
+    form.append_pair("Action", "DescribeInstances")
+        .append_pair("Version", API_VERSION)
+        .append_pair("Filter.1.Name", &format!("tag:{}", tags::CLUSTER))
+        .append_pair("Filter.1.Value.1", cluster)
+        .append_pair("MaxResults", PAGE);
+    if let Some(token) = token {
+        form.append_pair("NextToken", token);
+    }
+    Call {
+        service: Service::Ec2,
+        action: "DescribeInstances",
+        headers: vec![(
+            "content-type",
+            "application/x-www-form-urlencoded; charset=utf-8".to_owned(),
+        )],
+        body: form.finish(),
+    }
+}
+
+#[derive(Deserialize)]
+struct Page {
+    #[serde(rename = "reservationSet", default)]
+    reservations: Items<Reservation>,
+    #[serde(rename = "nextToken", default)]
+    next_token: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Items<T> {
+    #[serde(default = "Vec::new")]
+    item: Vec<T>,
+}
+
+impl<T> Default for Items<T> {
+    fn default() -> Self {
+        Self { item: Vec::new() }
+    }
+}
+
+#[derive(Deserialize)]
+struct Reservation {
+    #[serde(rename = "instancesSet", default)]
+    instances: Items<Item>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Item {
+    instance_id: String,
+    instance_state: State,
+    #[serde(default)]
+    private_ip_address: String,
+    #[serde(default)]
+    private_dns_name: String,
+    launch_time: Timestamp,
+    #[serde(default)]
+    tag_set: Items<Tag>,
+}
+
+#[derive(Deserialize)]
+struct State {
+    name: InstanceState,
+}
+
+#[derive(Deserialize)]
+struct Tag {
+    key: String,
+    #[serde(default)]
+    value: String,
+}
+
+impl Item {
+    fn into_instance(self) -> Result<Instance> {
+        let private_ip = match self.private_ip_address.as_str() {
+            "" => None,
+            text => Some(text.parse::<Ipv4Addr>().attempting(|| {
+                format!(
+                    "EC2 gives instance {} the address `{text}`",
+                    self.instance_id
+                )
+            })?),
+        };
+        let role = self.tag_set.item.iter().find(|tag| tag.key == tags::ROLE);
+        Ok(Instance {
+            role: role.and_then(|tag| tag.value.parse().ok()),
+            state: self.instance_state.name,
+            private_ip,
+            private_dns_name: Some(self.private_dns_name).filter(|name| !name.is_empty()),
+            launched: self.launch_time,
+            id: self.instance_id,
+        })
+    }
+}

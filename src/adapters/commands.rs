@@ -1,0 +1,325 @@
+//! Child programs, each in a process group of its own.
+
+use std::{process::Stdio, time::Duration};
+
+use async_trait::async_trait;
+use nix::{
+    sys::signal::{Signal, killpg},
+    unistd::Pid,
+};
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+use crate::{
+    error::{Context, Error, Result},
+    ports::{Command, Commands, Output},
+};
+
+/// What is kept of each stream: its last bytes, since errors stand at the end.
+const KEPT: usize = 64 * 1024;
+
+/// How long the streams may stay open after the child itself has ended.
+/// A daemon that it left behind holds them open for good.
+const LINGERING: Duration = Duration::from_millis(500);
+
+/// Runs programs on this machine.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LocalCommands;
+
+impl LocalCommands {
+    /// Programs found by absolute path or by this process's PATH.
+    pub fn new() -> Self {
+        Self
+    }
+}
+
+/// Kills the group unless the child was seen to end.
+struct Group(Option<Pid>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(leader) = self.0 {
+            // The leader is not reaped yet, so the number cannot have been given to another group.
+            let _ = killpg(leader, Signal::SIGKILL);
+        }
+    }
+}
+
+#[async_trait]
+impl Commands for LocalCommands {
+    async fn run(&self, command: Command) -> Result<Output> {
+        let line = command.line();
+        let mut child = tokio::process::Command::new(&command.program)
+            .args(&command.args)
+            .envs(command.env.iter().map(|(key, value)| (key, value)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|cause| not_started(&command, &cause))?;
+        let mut group = Group(
+            child
+                .id()
+                .and_then(|id| i32::try_from(id).ok())
+                .map(Pid::from_raw),
+        );
+        let stdout = Tail::of(child.stdout.take());
+        let stderr = Tail::of(child.stderr.take());
+
+        let Ok(ended) = tokio::time::timeout(command.deadline, child.wait()).await else {
+            drop(group);
+            let _ = child.wait().await;
+            let said = stderr.finish().await;
+            return Err(Error::failed(format!(
+                "`{line}` did not end within {} s and was killed{}",
+                command.deadline.as_secs_f32(),
+                said.lines()
+                    .last()
+                    .map(|last| format!("; its last words: {last}"))
+                    .unwrap_or_default()
+            )));
+        };
+        group.0 = None;
+        let status = ended.attempting(|| format!("cannot wait for `{line}`"))?;
+        let (stdout, stderr) = tokio::join!(stdout.finish(), stderr.finish());
+        let output = Output {
+            status: exit_code(status),
+            stdout,
+            stderr,
+        };
+        tracing::debug!(
+            command = line,
+            status = output.status,
+            // Never what it printed: kubeadm prints the key of the cluster's certificates.
+            stdout_bytes = output.stdout.len(),
+            stderr = output.stderr,
+            "command ended"
+        );
+        Ok(output)
+    }
+}
+
+fn not_started(command: &Command, cause: &std::io::Error) -> Error {
+    let error = Error::failed(format!("cannot start `{}`", command.line())).because(cause);
+    match cause.kind() {
+        std::io::ErrorKind::NotFound => error.hint(format!(
+            "`{}` does not exist; install it or mend PATH",
+            command.program
+        )),
+        std::io::ErrorKind::PermissionDenied => {
+            error.hint(format!("make `{}` executable", command.program))
+        }
+        _ => error,
+    }
+}
+
+fn exit_code(status: std::process::ExitStatus) -> i32 {
+    use std::os::unix::process::ExitStatusExt;
+    status
+        .code()
+        .unwrap_or_else(|| 128 + status.signal().unwrap_or_default())
+}
+
+/// The end of a stream, read while the child runs so that it never blocks on a full pipe.
+struct Tail {
+    kept: std::sync::Arc<std::sync::Mutex<Vec<u8>>>,
+    reader: tokio::task::JoinHandle<()>,
+}
+
+impl Tail {
+    fn of(stream: Option<impl AsyncRead + Unpin + Send + 'static>) -> Self {
+        let kept = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+        let into = kept.clone();
+        let reader = tokio::spawn(async move {
+            let Some(mut stream) = stream else { return };
+            let mut buffer = vec![0; 8 * 1024];
+            while let Ok(count @ 1..) = stream.read(&mut buffer).await {
+                let Ok(mut kept) = into.lock() else { return };
+                kept.extend_from_slice(&buffer[..count]);
+                let surplus = kept.len().saturating_sub(KEPT);
+                if surplus > KEPT {
+                    kept.drain(..surplus);
+                }
+            }
+        });
+        Self { kept, reader }
+    }
+
+    async fn finish(mut self) -> String {
+        if tokio::time::timeout(LINGERING, &mut self.reader)
+            .await
+            .is_err()
+        {
+            self.reader.abort();
+        }
+        let Ok(kept) = self.kept.lock() else {
+            return String::new();
+        };
+        String::from_utf8_lossy(&kept[kept.len().saturating_sub(KEPT)..]).into_owned()
+    }
+}
+
+impl Drop for Tail {
+    fn drop(&mut self) {
+        self.reader.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+    use std::time::Instant;
+
+    fn shell(script: &str) -> Command {
+        Command::new("/bin/sh", ["-c", script]).within(Duration::from_secs(20))
+    }
+
+    async fn is_gone(pid: i32) -> bool {
+        for _ in 0..100 {
+            // A killed orphan stays a zombie until PID 1 reaps it: that is gone enough.
+            match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
+                Ok(stat) if !stat.contains(") Z ") => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                _ => return true,
+            }
+        }
+        false
+    }
+
+    #[tokio::test]
+    async fn a_failing_program_is_an_output_and_says_why_when_success_is_required() {
+        let command = shell("echo fine; echo broken >&2; exit 7");
+        let output = LocalCommands::new().run(command.clone()).await.unwrap();
+        assert_eq!((output.status, output.stdout.as_str()), (7, "fine\n"));
+        let error = output.success(&command).unwrap_err();
+        assert!(
+            error.one_line().ends_with("ended with status 7: broken"),
+            "{error}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_program_that_does_not_exist_is_told_apart_from_one_that_fails() {
+        let error = LocalCommands::new()
+            .run(Command::new("/nowhere/kubeadm", ["init"]))
+            .await
+            .unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "error: cannot start `/nowhere/kubeadm init`\n  because: No such file or directory (os error 2)\n  hint: `/nowhere/kubeadm` does not exist; install it or mend PATH"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_program_beyond_its_deadline_is_killed_with_its_children() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("pid");
+        let script = format!(
+            "sleep 60 & echo $! > {}; echo stuck >&2; wait",
+            file.display()
+        );
+        let begun = Instant::now();
+        let error = LocalCommands::new()
+            .run(shell(&script).within(Duration::from_millis(300)))
+            .await
+            .unwrap_err();
+        assert!(begun.elapsed() < Duration::from_secs(10));
+        assert!(
+            error
+                .one_line()
+                .contains("did not end within 0.3 s and was killed; its last words: stuck"),
+            "{error}"
+        );
+        let pid: i32 = std::fs::read_to_string(file)
+            .unwrap()
+            .trim()
+            .parse()
+            .unwrap();
+        assert!(
+            is_gone(pid).await,
+            "the grandchild {pid} outlived its group"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_run_that_nobody_awaits_any_more_is_killed_with_its_children() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("pid");
+        let script = format!("sleep 60 & echo $! > {}; wait", file.display());
+        let run = tokio::spawn(async move { LocalCommands::new().run(shell(&script)).await });
+        let pid: i32 = loop {
+            match std::fs::read_to_string(&file).map(|text| text.trim().parse()) {
+                Ok(Ok(pid)) => break pid,
+                _ => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        };
+        run.abort();
+        assert!(is_gone(pid).await, "the grandchild {pid} outlived the run");
+    }
+
+    #[tokio::test]
+    async fn only_the_end_of_a_flood_is_kept() {
+        let output = LocalCommands::new()
+            .run(shell(
+                "head -c 1000000 /dev/zero | tr '\\0' x; echo; echo end",
+            ))
+            .await
+            .unwrap();
+        assert_eq!(output.stdout.len(), KEPT);
+        assert!(output.stdout.ends_with("x\nend\n"));
+    }
+
+    #[tokio::test]
+    async fn a_daemon_left_behind_does_not_hold_up_its_parent() {
+        let begun = Instant::now();
+        let output = LocalCommands::new()
+            .run(shell("sleep 3 & echo started"))
+            .await
+            .unwrap();
+        assert_eq!(output.stdout, "started\n");
+        assert!(begun.elapsed() < Duration::from_millis(2500));
+    }
+
+    /// What the events of a test said.
+    #[derive(Clone, Default)]
+    struct Said(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Said {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_program_prints_is_logged_at_no_level() {
+        let said = Said::default();
+        let writer = said.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .with_writer(move || writer.clone())
+            .finish();
+        let _guard = tracing::subscriber::set_default(subscriber);
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "the-certificate-key").unwrap();
+        let cat = Command::new("cat", [file.path().display().to_string()]);
+        let output = LocalCommands::new().run(cat).await.unwrap();
+        assert_eq!(output.stdout, "the-certificate-key");
+        let said = String::from_utf8(said.0.lock().unwrap().clone()).unwrap();
+        assert!(said.contains("command ended"), "{said}");
+        assert!(!said.contains("the-certificate-key"), "{said}");
+    }
+
+    #[tokio::test]
+    async fn a_signal_counts_as_in_a_shell() {
+        let output = LocalCommands::new().run(shell("kill -9 $$")).await.unwrap();
+        assert_eq!(output.status, 137);
+    }
+}

@@ -1,0 +1,107 @@
+//! Where a download lies while it is not verified yet, and afterwards.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use super::receive::Journal;
+use crate::{
+    adapters::host,
+    error::Result,
+    phases::host::Inventory,
+    ports::{Download, Target},
+};
+
+/// All paths of one download. Part and staging lie in the target's folder,
+/// since a rename is atomic only within one file system.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    /// The target's folder.
+    pub folder: PathBuf,
+    /// The file of a single program; none for an archive.
+    pub program: Option<PathBuf>,
+    /// The bytes as they came.
+    pub part: PathBuf,
+    /// Of what the part is a part.
+    pub journal: PathBuf,
+    /// An archive's files before they are verified.
+    pub staging: PathBuf,
+    /// Which files came from an archive.
+    pub inventory: PathBuf,
+}
+
+impl Place {
+    /// The paths of a download below the root.
+    pub fn of(root: &Path, download: &Download) -> Result<Self> {
+        let (folder, program, stem) = match &download.target {
+            Target::Program(path) => {
+                let file = host::place(root, path)?;
+                let folder = file.parent().unwrap_or(root).to_owned();
+                let stem = path.file_name().unwrap_or_default().to_string_lossy();
+                (folder, Some(file), stem.into_owned())
+            }
+            Target::Programs(folder) => (
+                host::place(root, folder)?,
+                None,
+                last_segment(&download.url),
+            ),
+        };
+        Ok(Self {
+            part: folder.join(format!(".{stem}.part")),
+            journal: folder.join(format!(".{stem}.part.json")),
+            staging: folder.join(format!(".{stem}.staging")),
+            inventory: host::place(root, &Inventory::path(&download.sha256))?,
+            folder,
+            program,
+        })
+    }
+
+    /// How many bytes an earlier run left of the same download.
+    pub fn held(&self, wanted: &Journal) -> u64 {
+        let journal = fs::read(&self.journal)
+            .ok()
+            .and_then(|text| serde_json::from_slice::<Journal>(&text).ok());
+        if journal.as_ref() == Some(wanted) {
+            fs::symlink_metadata(&self.part)
+                .map_or(0, |meta| if meta.is_file() { meta.len() } else { 0 })
+        } else {
+            0
+        }
+    }
+
+    /// Removes all that is not verified.
+    pub fn clear(&self) {
+        // Nothing can be done about a failure, and the next attempt clears again.
+        let _ = fs::remove_file(&self.part);
+        let _ = fs::remove_file(&self.journal);
+        self.clear_staging();
+    }
+
+    /// Removes what was unpacked.
+    pub fn clear_staging(&self) {
+        let _ = fs::remove_dir_all(&self.staging);
+    }
+
+    /// An empty staging folder.
+    pub fn make_staging(&self) -> io::Result<()> {
+        self.clear_staging();
+        fs::create_dir(&self.staging)
+    }
+}
+
+fn last_segment(url: &str) -> String {
+    let path = url.split(['?', '#']).next().unwrap_or_default();
+    path.rsplit('/')
+        .next()
+        .unwrap_or_default()
+        .chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || "-._".contains(c) {
+                c
+            } else {
+                '_'
+            }
+        })
+        .collect()
+}

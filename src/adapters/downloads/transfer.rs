@@ -1,0 +1,267 @@
+//! The sending end: one body over as many requests as it takes.
+
+use std::{
+    path::Path,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use futures::StreamExt;
+use http::{StatusCode, header};
+use tokio::sync::mpsc;
+
+use super::receive::{Piece, no_space};
+use crate::{
+    adapters::host,
+    error::{Error, Kind, Result},
+};
+
+/// A server that is silent for this long counts as gone.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// The largest file that is taken from a server, whatever it claims.
+const LARGEST: u64 = 4 << 30;
+
+/// Pauses between attempts: 200 ms doubling to 10 s, each lengthened by up to itself.
+/// They start over whenever bytes came.
+fn pauses() -> impl Iterator<Item = Duration> + Send {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(200))
+        .with_max_delay(Duration::from_secs(10))
+        .with_jitter()
+        .without_max_times()
+        .build()
+}
+
+/// Why a transfer ended early.
+pub(super) enum Stop {
+    /// What was received cannot be part of this file: start from nothing.
+    Spoiled,
+    /// Another attempt may get further.
+    Again(Error),
+    /// Another attempt would end the same.
+    Final(Error),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        match error.kind() {
+            Kind::Failed => Self::Again(error),
+            Kind::Refused | Kind::Usage => Self::Final(error),
+        }
+    }
+}
+
+/// The state of one download's transfer.
+pub(super) struct Transfer<'a> {
+    pub client: &'a reqwest::Client,
+    pub url: &'a str,
+    /// Where the bytes are going to lie.
+    pub folder: &'a Path,
+    /// How many bytes the receiver has.
+    pub at: u64,
+    /// The bytes come from more than one request.
+    pub resumed: bool,
+    /// The whole file's length once known, else 0.
+    pub total: &'a AtomicU64,
+    /// Why the last attempt ended.
+    pub last: Option<Error>,
+}
+
+impl Transfer<'_> {
+    /// Sends everything from `at` on, trying again after breaks until it is stopped from outside.
+    pub async fn run(&mut self, pieces: mpsc::Sender<Piece>) -> Result<(), Stop> {
+        let mut pause = pauses();
+        loop {
+            let before = self.at;
+            match self.attempt(&pieces).await {
+                Ok(()) => {
+                    // A receiver that is gone has its own error.
+                    let _ = pieces.send(Piece::End).await;
+                    return Ok(());
+                }
+                Err(Stop::Again(error)) if !pieces.is_closed() => {
+                    if self.at > before {
+                        pause = pauses();
+                    }
+                    let pause = pause.next().unwrap_or(SILENCE);
+                    tracing::warn!(
+                        url = self.url,
+                        at = self.at,
+                        error = error.one_line(),
+                        "download broke; resuming"
+                    );
+                    self.last = Some(error);
+                    tokio::time::sleep(pause).await;
+                }
+                Err(stop) => return Err(stop),
+            }
+        }
+    }
+
+    async fn attempt(&mut self, pieces: &mpsc::Sender<Piece>) -> Result<(), Stop> {
+        let mut request = self.client.get(self.url);
+        if self.at > 0 {
+            request = request.header(header::RANGE, format!("bytes={}-", self.at));
+            self.resumed = true;
+        }
+        let response = answered(request, self.url).await?;
+        let range = content_range(&response);
+        let (mut skip, total) = match response.status() {
+            StatusCode::PARTIAL_CONTENT => match range {
+                Some((Some(start), total)) if start == self.at => (0, total),
+                _ => {
+                    return Err(Error::failed(format!(
+                        "{} answered another range than bytes {} and up",
+                        self.url, self.at
+                    ))
+                    .into());
+                }
+            },
+            StatusCode::RANGE_NOT_SATISFIABLE => {
+                return match range {
+                    Some((None, Some(total))) if total == self.at => Ok(()),
+                    _ => Err(Stop::Spoiled),
+                };
+            }
+            // The server knows no ranges: the bytes that are there already come again.
+            StatusCode::OK => (self.at, response.content_length()),
+            status => return Err(unwanted(status, self.url).into()),
+        };
+        self.expect(total)?;
+
+        let mut body = response.bytes_stream();
+        while let Some(bytes) = heard(body.next(), self.url).await? {
+            let bytes = bytes.map_err(|cause| broke(self.url, self.at).because(&cause))?;
+            let known = usize::try_from(skip).map_or(bytes.len(), |s| s.min(bytes.len()));
+            skip -= known as u64;
+            let new = &bytes[known..];
+            if new.is_empty() {
+                continue;
+            }
+            self.at += new.len() as u64;
+            if self.at > LARGEST {
+                return Err(too_large(self.url, LARGEST).into());
+            }
+            if pieces.send(Piece::Bytes(new.to_vec())).await.is_err() {
+                return Err(broke(self.url, self.at).into());
+            }
+        }
+        match total {
+            Some(total) if self.at < total => Err(broke(self.url, self.at).into()),
+            _ if skip > 0 => Err(Stop::Spoiled),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes note of the whole length and refuses what cannot be stored before storing any of it.
+    fn expect(&self, total: Option<u64>) -> Result<(), Stop> {
+        let Some(total) = total else { return Ok(()) };
+        self.total.store(total, Ordering::Relaxed);
+        if total < self.at {
+            return Err(Stop::Spoiled);
+        }
+        let free = host::free_bytes(self.folder).unwrap_or(u64::MAX);
+        if free < total - self.at {
+            // A later run may find more room, an attempt right now does not.
+            return Err(Stop::Final(no_space(self.url, self.folder, total)));
+        }
+        if total > LARGEST {
+            return Err(too_large(self.url, LARGEST).into());
+        }
+        Ok(())
+    }
+}
+
+/// A body of at most `limit` bytes, tried until it is there or stopped from outside.
+pub(super) async fn whole(client: &reqwest::Client, url: &str, limit: usize) -> Result<Vec<u8>> {
+    let mut pause = pauses();
+    loop {
+        match body(client, url, limit).await {
+            Err(error) if error.kind() == Kind::Failed => {
+                tracing::warn!(
+                    url,
+                    error = error.one_line(),
+                    "download broke; trying again"
+                );
+                tokio::time::sleep(pause.next().unwrap_or(SILENCE)).await;
+            }
+            finished => return finished,
+        }
+    }
+}
+
+async fn body(client: &reqwest::Client, url: &str, limit: usize) -> Result<Vec<u8>> {
+    let response = answered(client.get(url), url).await?;
+    if response.status() != StatusCode::OK {
+        return Err(unwanted(response.status(), url));
+    }
+    let mut content = Vec::new();
+    let mut stream = response.bytes_stream();
+    while let Some(bytes) = heard(stream.next(), url).await? {
+        let bytes = bytes.map_err(|cause| broke(url, content.len() as u64).because(&cause))?;
+        if content.len() + bytes.len() > limit {
+            return Err(too_large(url, limit as u64));
+        }
+        content.extend_from_slice(&bytes);
+    }
+    Ok(content)
+}
+
+async fn answered(request: reqwest::RequestBuilder, url: &str) -> Result<reqwest::Response> {
+    heard(request.send(), url).await?.map_err(|cause| {
+        let error = Error::failed(format!("cannot reach {url}")).because(&cause);
+        if cause.is_builder() || cause.is_redirect() {
+            return error
+                .for_a_person()
+                .hint("mend the `url` of its pin or [downloads.mirrors]");
+        }
+        error
+    })
+}
+
+async fn heard<T>(what: impl Future<Output = T>, url: &str) -> Result<T> {
+    tokio::time::timeout(SILENCE, what)
+        .await
+        .map_err(|_| Error::failed(format!("{url} was silent for {} s", SILENCE.as_secs())))
+}
+
+fn broke(url: &str, at: u64) -> Error {
+    Error::failed(format!("{url} broke off after {at} bytes"))
+}
+
+fn too_large(url: &str, limit: u64) -> Error {
+    Error::refused(format!("{url} is larger than {limit} bytes"))
+        .hint("check the `url` of its pin and [downloads.mirrors]")
+}
+
+/// The error of a status that carries no file.
+fn unwanted(status: StatusCode, url: &str) -> Error {
+    let what = format!("{url} answered {status}");
+    let passes = status.is_server_error()
+        || matches!(
+            status,
+            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS
+        );
+    if passes {
+        return Error::failed(what);
+    }
+    Error::refused(what).hint(
+        "check `version` and `url` of its pin; a mirror named in [downloads.mirrors] must have the same layout as the origin",
+    )
+}
+
+/// First byte and total of a Content-Range: `bytes 5-9/10`, `bytes 5-9/*` or `bytes */10`.
+fn content_range(response: &reqwest::Response) -> Option<(Option<u64>, Option<u64>)> {
+    let value = response
+        .headers()
+        .get(header::CONTENT_RANGE)?
+        .to_str()
+        .ok()?;
+    let (range, total) = value.strip_prefix("bytes ")?.split_once('/')?;
+    let start = range
+        .split_once('-')
+        .and_then(|(start, _)| start.parse().ok());
+    Some((start, total.parse().ok()))
+}

@@ -1,0 +1,302 @@
+//! How every HTTP client of the agent is built.
+//!
+//! TLS is rustls with ring, named explicitly. Trusted are the embedded Mozilla
+//! roots plus the machine's own bundle, so that a private CA works by the usual
+//! `update-ca-certificates`. Names are resolved in the process, see [`resolver`].
+
+pub mod resolver;
+
+use std::{sync::Arc, time::Duration};
+
+use reqwest::{Client, ClientBuilder, redirect::Policy};
+use rustls::{ClientConfig, RootCertStore};
+use rustls_native_certs::CertificateResult;
+
+use self::resolver::SystemResolver;
+use crate::error::{Context, Result};
+
+/// What the agent calls itself to servers.
+pub const USER_AGENT: &str = concat!("k8s-bootstrap/", env!("CARGO_PKG_VERSION"));
+
+/// Builds clients that share trusted roots and the resolver's cache.
+#[derive(Debug, Clone)]
+pub struct Clients {
+    tls: ClientConfig,
+    resolver: SystemResolver,
+}
+
+impl Clients {
+    /// Reads the machine's certificates. A broken bundle is logged, not an error:
+    /// the embedded roots still serve.
+    pub fn new() -> Result<Self> {
+        Self::trusting(roots(rustls_native_certs::load_native_certs()))
+    }
+
+    fn trusting(roots: RootCertStore) -> Result<Self> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut tls = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .attempting(|| "cannot set up TLS".to_owned())?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(Self {
+            tls,
+            resolver: SystemResolver::default(),
+        })
+    }
+
+    fn builder(&self) -> ClientBuilder {
+        Client::builder()
+            .user_agent(USER_AGENT)
+            .tls_backend_preconfigured(self.tls.clone())
+            .dns_resolver(Arc::new(self.resolver.clone()))
+    }
+
+    /// For release sites and mirrors: proxy variables count, redirects are followed,
+    /// 10 s to connect, 30 s without a byte end a transfer.
+    pub fn downloads(&self) -> Result<Client> {
+        self.builder()
+            .connect_timeout(Duration::from_secs(10))
+            .read_timeout(Duration::from_secs(30))
+            .build()
+            .attempting(|| "cannot set up the HTTP client for downloads".to_owned())
+    }
+
+    /// For AWS APIs: proxy variables count, a redirect is an answer like any other
+    /// (a signature holds for one host), 5 s to connect, 20 s for the whole call.
+    pub fn aws(&self) -> Result<Client> {
+        self.builder()
+            .redirect(Policy::none())
+            .connect_timeout(Duration::from_secs(5))
+            .timeout(Duration::from_secs(20))
+            .build()
+            .attempting(|| "cannot set up the HTTP client for AWS".to_owned())
+    }
+
+    /// For the metadata service, which is one hop away and never behind a proxy:
+    /// 1 s to connect, 5 s for the whole call.
+    pub fn metadata(&self) -> Result<Client> {
+        self.builder()
+            .no_proxy()
+            .redirect(Policy::none())
+            .connect_timeout(Duration::from_secs(1))
+            .timeout(Duration::from_secs(5))
+            .build()
+            .attempting(|| "cannot set up the HTTP client for the metadata service".to_owned())
+    }
+}
+
+/// The embedded roots and whatever is usable of the machine's.
+fn roots(native: CertificateResult) -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().cloned());
+    for error in &native.errors {
+        tracing::warn!(%error, "cannot read a part of the machine's trusted certificates");
+    }
+    let (_, unusable) = roots.add_parsable_certificates(native.certs);
+    if unusable > 0 {
+        tracing::warn!(
+            unusable,
+            "the machine trusts certificates that rustls cannot use"
+        );
+    }
+    roots
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use rcgen::{CertifiedKey, generate_simple_self_signed};
+    use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+    use wiremock::{Mock, MockServer, ResponseTemplate, matchers};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_client_names_itself() {
+        let server = MockServer::start().await;
+        Mock::given(matchers::header("user-agent", USER_AGENT))
+            .respond_with(ResponseTemplate::new(204))
+            .mount(&server)
+            .await;
+        let clients = Clients::new().unwrap();
+        for client in [clients.downloads(), clients.aws(), clients.metadata()] {
+            let answer = client.unwrap().get(server.uri()).send().await.unwrap();
+            assert_eq!(answer.status(), 204);
+        }
+    }
+
+    #[test]
+    fn a_broken_bundle_costs_its_own_certificates_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let bundle = folder.path().join("ca-certificates.crt");
+        let trusted = |content: &str| {
+            std::fs::write(&bundle, content).unwrap();
+            roots(rustls_native_certs::load_certs_from_paths(
+                Some(&bundle),
+                None,
+            ))
+            .len()
+        };
+        let embedded = trusted("");
+        assert!(embedded > 50, "{embedded}");
+        let own = generate_simple_self_signed(["ca.example".to_owned()]).unwrap();
+        let own = own.cert.pem();
+        assert_eq!(trusted(&own), embedded + 1);
+        let broken = "-----BEGIN CERTIFICATE-----\n%%%\n-----END CERTIFICATE-----\n";
+        assert_eq!(trusted(broken), embedded);
+        let half = &own[..own.len() / 2];
+        assert_eq!(trusted(half), embedded);
+        std::fs::remove_file(&bundle).unwrap();
+        let missing = rustls_native_certs::load_certs_from_paths(Some(&bundle), None);
+        assert!(!missing.errors.is_empty());
+        assert_eq!(roots(missing).len(), embedded);
+    }
+
+    /// Nothing listens there: only a proxy can answer for it.
+    const NOBODY: &str = "http://127.0.0.1:1/";
+
+    /// Set in the process that has proxy variables.
+    const BEHIND_A_PROXY: &str = "K8S_BOOTSTRAP_TEST_BEHIND_A_PROXY";
+
+    /// The environment belongs to the process, so this test runs itself in another one.
+    #[tokio::test]
+    async fn proxy_variables_count_except_for_the_metadata_service() {
+        if std::env::var_os(BEHIND_A_PROXY).is_some() {
+            return behind_a_proxy().await;
+        }
+        let proxy = MockServer::start().await;
+        Mock::given(matchers::any())
+            .respond_with(ResponseTemplate::new(418))
+            .expect(2)
+            .mount(&proxy)
+            .await;
+        let this = "adapters::http::tests::proxy_variables_count_except_for_the_metadata_service";
+        let child = tokio::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", this])
+            .env(BEHIND_A_PROXY, "yes")
+            .env("http_proxy", proxy.uri())
+            .env_remove("no_proxy")
+            .env_remove("NO_PROXY")
+            .output()
+            .await
+            .unwrap();
+        let said = String::from_utf8_lossy(&child.stdout);
+        assert!(said.contains("1 passed"), "{said}");
+    }
+
+    async fn behind_a_proxy() {
+        let clients = Clients::new().unwrap();
+        for client in [clients.downloads(), clients.aws()] {
+            assert_eq!(
+                client.unwrap().get(NOBODY).send().await.unwrap().status(),
+                418
+            );
+        }
+        let direct = clients.metadata().unwrap().get(NOBODY).send().await;
+        assert!(direct.unwrap_err().is_connect());
+    }
+
+    #[tokio::test]
+    async fn redirects_are_followed_for_downloads_only() {
+        let server = MockServer::start().await;
+        Mock::given(matchers::path("/old"))
+            .respond_with(ResponseTemplate::new(302).insert_header("location", "/new"))
+            .mount(&server)
+            .await;
+        Mock::given(matchers::path("/new"))
+            .respond_with(ResponseTemplate::new(204))
+            .mount(&server)
+            .await;
+        let clients = Clients::new().unwrap();
+        let old = format!("{}/old", server.uri());
+        let status = async |client: Client| client.get(&old).send().await.unwrap().status();
+        assert_eq!(status(clients.downloads().unwrap()).await, 204);
+        assert_eq!(status(clients.aws().unwrap()).await, 302);
+        assert_eq!(status(clients.metadata().unwrap()).await, 302);
+    }
+
+    /// Serves one TLS connection after the other with a certificate for `localhost`.
+    async fn tls_server() -> (
+        std::net::SocketAddr,
+        rustls::pki_types::CertificateDer<'static>,
+    ) {
+        let CertifiedKey { cert, signing_key } =
+            generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(signing_key.serialize_der()));
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![cert.der().clone()], key)
+            .unwrap();
+        let config = Arc::new(config);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let stream = stream.into_std().unwrap();
+                let config = config.clone();
+                stream.set_nonblocking(false).unwrap();
+                tokio::task::spawn_blocking(move || serve_one(stream, config));
+            }
+        });
+        (address, cert.der().clone())
+    }
+
+    fn serve_one(stream: std::net::TcpStream, config: Arc<rustls::ServerConfig>) {
+        use std::io::{Read, Write};
+        let connection = rustls::ServerConnection::new(config).unwrap();
+        let mut tls = rustls::StreamOwned::new(connection, stream);
+        let mut request = [0; 4096];
+        if tls.read(&mut request).is_ok_and(|n| n > 0) {
+            let _ = tls.write_all(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n");
+            tls.conn.send_close_notify();
+            let _ = tls.flush();
+        }
+    }
+
+    #[tokio::test]
+    async fn only_trusted_certificates_are_accepted() {
+        let (address, certificate) = tls_server().await;
+        let url = format!("https://localhost:{}/", address.port());
+        let stranger = Clients::trusting(RootCertStore::empty()).unwrap();
+        let refusal = stranger.aws().unwrap().get(&url).send().await.unwrap_err();
+        assert!(
+            format!("{refusal:?}").contains("UnknownIssuer"),
+            "{refusal:?}"
+        );
+
+        let mut roots = RootCertStore::empty();
+        roots.add(certificate).unwrap();
+        let friend = Clients::trusting(roots).unwrap();
+        let answer = friend.aws().unwrap().get(&url).send().await.unwrap();
+        assert_eq!(answer.status(), 204);
+    }
+
+    #[tokio::test]
+    async fn a_server_that_never_answers_ends_in_a_time_out() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 512];
+            while stream.read(&mut request).await.is_ok_and(|n| n > 0) {}
+            let _ = stream.shutdown().await;
+        });
+        let client = Clients::new().unwrap().metadata().unwrap();
+        let error = client
+            .get(format!("http://{address}/"))
+            .send()
+            .await
+            .unwrap_err();
+        assert!(error.is_timeout(), "{error:?}");
+    }
+}

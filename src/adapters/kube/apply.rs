@@ -1,0 +1,231 @@
+//! Server-side apply of many objects, in an order that works on an empty cluster.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use k8s_openapi::{
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+    apimachinery::pkg::apis::meta::v1::APIResourceList,
+};
+use kube::{
+    Api, Client,
+    api::{DynamicObject, Patch, PatchParams},
+    core::{ApiResource, GroupVersionKind},
+    runtime::wait::{await_condition, conditions},
+};
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::{connection::Connection, failed, is_refusal};
+use crate::error::{Error, Result};
+
+/// The field manager, and the value of the managed-by label.
+pub const MANAGER: &str = "k8s-bootstrap";
+/// That the object was applied by this agent, on whichever node.
+pub const MANAGER_LABEL: &str = "app.kubernetes.io/managed-by";
+/// Whose object it is: the add-on's name.
+pub const OWNER_LABEL: &str = "k8s-bootstrap.io/owner";
+
+/// How long a CustomResourceDefinition may take to be served.
+const ESTABLISHING: Duration = Duration::from_secs(30);
+
+/// Applies namespaces and definitions, waits until the definitions are served, applies the rest.
+pub async fn all(
+    client: &Client,
+    connection: &Connection,
+    owner: &str,
+    objects: &[Value],
+    patience: Duration,
+) -> Result<()> {
+    let (first, rest): (Vec<&Value>, Vec<&Value>) = objects
+        .iter()
+        .partition(|object| is_definition(object) || object["kind"] == "Namespace");
+    each(client, connection, owner, &first, patience).await?;
+    for object in first.into_iter().filter(|object| is_definition(object)) {
+        established(client, object).await?;
+    }
+    each(client, connection, owner, &rest, patience).await
+}
+
+/// Applies objects one after the other, with what discovery says of their kinds from now on.
+async fn each(
+    client: &Client,
+    connection: &Connection,
+    owner: &str,
+    objects: &[&Value],
+    patience: Duration,
+) -> Result<()> {
+    let mut kinds = Kinds::default();
+    for object in objects {
+        one(
+            client,
+            connection,
+            &mut kinds,
+            &labelled(object, owner),
+            patience,
+        )
+        .await?;
+    }
+    Ok(())
+}
+
+/// `DaemonSet kube-system/calico-node`.
+pub fn name(object: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
+    let namespace = object["metadata"]["namespace"]
+        .as_str()
+        .map(|namespace| format!("{namespace}/"))
+        .unwrap_or_default();
+    format!(
+        "{} {namespace}{}",
+        text(&object["kind"]),
+        text(&object["metadata"]["name"])
+    )
+}
+
+fn is_definition(object: &Value) -> bool {
+    object["kind"] == "CustomResourceDefinition"
+}
+
+async fn established(client: &Client, object: &Value) -> Result<()> {
+    let name = object["metadata"]["name"].as_str().unwrap_or_default();
+    let definitions = Api::<CustomResourceDefinition>::all(client.clone());
+    let waiting = await_condition(definitions, name, conditions::is_crd_established());
+    match timeout(ESTABLISHING, waiting).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(Error::failed(format!(
+            "waiting for CustomResourceDefinition {name}"
+        ))
+        .because(&error)),
+        Err(_) => Err(Error::failed(format!(
+            "CustomResourceDefinition {name} is not Established after {} s",
+            ESTABLISHING.as_secs()
+        ))),
+    }
+}
+
+/// Applies one object; tries again while the reason may pass.
+async fn one(
+    client: &Client,
+    connection: &Connection,
+    kinds: &mut Kinds,
+    object: &Value,
+    patience: Duration,
+) -> Result<()> {
+    let what = format!("apply {}", name(object));
+    // Webhooks whose pods start, kinds not served yet.
+    let end = Instant::now() + patience;
+    let mut pause = Duration::from_millis(200);
+    loop {
+        let error = match attempt(client, kinds, object).await {
+            Ok(true) => return Ok(()),
+            Ok(false) => Error::failed(format!(
+                "{what}: the API server does not serve {} {}",
+                object["apiVersion"].as_str().unwrap_or("?"),
+                object["kind"].as_str().unwrap_or("?")
+            )),
+            Err(error) => {
+                connection.doubt(&error).await;
+                let passes = may_pass(&error);
+                let error = failed(&what, &error);
+                if !passes {
+                    return Err(error);
+                }
+                error
+            }
+        };
+        if Instant::now() + pause > end {
+            return Err(error);
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(5));
+        *kinds = Kinds::default();
+    }
+}
+
+async fn attempt(client: &Client, kinds: &mut Kinds, object: &Value) -> Result<bool, kube::Error> {
+    let Some(api) = kinds.api(client, object).await? else {
+        return Ok(false);
+    };
+    let name = object["metadata"]["name"].as_str().unwrap_or_default();
+    api.patch(
+        name,
+        &PatchParams::apply(MANAGER).force(),
+        &Patch::Apply(object),
+    )
+    .await?;
+    Ok(true)
+}
+
+/// Whether the same request may go through later.
+fn may_pass(error: &kube::Error) -> bool {
+    match error {
+        // 401 and 403: right after `init` the administrator's rights are just being written.
+        // 404: its namespace or kind comes. 409: someone else wrote. 5xx: a webhook or the server itself starts.
+        kube::Error::Api(status) => {
+            matches!(status.code, 401 | 403 | 404 | 409 | 429 | 500..) && !is_refusal(status)
+        }
+        kube::Error::SerdeError(_) | kube::Error::BuildRequest(_) => false,
+        _ => true,
+    }
+}
+
+fn labelled(object: &Value, owner: &str) -> Value {
+    let mut object = object.clone();
+    json_patch::merge(
+        &mut object,
+        &json!({"metadata": {"labels": {
+            MANAGER_LABEL: MANAGER,
+            OWNER_LABEL: owner,
+        }}}),
+    );
+    object
+}
+
+/// What the API server serves, asked once for each group and version.
+#[derive(Default)]
+pub struct Kinds(BTreeMap<String, APIResourceList>);
+
+impl Kinds {
+    /// The place of the object's kind; none where the server does not know it.
+    pub async fn api(
+        &mut self,
+        client: &Client,
+        object: &Value,
+    ) -> std::result::Result<Option<Api<DynamicObject>>, kube::Error> {
+        let api_version = object["apiVersion"].as_str().unwrap_or_default();
+        let kind = object["kind"].as_str().unwrap_or_default();
+        if !self.0.contains_key(api_version) {
+            let asked = if api_version.contains('/') {
+                client.list_api_group_resources(api_version).await
+            } else {
+                client.list_core_api_resources(api_version).await
+            };
+            match asked {
+                Ok(list) => self.0.insert(api_version.to_owned(), list),
+                Err(kube::Error::Api(status)) if status.code == 404 => return Ok(None),
+                Err(error) => return Err(error),
+            };
+        }
+        // Subresources such as `deployments/scale` have kinds as well.
+        let Some(found) = self.0.get(api_version).and_then(|list| {
+            list.resources
+                .iter()
+                .find(|r| r.kind == kind && !r.name.contains('/'))
+        }) else {
+            return Ok(None);
+        };
+        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+        let resource = ApiResource::from_gvk_with_plural(
+            &GroupVersionKind::gvk(group, version, kind),
+            &found.name,
+        );
+        Ok(Some(if found.namespaced {
+            let namespace = object["metadata"]["namespace"]
+                .as_str()
+                .unwrap_or("default");
+            Api::namespaced_with(client.clone(), namespace, &resource)
+        } else {
+            Api::all_with(client.clone(), &resource)
+        }))
+    }
+}

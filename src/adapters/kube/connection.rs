@@ -1,0 +1,189 @@
+//! Who we are and where the API server is, looked up as late as possible.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use kube::{
+    Client, Config,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use tokio::sync::Mutex;
+
+use crate::error::{Context, Error, Result};
+
+/// A client that is made when needed and made anew when doubted.
+pub struct Connection {
+    source: Source,
+    current: Mutex<Option<Client>>,
+}
+
+enum Source {
+    Files {
+        kubeconfigs: Vec<PathBuf>,
+        endpoint: String,
+    },
+    Fixed(Client),
+}
+
+impl Connection {
+    pub fn to(kubeconfigs: Vec<PathBuf>, endpoint: String) -> Self {
+        Self {
+            source: Source::Files {
+                kubeconfigs,
+                endpoint,
+            },
+            current: Mutex::new(None),
+        }
+    }
+
+    pub fn fixed(client: Client) -> Self {
+        Self {
+            source: Source::Fixed(client),
+            current: Mutex::new(None),
+        }
+    }
+
+    pub async fn client(&self) -> Result<Client> {
+        let (kubeconfigs, endpoint) = match &self.source {
+            Source::Fixed(client) => return Ok(client.clone()),
+            Source::Files {
+                kubeconfigs,
+                endpoint,
+            } => (kubeconfigs, endpoint),
+        };
+        let mut current = self.current.lock().await;
+        if let Some(client) = &*current {
+            return Ok(client.clone());
+        }
+        let client = connect(kubeconfigs, endpoint).await?;
+        Ok(current.insert(client).clone())
+    }
+
+    /// Forgets the client where another one may fare better: rotated credentials, a new CA, a moved name.
+    pub async fn doubt(&self, error: &kube::Error) {
+        let keep = matches!(error, kube::Error::Api(status) if status.code != 401);
+        if !keep {
+            *self.current.lock().await = None;
+        }
+    }
+}
+
+async fn connect(kubeconfigs: &[PathBuf], endpoint: &str) -> Result<Client> {
+    let mut found = None;
+    for path in kubeconfigs {
+        match tokio::fs::read_to_string(path).await {
+            Ok(text) => {
+                found = Some((path, text));
+                break;
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => {
+                return Err(
+                    Error::failed(format!("cannot read {}", path.display())).because(&error)
+                );
+            }
+        }
+    }
+    let (path, text) = found.ok_or_else(|| {
+        let names: Vec<String> = kubeconfigs
+            .iter()
+            .map(|p| p.display().to_string())
+            .collect();
+        Error::failed(format!(
+            "no kubeconfig yet: {} do not exist",
+            names.join(", ")
+        ))
+    })?;
+    let what = || format!("cannot use {}", path.display());
+    let kubeconfig = Kubeconfig::from_yaml(&text).attempting(what)?;
+    let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+        .await
+        .attempting(what)?;
+
+    let (host, address) = resolve(endpoint).await?;
+    config.cluster_url = format!("https://{address}")
+        .parse()
+        .attempting(|| format!("cannot use the endpoint {endpoint}"))?;
+    config.tls_server_name = host;
+    config.connect_timeout = Some(Duration::from_secs(5));
+    config.read_timeout = Some(Duration::from_mins(1));
+    config.write_timeout = Some(Duration::from_mins(1));
+    config.proxy_url = None;
+
+    // rustls takes the process's default; whoever comes first sets it, and it is always this one.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Client::try_from(config).attempting(what)
+}
+
+/// The address of `host:port`, and the name that the certificate must have if the host is one.
+async fn resolve(endpoint: &str) -> Result<(Option<String>, SocketAddr)> {
+    if let Ok(address) = endpoint.parse() {
+        return Ok((None, address));
+    }
+    let wrong = || {
+        Error::refused(format!(
+            "cluster.endpoint `{endpoint}` is not `local` or `name:port`"
+        ))
+        .hint("an example: \"api.example.com:6443\"")
+    };
+    let (host, port) = endpoint.rsplit_once(':').ok_or_else(wrong)?;
+    let port: u16 = port.parse().map_err(|_| wrong())?;
+    let resolving = || format!("cannot resolve {host}");
+    let found = hickory_resolver::Resolver::builder_tokio()
+        .and_then(hickory_resolver::ResolverBuilder::build)
+        .attempting(resolving)?
+        .lookup_ip(host)
+        .await
+        .attempting(resolving)?;
+    let ip: IpAddr = found
+        .iter()
+        .next()
+        .ok_or_else(|| Error::failed(format!("{host} has no address")))?;
+    Ok((Some(host.to_owned()), SocketAddr::new(ip, port)))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use super::*;
+    use crate::error::Kind;
+
+    #[tokio::test]
+    async fn an_address_is_never_looked_up() {
+        let (name, address) = resolve("127.0.0.1:7443").await.unwrap();
+        assert_eq!(
+            (name, address.to_string().as_str()),
+            (None, "127.0.0.1:7443")
+        );
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_without_a_port_is_refused() {
+        assert_eq!(
+            resolve("api.example.com").await.unwrap_err().kind(),
+            Kind::Refused
+        );
+        assert_eq!(
+            resolve("api.example.com:https").await.unwrap_err().kind(),
+            Kind::Refused
+        );
+    }
+
+    #[tokio::test]
+    async fn before_there_is_a_kubeconfig_the_error_names_the_files() {
+        let connection =
+            Connection::to(vec!["/nonexistent/admin.conf".into()], "127.0.0.1:1".into());
+        let Err(error) = connection.client().await else {
+            panic!("connected without a kubeconfig");
+        };
+        assert_eq!(error.kind(), Kind::Failed);
+        assert!(
+            error.one_line().contains("/nonexistent/admin.conf"),
+            "{error}"
+        );
+    }
+}

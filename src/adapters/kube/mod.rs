@@ -1,0 +1,217 @@
+//! The Kubernetes API through the `kube` crate.
+
+mod apply;
+mod change;
+mod connection;
+mod rollout;
+
+use std::{path::PathBuf, time::Duration};
+
+use async_trait::async_trait;
+use k8s_openapi::api::core::v1::Node;
+use kube::{Api, Client, api::DynamicObject};
+use serde_json::Value;
+
+use crate::{
+    error::{Context, Error, Result},
+    ports::{Cluster, NodeCondition, ObjectRef},
+};
+
+use apply::Kinds;
+use connection::Connection;
+
+/// The API server behind a fixed endpoint, as the owner of a kubeconfig file.
+///
+/// Connects when first asked, since on a new node neither the file nor the server is
+/// there yet; connects anew, with the file read again, after the server has not known
+/// the client or has not answered.
+pub struct KubeCluster {
+    connection: Connection,
+}
+
+impl KubeCluster {
+    /// The first of these kubeconfig files that exists says who we are; `endpoint` is
+    /// `host:port` and goes before the file's own server.
+    ///
+    /// A name is resolved by the agent itself, not by libc: in a static binary
+    /// getaddrinfo would load the system's libraries.
+    pub fn new(kubeconfigs: Vec<PathBuf>, endpoint: impl Into<String>) -> Self {
+        Self {
+            connection: Connection::to(kubeconfigs, endpoint.into()),
+        }
+    }
+
+    /// With a client that is there already.
+    pub fn with_client(client: Client) -> Self {
+        Self {
+            connection: Connection::fixed(client),
+        }
+    }
+
+    /// Runs one request and forgets the connection if its credentials or the connection itself were the trouble.
+    async fn ask<T>(
+        &self,
+        what: &str,
+        request: impl AsyncFnOnce(Client) -> std::result::Result<T, kube::Error>,
+    ) -> Result<T> {
+        let client = self.connection.client().await?;
+        match request(client).await {
+            Ok(answer) => Ok(answer),
+            Err(error) => {
+                self.connection.doubt(&error).await;
+                Err(failed(what, &error))
+            }
+        }
+    }
+}
+
+/// An error of the API as the agent's own; what the object itself is refused for goes to a person.
+fn failed(what: &str, error: &kube::Error) -> Error {
+    match error {
+        kube::Error::Api(status) => {
+            let said = Error::failed(format!("{what}: {} ({})", status.message, status.code));
+            if is_refusal(status) {
+                said.for_a_person()
+            } else {
+                said
+            }
+        }
+        other => Error::failed(what.to_owned()).because(other),
+    }
+}
+
+/// Whether the API server will never take this object.
+fn is_refusal(status: &kube::core::Status) -> bool {
+    // An unknown field in a server-side apply comes back as 500.
+    matches!(status.code, 400 | 413 | 422)
+        || status
+            .message
+            .starts_with("failed to create typed patch object")
+}
+
+#[async_trait]
+impl Cluster for KubeCluster {
+    async fn ready(&self) -> Result<bool> {
+        let client = self.connection.client().await?;
+        let request = http::Request::get("/readyz")
+            .body(Vec::new())
+            .map_err(|e| Error::failed("cannot ask /readyz").because(&e))?;
+        match client.request_text(request).await {
+            Ok(_) => Ok(true),
+            Err(error) => {
+                self.connection.doubt(&error).await;
+                match error {
+                    kube::Error::Api(_) => Ok(false),
+                    other => Err(failed("GET /readyz", &other)),
+                }
+            }
+        }
+    }
+
+    async fn apply(&self, owner: &str, objects: &[Value], patience: Duration) -> Result<()> {
+        let client = self.connection.client().await?;
+        apply::all(&client, &self.connection, owner, objects, patience).await
+    }
+
+    async fn applied(&self, api_version: &str, kind: &str, namespace: &str) -> Result<Vec<Value>> {
+        let what = format!("list {kind} in {namespace}");
+        let found = self
+            .ask(&what, async |client| {
+                change::applied(&client, api_version, kind, namespace).await
+            })
+            .await?;
+        found
+            .into_iter()
+            .map(|found| serde_json::to_value(found).attempting(|| what.clone()))
+            .collect()
+    }
+
+    async fn delete(&self, owner: &str, object: &ObjectRef) -> Result<bool> {
+        self.ask(&format!("delete {object}"), async |client| {
+            change::delete(&client, owner, object).await
+        })
+        .await
+    }
+
+    async fn compare_and_set(&self, object: &Value) -> Result<bool> {
+        self.ask(&format!("write {}", apply::name(object)), async |client| {
+            change::compare_and_set(&client, object).await
+        })
+        .await
+    }
+
+    async fn not_rolled_out(&self, objects: &[Value]) -> Result<Vec<String>> {
+        let client = self.connection.client().await?;
+        let mut kinds = Kinds::default();
+        let mut missing = Vec::new();
+        for object in objects {
+            if !matches!(
+                object["kind"].as_str(),
+                Some("Deployment" | "DaemonSet" | "StatefulSet" | "Job")
+            ) {
+                continue;
+            }
+            let name = apply::name(object);
+            let found = async {
+                let Some(api) = kinds.api(&client, object).await? else {
+                    return Ok(None);
+                };
+                api.get_opt(object["metadata"]["name"].as_str().unwrap_or_default())
+                    .await
+            }
+            .await;
+            match found {
+                Ok(Some(found)) => {
+                    let found = serde_json::to_value(found)
+                        .map_err(|e| Error::failed(format!("{name} from the API")).because(&e))?;
+                    missing.extend(rollout::missing(&found));
+                }
+                Ok(None) => missing.push(format!("{name} does not exist")),
+                Err(error) => {
+                    self.connection.doubt(&error).await;
+                    return Err(failed(&format!("GET {name}"), &error));
+                }
+            }
+        }
+        Ok(missing)
+    }
+
+    async fn get(&self, object: &ObjectRef) -> Result<Option<Value>> {
+        let skeleton = object.skeleton();
+        let what = format!("GET {object}");
+        let found: Option<DynamicObject> = self
+            .ask(&what, async |client| {
+                match Kinds::default().api(&client, &skeleton).await? {
+                    Some(api) => api.get_opt(&object.name).await,
+                    None => Ok(None),
+                }
+            })
+            .await?;
+        found
+            .map(|found| serde_json::to_value(found).map_err(|e| Error::failed(what).because(&e)))
+            .transpose()
+    }
+
+    async fn node_ready(&self, name: &str) -> Result<Option<NodeCondition>> {
+        let node = self
+            .ask(&format!("GET Node {name}"), async |client| {
+                Api::<Node>::all(client).get_opt(name).await
+            })
+            .await?;
+        Ok(node.map(|node| {
+            let condition = node
+                .status
+                .and_then(|status| status.conditions)
+                .unwrap_or_default()
+                .into_iter()
+                .find(|condition| condition.type_ == "Ready");
+            NodeCondition {
+                ready: condition.as_ref().is_some_and(|c| c.status == "True"),
+                message: condition.and_then(|c| c.message).unwrap_or_default(),
+            }
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests;

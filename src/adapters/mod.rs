@@ -1,0 +1,13 @@
+//! The only place that touches the world: metadata service, AWS, files, programs, the Kubernetes API.
+
+pub mod aws;
+pub mod balancer;
+pub mod clock;
+pub mod commands;
+pub mod downloads;
+pub mod host;
+pub mod http;
+pub mod imds;
+pub mod kube;
+pub mod store;
+pub mod wiring;

@@ -1,0 +1,74 @@
+//! The cluster's shared record, in Parameter Store or in a folder.
+//!
+//! Keys are relative and made of segments of `A-Z a-z 0-9 _ . -`, such as
+//! `founder/1`; both stores put PREFIX/CLUSTER/ before them. A key holds either
+//! a value or a secret: `get` and `list` never show secrets.
+
+mod folder;
+mod ssm;
+
+pub use folder::FolderStore;
+pub use ssm::SsmStore;
+
+use crate::error::{Error, Result};
+
+/// Refuses keys that would leave PREFIX/CLUSTER/ or that one of the stores cannot name.
+fn check_key(key: &str) -> Result<()> {
+    if key.split('/').all(is_segment) {
+        return Ok(());
+    }
+    Err(Error::refused(format!(
+        "the store cannot have the key `{key}`: keys are segments of letters, digits, `_`, `.` and `-` between single `/`"
+    )))
+}
+
+/// A listing's prefix without its last `/`; "" for everything.
+fn check_prefix(prefix: &str) -> Result<&str> {
+    let path = prefix.strip_suffix('/').unwrap_or(prefix);
+    if !path.is_empty() {
+        check_key(path)?;
+    }
+    Ok(path)
+}
+
+/// A leading dot is kept for the folder store's own files; it excludes `.` and `..` too.
+fn is_segment(segment: &str) -> bool {
+    !segment.is_empty()
+        && !segment.starts_with('.')
+        && segment
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
+}
+
+/// The rules for keys, for the store in memory.
+#[cfg(test)]
+pub(crate) mod rules {
+    use crate::error::Result;
+
+    /// As the stores check a key.
+    pub fn check_key(key: &str) -> Result<()> {
+        super::check_key(key)
+    }
+
+    /// As the stores check a listing's prefix.
+    pub fn check_prefix(prefix: &str) -> Result<&str> {
+        super::check_prefix(prefix)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_cannot_leave_their_cluster() {
+        for key in ["founder/1", "initialized", "a.b/c_d-e"] {
+            assert!(check_key(key).is_ok(), "{key}");
+        }
+        for key in [
+            "", "/", "/a", "a/", "a//b", "..", "a/../b", ".secret", "a b", "a\0",
+        ] {
+            assert!(check_key(key).is_err(), "{key}");
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! The real adapters, put together.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    aws::{Aws, ec2::Ec2Api, endpoint::Endpoints, ssm::Ssm},
+    clock::SystemClock,
+    commands::LocalCommands,
+    downloads::HttpDownloads,
+    host::LocalHost,
+    http::Clients,
+    imds::Imds,
+    kube::KubeCluster,
+    store::{FolderStore, SsmStore},
+};
+use crate::{
+    config::{Settings, StoreKind},
+    error::Result,
+    identity::Identity,
+    phases::kubeadm::{self, paths},
+    ports::{Clock, Commands, Host, Store, World},
+};
+
+/// What can be reached before it is known which cluster this instance belongs to.
+pub struct Wiring {
+    /// This machine.
+    pub host: Arc<dyn Host>,
+    /// Child processes.
+    pub commands: Arc<dyn Commands>,
+    /// The metadata service.
+    pub imds: Arc<Imds>,
+    clock: Arc<dyn Clock>,
+    clients: Clients,
+}
+
+impl Wiring {
+    /// Connects to nothing yet.
+    pub fn new() -> Result<Self> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let clients = Clients::new()?;
+        let commands: Arc<dyn Commands> = Arc::new(LocalCommands::new());
+        Ok(Self {
+            host: Arc::new(LocalHost::new().with_commands(commands.clone())),
+            imds: Arc::new(Imds::new(&clients, clock.clone())?),
+            commands,
+            clock,
+            clients,
+        })
+    }
+
+    /// All ports, for this instance in its cluster.
+    pub fn world(&self, settings: &Settings, me: &Identity) -> Result<World> {
+        let aws = Arc::new(Aws::new(
+            &self.clients,
+            Endpoints::of(&me.region)?,
+            self.imds.clone(),
+            self.clock.clone(),
+        )?);
+        let store: Arc<dyn Store> = match settings.store.kind {
+            StoreKind::Ssm => Arc::new(SsmStore::new(
+                Ssm::new(aws.clone()),
+                &settings.store.prefix,
+                &me.cluster,
+            )),
+            StoreKind::Folder => Arc::new(FolderStore::new(
+                &settings.store.path,
+                &settings.store.prefix,
+                &me.cluster,
+            )),
+        };
+        Ok(World {
+            metadata: self.imds.clone(),
+            ec2: Arc::new(Ec2Api::new(aws)),
+            store,
+            host: self.host.clone(),
+            commands: self.commands.clone(),
+            downloads: Arc::new(HttpDownloads::new(
+                self.clients.downloads()?,
+                settings.downloads.parallel,
+                Duration::from_secs(settings.deadlines.download),
+            )),
+            cluster: Arc::new(KubeCluster::new(
+                vec![paths::ADMIN_CONF.into(), paths::KUBELET_CONF.into()],
+                kubeadm::config::endpoint(settings),
+            )),
+            clock: self.clock.clone(),
+        })
+    }
+}

@@ -1,0 +1,202 @@
+//! From first boot to a Ready node: the flow of the agent on one screen.
+
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+
+use tokio::{sync::watch, try_join};
+use tracing::info;
+use uuid::Uuid;
+
+use crate::{
+    adapters::balancer::API_PORT,
+    config::{self, Fragment, Settings, Sources, user_data},
+    decide::{Decision, decide},
+    error::{Error, Result},
+    identity::Identity,
+    journal::{Course, Membership},
+    observe::{self, Claim, Observation, record},
+    phases::Notes,
+    plan,
+    ports::{Created, Host, InstanceState, MachineFacts, Metadata, Role, World},
+    report::{Reporter, Stage},
+    runner::{Runner, Summary},
+    wait::{Patience, Probe, until},
+};
+
+/// One node's agent: what it was asked for, who it is, and what it works with.
+#[derive(Clone)]
+pub struct Agent {
+    /// What the user asked for.
+    pub settings: Arc<Settings>,
+    /// Who this instance is.
+    pub me: Arc<Identity>,
+    /// What machine it runs on.
+    pub machine: Arc<MachineFacts>,
+    /// The world that it acts on.
+    pub world: World,
+    /// Carries its plans out.
+    pub runner: Arc<Runner>,
+    /// Tells people and programs.
+    pub reporter: Arc<Reporter>,
+    /// The control planes' addresses, for the node's API balancer.
+    pub api_servers: watch::Sender<Vec<SocketAddr>>,
+}
+
+/// Reads every source of settings that this instance has.
+async fn sources(metadata: &dyn Metadata, host: &dyn Host) -> Result<Sources> {
+    let tags = metadata.tags().await?;
+    let user_data = match metadata.user_data().await? {
+        Some(bytes) => user_data::fragments(&bytes)?,
+        None => Vec::new(),
+    };
+    let file = match host.read(Path::new(config::FILE)).await? {
+        Some(bytes) => Some(Fragment::parse(
+            config::FILE,
+            &String::from_utf8_lossy(&bytes),
+        )?),
+        None => None,
+    };
+    Ok(Sources {
+        tags: Some(Fragment::made("EC2 tags", config::tags::fragment(&tags)?)),
+        user_data,
+        file,
+    })
+}
+
+/// Finds out what is wanted of this instance and who it is.
+pub async fn who_am_i(
+    metadata: &dyn Metadata,
+    host: &dyn Host,
+) -> Result<(Settings, Identity, MachineFacts)> {
+    let settings = sources(metadata, host).await?.settings()?;
+    let machine = host.machine().await?;
+    let me = Identity::resolve(&settings, &metadata.facts().await?, &machine)?;
+    Ok((settings, me, machine))
+}
+
+impl Agent {
+    /// Prepares the host while it finds out which cluster to found or join, then does that.
+    pub async fn boot(&self) -> Result<Summary> {
+        let now = self.world.clock.now();
+        self.reporter.stage(Stage::Working, "", now);
+        let host = plan::host(&self.settings, &self.me)?;
+        let (prepared, belonging) = try_join!(self.runner.run(&host), async {
+            let membership = self.choose_cluster().await?;
+            let cluster = plan::cluster(&self.settings, &self.me, &self.machine, &membership)?;
+            self.runner.run(&cluster).await
+        })?;
+        Ok(Summary {
+            done: prepared.done + belonging.done,
+            held: prepared.held + belonging.held,
+        })
+    }
+
+    /// Observes and decides until there is a cluster to found or to join.
+    async fn choose_cluster(&self) -> Result<Membership> {
+        // The adapter retries throttling by itself, so the first answer can take a while.
+        self.reporter
+            .message("asking EC2 and the store for the cluster");
+        let (notes, mut news) = Notes::new();
+        let relay = async {
+            while news.changed().await.is_ok() {
+                let text = news.borrow_and_update().clone().unwrap_or_default();
+                self.reporter.message(text);
+            }
+            std::future::pending::<()>().await;
+        };
+        let deadline = Duration::from_secs(self.settings.deadlines.peers);
+        let choice = until(
+            self.world.clock.as_ref(),
+            &notes,
+            Patience::remote(deadline),
+            "a cluster to found or to join",
+            async || self.decide_once().await,
+        );
+        let membership = tokio::select! {
+            chosen = choice => chosen?,
+            () = relay => return Err(Error::failed("the relay of notes ended")),
+        };
+        self.reporter.message("");
+        self.runner.commit_to(membership.clone()).await?;
+        self.reporter.membership(&membership);
+        Ok(membership)
+    }
+
+    async fn decide_once(&self) -> Result<Probe<Membership>> {
+        loop {
+            let seen = self.observe().await?;
+            let (course, cluster_uid) = match decide(&self.me, &seen) {
+                Decision::Claim { number, why } => {
+                    self.claim(number, &why).await?;
+                    continue;
+                }
+                Decision::Found { cluster_uid } => (Course::Found, cluster_uid),
+                Decision::Join { cluster_uid, .. } => (Course::Join, cluster_uid),
+                Decision::Wait { why } => return Ok(Probe::NotYet(why)),
+                Decision::Refuse { why, remedy } => return Err(Error::refused(why).hint(remedy)),
+            };
+            return Ok(Probe::Done(Membership {
+                cluster_uid,
+                course,
+            }));
+        }
+    }
+
+    /// Observes, and tells the API balancer of the control planes that were seen.
+    pub async fn observe(&self) -> Result<Observation> {
+        let membership = self.runner.membership().await;
+        let seen = observe::observe(&self.world, &self.me, membership).await?;
+        let servers = api_servers(&self.me, &seen);
+        self.api_servers.send_if_modified(|known| {
+            // Better a stale list than none: EC2's answers can be incomplete for a moment.
+            let news = !servers.is_empty() && *known != servers;
+            if news {
+                known.clone_from(&servers);
+            }
+            news
+        });
+        Ok(seen)
+    }
+
+    async fn claim(&self, number: u32, why: &str) -> Result<()> {
+        let claim = Claim {
+            number,
+            instance: self.me.instance_id.clone(),
+            cluster_uid: Uuid::new_v4().to_string(),
+            time: self.world.clock.now(),
+        };
+        let created = record::claim(self.world.store.as_ref(), &claim).await?;
+        if created == Created::Yes {
+            info!("claim {number} to found the cluster is ours, because {why}");
+        }
+        Ok(())
+    }
+}
+
+/// The API servers that a node knows before EC2 has told it any: on a control plane its own,
+/// so that one which restarts while EC2 does not answer still reaches itself.
+pub fn own_api_server(me: &Identity) -> Vec<SocketAddr> {
+    let own = (me.role == Role::ControlPlane).then_some(me.private_ip);
+    own.into_iter()
+        .map(|address| SocketAddr::from((address, API_PORT)))
+        .collect()
+}
+
+/// The API servers that this node may use: on a control plane its own first.
+fn api_servers(me: &Identity, seen: &Observation) -> Vec<SocketAddr> {
+    let peers = seen
+        .instances
+        .iter()
+        .filter(|i| i.role == Some(Role::ControlPlane) && i.state == InstanceState::Running)
+        .filter_map(|i| i.private_ip)
+        .map(|address| SocketAddr::from((address, API_PORT)));
+    let mut servers = own_api_server(me);
+    for peer in peers {
+        if !servers.contains(&peer) {
+            servers.push(peer);
+        }
+    }
+    servers
+}
+
+#[cfg(test)]
+mod tests;

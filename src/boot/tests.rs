@@ -1,0 +1,97 @@
+//! How instances come to agree on one founder.
+#![allow(clippy::unwrap_used)]
+
+use futures::future::join_all;
+
+use super::*;
+use crate::{
+    error::Kind,
+    testing::{FakeWorld, agent, control_plane, running, worker},
+};
+
+#[tokio::test(start_paused = true)]
+async fn of_five_control_planes_at_once_one_founds() {
+    // One store and one EC2 for all, a host for each.
+    let shared = FakeWorld::new();
+    let hosts: Vec<FakeWorld> = (0..5).map(|_| shared.another_host()).collect();
+    let identities: Vec<Identity> = (0..5).map(|n| control_plane(&format!("i-{n}"))).collect();
+    let listed = identities.iter().zip(10..);
+    shared.ec2.list(listed.map(|(me, last)| running(me, last)));
+    let mut agents = Vec::new();
+    for (host, me) in hosts.iter().zip(&identities) {
+        agents.push(agent(host, me.clone()).await);
+    }
+    let found = join_all(agents.iter().map(Agent::decide_once)).await;
+    let founders: Vec<Membership> = found
+        .into_iter()
+        .filter_map(|probe| match probe.unwrap() {
+            Probe::Done(membership) => Some(membership),
+            Probe::NotYet(_) => None,
+        })
+        .collect();
+    assert_eq!(founders.len(), 1, "{founders:?}");
+    assert_eq!(founders[0].course, Course::Found);
+    // Asked again, the one still founds and the others say whom they wait for.
+    let again = join_all(agents.iter().map(Agent::decide_once)).await;
+    let waits = again
+        .into_iter()
+        .filter_map(|probe| match probe.unwrap() {
+            Probe::Done(membership) => {
+                assert_eq!(membership, founders[0]);
+                None
+            }
+            Probe::NotYet(why) => Some(why),
+        })
+        .filter(|why| why.ends_with("is founding the cluster"))
+        .count();
+    assert_eq!(waits, 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_choice_is_written_down_before_it_is_acted_on() {
+    let fake = FakeWorld::new();
+    let me = control_plane("i-1");
+    fake.ec2.list([running(&me, 10)]);
+    let chosen = agent(&fake, me.clone())
+        .await
+        .choose_cluster()
+        .await
+        .unwrap();
+    let again = agent(&fake, me).await;
+    assert_eq!(again.runner.membership().await, Some(chosen));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_gives_up_after_the_deadline_and_says_what_it_waited_for() {
+    let fake = FakeWorld::new();
+    let me = worker("i-1");
+    fake.ec2.list([running(&me, 10)]);
+    let error = agent(&fake, me).await.choose_cluster().await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Failed);
+    assert_eq!(
+        error.one_line(),
+        "gave up after 1800 s waiting for a cluster to found or to join: no control plane has claimed to found the cluster yet"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_balancer_learns_the_control_planes_and_keeps_them_when_ec2_lists_none() {
+    let fake = FakeWorld::new();
+    let me = worker("i-1");
+    let peer = control_plane("i-2");
+    fake.ec2.list([running(&me, 10), running(&peer, 11)]);
+    let agent = agent(&fake, me).await;
+    agent.observe().await.unwrap();
+    let known: Vec<SocketAddr> = vec!["10.42.0.11:6443".parse().unwrap()];
+    assert_eq!(*agent.api_servers.borrow(), known);
+    fake.ec2.list([]);
+    agent.observe().await.unwrap();
+    assert_eq!(*agent.api_servers.borrow(), known);
+}
+
+#[test]
+fn a_control_plane_reaches_itself_before_ec2_has_answered() {
+    let own: Vec<SocketAddr> = vec!["10.42.0.10:6443".parse().unwrap()];
+    assert_eq!(own_api_server(&control_plane("i-1")), own);
+    assert_eq!(own_api_server(&worker("i-1")), Vec::new());
+}

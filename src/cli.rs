@@ -1,0 +1,65 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::ports::Role;
+
+/// Turns EC2 instances into a Kubernetes cluster, and keeps it whole.
+#[derive(Debug, Parser)]
+#[command(
+    name = "k8s-bootstrap",
+    version,
+    after_help = "Exit status: 0 done, 1 failed (trying again may help), 2 wrong usage, 3 refused (a person must decide)."
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands. Data goes to stdout, logs to stderr.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Bring this instance from first boot to a Ready node and keep it there: what the unit starts.
+    Run,
+    /// Install k8s-bootstrap.service, enable and start it: what user-data calls.
+    Install,
+    /// Print what `run` would do on this instance and why; change nothing.
+    Plan {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show the running agent's status.
+    Status {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+        /// Show it again at each change, until interrupted.
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Check a configuration file.
+    CheckConfig {
+        /// The TOML file; `-` for standard input.
+        #[arg(required_unless_present = "defaults")]
+        file: Option<PathBuf>,
+        /// Print all settings with their meanings and defaults instead.
+        #[arg(long)]
+        defaults: bool,
+    },
+    /// Print user-data that downloads this very binary, verified by its digest.
+    UserData {
+        /// The role; without it the tag k8s-bootstrap:role decides.
+        #[arg(long)]
+        role: Option<Role>,
+        /// Where instances download the agent from.
+        #[arg(long, default_value = concat!("https://github.com/k8s-bootstrap/k8s-bootstrap/releases/download/v", env!("CARGO_PKG_VERSION"), "/k8s-bootstrap-linux-amd64"))]
+        url: String,
+        /// A TOML file with settings to carry along.
+        #[arg(long)]
+        config: Option<PathBuf>,
+    },
+}

@@ -1,0 +1,24 @@
+//! What the user asked for: fragments merged, validated, every default known.
+//!
+//! Precedence, lowest first: the defaults, the instance's EC2 tags, the TOML parts
+//! of the user-data in their order, the configuration file.
+
+mod embedded;
+mod load;
+mod settings;
+pub mod tags;
+pub mod user_data;
+mod validate;
+
+pub use embedded::{EMBEDDED, embedded};
+pub use load::{Fragment, Sources, load};
+pub use settings::{
+    Addon, Cluster, Component, Deadlines, Downloads, Images, Kubeadm, Kubernetes, Node, Overrides,
+    Patch, Pin, Report, Settings, Source, Store, StoreKind,
+};
+
+/// The defaults and their documentation, as TOML.
+pub const DEFAULTS: &str = include_str!("defaults.toml");
+
+/// Where a user's own settings lie on an instance.
+pub const FILE: &str = "/etc/k8s-bootstrap/config.toml";

@@ -1,0 +1,250 @@
+//! The settings as types. Meanings, units and defaults stand in `defaults.toml`.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::ports::Role;
+
+/// Free-form settings that are merged into a document of another program.
+pub type Overrides = Map<String, Value>;
+
+/// Everything a user can ask for. Every field has a value: `defaults.toml` is always below.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)] // each field's meaning stands once, in defaults.toml
+pub struct Settings {
+    pub cluster: Cluster,
+    pub node: Node,
+    pub store: Store,
+    pub kubernetes: Kubernetes,
+    pub kubeadm: Kubeadm,
+    pub kubelet: Component,
+    pub kube_proxy: Component,
+    pub containerd: Component,
+    pub images: Images,
+    pub downloads: Downloads,
+    pub pins: BTreeMap<String, Pin>,
+    pub addons: BTreeMap<String, Addon>,
+    pub report: Report,
+    pub deadlines: Deadlines,
+}
+
+/// `[cluster]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Cluster {
+    pub name: String,
+    pub pod_cidr: String,
+    pub service_cidr: String,
+    pub dns_domain: String,
+    pub endpoint: String,
+}
+
+/// `[node]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Node {
+    #[serde(with = "optional_role")]
+    pub role: Option<Role>,
+    pub labels: BTreeMap<String, String>,
+    pub taints: BTreeMap<String, String>,
+    pub allow_cgroup_v1: bool,
+}
+
+/// `[store]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Store {
+    pub kind: StoreKind,
+    pub prefix: String,
+    pub path: PathBuf,
+}
+
+/// Where the cluster's record is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StoreKind {
+    /// AWS Systems Manager Parameter Store.
+    Ssm,
+    /// A directory that all nodes share.
+    Folder,
+}
+
+/// `[kubernetes]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Kubernetes {
+    pub version: String,
+    pub image_repository: String,
+    pub etcd_tag: String,
+    pub coredns_tag: String,
+    pub pause_tag: String,
+}
+
+impl Kubernetes {
+    /// The sandbox image on which kubeadm, the kubelet and containerd must agree.
+    pub fn pause_image(&self) -> String {
+        format!("{}/pause:{}", self.image_repository, self.pause_tag)
+    }
+}
+
+/// `[kubeadm]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Kubeadm {
+    pub cluster: Overrides,
+    pub init: Overrides,
+    pub join: Overrides,
+    pub ignore_preflight_errors: Vec<String>,
+}
+
+/// `[kubelet]`, `[kube_proxy]`, `[containerd]`: what is merged into their configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Component {
+    pub config: Overrides,
+}
+
+/// `[images]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Images {
+    pub preload: bool,
+    pub mirrors: BTreeMap<String, Vec<String>>,
+}
+
+/// `[downloads]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Downloads {
+    pub mirrors: BTreeMap<String, String>,
+    pub parallel: usize,
+}
+
+impl Downloads {
+    /// The URL with its longest mirrored start replaced.
+    pub fn mirrored(&self, url: &str) -> String {
+        self.mirrors
+            .iter()
+            .filter(|(from, _)| url.starts_with(from.as_str()))
+            .max_by_key(|(from, _)| from.len())
+            .map_or_else(
+                || url.to_owned(),
+                |(from, to)| format!("{to}{}", &url[from.len()..]),
+            )
+    }
+}
+
+/// `[pins.NAME]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Pin {
+    pub version: String,
+    pub url: String,
+    pub sha256: BTreeMap<String, String>,
+}
+
+/// `[addons.NAME]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Addon {
+    pub enabled: bool,
+    #[serde(default = "after_the_network")]
+    pub order: u32,
+    pub sources: Vec<Source>,
+    #[serde(default)]
+    pub images: Vec<String>,
+    #[serde(default)]
+    pub patches: Vec<Patch>,
+}
+
+fn after_the_network() -> u32 {
+    100
+}
+
+impl Addon {
+    /// Whether no node is Ready without it.
+    pub fn is_network(&self) -> bool {
+        self.order < 50
+    }
+}
+
+/// Where manifests of an add-on come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    /// `https://...`, `http://...`, `embedded:NAME` or `file:///...`.
+    pub url: String,
+    /// What a fetched manifest must hash to; empty for the others.
+    #[serde(default)]
+    pub sha256: String,
+}
+
+/// A change to the objects of an add-on, as data.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Patch {
+    #[serde(default)]
+    pub kind: Option<String>,
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Laid over the object.
+    #[serde(default)]
+    pub merge: Option<Value>,
+    /// RFC 6902.
+    #[serde(default)]
+    pub json: Option<Vec<Value>>,
+}
+
+/// `[report]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Report {
+    pub listen: std::net::SocketAddr,
+}
+
+/// `[deadlines]`, in seconds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Deadlines {
+    pub download: u64,
+    pub peers: u64,
+    pub api: u64,
+    pub join: u64,
+    pub rollout: u64,
+}
+
+/// "" stands for "as the tag says", since TOML has no null.
+mod optional_role {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    use crate::ports::Role;
+
+    #[allow(clippy::ref_option, clippy::trivially_copy_pass_by_ref)] // serde's signature
+    pub fn serialize<S: Serializer>(role: &Option<Role>, out: S) -> Result<S::Ok, S::Error> {
+        out.serialize_str(role.map_or("", Role::as_str))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Role>, D::Error> {
+        let text = String::deserialize(from)?;
+        if text.is_empty() {
+            return Ok(None);
+        }
+        text.parse().map(Some).map_err(D::Error::custom)
+    }
+}

@@ -1,0 +1,164 @@
+//! What types alone cannot say of settings.
+
+use std::net::Ipv4Addr;
+
+use super::{EMBEDDED, Settings, Source, embedded};
+use crate::error::{Error, Result};
+
+/// Refuses settings that contradict themselves or that no cluster could run with.
+pub fn validate(settings: &Settings) -> Result<()> {
+    cidr("cluster.pod_cidr", &settings.cluster.pod_cidr)?;
+    cidr("cluster.service_cidr", &settings.cluster.service_cidr)?;
+    if settings.cluster.endpoint != "local" && !is_host_and_port(&settings.cluster.endpoint) {
+        return Err(Error::refused(format!(
+            "cluster.endpoint: `{}` is neither `local` nor `host:port`",
+            settings.cluster.endpoint
+        ))
+        .hint("example: endpoint = \"api.example.com:6443\""));
+    }
+    if settings.downloads.parallel == 0 {
+        return Err(
+            Error::refused("downloads.parallel: 0 would never download anything")
+                .hint("the default is 4"),
+        );
+    }
+    if !settings.store.prefix.starts_with('/') || settings.store.prefix.ends_with('/') {
+        return Err(Error::refused(format!(
+            "store.prefix: `{}` must start with `/` and not end with it",
+            settings.store.prefix
+        ))
+        .hint("example: prefix = \"/k8s-bootstrap\""));
+    }
+    for (name, pin) in &settings.pins {
+        for (arch, digest) in &pin.sha256 {
+            sha256(&format!("pins.{name}.sha256.{arch}"), digest)?;
+        }
+    }
+    for (name, addon) in settings.addons.iter().filter(|(_, addon)| addon.enabled) {
+        if addon.sources.is_empty() {
+            return Err(
+                Error::refused(format!("addons.{name}.sources: there is none"))
+                    .hint("switch the add-on off with `enabled = false`"),
+            );
+        }
+        for (index, source) in addon.sources.iter().enumerate() {
+            self::source(&format!("addons.{name}.sources[{index}]"), source)?;
+        }
+        for (index, patch) in addon.patches.iter().enumerate() {
+            if patch.merge.is_some() == patch.json.is_some() {
+                return Err(Error::refused(format!(
+                    "addons.{name}.patches[{index}]: exactly one of `merge` and `json` is needed"
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn source(place: &str, source: &Source) -> Result<()> {
+    let url = source.url.as_str();
+    if url.starts_with("https://") || url.starts_with("http://") {
+        return sha256(&format!("{place}.sha256"), &source.sha256);
+    }
+    let known = url.strip_prefix("embedded:").and_then(embedded).is_some();
+    let file = url
+        .strip_prefix("file://")
+        .is_some_and(|path| path.starts_with('/'));
+    if !known && !file {
+        let names: Vec<&str> = EMBEDDED.iter().map(|(name, _)| *name).collect();
+        return Err(
+            Error::refused(format!("{place}.url: `{url}` is no source of manifests")).hint(format!(
+                "a source is https://..., file:///... with an absolute path, or one of the agent's own: embedded:{}",
+                names.join(", embedded:")
+            )),
+        );
+    }
+    if !source.sha256.is_empty() {
+        return Err(Error::refused(format!(
+            "{place}.sha256: only what is fetched has one, not {url}"
+        )));
+    }
+    Ok(())
+}
+
+fn sha256(place: &str, digest: &str) -> Result<()> {
+    if digest.len() == 64 && digest.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Ok(());
+    }
+    Err(Error::refused(format!(
+        "{place}: `{digest}` is not a sha256 (64 hexadecimal digits)"
+    ))
+    .hint("`sha256sum FILE` prints it; nothing unverified is ever used"))
+}
+
+fn cidr(place: &str, text: &str) -> Result<()> {
+    let valid = text.split_once('/').is_some_and(|(address, bits)| {
+        address.parse::<Ipv4Addr>().is_ok() && bits.parse::<u8>().is_ok_and(|bits| bits <= 30)
+    });
+    if valid {
+        return Ok(());
+    }
+    Err(
+        Error::refused(format!("{place}: `{text}` is not an IPv4 network"))
+            .hint("example: \"10.96.0.0/12\""),
+    )
+}
+
+fn is_host_and_port(text: &str) -> bool {
+    text.rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p > 0))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use crate::config::{Fragment, load};
+
+    #[test]
+    fn contradictions_are_refused_with_place_and_remedy() {
+        for (text, expected) in [
+            (
+                "cluster.pod_cidr = '10.0.0.0'",
+                "cluster.pod_cidr: `10.0.0.0` is not an IPv4 network",
+            ),
+            (
+                "cluster.endpoint = 'api.example.com'",
+                "neither `local` nor `host:port`",
+            ),
+            ("downloads.parallel = 0", "downloads.parallel: 0"),
+            ("store.prefix = 'x'", "store.prefix: `x` must start"),
+            (
+                "pins.runc.sha256.amd64 = 'abc'",
+                "pins.runc.sha256.amd64: `abc` is not a sha256",
+            ),
+            (
+                "addons.mine = { enabled = true, sources = [{ url = 'https://example.com/x.yaml' }] }",
+                "addons.mine.sources[0].sha256: `` is not a sha256",
+            ),
+            (
+                "addons.mine = { enabled = true, sources = [] }",
+                "addons.mine.sources: there is none",
+            ),
+            (
+                "addons.mine = { enabled = true, sources = [{ url = 'embedded:redis' }, { url = 'embedded:nowhere' }] }",
+                "addons.mine.sources[1].url: `embedded:nowhere` is no source",
+            ),
+            (
+                "addons.mine = { enabled = true, sources = [{ url = 'file:manifests' }] }",
+                "addons.mine.sources[0].url: `file:manifests` is no source",
+            ),
+            (
+                "addons.mine = { enabled = true, sources = [{ url = 'file:///x.yaml', sha256 = 'a' }] }",
+                "addons.mine.sources[0].sha256: only what is fetched has one",
+            ),
+            (
+                "addons.calico.patches = [{ kind = 'DaemonSet' }]",
+                "addons.calico.patches[0]: exactly one of",
+            ),
+        ] {
+            let error = load(&[Fragment::parse("c", text).unwrap()]).unwrap_err();
+            assert!(error.to_string().contains(expected), "{text}: {error}");
+            assert_eq!(error.kind().exit_code(), 3, "{text}");
+        }
+    }
+}

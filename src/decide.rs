@@ -1,0 +1,237 @@
+//! What this instance does next, as a pure function of what it sees.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::{
+    identity::Identity,
+    journal::{Course, Membership},
+    observe::{Claim, Initialized, Observation},
+    ports::{InstanceState, Role},
+};
+
+/// EC2's answers are eventually consistent: an instance that claimed may be missing
+/// from the list for a while. Only a claim older than this, of an instance that is
+/// not listed at all, counts as one of an instance long terminated.
+const SETTLED: Duration = Duration::from_mins(30);
+
+/// What to do next.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "decision", rename_all = "kebab-case")]
+pub enum Decision {
+    /// Try to become the founder by creating this claim, then look again.
+    Claim {
+        /// The claim's number.
+        number: u32,
+        /// Why it may be made.
+        why: String,
+    },
+    /// Found the cluster.
+    Found {
+        /// Its uid, fixed by the claim.
+        cluster_uid: String,
+    },
+    /// Join the cluster.
+    Join {
+        /// Its uid.
+        cluster_uid: String,
+        /// What its CA must hash to.
+        ca_hash: String,
+    },
+    /// Look again later.
+    Wait {
+        /// What for.
+        why: String,
+    },
+    /// Stop: a person must decide.
+    Refuse {
+        /// What is wrong.
+        why: String,
+        /// What can be done.
+        remedy: String,
+    },
+}
+
+/// Decides.
+pub fn decide(me: &Identity, seen: &Observation) -> Decision {
+    let Some(listed) = seen.instances.iter().find(|i| i.id == me.instance_id) else {
+        return wait(format!(
+            "EC2 does not list this instance with the tag k8s-bootstrap:cluster={} yet",
+            me.cluster
+        ));
+    };
+    if listed.state.is_gone() {
+        return wait("EC2 is terminating this instance");
+    }
+    if me.role == Role::ControlPlane && listed.role != Some(Role::ControlPlane) {
+        return refuse(
+            "this instance's settings make it a control plane, but its tags do not: no other node would find it".to_owned(),
+            "add the tag k8s-bootstrap:role=control-plane",
+        );
+    }
+    match (&seen.record.initialized, &seen.membership) {
+        (Some(cluster), membership) => belong(me, seen, cluster, membership.as_ref()),
+        (
+            None,
+            Some(Membership {
+                cluster_uid,
+                course: Course::Join,
+            }),
+        ) => refuse(
+            format!(
+                "this node joined cluster {cluster_uid}, but the store no longer records any cluster"
+            ),
+            "restore the parameters of the cluster, or replace this instance to start anew",
+        ),
+        (None, membership) => match me.role {
+            Role::Worker => wait(match seen.record.claims.last() {
+                Some(claim) => format!("{} is founding the cluster", claim.instance),
+                None => "no control plane has claimed to found the cluster yet".to_owned(),
+            }),
+            Role::ControlPlane => found(me, seen, membership.as_ref()),
+        },
+    }
+}
+
+/// The cluster exists: this instance belongs to it, joins it, or is a stranger.
+fn belong(
+    me: &Identity,
+    seen: &Observation,
+    cluster: &Initialized,
+    membership: Option<&Membership>,
+) -> Decision {
+    let join = Decision::Join {
+        cluster_uid: cluster.cluster_uid.clone(),
+        ca_hash: cluster.ca_hash.clone(),
+    };
+    match membership {
+        Some(mine) if mine.cluster_uid != cluster.cluster_uid => refuse(
+            format!(
+                "this node belongs to cluster {}, the store records cluster {} founded by {}",
+                mine.cluster_uid, cluster.cluster_uid, cluster.founder
+            ),
+            "replace this instance: what it holds is of another cluster",
+        ),
+        Some(Membership {
+            course: Course::Found,
+            cluster_uid,
+        }) => Decision::Found {
+            cluster_uid: cluster_uid.clone(),
+        },
+        None if me.role == Role::ControlPlane && !has_other_control_plane(me, seen) => refuse(
+            format!(
+                "no control plane of cluster {}, founded by {}, is left",
+                cluster.cluster_uid, cluster.founder
+            ),
+            "restore an etcd snapshot, or remove the cluster's parameters from the store to found it anew",
+        ),
+        Some(Membership {
+            course: Course::Join,
+            ..
+        })
+        | None => join,
+    }
+}
+
+/// No cluster yet: the holder of the last claim founds it.
+fn found(me: &Identity, seen: &Observation, membership: Option<&Membership>) -> Decision {
+    let Some(last) = seen.record.claims.last() else {
+        if let Some(mine) = membership {
+            return refuse(
+                format!(
+                    "this instance began to found cluster {}, but the store has no claim of it",
+                    mine.cluster_uid
+                ),
+                "restore the cluster's parameters, or replace this instance",
+            );
+        }
+        return Decision::Claim {
+            number: 1,
+            why: "nobody has claimed to found the cluster".to_owned(),
+        };
+    };
+    if last.instance == me.instance_id {
+        return match membership {
+            Some(mine) if mine.cluster_uid != last.cluster_uid => refuse(
+                format!(
+                    "this instance began to found cluster {}, its claim says {}",
+                    mine.cluster_uid, last.cluster_uid
+                ),
+                "replace this instance",
+            ),
+            _ => Decision::Found {
+                cluster_uid: last.cluster_uid.clone(),
+            },
+        };
+    }
+    if membership.is_some() {
+        return refuse(
+            format!(
+                "this instance began to found a cluster, but {} has since claimed to",
+                last.instance
+            ),
+            "replace this instance: another one founds the cluster",
+        );
+    }
+    match holder(last, seen) {
+        Holder::Gone(why) => Decision::Claim {
+            number: last.number + 1,
+            why,
+        },
+        Holder::Alive(why) => wait(why),
+    }
+}
+
+enum Holder {
+    Gone(String),
+    Alive(String),
+}
+
+fn holder(claim: &Claim, seen: &Observation) -> Holder {
+    let id = &claim.instance;
+    match seen.instances.iter().find(|i| &i.id == id).map(|i| i.state) {
+        // Not `shutting-down`: a dying founder may still be writing.
+        Some(InstanceState::Terminated) => {
+            Holder::Gone(format!("{id}, which claimed before, is terminated"))
+        }
+        Some(InstanceState::Stopped | InstanceState::Stopping) => Holder::Alive(format!(
+            "{id} claimed to found the cluster and is stopped: start or terminate it"
+        )),
+        Some(InstanceState::ShuttingDown) => {
+            Holder::Alive(format!("{id}, which claimed before, is shutting down"))
+        }
+        Some(_) => Holder::Alive(format!("{id} is founding the cluster")),
+        None if is_older(claim.time, seen.now, SETTLED) => {
+            Holder::Gone(format!("EC2 has long forgotten {id}, which claimed before"))
+        }
+        None => Holder::Alive(format!("{id} claimed; EC2 does not list it yet")),
+    }
+}
+
+fn is_older(time: Timestamp, now: Timestamp, age: Duration) -> bool {
+    time + age < now
+}
+
+fn has_other_control_plane(me: &Identity, seen: &Observation) -> bool {
+    seen.instances.iter().any(|instance| {
+        instance.id != me.instance_id
+            && instance.role == Some(Role::ControlPlane)
+            && !instance.state.is_gone()
+    })
+}
+
+fn wait(why: impl Into<String>) -> Decision {
+    Decision::Wait { why: why.into() }
+}
+
+fn refuse(why: impl Into<String>, remedy: &str) -> Decision {
+    Decision::Refuse {
+        why: why.into(),
+        remedy: remedy.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

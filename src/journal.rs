@@ -1,0 +1,118 @@
+//! What this instance remembers over restarts: its membership and its phases.
+//!
+//! The membership is the promise that a node which ever joined never founds, so it
+//! is written before the first act that it stands for. What holds on the host is
+//! always found out by a phase's own check; the record of phases tells a person what
+//! happened, and how long it took.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    error::{Context, Error, Result},
+    ports::Host,
+};
+
+/// Where the journal lies on an instance.
+pub const FILE: &str = "/var/lib/k8s-bootstrap/journal.json";
+
+/// The version of the file's form; another one is refused rather than guessed at.
+const VERSION: u32 = 1;
+
+/// What is remembered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Journal {
+    version: u32,
+    /// The instance that wrote it: an image made from a node must not inherit its past.
+    pub instance_id: String,
+    /// The cluster that this instance belongs to, once it has chosen one.
+    pub membership: Option<Membership>,
+    /// Each phase that was ever begun.
+    pub phases: BTreeMap<String, Entry>,
+}
+
+/// The cluster that an instance belongs to, and as what.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Membership {
+    /// The cluster's uid, made by its founder.
+    pub cluster_uid: String,
+    /// How the instance came to it.
+    pub course: Course,
+}
+
+/// How an instance comes to its cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Course {
+    /// It makes the cluster.
+    Found,
+    /// It joins one that exists.
+    Join,
+}
+
+/// The last that is known of a phase.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// sha256 of the phase's inputs.
+    pub inputs: String,
+    /// When it was begun.
+    pub begun: Timestamp,
+    /// When it was found to hold; none while it is under way or was interrupted.
+    pub held: Option<Timestamp>,
+}
+
+impl Journal {
+    /// An empty journal of an instance.
+    pub fn new(instance_id: &str) -> Self {
+        Self {
+            version: VERSION,
+            instance_id: instance_id.to_owned(),
+            membership: None,
+            phases: BTreeMap::new(),
+        }
+    }
+
+    /// The journal on this host, or an empty one.
+    pub async fn open(host: &dyn Host, instance_id: &str) -> Result<Self> {
+        let path = Path::new(FILE);
+        let Some(bytes) = host.read(path).await? else {
+            return Ok(Self::new(instance_id));
+        };
+        let journal: Self = serde_json::from_slice(&bytes)
+            .requiring(|| format!("cannot read the journal {FILE}"))
+            .map_err(|error| {
+                error.hint("if this node holds nothing of value, replace the instance")
+            })?;
+        if journal.version != VERSION {
+            return Err(Error::refused(format!(
+                "the journal {FILE} has version {}, this agent knows version {VERSION}",
+                journal.version
+            ))
+            .hint("start the agent version that wrote it"));
+        }
+        if journal.instance_id != instance_id {
+            return Err(Error::refused(format!(
+                "the journal {FILE} was written by {}, this instance is {instance_id}: its disk was made from a node's",
+                journal.instance_id
+            ))
+            .hint("launch from an image on which the agent never ran"));
+        }
+        Ok(journal)
+    }
+
+    /// Writes it, whole or not at all.
+    pub async fn save(&self, host: &dyn Host) -> Result<()> {
+        let mut bytes =
+            serde_json::to_vec_pretty(self).attempting(|| "cannot form the journal".to_owned())?;
+        bytes.push(b'\n');
+        host.write(&PathBuf::from(FILE), &bytes, 0o600).await
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,40 @@
+//! Turns EC2 instances into a Kubernetes cluster, and keeps it whole.
+//!
+//! The flow, and the modules in its order:
+//!
+//! ```text
+//! user-data, config file, IMDS, EC2 tags
+//!   -> config     what the user asked for, validated, every default known
+//!   -> identity   who this instance is
+//!   -> observe    what exists now: peers, cluster record, this host
+//!   -> decide     found, join, wait or refuse                            (pure)
+//!   -> plan       phases as data: name, step, after, deadline            (pure)
+//!   -> runner     carries phases out, in parallel where `after` allows
+//!   -> report     systemd, journal, HTTP
+//!   -> steady     the same again, for the life of the node
+//!   -> upkeep     add-ons, by the one control plane that leads
+//! ```
+
+pub mod adapters;
+pub mod boot;
+pub mod cli;
+pub mod commands;
+pub mod config;
+pub mod decide;
+pub mod error;
+pub mod identity;
+pub mod journal;
+pub mod leader;
+pub mod logging;
+pub mod observe;
+pub mod phases;
+pub mod plan;
+pub mod ports;
+pub mod report;
+pub mod runner;
+pub mod steady;
+#[cfg(test)]
+mod testing;
+pub mod upkeep;
+pub mod user_data;
+pub mod wait;

@@ -1,0 +1,42 @@
+//! The command: wires the agent and ends with its exit status.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use k8s_bootstrap::{
+    cli::{Cli, Command},
+    commands,
+    error::{Error, Result},
+    logging,
+};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    logging::start();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|cause| Error::failed("cannot start the runtime").because(&cause));
+    match runtime.and_then(|runtime| runtime.block_on(carry_out(cli.command))) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            error.kind().exit_code().into()
+        }
+    }
+}
+
+async fn carry_out(command: Command) -> Result<()> {
+    match command {
+        Command::Run => commands::run().await,
+        Command::Install => commands::install().await,
+        Command::Plan { json } => commands::plan(json).await,
+        Command::Status { json, watch } => commands::status(json, watch).await,
+        Command::CheckConfig { file, defaults } => {
+            commands::check_config(file.as_deref(), defaults)
+        }
+        Command::UserData { role, url, config } => {
+            commands::user_data(&url, role, config.as_deref())
+        }
+    }
+}

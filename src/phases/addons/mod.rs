@@ -1,0 +1,448 @@
+//! Manifests applied to the cluster: read, patched, applied, waited for.
+
+mod manifest;
+mod patch;
+pub mod record;
+mod source;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::Serialize;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::{
+    config::{Patch, Settings, Source},
+    error::{Context, Error, Kind, Result},
+    phases::{Notes, State, Step},
+    ports::{ObjectRef, World},
+    wait::{self, Patience, Probe},
+};
+use record::Record;
+
+/// How long the founder tries one object: right after `init` much is still being set up.
+const PATIENCE: Duration = Duration::from_mins(2);
+
+/// One add-on, as the settings want it.
+///
+/// What was applied is recorded with a digest in a ConfigMap, at the end: so a check
+/// costs one request, and an interrupted add-on is applied again.
+///
+/// The network's are steps of the founder's plan; all others are kept by the leader.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Addon {
+    /// Its name in the settings.
+    pub name: String,
+    /// Where its manifests come from, with mirrors applied.
+    pub sources: Vec<Source>,
+    /// Laid over its objects, in order.
+    pub patches: Vec<Patch>,
+    /// How long the roll-out may take, in seconds.
+    pub deadline: u64,
+}
+
+/// The objects of one file.
+pub struct Manifest {
+    /// Its URL or path.
+    pub place: String,
+    /// In the file's order, patched.
+    pub objects: Vec<Value>,
+}
+
+impl Addon {
+    /// The network's add-ons in groups of equal `order`: a group begins when the one before has rolled out.
+    pub fn of_the_founder(settings: &Settings) -> Vec<Vec<Self>> {
+        enabled(settings, true)
+            .chunk_by(|(order, _), (next, _)| order == next)
+            .map(|group| group.iter().map(|(_, addon)| addon.clone()).collect())
+            .collect()
+    }
+
+    /// All other add-ons, in their order.
+    pub fn of_the_leader(settings: &Settings) -> Vec<Self> {
+        let enabled = enabled(settings, false).into_iter();
+        enabled.map(|(_, addon)| addon).collect()
+    }
+
+    /// The digest of everything that decides what is applied; URLs do not, their contents' digests do.
+    pub async fn digest(&self, world: &World) -> Result<String> {
+        let patches = serde_json::to_string(&self.patches)
+            .requiring(|| format!("add-on {}: cannot print its patches", self.name))?;
+        let mut digest = Sha256::new();
+        for source in &self.sources {
+            let part = source::digest(source, world).await;
+            digest.update(part.map_err(|error| self.during(error))?);
+            digest.update([0]);
+        }
+        digest.update(patches);
+        Ok(hex::encode(digest.finalize()))
+    }
+
+    /// Its manifests, read and patched.
+    pub async fn manifests(&self, world: &World) -> Result<Vec<Manifest>> {
+        self.read(world).await.map_err(|error| self.during(error))
+    }
+
+    async fn read(&self, world: &World) -> Result<Vec<Manifest>> {
+        let (mut places, mut objects) = (Vec::new(), Vec::new());
+        for source in &self.sources {
+            for text in source::texts(source, world).await? {
+                let found = manifest::objects(&text.text)
+                    .map_err(|error| error.during(text.place.clone()))?;
+                places.push((text.place, found.len()));
+                objects.extend(found);
+            }
+        }
+        // A patch need not know in which file its object stands.
+        for patch in &self.patches {
+            patch::apply(patch, &mut objects)?;
+        }
+        let mut objects = objects.into_iter();
+        Ok(places
+            .into_iter()
+            .map(|(place, count)| Manifest {
+                place,
+                objects: objects.by_ref().take(count).collect(),
+            })
+            .collect())
+    }
+
+    /// Applies every manifest, whatever becomes of the others; the error names each that failed.
+    pub async fn put(
+        &self,
+        world: &World,
+        manifests: &[Manifest],
+        patience: Duration,
+    ) -> Result<()> {
+        let mut errors: Vec<Error> = Vec::new();
+        for manifest in manifests {
+            let applied = world
+                .cluster
+                .apply(&self.name, &manifest.objects, patience)
+                .await;
+            if let Err(error) = applied {
+                errors.push(error.during(manifest.place.clone()));
+            }
+        }
+        let Some(first) = errors.pop() else {
+            return Ok(());
+        };
+        if errors.is_empty() {
+            return Err(self.during(first));
+        }
+        errors.push(first);
+        let lines: Vec<String> = errors.iter().map(Error::one_line).collect();
+        let all = Error::failed(lines.join("; "));
+        // What a person must mend, time may not.
+        let refused = errors.iter().any(|error| error.kind() == Kind::Refused);
+        Err(self.during(if refused { all.for_a_person() } else { all }))
+    }
+
+    fn during(&self, error: Error) -> Error {
+        error.during(format!("add-on {}", self.name))
+    }
+}
+
+fn enabled(settings: &Settings, network: bool) -> Vec<(u32, Addon)> {
+    let mut wanted: Vec<_> = settings
+        .addons
+        .iter()
+        .filter(|(_, addon)| addon.enabled && addon.is_network() == network)
+        .collect();
+    wanted.sort_by_key(|(name, addon)| (addon.order, name.as_str()));
+    let mirrored = |source: &Source| Source {
+        url: settings.downloads.mirrored(&source.url),
+        sha256: source.sha256.clone(),
+    };
+    wanted
+        .into_iter()
+        .map(|(name, addon)| {
+            let wanted = Addon {
+                name: name.clone(),
+                sources: addon.sources.iter().map(mirrored).collect(),
+                patches: addon.patches.clone(),
+                deadline: settings.deadlines.rollout,
+            };
+            (addon.order, wanted)
+        })
+        .collect()
+}
+
+/// The names of all objects of these manifests.
+pub fn references(manifests: &[Manifest]) -> Vec<ObjectRef> {
+    let objects = manifests.iter().flat_map(|manifest| &manifest.objects);
+    objects.map(ObjectRef::of).collect()
+}
+
+#[async_trait]
+impl Step for Addon {
+    async fn check(&self, world: &World) -> Result<State> {
+        let digest = self.digest(world).await?;
+        Ok(match Record::read(world, &self.name).await {
+            Ok(Some(record)) if record.digest == digest => State::AsWanted,
+            Ok(Some(_)) => State::Differs(format!("another version of {} was applied", self.name)),
+            Ok(None) => State::Differs(format!("{} was not applied", self.name)),
+            Err(error) => State::Differs(format!("{}: {}", self.name, error.one_line())),
+        })
+    }
+
+    async fn apply(&self, world: &World, notes: &Notes) -> Result<()> {
+        let digest = self.digest(world).await?;
+        let manifests = self.manifests(world).await?;
+        let objects: Vec<Value> = references(&manifests)
+            .iter()
+            .map(ObjectRef::skeleton)
+            .collect();
+        notes.waiting_for(format!("{}: applying {} objects", self.name, objects.len()));
+        self.put(world, &manifests, PATIENCE).await?;
+        wait::until(
+            world.clock.as_ref(),
+            notes,
+            Patience::local(Duration::from_secs(self.deadline)),
+            &format!("the roll-out of {}", self.name),
+            || async {
+                let missing = world.cluster.not_rolled_out(&objects).await?;
+                Ok(if missing.is_empty() {
+                    Probe::Done(())
+                } else {
+                    Probe::NotYet(missing.join(", "))
+                })
+            },
+        )
+        .await?;
+        let record = Record {
+            digest,
+            ..Record::default()
+        };
+        record.write(world, &self.name).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::testing::{FakeWorld, settings};
+
+    const TEXT: &str = "apiVersion: apps/v1\nkind: DaemonSet\nmetadata: {name: calico-node, namespace: kube-system}\n";
+
+    fn addon() -> Addon {
+        Addon::of_the_founder(&settings())[0][0].clone()
+    }
+
+    fn fake() -> FakeWorld {
+        let fake = FakeWorld::new();
+        let addon = addon();
+        fake.downloads
+            .offer(&addon.sources[0].url, &addon.sources[0].sha256, TEXT);
+        fake
+    }
+
+    #[test]
+    fn the_network_is_the_founders_and_the_rest_the_leaders_in_order() {
+        let mut settings = settings();
+        let calico = settings.addons["calico"].clone();
+        let with = |order, enabled| crate::config::Addon {
+            enabled,
+            order,
+            ..calico.clone()
+        };
+        settings.addons.insert("cloud".into(), with(49, true));
+        settings.addons.insert("b".into(), with(100, true));
+        settings.addons.insert("a".into(), with(100, true));
+        settings.addons.insert("z".into(), with(50, true));
+        settings.addons.insert("off".into(), with(1, false));
+        let names = |addons: Vec<Addon>| -> Vec<String> {
+            addons.into_iter().map(|addon| addon.name).collect()
+        };
+        let groups = Addon::of_the_founder(&settings).into_iter().map(names);
+        assert_eq!(groups.collect::<Vec<_>>(), [["calico"], ["cloud"]]);
+        assert_eq!(names(Addon::of_the_leader(&settings)), ["z", "a", "b"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_addon_is_applied_waited_for_and_recorded_last() {
+        let fake = fake();
+        fake.cluster
+            .rollouts([vec!["DaemonSet calico-node 0/1".to_owned()], vec![]]);
+        let (notes, shown) = Notes::new();
+        let (world, addon) = (fake.ports(), addon());
+        assert!(matches!(
+            addon.check(&world).await.unwrap(),
+            State::Differs(_)
+        ));
+        addon.apply(&world, &notes).await.unwrap();
+        assert_eq!(
+            shown.borrow().as_deref(),
+            Some("the roll-out of calico: DaemonSet calico-node 0/1")
+        );
+        assert_eq!(addon.check(&world).await.unwrap(), State::AsWanted);
+        let applied = fake.cluster.applied();
+        assert_eq!(applied[0].1[0]["metadata"]["name"], "calico-node");
+        assert_eq!(
+            applied[1].1[0]["metadata"]["name"],
+            "k8s-bootstrap-addon-calico"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rollout_that_hangs_is_not_recorded() {
+        let fake = fake();
+        fake.cluster
+            .rollouts(vec![vec!["calico-node 0/1".to_owned()]; 1000]);
+        let error = addon()
+            .apply(&fake.ports(), &Notes::unread())
+            .await
+            .unwrap_err();
+        assert!(error.one_line().contains("calico-node 0/1"), "{error}");
+        assert!(matches!(
+            addon().check(&fake.ports()).await.unwrap(),
+            State::Differs(_)
+        ));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_patch_is_another_addon_but_another_mirror_is_not() {
+        let fake = fake();
+        let (world, mut addon) = (fake.ports(), addon());
+        addon.apply(&world, &Notes::unread()).await.unwrap();
+        addon.sources[0].url = "https://mirror.example.com/calico.yaml".into();
+        assert_eq!(addon.check(&world).await.unwrap(), State::AsWanted);
+        addon.patches.push(Patch {
+            kind: None,
+            name: None,
+            merge: Some(json!({})),
+            json: None,
+        });
+        assert!(matches!(
+            addon.check(&world).await.unwrap(),
+            State::Differs(_)
+        ));
+    }
+
+    fn from(url: &str) -> Addon {
+        let mut addon = addon();
+        addon.patches.clear();
+        addon.sources = vec![Source {
+            url: url.to_owned(),
+            sha256: String::new(),
+        }];
+        addon
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_folder_gives_its_manifests_in_the_order_of_their_names() {
+        let fake = fake();
+        let world = fake.ports();
+        let addon = from("file:///m");
+        assert_eq!(
+            addon.manifests(&world).await.err().unwrap().one_line(),
+            "add-on calico: /m does not exist"
+        );
+        for (file, name) in [("b.yaml", "b"), ("a.yml", "a"), ("notes.txt", "[")] {
+            let text = format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}}}\n");
+            fake.files.put(format!("/m/{file}"), text);
+        }
+        let before = addon.digest(&world).await.unwrap();
+        let names: Vec<String> = references(&addon.manifests(&world).await.unwrap())
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(names, ["ConfigMap a", "ConfigMap b"]);
+        fake.files.put("/m/b.yaml", "not: an object");
+        assert_ne!(addon.digest(&world).await.unwrap(), before);
+        let error = addon.manifests(&world).await.err().unwrap();
+        assert!(
+            error
+                .one_line()
+                .starts_with("add-on calico: /m/b.yaml: document 1"),
+            "{error}"
+        );
+        let file = from("file:///m/a.yml").manifests(&world).await.unwrap();
+        assert_eq!(file[0].place, "/m/a.yml");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_agents_own_manifests_are_objects_and_each_comes_after_its_namespace() {
+        for (name, _) in crate::config::EMBEDDED {
+            let addon = from(&format!("embedded:{name}"));
+            let manifests = addon.manifests(&fake().ports()).await.unwrap();
+            assert!(!manifests[0].objects.is_empty(), "{name}");
+        }
+        let mut settings = settings();
+        for addon in settings.addons.values_mut() {
+            addon.enabled = true;
+        }
+        for addon in Addon::of_the_leader(&settings) {
+            if !addon.sources[0].url.starts_with("embedded:") {
+                continue;
+            }
+            let mut namespaces = Vec::new();
+            for object in references(&addon.manifests(&fake().ports()).await.unwrap()) {
+                if object.kind == "Namespace" {
+                    namespaces.push(object.name.clone());
+                }
+                if let Some(namespace) = &object.namespace {
+                    assert!(namespaces.contains(namespace), "{object}");
+                }
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_defaults_make_default_classes_and_let_rules_without_a_host_in() {
+        let mut settings = settings();
+        let fake = fake();
+        for name in ["storage", "ingress-nginx"] {
+            settings.addons.get_mut(name).unwrap().enabled = true;
+        }
+        let object = |kind: &str, name: &str, more: &str| {
+            format!("apiVersion: v1\nkind: {kind}\nmetadata: {{name: {name}}}\n{more}")
+        };
+        let daemon = "spec: {template: {spec: {containers: [{name: c, args: [-a]}]}}}\n";
+        for addon in Addon::of_the_leader(&settings) {
+            for source in addon.sources {
+                let text = match source.url.rsplit('/').next().unwrap() {
+                    "local-path-storage.yaml" => object("StorageClass", "local-path", ""),
+                    "ingress-class.yaml" => object("IngressClass", "nginx", ""),
+                    "nginx-ingress.yaml" => object("DaemonSet", "nginx-ingress", daemon),
+                    _ => String::new(),
+                };
+                fake.downloads.offer(&source.url, &source.sha256, &text);
+            }
+        }
+        let mut objects = Vec::new();
+        for addon in Addon::of_the_leader(&settings) {
+            for manifest in addon.manifests(&fake.ports()).await.unwrap() {
+                objects.extend(manifest.objects);
+            }
+        }
+        let annotations: Vec<&Value> = objects[..2]
+            .iter()
+            .map(|object| &object["metadata"]["annotations"])
+            .collect();
+        assert_eq!(
+            annotations,
+            [
+                &json!({"storageclass.kubernetes.io/is-default-class": "true"}),
+                &json!({"ingressclass.kubernetes.io/is-default-class": "true"}),
+            ]
+        );
+        let args = &objects[2]["spec"]["template"]["spec"]["containers"][0]["args"];
+        assert_eq!(args, &json!(["-a", "-allow-empty-ingress-host"]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_embedded_manifest_that_does_not_exist_is_refused() {
+        let error = from("embedded:nowhere")
+            .check(&fake().ports())
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), Kind::Refused);
+        assert!(error.one_line().contains("`nowhere`"), "{error}");
+    }
+}

@@ -1,0 +1,239 @@
+//! Changes to the objects of an add-on, as the settings describe them.
+
+use serde_json::Value;
+
+use crate::{
+    config::Patch,
+    error::{Context, Error, Result},
+};
+
+/// Lays the patch over every object that it selects; selecting none is an error.
+pub fn apply(patch: &Patch, objects: &mut [Value]) -> Result<()> {
+    let steps: Option<json_patch::Patch> = patch
+        .json
+        .clone()
+        .map(|steps| serde_json::from_value(Value::Array(steps)))
+        .transpose()
+        .requiring(|| format!("the patch for {} is no RFC 6902 patch", selection(patch)))?;
+    if patch.merge.is_none() && steps.is_none() {
+        return Err(Error::refused(format!(
+            "the patch for {} changes nothing",
+            selection(patch)
+        ))
+        .hint("give it `merge` (an object laid over) or `json` (RFC 6902)"));
+    }
+    let mut selected = 0;
+    for object in objects.iter_mut().filter(|object| selects(patch, object)) {
+        selected += 1;
+        if let Some(merge) = &patch.merge {
+            merge_named(object, merge);
+        }
+        if let Some(steps) = &steps {
+            let name = format!(
+                "{} {}",
+                text(&object["kind"]),
+                text(&object["metadata"]["name"])
+            );
+            json_patch::patch(object, steps)
+                .requiring(|| format!("the patch for {} does not fit {name}", selection(patch)))?;
+        }
+    }
+    if selected == 0 {
+        let mut there: Vec<String> = objects
+            .iter()
+            .map(|o| format!("{} {}", text(&o["kind"]), text(&o["metadata"]["name"])))
+            .collect();
+        there.sort();
+        return Err(Error::refused(format!(
+            "the patch for {} selects no object",
+            selection(patch)
+        ))
+        .hint(format!("there are: {}", there.join(", "))));
+    }
+    Ok(())
+}
+
+/// RFC 7386, but for lists whose items all have a `name` (containers, env, ports, volumes):
+/// those merge item by item, as `kubectl` merges them, so that a patch survives a new version's order.
+fn merge_named(target: &mut Value, patch: &Value) {
+    match (target, patch) {
+        (Value::Object(target), Value::Object(patch)) => {
+            for (key, value) in patch {
+                match (target.get_mut(key), value) {
+                    (_, Value::Null) => drop(target.remove(key)),
+                    (Some(there), value) => merge_named(there, value),
+                    (None, value) => {
+                        let mut fresh = Value::Null;
+                        json_patch::merge(&mut fresh, value);
+                        target.insert(key.clone(), fresh);
+                    }
+                }
+            }
+        }
+        (Value::Array(target), Value::Array(patch)) if are_named(target) && are_named(patch) => {
+            for item in patch {
+                match target
+                    .iter_mut()
+                    .find(|there| there["name"] == item["name"])
+                {
+                    Some(there) => merge_named(there, item),
+                    None => target.push(item.clone()),
+                }
+            }
+        }
+        (target, patch) => json_patch::merge(target, patch),
+    }
+}
+
+fn are_named(items: &[Value]) -> bool {
+    !items.is_empty() && items.iter().all(|item| item["name"].is_string())
+}
+
+fn selects(patch: &Patch, object: &Value) -> bool {
+    let is = |wanted: &Option<String>, found: &Value| wanted.as_deref().is_none_or(|w| found == w);
+    is(&patch.kind, &object["kind"]) && is(&patch.name, &object["metadata"]["name"])
+}
+
+/// `kind DaemonSet, name calico-node`.
+fn selection(patch: &Patch) -> String {
+    let parts: Vec<String> = [("kind", &patch.kind), ("name", &patch.name)]
+        .into_iter()
+        .filter_map(|(what, wanted)| Some(format!("{what} {}", wanted.as_ref()?)))
+        .collect();
+    if parts.is_empty() {
+        "all objects".to_owned()
+    } else {
+        parts.join(", ")
+    }
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or("?")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::error::Kind;
+
+    fn objects() -> Vec<Value> {
+        vec![
+            json!({"kind": "ConfigMap", "metadata": {"name": "calico-config"}, "data": {"mtu": "0", "x": "y"}}),
+            json!({"kind": "DaemonSet", "metadata": {"name": "calico-node"}, "spec": {"containers": [{"name": "a"}]}}),
+        ]
+    }
+
+    fn patch(kind: &str, name: &str) -> Patch {
+        let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        Patch {
+            kind: given(kind),
+            name: given(name),
+            merge: None,
+            json: None,
+        }
+    }
+
+    #[test]
+    fn a_merge_patch_changes_and_removes() {
+        let mut objects = objects();
+        let merge = Some(json!({"data": {"mtu": "8951", "x": null}}));
+        apply(
+            &Patch {
+                merge,
+                ..patch("ConfigMap", "")
+            },
+            &mut objects,
+        )
+        .unwrap();
+        assert_eq!(objects[0]["data"], json!({"mtu": "8951"}));
+        assert_eq!(objects[1], self::objects()[1]);
+    }
+
+    #[test]
+    fn a_json_patch_reaches_into_lists() {
+        let mut objects = objects();
+        let json = Some(vec![
+            json!({"op": "add", "path": "/spec/containers/0/env", "value": []}),
+        ]);
+        apply(
+            &Patch {
+                json,
+                ..patch("", "calico-node")
+            },
+            &mut objects,
+        )
+        .unwrap();
+        assert_eq!(objects[1]["spec"]["containers"][0]["env"], json!([]));
+    }
+
+    #[test]
+    fn a_patch_that_selects_nothing_is_refused_by_name() {
+        let merge = Some(json!({}));
+        let error = apply(
+            &Patch {
+                merge,
+                ..patch("DaemonSet", "calico")
+            },
+            &mut objects(),
+        )
+        .unwrap_err();
+        assert_eq!(error.kind(), Kind::Refused);
+        assert!(
+            error.one_line().contains("kind DaemonSet, name calico"),
+            "{error}"
+        );
+        assert!(error.remedy().unwrap().contains("DaemonSet calico-node"));
+    }
+
+    #[test]
+    fn a_json_patch_that_does_not_fit_names_the_object() {
+        let json = Some(vec![json!({"op": "remove", "path": "/spec/nothing"})]);
+        let error = apply(
+            &Patch {
+                json,
+                ..patch("DaemonSet", "")
+            },
+            &mut objects(),
+        )
+        .unwrap_err();
+        assert!(
+            error
+                .one_line()
+                .contains("does not fit DaemonSet calico-node"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_patch_without_a_change_is_refused() {
+        let error = apply(&patch("DaemonSet", ""), &mut objects()).unwrap_err();
+        assert!(error.one_line().contains("changes nothing"), "{error}");
+    }
+
+    #[test]
+    fn lists_of_named_items_merge_by_name_and_others_are_replaced() {
+        let mut object = json!({"containers": [
+            {"name": "a", "args": ["x"], "env": [{"name": "E", "value": "1", "valueFrom": {"y": 1}}, {"name": "F", "value": "1"}]},
+            {"name": "b"},
+        ]});
+        merge_named(
+            &mut object,
+            &json!({"containers": [
+                {"name": "a", "args": ["y", "z"], "env": [{"name": "E", "value": "2", "valueFrom": null}]},
+                {"name": "c"},
+            ], "more": {"gone": null, "kept": 1}}),
+        );
+        assert_eq!(
+            object,
+            json!({"containers": [
+                {"name": "a", "args": ["y", "z"], "env": [{"name": "E", "value": "2"}, {"name": "F", "value": "1"}]},
+                {"name": "b"},
+                {"name": "c"},
+            ], "more": {"kept": 1}})
+        );
+    }
+}

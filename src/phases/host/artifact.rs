@@ -1,0 +1,196 @@
+//! Programs that are downloaded: kubeadm, kubelet, kubectl, containerd, runc, CNI plugins.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    config::{Pin, Settings},
+    error::{Context, Error, Result},
+    identity::Identity,
+    phases::{Notes, State, Step},
+    ports::{Download, Host, Target, World},
+};
+
+/// Every artifact by the name of its pin, and where it goes.
+pub const ARTIFACTS: [(&str, Kind); 6] = [
+    ("kubeadm", Kind::Program("/usr/local/bin/kubeadm")),
+    ("kubelet", Kind::Program("/usr/local/bin/kubelet")),
+    ("kubectl", Kind::Program("/usr/local/bin/kubectl")),
+    ("containerd", Kind::Archive("/usr/local/bin")),
+    ("runc", Kind::Program("/usr/local/sbin/runc")),
+    ("cni-plugins", Kind::Archive("/opt/cni/bin")),
+];
+
+/// How an artifact is packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// One program, and its path.
+    Program(&'static str),
+    /// A gzipped tar archive of programs, and their folder.
+    Archive(&'static str),
+}
+
+/// A verified download in its place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Artifact {
+    /// The name of its pin.
+    pub name: String,
+    /// The pinned version.
+    pub version: String,
+    /// Where from, with which digest, where to.
+    pub download: Download,
+}
+
+/// Which files came from an archive: what the agent left when it unpacked it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inventory {
+    /// Where the archive came from.
+    pub url: String,
+    /// The archive's own sha256.
+    pub sha256: String,
+    /// sha256 of each file by its name.
+    pub files: BTreeMap<String, String>,
+}
+
+impl Inventory {
+    /// Where the inventory of the archive with this sha256 is kept.
+    pub fn path(sha256: &str) -> PathBuf {
+        Path::new("/var/lib/k8s-bootstrap/artifacts")
+            .join(format!("{}.json", sha256.to_ascii_lowercase()))
+    }
+}
+
+impl Artifact {
+    /// The artifact of this name as the settings pin it for this architecture.
+    pub fn wanted(name: &str, settings: &Settings, identity: &Identity) -> Result<Self> {
+        let Some((_, kind)) = ARTIFACTS.iter().find(|(known, _)| *known == name) else {
+            return Err(Error::refused(format!("there is no artifact `{name}`")));
+        };
+        let Some(pin) = settings.pins.get(name) else {
+            return Err(Error::refused(format!("nothing is pinned as `{name}`"))
+                .hint(format!("add [pins.{name}] with version, url and sha256")));
+        };
+        let url = settings
+            .downloads
+            .mirrored(&address(name, pin, &identity.arch)?);
+        Ok(Self {
+            name: name.to_owned(),
+            version: pin.version.clone(),
+            download: Download {
+                url,
+                sha256: digest(name, pin, &identity.arch)?,
+                target: match *kind {
+                    Kind::Program(path) => Target::Program(path.into()),
+                    Kind::Archive(folder) => Target::Programs(folder.into()),
+                },
+            },
+        })
+    }
+
+    /// All artifacts.
+    pub fn all(settings: &Settings, identity: &Identity) -> Result<Vec<Self>> {
+        ARTIFACTS
+            .iter()
+            .map(|(name, _)| Self::wanted(name, settings, identity))
+            .collect()
+    }
+}
+
+fn digest(name: &str, pin: &Pin, arch: &str) -> Result<String> {
+    let Some(digest) = pin.sha256.get(arch) else {
+        let known: Vec<&str> = pin.sha256.keys().map(String::as_str).collect();
+        return Err(Error::refused(format!(
+            "{name} {} is not pinned for {arch}, only for {}",
+            pin.version,
+            known.join(", ")
+        ))
+        .hint(format!("add {arch} = \"...\" to [pins.{name}.sha256]")));
+    };
+    if digest.len() != 64 || !digest.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Err(Error::refused(format!(
+            "pins.{name}.sha256.{arch} is `{digest}`, which is no sha256"
+        ))
+        .hint("a sha256 has 64 hexadecimal digits, as `sha256sum` prints them"));
+    }
+    Ok(digest.to_ascii_lowercase())
+}
+
+fn address(name: &str, pin: &Pin, arch: &str) -> Result<String> {
+    let address = pin
+        .url
+        .replace("{version}", &pin.version)
+        .replace("{arch}", arch);
+    if address.contains(['{', '}']) {
+        return Err(Error::refused(format!(
+            "pins.{name}.url has an unknown placeholder: {}",
+            pin.url
+        ))
+        .hint("only {version} and {arch} are filled in"));
+    }
+    let url =
+        url::Url::parse(&address).requiring(|| format!("pins.{name}.url is no URL: {address}"))?;
+    if !matches!(url.scheme(), "https" | "http") {
+        return Err(Error::refused(format!(
+            "pins.{name}.url is not fetched over HTTP: {address}"
+        ))
+        .hint("use an https:// address; the digest guards http:// ones too"));
+    }
+    Ok(address)
+}
+
+#[async_trait]
+impl Step for Artifact {
+    async fn check(&self, world: &World) -> Result<State> {
+        let found = match &self.download.target {
+            Target::Program(path) => {
+                is_installed(world.host.as_ref(), path, &self.download.sha256).await?
+            }
+            Target::Programs(folder) => self.unpacked(world.host.as_ref(), folder).await?,
+        };
+        Ok(match found {
+            None => State::AsWanted,
+            Some(differs) => State::Differs(format!("{} {}: {differs}", self.name, self.version)),
+        })
+    }
+
+    async fn apply(&self, world: &World, notes: &Notes) -> Result<()> {
+        notes.waiting_for(format!("the download of {}", self.download.url));
+        world
+            .downloads
+            .fetch(&self.download)
+            .await
+            .map_err(|error| error.during(format!("cannot install {} {}", self.name, self.version)))
+    }
+}
+
+impl Artifact {
+    async fn unpacked(&self, host: &dyn Host, folder: &Path) -> Result<Option<String>> {
+        let Some(text) = host.read(&Inventory::path(&self.download.sha256)).await? else {
+            return Ok(Some("not installed".to_owned()));
+        };
+        // One that cannot be read is as good as none: it is written anew.
+        let Ok(inventory) = serde_json::from_slice::<Inventory>(&text) else {
+            return Ok(Some("its inventory is damaged".to_owned()));
+        };
+        for (name, sha256) in &inventory.files {
+            let differs = is_installed(host, &folder.join(name), sha256).await?;
+            if differs.is_some() {
+                return Ok(differs);
+            }
+        }
+        Ok(None)
+    }
+}
+
+async fn is_installed(host: &dyn Host, path: &Path, sha256: &str) -> Result<Option<String>> {
+    Ok(match host.sha256(path).await? {
+        None => Some(format!("{} is missing", path.display())),
+        Some(found) if found != sha256 => Some(format!("{} is another file", path.display())),
+        Some(_) => None,
+    })
+}

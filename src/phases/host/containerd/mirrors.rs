@@ -1,0 +1,82 @@
+//! Registry mirrors as containerd reads them: one `hosts.toml` per upstream host.
+
+use std::path::Path;
+
+use super::CERTS;
+use crate::{
+    config::Settings,
+    error::{Context, Error, Result},
+    phases::host::files::{File, HEADER},
+};
+
+/// The files for all mirrors in the settings.
+pub(super) fn files(settings: &Settings) -> Result<Vec<File>> {
+    settings
+        .images
+        .mirrors
+        .iter()
+        .map(|(upstream, mirrors)| file(upstream, mirrors))
+        .collect()
+}
+
+fn file(upstream: &str, mirrors: &[String]) -> Result<File> {
+    let folder = if upstream == "*" {
+        "_default"
+    } else {
+        valid_host(upstream)?
+    };
+    let server = match upstream {
+        "*" => String::new(),
+        // The one registry whose name is not where it answers.
+        "docker.io" => "server = \"https://registry-1.docker.io\"\n".to_owned(),
+        host => format!("server = \"https://{host}\"\n"),
+    };
+    let mut text = format!("{HEADER}{server}");
+    for mirror in mirrors {
+        text.push_str(&host(upstream, mirror)?);
+    }
+    Ok((Path::new(CERTS).join(folder).join("hosts.toml"), text))
+}
+
+/// A table per mirror. Written out, since containerd tries them in the file's order.
+fn host(upstream: &str, mirror: &str) -> Result<String> {
+    let place = || {
+        format!("images.mirrors.\"{upstream}\" has `{mirror}`, which is no address of a registry")
+    };
+    let hint = "write it as https://host, https://host:port or with a path";
+    let url = url::Url::parse(mirror)
+        .requiring(place)
+        .map_err(|error| error.hint(hint))?;
+    if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
+        return Err(Error::refused(place()).hint(hint));
+    }
+    let mut path = url.path_segments().into_iter().flatten();
+    // containerd appends /v2 to a path unless told that the path has it already.
+    let complete = path.any(|segment| segment == "v2");
+    let key = toml::Value::from(mirror.trim_end_matches('/'));
+    let complete = if complete {
+        "override_path = true\n"
+    } else {
+        ""
+    };
+    Ok(format!(
+        "\n[host.{key}]\ncapabilities = [\"pull\", \"resolve\"]\n{complete}"
+    ))
+}
+
+fn valid_host(upstream: &str) -> Result<&str> {
+    let (name, port) = upstream.split_once(':').unwrap_or((upstream, "443"));
+    let valid = !name.is_empty()
+        && !name.starts_with(['.', '-'])
+        && name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-'))
+        && port.parse::<u16>().is_ok();
+    if valid {
+        return Ok(upstream);
+    }
+    Err(Error::refused(format!(
+        "images.mirrors has `{upstream}`, which is no registry's host"
+    ))
+    .hint("name the host of the images, such as docker.io or registry.example.com:5000, or \"*\""))
+}

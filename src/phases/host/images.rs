@@ -1,0 +1,189 @@
+//! Images pulled ahead, while the node waits for other things anyway.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use async_trait::async_trait;
+use futures::{StreamExt, TryStreamExt, stream};
+use serde::Serialize;
+
+use super::containerd::{CERTS, CTR};
+use crate::{
+    config::Settings,
+    error::{Error, Result},
+    identity::Identity,
+    phases::{Notes, State, Step},
+    ports::{Command, Role, World},
+    wait::{Patience, Probe, until},
+};
+
+/// Pulls at the same time; more only compete for the disk.
+const AT_ONCE: usize = 3;
+
+/// The registry under which CoreDNS has a folder of its own.
+const DEFAULT_REPOSITORY: &str = "registry.k8s.io";
+
+/// Images in containerd's `k8s.io` namespace, which is the kubelet's.
+///
+/// containerd's CRI plugin adopts them as they come, and pins the sandbox image
+/// by its name, so that the kubelet's garbage collection leaves it alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Images {
+    /// References with their registry's host.
+    pub images: Vec<String>,
+    /// How long one image may take, in seconds.
+    pub deadline: u64,
+}
+
+impl Images {
+    /// What this node needs; nothing where `images.preload` is off.
+    pub fn wanted(settings: &Settings, identity: &Identity) -> Result<Self> {
+        let images = if settings.images.preload {
+            list(settings, identity.role)
+        } else {
+            Vec::new()
+        };
+        for image in &images {
+            let host = image.split_once('/').map_or("", |(host, _)| host);
+            if !(host.contains(['.', ':']) || host == "localhost")
+                || image.contains(char::is_whitespace)
+            {
+                return Err(
+                    Error::refused(format!("`{image}` is no image with its registry's host"))
+                        .hint("write it in full, such as docker.io/library/redis:8, in `images` of the add-on or in [kubernetes]"),
+                );
+            }
+        }
+        Ok(Self {
+            images,
+            deadline: settings.deadlines.download,
+        })
+    }
+}
+
+/// The images of a role: first what the role's own start waits for.
+fn list(settings: &Settings, role: Role) -> Vec<String> {
+    let kubernetes = &settings.kubernetes;
+    let repository = &kubernetes.image_repository;
+    let component = |name: &str| format!("{repository}/{name}:v{}", kubernetes.version);
+    let mut images = vec![kubernetes.pause_image()];
+    if role == Role::ControlPlane {
+        images.push(format!("{repository}/etcd:{}", kubernetes.etcd_tag));
+        images.extend(
+            [
+                "kube-apiserver",
+                "kube-controller-manager",
+                "kube-scheduler",
+            ]
+            .map(component),
+        );
+    }
+    images.push(component("kube-proxy"));
+    // As kubeadm does: only the default registry has the folder.
+    let coredns = if repository == DEFAULT_REPOSITORY {
+        "coredns/coredns"
+    } else {
+        "coredns"
+    };
+    images.push(format!("{repository}/{coredns}:{}", kubernetes.coredns_tag));
+    let mut addons: Vec<_> = settings.addons.values().filter(|a| a.enabled).collect();
+    addons.sort_by_key(|addon| addon.order);
+    for image in addons.into_iter().flat_map(|addon| &addon.images) {
+        if !images.contains(image) {
+            images.push(image.clone());
+        }
+    }
+    images
+}
+
+impl Images {
+    async fn missing(&self, world: &World) -> Result<Vec<&String>> {
+        let list = ctr(&["images", "ls", "--quiet"]);
+        let output = world.commands.run(list.clone()).await?.success(&list)?;
+        let there: BTreeSet<&str> = output.stdout.lines().map(str::trim).collect();
+        let missing = self.images.iter().filter(|i| !there.contains(i.as_str()));
+        Ok(missing.collect())
+    }
+
+    async fn pull(&self, world: &World, notes: &Notes, image: &str) -> Result<()> {
+        let deadline = Duration::from_secs(self.deadline);
+        let pull = ctr(&["images", "pull", "--hosts-dir", CERTS, image]).within(deadline);
+        let what = format!("the image {image}");
+        until(
+            world.clock.as_ref(),
+            notes,
+            Patience::remote(deadline),
+            &what,
+            async || {
+                let output = world.commands.run(pull.clone()).await?;
+                let said = output.stderr.to_lowercase();
+                output
+                    .success(&pull)
+                    .map_err(|error| refusal(&said, error))?;
+                Ok(Probe::Done(()))
+            },
+        )
+        .await
+        .map_err(|error| error.during(format!("cannot pull {image}")))
+    }
+}
+
+/// Tells what only a person can mend from what the next attempt may find mended.
+fn refusal(said: &str, error: Error) -> Error {
+    // A missing "content digest" is containerd's own: collected while another pull wanted it too.
+    if said.contains(": not found") && !said.contains("content digest") {
+        return error
+            .for_a_person()
+            .hint("the registry has no such image: check the tags in [kubernetes], `images` of the add-on and [images.mirrors]");
+    }
+    if ["authorization failed", "401 unauthorized", "403 forbidden"]
+        .iter()
+        .any(|sign| said.contains(sign))
+    {
+        return error
+            .for_a_person()
+            .hint("the registry does not let this node pull the image without credentials: check its name and [images.mirrors]");
+    }
+    error
+}
+
+fn ctr(args: &[&str]) -> Command {
+    let namespace = ["--namespace", "k8s.io"];
+    Command::new(CTR, namespace.iter().chain(args).copied())
+}
+
+#[async_trait]
+impl Step for Images {
+    async fn check(&self, world: &World) -> Result<State> {
+        if self.images.is_empty() {
+            return Ok(State::AsWanted);
+        }
+        // Before containerd is there nothing can be asked, and everything is to be pulled.
+        let Ok(missing) = self.missing(world).await else {
+            return Ok(State::Differs(format!(
+                "containerd cannot be asked for {} images",
+                self.images.len()
+            )));
+        };
+        Ok(match missing[..] {
+            [] => State::AsWanted,
+            [one] => State::Differs(format!("{one} is not there")),
+            [first, ..] => State::Differs(format!(
+                "{first} and {} more images are not there",
+                missing.len() - 1
+            )),
+        })
+    }
+
+    async fn apply(&self, world: &World, notes: &Notes) -> Result<()> {
+        let missing = self.missing(world).await?;
+        notes.waiting_for(format!("{} images to be pulled", missing.len()));
+        let mut pulls = Vec::with_capacity(missing.len());
+        for image in missing {
+            pulls.push(self.pull(world, notes, image));
+        }
+        stream::iter(pulls)
+            .buffer_unordered(AT_ONCE)
+            .try_collect()
+            .await
+    }
+}

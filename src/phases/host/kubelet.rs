@@ -1,0 +1,61 @@
+//! The kubelet's unit, as kubeadm expects it: enabled, and started by kubeadm.
+
+use std::path::Path;
+
+use async_trait::async_trait;
+use serde::Serialize;
+
+use super::{files, units};
+use crate::{
+    config::Settings,
+    error::Result,
+    identity::Identity,
+    phases::{Notes, State, Step},
+    ports::World,
+};
+
+const UNIT: &str = "kubelet.service";
+
+/// An enabled kubelet.service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct KubeletUnit {
+    /// The unit's file and its content.
+    pub file: (std::path::PathBuf, String),
+}
+
+impl KubeletUnit {
+    /// The unit that every node has.
+    pub fn wanted(_settings: &Settings, _identity: &Identity) -> Result<Self> {
+        Ok(Self {
+            file: (
+                Path::new("/etc/systemd/system").join(UNIT),
+                include_str!("../../../systemd/kubelet.service").to_owned(),
+            ),
+        })
+    }
+}
+
+#[async_trait]
+impl Step for KubeletUnit {
+    async fn check(&self, world: &World) -> Result<State> {
+        let file = std::slice::from_ref(&self.file);
+        let state = files::check(world.host.as_ref(), file).await?;
+        if state != State::AsWanted {
+            return Ok(state);
+        }
+        let unit = units::show(world.commands.as_ref(), UNIT).await?;
+        Ok(unit.lacks(UNIT).map_or(State::AsWanted, State::Differs))
+    }
+
+    async fn apply(&self, world: &World, _notes: &Notes) -> Result<()> {
+        files::write(world.host.as_ref(), std::slice::from_ref(&self.file)).await?;
+        let commands = world.commands.as_ref();
+        let stale = units::show(commands, UNIT).await?.stale;
+        units::enable(commands, UNIT).await?;
+        if stale {
+            // One that runs takes up the change; one that kubeadm has not started yet stays off.
+            units::systemctl(commands, &["try-restart", UNIT]).await?;
+        }
+        Ok(())
+    }
+}

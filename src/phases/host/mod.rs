@@ -1,0 +1,26 @@
+//! Preparing this machine: what needs no peer, and so runs while discovery does.
+
+mod artifact;
+mod containerd;
+mod files;
+mod hosts;
+mod images;
+mod kernel;
+mod kubelet;
+mod preflight;
+mod swap;
+mod sysctl;
+mod units;
+
+#[cfg(test)]
+mod tests;
+
+pub use artifact::{ARTIFACTS, Artifact, Inventory, Kind as ArtifactKind};
+pub use containerd::Containerd;
+pub use hosts::Hosts;
+pub use images::Images;
+pub use kernel::{Feature, Kernel, Shown};
+pub use kubelet::KubeletUnit;
+pub use preflight::Preflight;
+pub use swap::Swap;
+pub use sysctl::Sysctl;

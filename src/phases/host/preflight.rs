@@ -1,0 +1,200 @@
+//! What this machine must have before anything is done to it.
+
+use std::path::Path;
+
+use async_trait::async_trait;
+use serde::Serialize;
+
+use crate::{
+    config::Settings,
+    error::{Error, Kind, Result},
+    identity::Identity,
+    phases::{Notes, State, Step},
+    ports::{Host, MachineFacts, Role, World},
+};
+
+/// kubeadm's own minimum for a control plane.
+const CONTROL_PLANE_CPUS: usize = 2;
+/// kubeadm's own minimum for a control plane, in bytes.
+const CONTROL_PLANE_MEMORY: u64 = 1_700_000_000;
+/// Programs, their archives and the first images, in bytes.
+const DISK: u64 = 2 << 30;
+
+/// API server, etcd (clients, peers), kubelet, controller manager, scheduler.
+const CONTROL_PLANE_PORTS: [u16; 6] = [6443, 2379, 2380, 10250, 10257, 10259];
+/// The kubelet.
+const WORKER_PORTS: [u16; 1] = [10250];
+
+/// Either file means that the ports are this node's own.
+const SET_UP: [&str; 2] = [
+    "/etc/kubernetes/kubelet.conf",
+    "/etc/kubernetes/bootstrap-kubelet.conf",
+];
+
+/// The requirements of this node's role.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Preflight {
+    /// What the node is for.
+    pub role: Role,
+    /// Processors that it needs.
+    pub cpus: usize,
+    /// Main memory that it needs, in bytes.
+    pub memory_bytes: u64,
+    /// Free disk that it needs, in bytes.
+    pub disk_bytes: u64,
+    /// TCP ports that must be free.
+    pub ports: Vec<u16>,
+    /// Whether the legacy cgroup hierarchy will do.
+    pub allow_cgroup_v1: bool,
+    /// The architecture for which everything was pinned.
+    pub arch: String,
+}
+
+/// A requirement that is not met.
+struct Problem {
+    kind: Kind,
+    what: String,
+    remedy: String,
+}
+
+impl Problem {
+    fn for_a_person(what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self {
+            kind: Kind::Refused,
+            what: what.into(),
+            remedy: remedy.into(),
+        }
+    }
+}
+
+impl Preflight {
+    /// The requirements of this node's role.
+    pub fn wanted(settings: &Settings, identity: &Identity) -> Result<Self> {
+        let (cpus, memory_bytes, ports) = match identity.role {
+            Role::ControlPlane => (
+                CONTROL_PLANE_CPUS,
+                CONTROL_PLANE_MEMORY,
+                CONTROL_PLANE_PORTS.to_vec(),
+            ),
+            Role::Worker => (1, 0, WORKER_PORTS.to_vec()),
+        };
+        Ok(Self {
+            role: identity.role,
+            cpus,
+            memory_bytes,
+            disk_bytes: DISK,
+            ports,
+            allow_cgroup_v1: settings.node.allow_cgroup_v1,
+            arch: identity.arch.clone(),
+        })
+    }
+
+    /// All that is wrong, so that a person mends it in one go.
+    async fn problems(&self, host: &dyn Host) -> Result<Vec<Problem>> {
+        let machine = host.machine().await?;
+        let mut problems = self.of_the_machine(&machine);
+        for path in SET_UP {
+            if host.exists(Path::new(path)).await? {
+                // Its own kubelet holds the ports, and evicts pods when the disk fills up.
+                return Ok(problems);
+            }
+        }
+        if machine.disk_free_bytes < self.disk_bytes {
+            problems.push(Problem {
+                kind: Kind::Failed,
+                what: format!(
+                    "{} MiB are free under /var/lib, {} MiB are needed",
+                    machine.disk_free_bytes >> 20,
+                    self.disk_bytes >> 20
+                ),
+                remedy: "free some space or give the instance a larger root volume".to_owned(),
+            });
+        }
+        for port in &self.ports {
+            if host.port_in_use(*port).await? {
+                problems.push(Problem::for_a_person(
+                    format!("TCP port {port} is taken by another program"),
+                    format!("find it with `ss -ltnp sport = :{port}` and stop it"),
+                ));
+            }
+        }
+        Ok(problems)
+    }
+
+    fn of_the_machine(&self, machine: &MachineFacts) -> Vec<Problem> {
+        let role = self.role;
+        let mut problems = Vec::new();
+        if !machine.root {
+            problems.push(Problem::for_a_person(
+                "this is not run as root",
+                "start it by its unit, `systemctl start k8s-bootstrap`, or with sudo",
+            ));
+        }
+        if machine.cpus < self.cpus {
+            problems.push(Problem::for_a_person(
+                format!(
+                    "a {role} needs {} CPUs, this machine has {}",
+                    self.cpus, machine.cpus
+                ),
+                "take an instance type with at least 2 vCPUs, such as c7i-flex.large",
+            ));
+        }
+        if machine.memory_bytes < self.memory_bytes {
+            problems.push(Problem::for_a_person(
+                format!(
+                    "a {role} needs {} MB of memory, this machine has {} MB",
+                    self.memory_bytes / 1_000_000,
+                    machine.memory_bytes / 1_000_000
+                ),
+                "take an instance type with at least 2 GiB of memory, such as c7i-flex.large",
+            ));
+        }
+        if machine.cgroup_version < 2 && !self.allow_cgroup_v1 {
+            problems.push(Problem::for_a_person(
+                "this machine runs the legacy cgroup hierarchy, version 1",
+                "take an image with cgroup v2 (Ubuntu 22.04 or later); only if that cannot be, set node.allow_cgroup_v1 = true",
+            ));
+        }
+        if machine.arch != self.arch {
+            problems.push(Problem::for_a_person(
+                format!(
+                    "EC2 calls this instance {}, the agent was built for {}",
+                    self.arch, machine.arch
+                ),
+                "start the binary of the instance's architecture",
+            ));
+        }
+        problems
+    }
+
+    async fn require(&self, host: &dyn Host) -> Result<()> {
+        let problems = self.problems(host).await?;
+        if problems.is_empty() {
+            return Ok(());
+        }
+        let refused = problems.iter().any(|p| p.kind == Kind::Refused);
+        let (what, remedies): (Vec<_>, Vec<_>) = problems
+            .into_iter()
+            .map(|problem| (problem.what, problem.remedy))
+            .unzip();
+        let (what, remedy) = (what.join("; "), remedies.join("; "));
+        Err(if refused {
+            Error::refused(what).hint(remedy)
+        } else {
+            Error::failed(what).hint(remedy)
+        })
+    }
+}
+
+#[async_trait]
+impl Step for Preflight {
+    /// As wanted, or an error: there is nothing that the agent could do.
+    async fn check(&self, world: &World) -> Result<State> {
+        self.require(world.host.as_ref()).await?;
+        Ok(State::AsWanted)
+    }
+
+    async fn apply(&self, world: &World, _notes: &Notes) -> Result<()> {
+        self.require(world.host.as_ref()).await
+    }
+}

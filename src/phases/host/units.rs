@@ -1,0 +1,63 @@
+//! systemd's view of a unit, and changes to it.
+
+use std::time::Duration;
+
+use crate::{
+    error::Result,
+    ports::{Command, Commands},
+};
+
+/// What systemd says of a unit.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Unit {
+    /// `active`, `inactive`, `failed`, `activating` ...
+    pub active: String,
+    /// Started at boot.
+    pub enabled: bool,
+    /// The file on disk is newer than what systemd has read.
+    pub stale: bool,
+}
+
+impl Unit {
+    /// What is missing for a unit that is started at boot, if anything.
+    pub fn lacks(&self, name: &str) -> Option<String> {
+        if self.stale {
+            return Some(format!("systemd has not read {name} since it changed"));
+        }
+        (!self.enabled).then(|| format!("{name} is not enabled"))
+    }
+}
+
+/// Asks systemd about a unit; one that it does not know is inactive.
+pub(super) async fn show(commands: &dyn Commands, unit: &str) -> Result<Unit> {
+    let properties = "--property=ActiveState,UnitFileState,NeedDaemonReload";
+    let output = systemctl(commands, &["show", properties, unit]).await?;
+    let value = |key: &str| {
+        output
+            .lines()
+            .find_map(|line| line.strip_prefix(key)?.strip_prefix('='))
+            .unwrap_or_default()
+            .trim()
+            .to_owned()
+    };
+    Ok(Unit {
+        active: value("ActiveState"),
+        enabled: value("UnitFileState") == "enabled",
+        stale: value("NeedDaemonReload") == "yes",
+    })
+}
+
+/// Runs systemctl and gives its standard output.
+pub(super) async fn systemctl(commands: &dyn Commands, args: &[&str]) -> Result<String> {
+    // Starting a unit lasts until it is ready, for which systemd itself allows 90 s.
+    let command = Command::new("systemctl", args.iter().copied()).within(Duration::from_secs(100));
+    let output = commands.run(command.clone()).await?.success(&command)?;
+    Ok(output.stdout)
+}
+
+/// Makes systemd read its files again and start the unit at boot.
+pub(super) async fn enable(commands: &dyn Commands, unit: &str) -> Result<()> {
+    systemctl(commands, &["daemon-reload"]).await?;
+    systemctl(commands, &["enable", unit]).await?;
+    Ok(())
+}

@@ -1,0 +1,186 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use super::*;
+use crate::testing::{self, FakeWorld, Files};
+
+const TOKEN: &str = "abcdef.0123456789abcdef";
+
+fn step(role: Role) -> Join {
+    Join::new(&testing::settings(), &testing::identity(role)).unwrap()
+}
+
+async fn with_ticket(role: Role, hours: i64) -> FakeWorld {
+    let fake = FakeWorld::new();
+    let world = fake.ports();
+    let ticket = JoinTicket {
+        token: TOKEN.to_owned().into(),
+        ca_cert_hash: "sha256:00".into(),
+        certificate_key: (role == Role::ControlPlane).then(|| "key".to_owned().into()),
+        expires: world.clock.now() + jiff::SignedDuration::from_hours(hours),
+    };
+    ticket.publish(&world, role).await.unwrap();
+    fake
+}
+
+/// What a join that goes through leaves on the disk.
+fn member(host: &Files) {
+    let ca = &testing::Pki::new().files["ca.crt"];
+    host.put(paths::CA, ca);
+    host.put(paths::KUBELET_CONF, testing::rotating_kubeconfig(ca));
+    host.put(paths::KUBELET_CLIENT, "");
+}
+
+fn joins(fake: &FakeWorld) -> usize {
+    let ran = fake.commands.ran();
+    ran.iter()
+        .filter(|line| line.starts_with("kubeadm join"))
+        .count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_joins_and_leaves_no_token_behind() {
+    let fake = with_ticket(Role::Worker, 1).await;
+    fake.on("kubeadm join", |_, host| {
+        let document: Value = serde_json::from_str(&host.get(paths::JOIN_CONFIG).unwrap()).unwrap();
+        let discovery = &document["discovery"];
+        assert_eq!(discovery["bootstrapToken"]["token"], TOKEN);
+        assert_eq!(discovery["bootstrapToken"]["caCertHashes"][0], "sha256:00");
+        assert_eq!(
+            discovery["bootstrapToken"]["apiServerEndpoint"],
+            "127.0.0.1:7443"
+        );
+        assert_eq!(discovery["tlsBootstrapToken"], TOKEN);
+        assert_eq!(host.mode(paths::JOIN_CONFIG), 0o600);
+        member(host);
+        testing::output(0, "", "")
+    });
+    let (world, step) = (fake.ports(), step(Role::Worker));
+    assert!(matches!(
+        step.check(&world).await.unwrap(),
+        State::Differs(_)
+    ));
+    step.apply(&world, &Notes::unread()).await.unwrap();
+    assert_eq!(step.check(&world).await.unwrap(), State::AsWanted);
+    assert!(!fake.files.has(paths::JOIN_CONFIG));
+    assert!(!format!("{step:?}").contains(TOKEN));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_join_says_why_and_leaves_no_token_behind() {
+    let fake = with_ticket(Role::Worker, 1).await;
+    fake.on("kubeadm join", |_, _| {
+        testing::output(1, "", "[ERROR Port-10250]: Port 10250 is in use")
+    });
+    let error = step(Role::Worker)
+        .apply(&fake.ports(), &Notes::unread())
+        .await
+        .unwrap_err();
+    assert!(error.one_line().contains("Port 10250 is in use"), "{error}");
+    assert!(!fake.files.has(paths::JOIN_CONFIG));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_killed_join_left_is_cleared_before_the_next() {
+    let fake = with_ticket(Role::Worker, 1).await;
+    for path in [paths::BOOTSTRAP_KUBELET_CONF, paths::CA, paths::JOIN_CONFIG] {
+        fake.files.put(path, "half");
+    }
+    fake.on("kubeadm join", |_, host| {
+        assert!(
+            !host.has(paths::BOOTSTRAP_KUBELET_CONF),
+            "preflight would refuse"
+        );
+        assert!(!host.has(paths::CA), "preflight would refuse");
+        member(host);
+        testing::output(0, "", "")
+    });
+    step(Role::Worker)
+        .apply(&fake.ports(), &Notes::unread())
+        .await
+        .unwrap();
+    let ran = fake.commands.ran();
+    assert_eq!(ran[0], "systemctl stop kubelet.service");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_whose_kubelet_got_its_certificate_never_joins_again() {
+    let fake = FakeWorld::new();
+    member(&fake.files);
+    fake.files.put(paths::BOOTSTRAP_KUBELET_CONF, TOKEN);
+    fake.files.put(paths::JOIN_CONFIG, TOKEN);
+    let (world, step) = (fake.ports(), step(Role::Worker));
+    let State::Differs(reason) = step.check(&world).await.unwrap() else {
+        panic!("a token on the disk went unnoticed");
+    };
+    assert!(reason.contains("still holds a join token"));
+    step.apply(&world, &Notes::unread()).await.unwrap();
+    assert_eq!(step.check(&world).await.unwrap(), State::AsWanted);
+    assert_eq!(joins(&fake), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_control_plane_killed_on_the_way_is_reset_and_joins_again() {
+    let fake = with_ticket(Role::ControlPlane, 1).await;
+    member(&fake.files);
+    fake.files
+        .put("/etc/kubernetes/manifests/etcd.yaml", "half");
+    fake.on("kubeadm join", |_, host| {
+        let document: Value = serde_json::from_str(&host.get(paths::JOIN_CONFIG).unwrap()).unwrap();
+        assert_eq!(document["controlPlane"]["certificateKey"], "key");
+        assert_eq!(
+            document["controlPlane"]["localAPIEndpoint"]["bindPort"],
+            6443
+        );
+        member(host);
+        testing::output(0, "", "")
+    });
+    let (world, step) = (fake.ports(), step(Role::ControlPlane));
+    assert!(matches!(
+        step.check(&world).await.unwrap(),
+        State::Differs(_)
+    ));
+    step.apply(&world, &Notes::unread()).await.unwrap();
+    assert_eq!(step.check(&world).await.unwrap(), State::AsWanted);
+    let ran = fake.commands.ran();
+    assert!(ran[0].starts_with("kubeadm reset --force"), "{ran:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_joiner_waits_for_a_ticket_that_is_still_good() {
+    let fake = with_ticket(Role::Worker, -1).await;
+    let error = step(Role::Worker)
+        .apply(&fake.ports(), &Notes::unread())
+        .await
+        .unwrap_err();
+    assert!(
+        error.one_line().contains("expired at 2026-11-23T11:00:00Z"),
+        "{error}"
+    );
+    assert_eq!(joins(&fake), 0);
+
+    let error = step(Role::Worker)
+        .apply(&FakeWorld::new().ports(), &Notes::unread())
+        .await
+        .unwrap_err();
+    assert!(
+        error.one_line().contains("the store has no `join/worker`"),
+        "{error}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_control_plane_that_has_joined_is_never_reset() {
+    let fake = with_ticket(Role::ControlPlane, 1).await;
+    member(&fake.files);
+    fake.files.put(paths::JOINED, "");
+    fake.files.delete(paths::KUBELET_CLIENT);
+    let error = step(Role::ControlPlane)
+        .apply(&fake.ports(), &Notes::unread())
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), crate::error::Kind::Refused);
+    assert!(error.one_line().contains(paths::KUBELET_CLIENT), "{error}");
+    assert!(error.remedy().is_some());
+    assert!(fake.commands.ran().is_empty());
+    assert!(fake.files.has(paths::KUBELET_CONF));
+}

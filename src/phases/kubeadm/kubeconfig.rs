@@ -1,0 +1,98 @@
+//! Whether a kubeconfig file is whole and belongs to this cluster.
+
+use std::path::PathBuf;
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use serde_json::Value;
+
+use super::pki;
+
+/// How a kubeconfig proves its user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Credentials {
+    /// Certificate and key are in the file.
+    Embedded,
+    /// The certificate is in a file of its own.
+    File(PathBuf),
+}
+
+/// Reads a kubeconfig; an error says what is wrong with it.
+///
+/// With `ca` the file must trust that certificate (PEM) and no other.
+pub fn examine(text: &[u8], ca: Option<&[u8]>) -> Result<Credentials, String> {
+    let text = std::str::from_utf8(text).map_err(|_| "is not text".to_owned())?;
+    let file: Value =
+        serde_saphyr::from_str(text).map_err(|_| "is not complete YAML".to_owned())?;
+    let trusted = file["clusters"][0]["cluster"]["certificate-authority-data"]
+        .as_str()
+        .and_then(|data| BASE64_STANDARD.decode(data).ok())
+        .ok_or("names no cluster CA")?;
+    if let Some(ca) = ca
+        && der(&trusted).is_none_or(|trusted| Some(trusted) != der(ca))
+    {
+        return Err("trusts another CA than this cluster's".to_owned());
+    }
+    let user = &file["users"][0]["user"];
+    if let Some(path) = user["client-certificate"].as_str() {
+        return Ok(Credentials::File(path.into()));
+    }
+    for part in ["client-certificate-data", "client-key-data"] {
+        user[part]
+            .as_str()
+            .and_then(|data| BASE64_STANDARD.decode(data).ok())
+            .and_then(|pem| der(&pem))
+            .ok_or_else(|| format!("has no whole {part}"))?;
+    }
+    Ok(Credentials::Embedded)
+}
+
+fn der(pem: &[u8]) -> Option<Vec<u8>> {
+    pki::pem(pem).map(|pem| pem.contents)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use super::*;
+    use crate::testing;
+
+    #[test]
+    fn a_file_cut_short_at_any_byte_is_never_taken_for_whole() {
+        let pki = testing::Pki::new();
+        let ca = pki.files["ca.crt"].clone();
+        let whole = testing::kubeconfig(&ca);
+        assert_eq!(
+            examine(whole.as_bytes(), Some(&ca)),
+            Ok(Credentials::Embedded)
+        );
+        // The last characters are the end of the key and white space.
+        for end in 0..whole.trim_end().len() - 4 {
+            assert!(
+                examine(&whole.as_bytes()[..end], Some(&ca)).is_err(),
+                "cut at {end}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_file_of_an_earlier_attempt_is_told_apart() {
+        let old = testing::kubeconfig(&testing::Pki::new().files["ca.crt"]);
+        let ca = testing::Pki::new().files["ca.crt"].clone();
+        let error = examine(old.as_bytes(), Some(&ca)).unwrap_err();
+        assert!(error.contains("another CA"), "{error}");
+        assert_eq!(examine(old.as_bytes(), None), Ok(Credentials::Embedded));
+    }
+
+    #[test]
+    fn a_rotating_certificate_is_named_by_its_file() {
+        let pki = testing::Pki::new();
+        let text = testing::rotating_kubeconfig(&pki.files["ca.crt"]);
+        assert_eq!(
+            examine(text.as_bytes(), None),
+            Ok(Credentials::File(
+                "/var/lib/kubelet/pki/kubelet-client-current.pem".into()
+            ))
+        );
+    }
+}

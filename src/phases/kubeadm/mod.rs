@@ -1,0 +1,25 @@
+//! kubeadm, phase by phase, and a node's way into the cluster.
+//!
+//! The founder runs what `kubeadm init` does, in the same order, but as single
+//! steps, so that certificates come while images load and a kill at any point costs
+//! one phase: [`ConfigFiles`], [`KubeadmPhase`] for each [`InitPhase`] up to
+//! `KubeletStart`, [`ApiReady`], then the phases that write to the API. Every other
+//! node takes [`Join`].
+
+pub mod config;
+pub mod documents;
+mod init;
+mod join;
+mod kubeconfig;
+pub mod paths;
+mod pki;
+mod ready;
+pub mod reserved;
+mod result;
+mod ticket;
+
+pub use init::{ConfigFiles, InitPhase, KubeadmPhase};
+pub use join::Join;
+pub use ready::ApiReady;
+pub use result::PhaseResult;
+pub use ticket::{JoinTicket, TICKET_TTL, mint, own_ca_cert_hash};

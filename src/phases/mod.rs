@@ -1,0 +1,129 @@
+//! What is done to an instance, one kind of step a module.
+//!
+//! A step is data: what is wanted. [`Step::check`] compares it with what is,
+//! without changing anything; [`Step::apply`] makes it so; the same check then
+//! verifies it. The runner alone calls them, `plan` calls only the check.
+
+pub mod addons;
+pub mod host;
+pub mod kubeadm;
+mod node_ready;
+pub mod record;
+
+use async_trait::async_trait;
+use serde::Serialize;
+use tokio::sync::watch;
+
+pub use node_ready::NodeReady;
+
+use crate::{error::Result, ports::World};
+
+/// Whether the wanted state is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// Nothing is to be done.
+    AsWanted,
+    /// What differs, in words for a person.
+    Differs(String),
+}
+
+/// One kind of step.
+#[async_trait]
+pub trait Step: Send + Sync {
+    /// Compares what is wanted with what is; changes nothing.
+    async fn check(&self, world: &World) -> Result<State>;
+    /// Makes it so; may be called again after an interruption at any point.
+    async fn apply(&self, world: &World, notes: &Notes) -> Result<()>;
+}
+
+/// Where a step says what it waits for; shown in `systemctl status` and `/status`.
+#[derive(Debug, Clone)]
+pub struct Notes(watch::Sender<Option<String>>);
+
+impl Notes {
+    /// Notes and the place to read them.
+    pub fn new() -> (Self, watch::Receiver<Option<String>>) {
+        let (sender, receiver) = watch::channel(None);
+        (Self(sender), receiver)
+    }
+
+    /// Notes that nobody reads.
+    pub fn unread() -> Self {
+        Self::new().0
+    }
+
+    /// Says what is being waited for.
+    pub fn waiting_for(&self, what: impl Into<String>) {
+        self.0.send_replace(Some(what.into()));
+    }
+}
+
+/// Declares [`Action`], the conversions into it and its dispatch, so that a kind of step is one line.
+macro_rules! actions {
+    ($($(#[$doc:meta])* $name:ident($step:ty),)*) => {
+        /// Every kind of step.
+        #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+        #[serde(tag = "action", rename_all = "kebab-case")]
+        pub enum Action {
+            $($(#[$doc])* $name($step),)*
+        }
+
+        $(impl From<$step> for Action {
+            fn from(step: $step) -> Self {
+                Self::$name(step)
+            }
+        })*
+
+        #[async_trait]
+        impl Step for Action {
+            async fn check(&self, world: &World) -> Result<State> {
+                match self {
+                    $(Self::$name(step) => step.check(world).await,)*
+                }
+            }
+
+            async fn apply(&self, world: &World, notes: &Notes) -> Result<()> {
+                match self {
+                    $(Self::$name(step) => step.apply(world, notes).await,)*
+                }
+            }
+        }
+    };
+}
+
+actions! {
+    /// Refuses a machine that cannot become this node.
+    Preflight(host::Preflight),
+    /// Kernel features.
+    Kernel(host::Kernel),
+    /// Kernel parameters.
+    Sysctl(host::Sysctl),
+    /// No swap.
+    Swap(host::Swap),
+    /// The node's own name.
+    Hosts(host::Hosts),
+    /// A pinned download.
+    Artifact(host::Artifact),
+    /// containerd, configured and running.
+    Containerd(host::Containerd),
+    /// The kubelet's unit.
+    KubeletUnit(host::KubeletUnit),
+    /// Images on the node.
+    Images(host::Images),
+    /// kubeadm's configuration.
+    ConfigFiles(kubeadm::ConfigFiles),
+    /// One phase of `kubeadm init`.
+    KubeadmPhase(kubeadm::KubeadmPhase),
+    /// The API answers.
+    ApiReady(kubeadm::ApiReady),
+    /// `kubeadm join`.
+    Join(kubeadm::Join),
+    /// The cluster in the store.
+    RecordCluster(record::RecordCluster),
+    /// Tickets in the store.
+    JoinTickets(record::JoinTickets),
+    /// Manifests.
+    Addon(addons::Addon),
+    /// The node's Ready condition.
+    NodeReady(NodeReady),
+}

@@ -1,0 +1,159 @@
+//! What is done on a node, as data: the boot as one list.
+
+use crate::{
+    config::Settings,
+    error::Result,
+    identity::Identity,
+    journal::{Course, Membership},
+    phases::{
+        Action, NodeReady,
+        addons::Addon,
+        host::{Artifact, Containerd, Hosts, Images, Kernel, KubeletUnit, Preflight, Swap, Sysctl},
+        kubeadm::{ApiReady, ConfigFiles, InitPhase, Join, KubeadmPhase},
+        record::{JoinTickets, RecordCluster},
+    },
+    ports::{MachineFacts, Role},
+    runner::Phase,
+};
+
+/// Collects phases; each line of a plan is one call.
+struct Plan(Vec<Phase<Action>>);
+
+impl Plan {
+    fn add(
+        &mut self,
+        name: &str,
+        deadline_seconds: u64,
+        after: &[&str],
+        why: &str,
+        step: impl Into<Action>,
+    ) {
+        self.0.push(Phase {
+            name: name.to_owned(),
+            why: why.to_owned(),
+            after: after.iter().map(ToString::to_string).collect(),
+            deadline_seconds,
+            step: step.into(),
+        });
+    }
+}
+
+/// A phase that only touches this machine is done within this.
+const LOCAL: u64 = 120;
+
+/// Preparing the host: depends on no peer, so it runs while peers are found.
+#[rustfmt::skip] // one phase a line, to be read as a list
+pub fn host(settings: &Settings, me: &Identity) -> Result<Vec<Phase<Action>>> {
+    let mut plan = Plan(Vec::new());
+    let download = settings.deadlines.download;
+    plan.add("preflight", LOCAL, &[], "kubeadm and the kubelet would fail later and less clearly", Preflight::wanted(settings, me)?);
+    plan.add("kernel", LOCAL, &["preflight"], "containers need overlay mounts, pods need a filtered bridge", Kernel::wanted(settings, me)?);
+    plan.add("sysctl", LOCAL, &["kernel"], "pods' packets are forwarded and seen by kube-proxy", Sysctl::wanted(settings, me)?);
+    plan.add("swap", LOCAL, &["preflight"], "the kubelet accounts memory without swap", Swap::wanted(settings, me)?);
+    plan.add("hosts", LOCAL, &["preflight"], "the node's own name resolves even where the VPC's resolver does not answer", Hosts::wanted(settings, me)?);
+    for artifact in Artifact::all(settings, me)? {
+        let name = format!("artifact-{}", artifact.name);
+        plan.add(&name, download, &["preflight"], "downloaded, verified and unpacked in one pass", artifact);
+    }
+    plan.add("containerd", LOCAL, &["kernel", "sysctl", "artifact-containerd", "artifact-runc", "artifact-cni-plugins"], "runs the containers", Containerd::wanted(settings, me)?);
+    plan.add("kubelet-unit", LOCAL, &["artifact-kubelet", "containerd"], "kubeadm starts the kubelet through it", KubeletUnit::wanted(settings, me)?);
+    if settings.images.preload {
+        plan.add("images", download, &["containerd"], "loaded while the rest is prepared", Images::wanted(settings, me)?);
+    }
+    Ok(plan.0)
+}
+
+/// Founding or joining, once it is known which.
+pub fn cluster(
+    settings: &Settings,
+    me: &Identity,
+    machine: &MachineFacts,
+    membership: &Membership,
+) -> Result<Vec<Phase<Action>>> {
+    match membership.course {
+        Course::Found => found(settings, me, machine, membership),
+        Course::Join => join(settings, me, machine),
+    }
+}
+
+#[rustfmt::skip] // one phase a line, to be read as a list
+fn found(
+    settings: &Settings,
+    me: &Identity,
+    machine: &MachineFacts,
+    membership: &Membership,
+) -> Result<Vec<Phase<Action>>> {
+    use InitPhase as Init;
+    let mut plan = Plan(Vec::new());
+    let api = settings.deadlines.api;
+    let init = |phase| KubeadmPhase::new(phase, settings, me);
+    let images: &[&str] = if settings.images.preload { &["images"] } else { &[] };
+    let prepared = [&["kubelet-unit", "hosts", "swap", "artifact-kubeadm", "artifact-kubectl"], images].concat();
+
+    plan.add("kubeadm-config", LOCAL, &["preflight"], "what kubeadm reads", ConfigFiles::init(settings, me, machine)?);
+    plan.add("kubeadm-certs", LOCAL, &["kubeadm-config", "artifact-kubeadm", "hosts"], "the cluster's certificates, while images load", init(Init::Certs)?);
+    plan.add("kubeadm-kubeconfig", LOCAL, &["kubeadm-certs"], "credentials of the control plane's parts", init(Init::Kubeconfig)?);
+    plan.add("kubeadm-preflight", settings.deadlines.download, &[prepared.as_slice(), &["kubeadm-config"]].concat(), "kubeadm's own look at the host", init(Init::Preflight)?);
+    plan.add("kubeadm-etcd", LOCAL, &["kubeadm-kubeconfig", "kubeadm-preflight"], "etcd as a static pod", init(Init::Etcd)?);
+    plan.add("kubeadm-control-plane", LOCAL, &["kubeadm-etcd"], "the API server, the controllers and the scheduler as static pods", init(Init::ControlPlane)?);
+    plan.add("kubeadm-kubelet-start", LOCAL, &["kubeadm-control-plane"], "the kubelet starts the static pods", init(Init::KubeletStart)?);
+    plan.add("api-ready", api, &["kubeadm-kubelet-start"], "what follows speaks to the API", ApiReady::new(settings));
+    plan.add("kubeadm-upload-config", api, &["api-ready"], "joiners and upgrades read it from the cluster", init(Init::UploadConfig)?);
+    plan.add("kubeadm-mark-control-plane", api, &["kubeadm-upload-config"], "workloads stay off control planes", init(Init::MarkControlPlane)?);
+    plan.add("kubeadm-bootstrap-token", api, &["kubeadm-upload-config"], "the rights that join tokens have", init(Init::BootstrapToken)?);
+    plan.add("kubeadm-kubelet-finalize", api, &["api-ready"], "the kubelet's certificate rotates", init(Init::KubeletFinalize)?);
+    plan.add("kubeadm-addons", api, &["kubeadm-upload-config"], "CoreDNS and kube-proxy", init(Init::Addons)?);
+    plan.add("record-cluster", api, &["kubeadm-upload-config"], "from here on every instance joins this cluster", RecordCluster { cluster_uid: membership.cluster_uid.clone(), founder: me.instance_id.clone() });
+    plan.add("join-tickets", api, &["kubeadm-bootstrap-token", "record-cluster"], "what joiners prove themselves with, renewed before it ends", JoinTickets::for_all());
+    let mut before = vec!["kubeadm-addons".to_owned()];
+    for group in Addon::of_the_founder(settings) {
+        let after: Vec<&str> = before.iter().map(String::as_str).collect();
+        let mut names = Vec::new();
+        for addon in group {
+            let name = format!("addon-{}", addon.name);
+            plan.add(&name, settings.deadlines.rollout, &after, "applied from its pinned manifest", addon);
+            names.push(name);
+        }
+        before = names;
+    }
+    plan.add("node-ready", settings.deadlines.rollout, &["kubeadm-kubelet-finalize", "kubeadm-mark-control-plane"], "pods can be scheduled here", NodeReady::new(settings, me));
+    Ok(plan.0)
+}
+
+#[rustfmt::skip] // one phase a line, to be read as a list
+fn join(settings: &Settings, me: &Identity, machine: &MachineFacts) -> Result<Vec<Phase<Action>>> {
+    let mut plan = Plan(Vec::new());
+    let prepared = ["kubelet-unit", "hosts", "swap", "sysctl", "artifact-kubeadm"];
+    let files = match me.role {
+        // Its tickets need the founder's file too: kubeadm uploads the certificates by it.
+        Role::ControlPlane => ConfigFiles::init(settings, me, machine)?,
+        Role::Worker => ConfigFiles::join(settings, me, machine)?,
+    };
+    plan.add("kubeadm-config", LOCAL, &["preflight"], "what kubeadm reads", files);
+    // The first ticket may come as late as the cluster itself.
+    let patience = settings.deadlines.peers + settings.deadlines.join;
+    plan.add("kubeadm-join", patience, &[prepared.as_slice(), &["kubeadm-config"]].concat(), "the kubelet gets its certificate for this node's name", Join::new(settings, me)?);
+    if me.role == Role::ControlPlane {
+        plan.add("join-tickets", settings.deadlines.api, &["kubeadm-join"], "what joiners prove themselves with, renewed before it ends", JoinTickets::for_all());
+    }
+    plan.add("node-ready", settings.deadlines.rollout, &["kubeadm-join"], "pods can be scheduled here", NodeReady::new(settings, me));
+    Ok(plan.0)
+}
+
+/// What must be renewed on a node that is up: looked at in each cycle.
+pub fn renewal(settings: &Settings, me: &Identity) -> Vec<Phase<Action>> {
+    let mut plan = Plan(Vec::new());
+    if me.role == Role::ControlPlane {
+        plan.add(
+            "join-tickets",
+            settings.deadlines.api,
+            &[],
+            "what joiners prove themselves with, renewed before it ends",
+            JoinTickets::by_the_leader(&me.instance_id),
+        );
+    }
+    plan.0
+}
+
+#[cfg(test)]
+mod tests;

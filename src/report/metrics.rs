@@ -1,0 +1,172 @@
+//! The status as Prometheus metrics.
+//!
+//! Made anew from the status at each scrape: there is nothing to keep in step.
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{family::Family, gauge::Gauge, info::Info},
+    registry::{Registry, Unit},
+};
+
+use super::{AddonState, Stage, Status};
+use crate::{
+    error::{Context, Result},
+    ports::Role,
+    runner::PhaseState,
+};
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PhaseLabel {
+    phase: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AddonLabel {
+    addon: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StageLabel {
+    stage: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StateLabel {
+    state: &'static str,
+}
+
+/// The metrics in the `OpenMetrics` text format.
+pub fn text(status: &Status) -> Result<String> {
+    let mut registry = Registry::with_prefix("k8s_bootstrap");
+    let text_of = |value: &Option<String>| value.clone().unwrap_or_default();
+    registry.register(
+        "agent",
+        "The agent and its node",
+        Info::new(vec![
+            ("version", status.version.clone()),
+            ("cluster", text_of(&status.cluster)),
+            ("cluster_uid", text_of(&status.cluster_uid)),
+            ("node", text_of(&status.node)),
+            ("instance_id", text_of(&status.instance_id)),
+            ("role", status.role.map_or("", Role::as_str).to_owned()),
+            ("kubernetes", text_of(&status.kubernetes)),
+        ]),
+    );
+    let stages = Family::<StageLabel, Gauge>::default();
+    for stage in [
+        Stage::Starting,
+        Stage::Working,
+        Stage::Ready,
+        Stage::Degraded,
+        Stage::Failed,
+    ] {
+        let label = StageLabel {
+            stage: stage.as_str(),
+        };
+        stages
+            .get_or_create(&label)
+            .set(i64::from(stage == status.stage));
+    }
+    registry.register("stage", "1 for the stage that the agent is in", stages);
+    let since = Gauge::<i64>::default();
+    since.set(status.since.as_second());
+    registry.register_with_unit(
+        "stage_since",
+        "When that stage began, as Unix time",
+        Unit::Seconds,
+        since,
+    );
+    let phases = Family::<StateLabel, Gauge>::default();
+    for state in ["pending", "running", "held", "done", "failed"] {
+        let count = status
+            .phases
+            .iter()
+            .filter(|p| word(&p.state) == state)
+            .count();
+        phases
+            .get_or_create(&StateLabel { state })
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+    registry.register("phases", "Phases of the plan by state", phases);
+    let durations = Family::<PhaseLabel, Gauge<f64, std::sync::atomic::AtomicU64>>::default();
+    for phase in &status.phases {
+        if let PhaseState::Done { duration_ms } = phase.state {
+            let label = PhaseLabel {
+                phase: phase.name.clone(),
+            };
+            let seconds = std::time::Duration::from_millis(duration_ms).as_secs_f64();
+            durations.get_or_create(&label).set(seconds);
+        }
+    }
+    registry.register_with_unit(
+        "phase_duration",
+        "Time that a phase took in this boot",
+        Unit::Seconds,
+        durations,
+    );
+    let addons = Family::<AddonLabel, Gauge>::default();
+    for addon in &status.addons {
+        let label = AddonLabel {
+            addon: addon.name.clone(),
+        };
+        addons
+            .get_or_create(&label)
+            .set(i64::from(addon.state == AddonState::Applied));
+    }
+    registry.register(
+        "addon_ready",
+        "On the leader: 1 for an add-on that is applied and runs",
+        addons,
+    );
+    let mut text = String::new();
+    encode(&mut text, &registry).attempting(|| "cannot encode the metrics".to_owned())?;
+    Ok(text)
+}
+
+fn word(state: &PhaseState) -> &'static str {
+    match state {
+        PhaseState::Pending => "pending",
+        PhaseState::Running { .. } => "running",
+        PhaseState::Held => "held",
+        PhaseState::Done { .. } => "done",
+        PhaseState::Failed { .. } => "failed",
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::report::{AddonReport, PhaseReport};
+
+    #[test]
+    fn stage_phases_and_durations_are_shown() {
+        let mut status = Status::starting("2026-11-23T12:00:00Z".parse().unwrap());
+        status.stage = Stage::Ready;
+        status.phases = vec![PhaseReport {
+            name: "images".to_owned(),
+            state: PhaseState::Done { duration_ms: 1500 },
+        }];
+        let addon = |name: &str, state| AddonReport {
+            name: name.to_owned(),
+            state,
+            message: String::new(),
+        };
+        status.addons = vec![
+            addon("storage", AddonState::Applied),
+            addon("visits", AddonState::RollingOut),
+        ];
+        let text = text(&status).unwrap();
+        for line in [
+            "k8s_bootstrap_stage{stage=\"Ready\"} 1",
+            "k8s_bootstrap_stage{stage=\"Working\"} 0",
+            "k8s_bootstrap_phases{state=\"done\"} 1",
+            "k8s_bootstrap_phase_duration_seconds{phase=\"images\"} 1.5",
+            "k8s_bootstrap_addon_ready{addon=\"storage\"} 1",
+            "k8s_bootstrap_addon_ready{addon=\"visits\"} 0",
+            "k8s_bootstrap_stage_since_seconds 1795435200",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} not in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! What the agent says of itself: one status, shown by systemd, over HTTP and as metrics.
+
+pub mod http;
+mod metrics;
+mod status;
+pub mod systemd;
+
+pub use status::{AddonReport, AddonState, PhaseReport, Stage, Status};
+
+use jiff::Timestamp;
+use tokio::sync::watch;
+
+use crate::{identity::Identity, journal::Membership, runner::Progress, upkeep::Upkept};
+
+/// Holds the status and tells everyone who shows it.
+#[derive(Debug)]
+pub struct Reporter(watch::Sender<Status>);
+
+impl Reporter {
+    /// A reporter whose status says that the agent starts.
+    pub fn new(now: Timestamp) -> Self {
+        Self(watch::Sender::new(Status::starting(now)))
+    }
+
+    /// The status now and its changes.
+    pub fn subscribe(&self) -> watch::Receiver<Status> {
+        self.0.subscribe()
+    }
+
+    /// Enters a stage.
+    pub fn stage(&self, stage: Stage, message: impl Into<String>, now: Timestamp) {
+        let message = message.into();
+        self.change(|status| {
+            if status.stage != stage {
+                status.since = now;
+            }
+            status.stage = stage;
+            status.message = message;
+        });
+    }
+
+    /// Says what is being waited for beside the phases.
+    pub fn message(&self, message: impl Into<String>) {
+        let message = message.into();
+        self.change(|status| status.message = message);
+    }
+
+    /// Says who this instance is.
+    pub fn identity(&self, me: &Identity, kubernetes: &str) {
+        self.change(|status| {
+            status.cluster = Some(me.cluster.clone());
+            status.node = Some(me.node_name.clone());
+            status.instance_id = Some(me.instance_id.clone());
+            status.role = Some(me.role);
+            status.kubernetes = Some(kubernetes.to_owned());
+        });
+    }
+
+    /// Says which cluster this instance belongs to.
+    pub fn membership(&self, membership: &Membership) {
+        self.change(|status| {
+            status.cluster_uid = Some(membership.cluster_uid.clone());
+            status.course = Some(membership.course);
+        });
+    }
+
+    /// Takes over the runner's progress.
+    pub fn progress(&self, progress: &Progress) {
+        let phases = progress
+            .iter()
+            .map(|(name, state)| PhaseReport {
+                name: name.clone(),
+                state: state.clone(),
+            })
+            .collect();
+        self.change(|status| status.phases = phases);
+    }
+
+    /// Says who keeps the add-ons, and how they are.
+    pub fn upkept(&self, upkept: Upkept) {
+        self.change(|status| {
+            status.leader = Some(upkept.leader);
+            status.addons = upkept.addons;
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Status)) {
+        self.0.send_if_modified(|status| {
+            let before = status.clone();
+            change(status);
+            *status != before
+        });
+    }
+}

@@ -1,0 +1,319 @@
+//! The status as data, and as the one line that `systemctl status` shows.
+
+use std::fmt::Write;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::{journal::Course, ports::Role, runner::PhaseState};
+
+/// Where the agent is in the life of its node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stage {
+    /// Reading metadata and settings.
+    Starting,
+    /// Carrying out phases.
+    Working,
+    /// The node is Ready and everything holds.
+    Ready,
+    /// The node was Ready, and something does not hold now.
+    Degraded,
+    /// Given up; systemd starts the agent again, unless a person must decide.
+    Failed,
+}
+
+impl Stage {
+    /// The stage's word in texts and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "Starting",
+            Self::Working => "Working",
+            Self::Ready => "Ready",
+            Self::Degraded => "Degraded",
+            Self::Failed => "Failed",
+        }
+    }
+}
+
+/// Everything that the agent reports, as `/status` and `status --json` show it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The agent's version.
+    pub version: String,
+    /// Where it is.
+    pub stage: Stage,
+    /// Since when.
+    pub since: Timestamp,
+    /// Why, or what it waits for; may be empty.
+    pub message: String,
+    /// The cluster's name.
+    pub cluster: Option<String>,
+    /// The cluster's uid, once it is chosen.
+    pub cluster_uid: Option<String>,
+    /// Whether this instance founds or joins.
+    pub course: Option<Course>,
+    /// The Kubernetes node name.
+    pub node: Option<String>,
+    /// The EC2 instance id.
+    pub instance_id: Option<String>,
+    /// The node's role.
+    pub role: Option<Role>,
+    /// The Kubernetes version that is wanted.
+    pub kubernetes: Option<String>,
+    /// Every phase, in the order of the plan.
+    pub phases: Vec<PhaseReport>,
+    /// On a control plane, the instance id of the one that keeps the add-ons.
+    #[serde(default)]
+    pub leader: Option<String>,
+    /// On that one, the add-ons.
+    #[serde(default)]
+    pub addons: Vec<AddonReport>,
+}
+
+/// One add-on of [`Status`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddonReport {
+    /// Its name in the settings.
+    pub name: String,
+    /// Where it is.
+    pub state: AddonState,
+    /// What is missing or went wrong; empty where nothing is.
+    pub message: String,
+}
+
+/// Where an add-on is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AddonState {
+    /// Its objects are as the settings want them, and its workloads run.
+    Applied,
+    /// Its objects are as wanted, its workloads not yet.
+    RollingOut,
+    /// The last attempt to apply or remove it failed; it is tried again.
+    Failed,
+}
+
+impl AddonState {
+    /// The state's word, as in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Applied => "applied",
+            Self::RollingOut => "rolling-out",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// One phase of [`Status`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PhaseReport {
+    /// Its name.
+    pub name: String,
+    /// Where it is.
+    #[serde(flatten)]
+    pub state: PhaseState,
+}
+
+impl AddonReport {
+    /// What a person must know of an add-on that fails.
+    fn trouble(&self) -> Option<String> {
+        (self.state == AddonState::Failed)
+            .then(|| format!("add-on {} failed: {}", self.name, self.message))
+    }
+}
+
+impl Status {
+    /// The status of an agent that starts.
+    pub fn starting(now: Timestamp) -> Self {
+        Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            stage: Stage::Starting,
+            since: now,
+            message: "reading instance metadata and settings".to_owned(),
+            cluster: None,
+            cluster_uid: None,
+            course: None,
+            node: None,
+            instance_id: None,
+            role: None,
+            kubernetes: None,
+            phases: Vec::new(),
+            leader: None,
+            addons: Vec::new(),
+        }
+    }
+
+    /// Whether the node does its work.
+    pub fn is_ready(&self) -> bool {
+        self.stage == Stage::Ready
+    }
+
+    /// The line for `STATUS=`: stage, phases i/n, what is waited for and since when, add-ons that fail.
+    pub fn line(&self) -> String {
+        let mut line = self.stage.as_str().to_owned();
+        let total = self.phases.len();
+        if self.stage == Stage::Working && total > 0 {
+            let hold = self.phases.iter().filter(|p| p.state.holds()).count();
+            let _ = write!(line, " {hold}/{total}");
+        }
+        let running: Vec<String> = self
+            .phases
+            .iter()
+            .filter_map(|phase| match &phase.state {
+                PhaseState::Running { since, waiting_for } => {
+                    let clock = since.strftime("%H:%M:%S");
+                    Some(match waiting_for {
+                        Some(what) => {
+                            format!("{} waits for {what} (since {clock} UTC)", phase.name)
+                        }
+                        None => format!("{} (since {clock} UTC)", phase.name),
+                    })
+                }
+                _ => None,
+            })
+            .collect();
+        let parts = (!self.message.is_empty())
+            .then(|| self.message.clone())
+            .into_iter()
+            .chain(running)
+            .chain(self.addons.iter().filter_map(AddonReport::trouble));
+        for (index, part) in parts.enumerate() {
+            let _ = write!(line, "{}{part}", if index == 0 { ": " } else { "; " });
+        }
+        line
+    }
+
+    /// The status for a person on a terminal.
+    pub fn text(&self) -> String {
+        let mut text = format!("{}\n", self.line());
+        let or_dash = |value: &Option<String>| value.clone().unwrap_or_else(|| "-".to_owned());
+        let _ = writeln!(
+            text,
+            "cluster {} (uid {}), node {}, instance {}, role {}, Kubernetes {}, agent {}\n",
+            or_dash(&self.cluster),
+            or_dash(&self.cluster_uid),
+            or_dash(&self.node),
+            or_dash(&self.instance_id),
+            self.role.map_or("-", Role::as_str),
+            or_dash(&self.kubernetes),
+            self.version,
+        );
+        for phase in &self.phases {
+            let state = match &phase.state {
+                PhaseState::Pending => "pending".to_owned(),
+                PhaseState::Held => "held already".to_owned(),
+                PhaseState::Done { duration_ms } => format!("done in {duration_ms} ms"),
+                PhaseState::Running {
+                    waiting_for: Some(what),
+                    ..
+                } => format!("waits for {what}"),
+                PhaseState::Running { .. } => "under way".to_owned(),
+                PhaseState::Failed { error } => format!("FAILED: {error}"),
+            };
+            let _ = writeln!(text, "  {:<28} {state}", phase.name);
+        }
+        for addon in &self.addons {
+            let name = format!("addon-{}", addon.name);
+            let state = addon.state.as_str();
+            let _ = writeln!(
+                text,
+                "  {name:<28} {}",
+                format!("{state} {}", addon.message).trim()
+            );
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn status(stage: Stage, phases: Vec<(&str, PhaseState)>) -> Status {
+        let now = "2026-11-23T12:00:00Z".parse().unwrap();
+        Status {
+            stage,
+            message: String::new(),
+            phases: phases
+                .into_iter()
+                .map(|(name, state)| PhaseReport {
+                    name: name.to_owned(),
+                    state,
+                })
+                .collect(),
+            ..Status::starting(now)
+        }
+    }
+
+    #[test]
+    fn the_line_says_phase_count_and_what_is_waited_for() {
+        let since = "2026-11-23T11:59:30Z".parse().unwrap();
+        let status = status(
+            Stage::Working,
+            vec![
+                ("kernel", PhaseState::Held),
+                ("sysctl", PhaseState::Done { duration_ms: 3 }),
+                (
+                    "images",
+                    PhaseState::Running {
+                        since,
+                        waiting_for: Some("etcd (2 of 7)".to_owned()),
+                    },
+                ),
+                ("node-ready", PhaseState::Pending),
+            ],
+        );
+        assert_eq!(
+            status.line(),
+            "Working 2/4: images waits for etcd (2 of 7) (since 11:59:30 UTC)"
+        );
+    }
+
+    #[test]
+    fn a_ready_node_says_why() {
+        let mut status = status(Stage::Ready, vec![("kernel", PhaseState::Held)]);
+        status.message = "node w1 is Ready".to_owned();
+        assert_eq!(status.line(), "Ready: node w1 is Ready");
+    }
+
+    #[test]
+    fn an_addon_that_fails_is_said_and_the_node_stays_ready() {
+        let mut status = status(Stage::Ready, vec![]);
+        status.message = "node c1 is Ready".to_owned();
+        let report = |name: &str, state, message: &str| AddonReport {
+            name: name.to_owned(),
+            state,
+            message: message.to_owned(),
+        };
+        status.addons = vec![
+            report("storage", AddonState::RollingOut, "Deployment s/p 0/1"),
+            report("mine", AddonState::Failed, "/m/a.yaml: apply Pod p: no"),
+        ];
+        assert!(status.is_ready());
+        assert_eq!(
+            status.line(),
+            "Ready: node c1 is Ready; add-on mine failed: /m/a.yaml: apply Pod p: no"
+        );
+        let text = status.text();
+        assert!(
+            text.contains("addon-storage                rolling-out Deployment s/p 0/1\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn the_json_form_comes_back_whole() {
+        let status = status(
+            Stage::Working,
+            vec![("kernel", PhaseState::Done { duration_ms: 3 })],
+        );
+        let json = serde_json::to_string(&status).unwrap();
+        assert!(
+            json.contains(r#"{"name":"kernel","state":"done","duration_ms":3}"#),
+            "{json}"
+        );
+        assert_eq!(serde_json::from_str::<Status>(&json).unwrap(), status);
+    }
+}

@@ -1,0 +1,353 @@
+//! Carries phases out: in parallel where `after` allows, each checked, applied, verified, journaled.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures::{FutureExt, StreamExt, future, stream::FuturesUnordered};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use tokio::sync::{Mutex as AsyncMutex, watch};
+use tracing::{info, warn};
+
+use crate::{
+    error::{Error, Kind, Result},
+    journal::{Entry, Journal, Membership},
+    phases::{Notes, State, Step},
+    ports::World,
+};
+
+/// One named piece of work, as data.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Phase<A> {
+    /// Its name, unique in a plan.
+    pub name: String,
+    /// Why there is such a phase, for `plan`.
+    pub why: String,
+    /// The phases that must hold before it starts.
+    pub after: Vec<String>,
+    /// How long it may take with all its retries, in seconds.
+    pub deadline_seconds: u64,
+    /// What it does.
+    pub step: A,
+}
+
+/// Where a phase is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub enum PhaseState {
+    /// Not begun.
+    Pending,
+    /// Under way.
+    Running {
+        /// Since when.
+        since: Timestamp,
+        /// What it waits for, and since when it says so.
+        waiting_for: Option<String>,
+    },
+    /// Found to hold without doing anything.
+    Held,
+    /// Carried out and verified.
+    Done {
+        /// In this time.
+        duration_ms: u64,
+    },
+    /// Given up.
+    Failed {
+        /// Why, on one line.
+        error: String,
+    },
+}
+
+impl PhaseState {
+    /// Whether phases that come after it may start.
+    pub fn holds(&self) -> bool {
+        matches!(self, Self::Held | Self::Done { .. })
+    }
+}
+
+/// All phases known so far, in the order of their plans.
+pub type Progress = Vec<(String, PhaseState)>;
+
+/// What a run did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Phases carried out.
+    pub done: usize,
+    /// Phases found to hold.
+    pub held: usize,
+}
+
+/// Carries out plans on one host.
+///
+/// Several plans may run at once and name each other's phases in `after`.
+pub struct Runner {
+    world: World,
+    journal: AsyncMutex<Journal>,
+    progress: watch::Sender<Progress>,
+}
+
+impl Runner {
+    /// A runner that continues this journal.
+    pub fn new(world: World, journal: Journal) -> Self {
+        Self {
+            world,
+            journal: AsyncMutex::new(journal),
+            progress: watch::Sender::new(Vec::new()),
+        }
+    }
+
+    /// Where every phase is, and news of it.
+    pub fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.subscribe()
+    }
+
+    /// The cluster that this instance has chosen, if it has.
+    pub async fn membership(&self) -> Option<Membership> {
+        self.journal.lock().await.membership.clone()
+    }
+
+    /// Writes down the cluster that this instance chooses, before anything is done for it.
+    pub async fn commit_to(&self, membership: Membership) -> Result<()> {
+        let mut journal = self.journal.lock().await;
+        if journal.membership.as_ref() == Some(&membership) {
+            return Ok(());
+        }
+        let mut next = journal.clone();
+        next.membership = Some(membership);
+        next.save(self.world.host.as_ref()).await?;
+        *journal = next;
+        Ok(())
+    }
+
+    /// Carries out a plan. Ends with the first phase that is given up.
+    pub async fn run<A>(&self, phases: &[Phase<A>]) -> Result<Summary>
+    where
+        A: Step + Serialize,
+    {
+        self.progress.send_modify(|progress| {
+            for phase in phases {
+                match progress.iter_mut().find(|(name, _)| *name == phase.name) {
+                    Some((_, state)) => *state = PhaseState::Pending,
+                    None => progress.push((phase.name.clone(), PhaseState::Pending)),
+                }
+            }
+        });
+        let mut under_way: FuturesUnordered<_> =
+            phases.iter().map(|phase| self.carry_out(phase)).collect();
+        let mut summary = Summary::default();
+        while let Some(outcome) = under_way.next().await {
+            match outcome? {
+                PhaseState::Held => summary.held += 1,
+                _ => summary.done += 1,
+            }
+        }
+        Ok(summary)
+    }
+
+    async fn carry_out<A: Step + Serialize>(&self, phase: &Phase<A>) -> Result<PhaseState> {
+        self.predecessors_of(phase).await;
+        let begun = self.world.clock.now();
+        self.set(
+            &phase.name,
+            PhaseState::Running {
+                since: begun,
+                waiting_for: None,
+            },
+        );
+        let (notes, mut news) = Notes::new();
+        let work = self.check_apply_verify(phase, &notes, begun).fuse();
+        let end = self
+            .world
+            .clock
+            .sleep(Duration::from_secs(phase.deadline_seconds))
+            .fuse();
+        futures::pin_mut!(work, end);
+        let last_reason = Mutex::new(None::<String>);
+        let relay = async {
+            while news.changed().await.is_ok() {
+                let waiting_for = news.borrow_and_update().clone();
+                last_reason
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .clone_from(&waiting_for);
+                self.set(
+                    &phase.name,
+                    PhaseState::Running {
+                        since: begun,
+                        waiting_for,
+                    },
+                );
+            }
+            future::pending::<()>().await;
+        }
+        .fuse();
+        futures::pin_mut!(relay);
+        let outcome = futures::select_biased! {
+            outcome = work => outcome,
+            () = relay => Err(Error::failed("unreachable: the relay of notes ended")),
+            () = end => {
+                let reason = last_reason.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                Err(Error::failed(format!(
+                    "gave up after {} s{}",
+                    phase.deadline_seconds,
+                    reason.map(|r| format!(", waiting for {r}")).unwrap_or_default()
+                )))
+            }
+        };
+        match outcome {
+            Ok(state) => {
+                self.set(&phase.name, state.clone());
+                Ok(state)
+            }
+            Err(error) => {
+                let error = error.during(format!("phase {}", phase.name));
+                self.set(
+                    &phase.name,
+                    PhaseState::Failed {
+                        error: error.one_line(),
+                    },
+                );
+                Err(error)
+            }
+        }
+    }
+
+    /// Check; if it differs apply and verify, again after errors that time may mend.
+    ///
+    /// Pauses between attempts: 1 s, 2 s, 4 s … 30 s, jittered, until the phase's deadline.
+    async fn check_apply_verify<A: Step + Serialize>(
+        &self,
+        phase: &Phase<A>,
+        notes: &Notes,
+        begun: Timestamp,
+    ) -> Result<PhaseState> {
+        let inputs = inputs_of(&phase.step)?;
+        let mut pause = Duration::from_secs(1);
+        let mut applied = false;
+        loop {
+            let error = match self
+                .attempt(phase, notes, begun, &inputs, &mut applied)
+                .await
+            {
+                Ok(()) => break,
+                Err(error) if error.kind() == Kind::Failed => error,
+                Err(error) => return Err(error),
+            };
+            warn!(
+                PHASE = phase.name,
+                HINT = error.remedy(),
+                "{}: trying again because {}",
+                phase.name,
+                error.one_line()
+            );
+            notes.waiting_for(format!("another attempt, because {}", error.one_line()));
+            self.world
+                .clock
+                .sleep(pause.mul_f64(0.5 + 0.5 * self.world.clock.jitter()))
+                .await;
+            pause = (pause * 2).min(Duration::from_secs(30));
+        }
+        let now = self.world.clock.now();
+        self.enter(
+            &phase.name,
+            Entry {
+                inputs,
+                begun,
+                held: Some(now),
+            },
+        )
+        .await?;
+        if !applied {
+            return Ok(PhaseState::Held);
+        }
+        let duration_ms = u64::try_from(now.duration_since(begun).as_millis()).unwrap_or(0);
+        info!(
+            PHASE = phase.name,
+            DURATION_MS = duration_ms,
+            "{}: done in {duration_ms} ms",
+            phase.name
+        );
+        Ok(PhaseState::Done { duration_ms })
+    }
+
+    async fn attempt<A: Step + Serialize>(
+        &self,
+        phase: &Phase<A>,
+        notes: &Notes,
+        begun: Timestamp,
+        inputs: &str,
+        applied: &mut bool,
+    ) -> Result<()> {
+        let State::Differs(what) = phase.step.check(&self.world).await? else {
+            return Ok(());
+        };
+        if !*applied {
+            info!(PHASE = phase.name, "{}: start, because {what}", phase.name);
+            self.enter(
+                &phase.name,
+                Entry {
+                    inputs: inputs.to_owned(),
+                    begun,
+                    held: None,
+                },
+            )
+            .await?;
+            *applied = true;
+        }
+        phase.step.apply(&self.world, notes).await?;
+        match phase.step.check(&self.world).await? {
+            State::AsWanted => Ok(()),
+            State::Differs(what) => Err(Error::failed(format!(
+                "it was carried out, but verifying finds: {what}"
+            ))),
+        }
+    }
+
+    async fn predecessors_of<A>(&self, phase: &Phase<A>) {
+        let mut progress = self.progress.subscribe();
+        let all_hold = |progress: &Progress| {
+            let states: BTreeMap<_, _> = progress.iter().map(|(n, s)| (n.as_str(), s)).collect();
+            phase
+                .after
+                .iter()
+                .all(|name| states.get(name.as_str()).is_some_and(|s| s.holds()))
+        };
+        // The sender lives in `self`, so this cannot fail.
+        let _ = progress.wait_for(all_hold).await;
+    }
+
+    /// Records an entry, unless the same one held before: a run that changes nothing writes nothing.
+    async fn enter(&self, name: &str, entry: Entry) -> Result<()> {
+        let mut journal = self.journal.lock().await;
+        if let Some(before) = journal.phases.get(name)
+            && before.held.is_some()
+            && entry.held.is_some()
+            && before.inputs == entry.inputs
+        {
+            return Ok(());
+        }
+        journal.phases.insert(name.to_owned(), entry);
+        journal.save(self.world.host.as_ref()).await
+    }
+
+    fn set(&self, name: &str, state: PhaseState) {
+        self.progress.send_modify(|progress| {
+            if let Some((_, there)) = progress.iter_mut().find(|(n, _)| n == name) {
+                *there = state;
+            }
+        });
+    }
+}
+
+fn inputs_of(step: &impl Serialize) -> Result<String> {
+    let form = serde_json::to_vec(step)
+        .map_err(|cause| Error::failed("cannot form a phase's inputs").because(&cause))?;
+    Ok(hex::encode(Sha256::digest(form)))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,134 @@
+//! After the boot: keeps the node in the state that it was brought to.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
+use tracing::{info, warn};
+
+use crate::{
+    boot::Agent,
+    error::{Error, Result},
+    plan,
+    ports::Role,
+    report::Stage,
+    upkeep::Upkeep,
+};
+
+/// How often the cheap things are looked at: peers, tickets, the node's condition.
+const CYCLE: Duration = Duration::from_secs(30);
+
+/// How often every phase is checked again, digests of programs included.
+const FULL_CHECK: Duration = Duration::from_hours(1);
+
+fn cycles() -> Interval {
+    let mut cycles = interval(CYCLE);
+    cycles.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    cycles
+}
+
+impl Agent {
+    /// Looks again and again, mends what differs, and reports. Ends with nothing but the process.
+    pub async fn keep(&self) {
+        tokio::select! {
+            () = self.keep_node() => {}
+            () = self.keep_addons(), if self.me.role == Role::ControlPlane => {}
+        }
+    }
+
+    /// Beside the node's own cycle: however long an add-on takes, the node is looked after.
+    async fn keep_addons(&self) {
+        let mut upkeep = Upkeep::new(&self.settings, &self.me.instance_id);
+        let mut cycles = cycles();
+        loop {
+            cycles.tick().await;
+            match upkeep.cycle(&self.world).await {
+                Ok(upkept) => self.reporter.upkept(upkept),
+                Err(error) => warn!(HINT = error.remedy(), "{}", error.one_line()),
+            }
+        }
+    }
+
+    async fn keep_node(&self) {
+        let mut cycles = cycles();
+        let mut full_check_due = Instant::now() + FULL_CHECK;
+        loop {
+            cycles.tick().await;
+            let full = Instant::now() >= full_check_due;
+            if full {
+                full_check_due = Instant::now() + FULL_CHECK;
+            }
+            let (stage, message) = self.cycle(full).await;
+            self.reporter.stage(stage, message, self.world.clock.now());
+        }
+    }
+
+    /// One look: what it does, finds and says.
+    ///
+    /// The stage is the node's own condition. A trouble of the agent, such as an EC2 API that
+    /// does not answer, is said beside it: it must not take a working node out of service.
+    /// Nor must one that only a person can mend, such as a detached IAM role: with the agent
+    /// would go the node's way to the API.
+    async fn cycle(&self, full: bool) -> (Stage, String) {
+        let mut troubles = Vec::new();
+        let mut bear = |error: Error| {
+            let line = error.one_line();
+            warn!(HINT = error.remedy(), "{line}");
+            troubles.push(line);
+        };
+        if let Err(error) = self.observe().await {
+            bear(error);
+        }
+        if let Err(error) = self.mend(full).await {
+            bear(error);
+        }
+        let (stage, mut message) = self.condition().await;
+        if !troubles.is_empty() {
+            message = format!("{message}; but {}", troubles.join("; "));
+        }
+        (stage, message)
+    }
+
+    /// Carries out what is due, or every phase that no longer holds.
+    async fn mend(&self, full: bool) -> Result<()> {
+        let mut phases = plan::renewal(&self.settings, &self.me);
+        if full && let Some(membership) = self.runner.membership().await {
+            phases = plan::host(&self.settings, &self.me)?;
+            phases.extend(plan::cluster(
+                &self.settings,
+                &self.me,
+                &self.machine,
+                &membership,
+            )?);
+        }
+        let summary = self.runner.run(&phases).await?;
+        if full && summary.done > 0 {
+            info!("the full check mended {} phases", summary.done);
+        }
+        Ok(())
+    }
+
+    async fn condition(&self) -> (Stage, String) {
+        let node = &self.me.node_name;
+        match self.world.cluster.node_ready(node).await {
+            Ok(Some(condition)) if condition.ready => (
+                Stage::Ready,
+                format!(
+                    "node {node} is Ready in cluster {}, Kubernetes {}",
+                    self.me.cluster, self.settings.kubernetes.version
+                ),
+            ),
+            Ok(Some(condition)) => (
+                Stage::Degraded,
+                format!("node {node} is not Ready: {}", condition.message),
+            ),
+            Ok(None) => (
+                Stage::Degraded,
+                format!("the cluster has no node {node} any more"),
+            ),
+            Err(error) => (Stage::Degraded, error.one_line()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,171 @@
+#![allow(clippy::unwrap_used)]
+
+use std::pin::{Pin, pin};
+
+use secrecy::ExposeSecret;
+use tokio::time::{sleep, timeout};
+
+use super::*;
+use crate::{
+    identity::Identity,
+    journal::{Course, Membership},
+    phases::{kubeadm::JoinTicket, record::JoinTickets},
+    testing::{FakeWorld, agent, control_plane, not_ready, ready, running, worker},
+};
+
+const ME: &str = "ip-10-42-0-10.eu-central-1.compute.internal";
+
+/// The agent of a node that has joined and is Ready.
+async fn member(fake: &FakeWorld, me: Identity) -> Agent {
+    fake.ec2.list([running(&me, 10)]);
+    fake.cluster.node_conditions([Some(ready())]);
+    let agent = agent(fake, me).await;
+    let membership = Membership {
+        cluster_uid: "uid".to_owned(),
+        course: Course::Join,
+    };
+    agent.runner.commit_to(membership).await.unwrap();
+    agent
+}
+
+/// Lets the agent work for a while, in which it must not end.
+async fn work_for(time: Duration, keep: &mut Pin<&mut impl Future<Output = ()>>) {
+    let ended = timeout(time, keep.as_mut()).await;
+    assert!(ended.is_err(), "{ended:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_not_ready_is_degraded_with_its_kubelets_message_until_it_is() {
+    let fake = FakeWorld::new();
+    let agent = member(&fake, worker("i-1")).await;
+    let status = agent.reporter.subscribe();
+    let told = || {
+        let status = status.borrow();
+        (status.stage, status.message.clone())
+    };
+    fake.cluster
+        .node_conditions([Some(not_ready("cni plugin not initialized")), Some(ready())]);
+    let mut keep = pin!(agent.keep());
+    work_for(CYCLE / 2, &mut keep).await;
+    let message = format!("node {ME} is not Ready: cni plugin not initialized");
+    assert_eq!(told(), (Stage::Degraded, message));
+    work_for(CYCLE, &mut keep).await;
+    let message = format!("node {ME} is Ready in cluster demo, Kubernetes 1.36.3");
+    assert_eq!(told(), (Stage::Ready, message));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_the_api_does_not_show_is_degraded() {
+    let fake = FakeWorld::new();
+    let agent = member(&fake, worker("i-1")).await;
+    fake.cluster.node_conditions([None]);
+    let (stage, message) = agent.cycle(false).await;
+    assert_eq!(stage, Stage::Degraded);
+    assert_eq!(message, format!("the cluster has no node {ME} any more"));
+    fake.cluster.down(true);
+    let (stage, message) = agent.cycle(false).await;
+    assert_eq!(stage, Stage::Degraded);
+    assert_eq!(message, "connection refused");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ec2_api_that_is_away_is_said_beside_and_leaves_the_node_ready() {
+    let fake = FakeWorld::new();
+    let agent = member(&fake, worker("i-1")).await;
+    fake.ec2
+        .fail_with(|| Error::failed("cannot reach the EC2 API"));
+    let (stage, message) = agent.cycle(false).await;
+    assert_eq!(stage, Stage::Ready);
+    assert_eq!(
+        message,
+        format!(
+            "node {ME} is Ready in cluster demo, Kubernetes 1.36.3; but cannot reach the EC2 API"
+        )
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_only_a_person_can_mend_is_said_beside_and_the_agent_goes_on() {
+    let fake = FakeWorld::new();
+    let agent = member(&fake, worker("i-1")).await;
+    fake.ec2
+        .fail_with(|| Error::refused("the instance profile may not describe instances"));
+    let mut keep = pin!(agent.keep());
+    work_for(Duration::from_mins(10), &mut keep).await;
+    let line = agent.reporter.subscribe().borrow().line();
+    assert!(
+        line.starts_with("Ready: ") && line.ends_with("may not describe instances"),
+        "{line}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_control_plane_renews_tickets_when_they_are_due_and_a_worker_makes_none() {
+    let fake = FakeWorld::founded();
+    let agent = member(&fake, control_plane("i-1")).await;
+    let token = async || {
+        let ticket = JoinTicket::fetch(&fake.ports(), Role::Worker).await;
+        ticket.unwrap().map(|t| t.token.expose_secret().to_owned())
+    };
+    member(&fake, worker("i-1")).await.cycle(false).await;
+    assert_eq!(token().await, None);
+    agent.cycle(false).await;
+    let first = token().await;
+    assert!(first.is_some());
+    sleep(Duration::from_mins(59)).await;
+    agent.cycle(false).await;
+    assert_eq!(token().await, first);
+    sleep(Duration::from_mins(2)).await;
+    agent.cycle(false).await;
+    let second = token().await;
+    assert!(second.is_some() && second != first);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_check_mends_a_removed_file_and_only_that() {
+    let founder = FakeWorld::founded();
+    founder.carry_out(&JoinTickets::for_all()).await;
+    let fake = founder.another_host().with_a_whole_kernel().with_a_way_in();
+    let agent = member(&fake, worker("i-1")).await;
+    // All is to be done at first: a whole boot.
+    let (stage, message) = agent.cycle(true).await;
+    assert_eq!(stage, Stage::Ready);
+    assert!(!message.contains("but"), "{message}");
+    let sysctl = "/etc/sysctl.d/90-k8s-bootstrap.conf";
+    let before = fake.files.get(sysctl).unwrap();
+    let (downloads, _) = (fake.downloads.fetched().len(), fake.commands.ran());
+
+    let mut keep = pin!(agent.keep());
+    work_for(CYCLE / 2, &mut keep).await;
+    fake.files.delete(sysctl);
+    work_for(Duration::from_mins(59), &mut keep).await;
+    assert!(!fake.files.has(sysctl), "the cheap look does all the work");
+    work_for(CYCLE * 2, &mut keep).await;
+    assert_eq!(fake.files.get(sysctl), Some(before));
+    assert_eq!(fake.downloads.fetched().len(), downloads);
+    let changes = ["kubeadm", "systemctl restart", "systemctl enable"];
+    let ran = fake.commands.ran();
+    let unneeded = ran
+        .iter()
+        .find(|l| changes.iter().any(|c| l.starts_with(c)));
+    assert_eq!(unneeded, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_check_that_cannot_be_carried_out_is_said_beside() {
+    let founder = FakeWorld::founded();
+    founder.carry_out(&JoinTickets::for_all()).await;
+    let fake = founder.another_host().with_a_whole_kernel().with_a_way_in();
+    let agent = member(&fake, worker("i-1")).await;
+    agent.cycle(true).await;
+    fake.commands
+        .fail("systemctl show", "Failed to connect to bus");
+    let (stage, message) = agent.cycle(true).await;
+    assert_eq!(stage, Stage::Ready);
+    assert!(message.contains("; but phase "), "{message}");
+    assert!(message.contains("Failed to connect to bus"), "{message}");
+    sleep(CYCLE).await;
+    fake.commands.mend();
+    let (_, message) = agent.cycle(true).await;
+    assert!(!message.contains("but"), "{message}");
+}

@@ -1,0 +1,25 @@
+//! An agent as the boot and the steady state have it.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::{FakeWorld, installable, machine, settings};
+use crate::{boot::Agent, identity::Identity, journal::Journal, report::Reporter, runner::Runner};
+
+/// The agent of this instance, with the shipped settings as far as downloads can be faked and the journal on its host.
+pub async fn agent(fake: &FakeWorld, me: Identity) -> Agent {
+    let world = fake.ports();
+    let journal = Journal::open(world.host.as_ref(), &me.instance_id)
+        .await
+        .unwrap();
+    Agent {
+        settings: Arc::new(installable(settings())),
+        me: Arc::new(me),
+        machine: Arc::new(machine()),
+        runner: Arc::new(Runner::new(world.clone(), journal)),
+        reporter: Arc::new(Reporter::new(world.clock.now())),
+        world,
+        api_servers: watch::Sender::new(Vec::new()),
+    }
+}

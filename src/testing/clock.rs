@@ -1,0 +1,94 @@
+//! Clocks that tests own.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+
+use crate::ports::Clock;
+
+/// A clock that starts at noon and follows tokio's, so that paused tests own the time.
+pub struct FakeClock {
+    noon: Timestamp,
+    start: tokio::time::Instant,
+}
+
+impl FakeClock {
+    /// A clock that shows 2026-11-23T12:00:00Z.
+    pub fn at_noon() -> Self {
+        Self {
+            noon: "2026-11-23T12:00:00Z".parse().unwrap(),
+            start: tokio::time::Instant::now(),
+        }
+    }
+
+    /// How long ago noon was.
+    pub fn since_noon(&self) -> Duration {
+        self.start.elapsed()
+    }
+}
+
+#[async_trait]
+impl Clock for FakeClock {
+    fn now(&self) -> Timestamp {
+        self.noon + self.since_noon()
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        tokio::time::sleep(duration).await;
+    }
+
+    fn jitter(&self) -> f64 {
+        0.5
+    }
+}
+
+/// A clock for tests that talk to real sockets: waiting only moves its hands.
+///
+/// tokio's paused time does not serve there, since it also runs down the
+/// time-outs of requests that a server is about to answer.
+#[derive(Debug)]
+pub struct StoppedClock {
+    now: Mutex<Timestamp>,
+    waits: Mutex<Vec<Duration>>,
+}
+
+impl StoppedClock {
+    /// A clock that shows a real moment.
+    pub fn showing(now: &str) -> Arc<Self> {
+        Arc::new(Self {
+            now: Mutex::new(now.parse().unwrap()),
+            waits: Mutex::default(),
+        })
+    }
+
+    /// Moves the hands.
+    pub fn forward(&self, duration: Duration) {
+        *self.now.lock().unwrap() += duration;
+    }
+
+    /// Every wait so far.
+    pub fn waits(&self) -> Vec<Duration> {
+        self.waits.lock().unwrap().clone()
+    }
+}
+
+#[async_trait]
+impl Clock for StoppedClock {
+    fn now(&self) -> Timestamp {
+        *self.now.lock().unwrap()
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        self.waits.lock().unwrap().push(duration);
+        self.forward(duration);
+        tokio::task::yield_now().await;
+    }
+
+    fn jitter(&self) -> f64 {
+        0.5
+    }
+}

@@ -1,0 +1,145 @@
+//! What lies outside the instance: the EC2 API, the metadata service, download hosts.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
+
+use async_trait::async_trait;
+use sha2::{Digest, Sha256};
+
+use super::Files;
+use crate::{
+    error::{Error, Result},
+    identity::Identity,
+    phases::host::Inventory,
+    ports::{Download, Downloads, Ec2, Instance, InstanceFacts, InstanceState, Metadata, Target},
+};
+
+/// A running instance as EC2 lists it, at 10.42.0.`last`.
+pub fn running(me: &Identity, last: u8) -> Instance {
+    Instance {
+        id: me.instance_id.clone(),
+        state: InstanceState::Running,
+        role: Some(me.role),
+        private_ip: Some([10, 42, 0, last].into()),
+        private_dns_name: None,
+        launched: "2026-11-23T11:59:00Z".parse().unwrap(),
+    }
+}
+
+/// An EC2 API in memory.
+#[derive(Default)]
+pub struct FakeEc2 {
+    instances: Mutex<Vec<Instance>>,
+    trouble: Mutex<Option<fn() -> Error>>,
+}
+
+impl FakeEc2 {
+    /// Lists these from now on.
+    pub fn list(&self, instances: impl IntoIterator<Item = Instance>) {
+        *self.instances.lock().unwrap() = instances.into_iter().collect();
+    }
+
+    /// Answers every request with this error from now on.
+    pub fn fail_with(&self, error: fn() -> Error) {
+        *self.trouble.lock().unwrap() = Some(error);
+    }
+}
+
+#[async_trait]
+impl Ec2 for FakeEc2 {
+    async fn instances(&self, _cluster: &str) -> Result<Vec<Instance>> {
+        match *self.trouble.lock().unwrap() {
+            Some(error) => Err(error()),
+            None => Ok(self.instances.lock().unwrap().clone()),
+        }
+    }
+}
+
+/// A metadata service that nobody above the adapters may ask.
+pub struct NoMetadata;
+
+fn unexpected<T>() -> Result<T> {
+    Err(Error::refused("this test has no metadata service"))
+}
+
+#[async_trait]
+impl Metadata for NoMetadata {
+    async fn facts(&self) -> Result<InstanceFacts> {
+        unexpected()
+    }
+
+    async fn tags(&self) -> Result<BTreeMap<String, String>> {
+        unexpected()
+    }
+
+    async fn user_data(&self) -> Result<Option<Vec<u8>>> {
+        unexpected()
+    }
+}
+
+/// Download hosts whose every file has its own address as its content.
+///
+/// Whoever expects that digest gets the file, see [`installable`](super::installable); for
+/// others it is only noted what they asked for. Texts are offered by address and digest.
+pub struct FakeDownloads {
+    files: Arc<Files>,
+    texts: Mutex<BTreeMap<(String, String), String>>,
+    fetched: Mutex<Vec<Download>>,
+}
+
+impl FakeDownloads {
+    /// Downloads onto the machine that has these files.
+    pub fn onto(files: Arc<Files>) -> Self {
+        Self {
+            files,
+            texts: Mutex::default(),
+            fetched: Mutex::default(),
+        }
+    }
+
+    /// Offers a text.
+    pub fn offer(&self, url: &str, sha256: &str, text: &str) {
+        let key = (url.to_owned(), sha256.to_owned());
+        self.texts.lock().unwrap().insert(key, text.to_owned());
+    }
+
+    /// What was fetched so far.
+    pub fn fetched(&self) -> Vec<Download> {
+        self.fetched.lock().unwrap().clone()
+    }
+}
+
+#[async_trait]
+impl Downloads for FakeDownloads {
+    async fn fetch(&self, download: &Download) -> Result<()> {
+        self.fetched.lock().unwrap().push(download.clone());
+        let (content, digest) = (&download.url, &download.sha256);
+        if hex::encode(Sha256::digest(content)) != *digest {
+            return Ok(());
+        }
+        match &download.target {
+            Target::Program(path) => self.files.put(path, content),
+            Target::Programs(folder) => {
+                let inventory = Inventory {
+                    url: content.clone(),
+                    sha256: digest.clone(),
+                    files: [("program".to_owned(), digest.clone())].into(),
+                };
+                let inventory_text = serde_json::to_vec(&inventory).unwrap();
+                self.files.put(folder.join("program"), content);
+                self.files.put(Inventory::path(digest), inventory_text);
+            }
+        }
+        Ok(())
+    }
+
+    async fn text(&self, url: &str, sha256: &str) -> Result<String> {
+        let texts = self.texts.lock().unwrap();
+        texts
+            .get(&(url.to_owned(), sha256.to_owned()))
+            .cloned()
+            .ok_or_else(|| Error::failed(format!("{url}: 404")))
+    }
+}

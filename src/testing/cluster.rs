@@ -1,0 +1,192 @@
+//! A Kubernetes API in memory: objects by name, scripted readiness and roll-outs.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Mutex,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use serde_json::Value;
+
+use crate::{
+    error::{Error, Result},
+    ports::{Cluster, NodeCondition, ObjectRef},
+};
+
+/// The Ready condition of a node that is.
+pub fn ready() -> NodeCondition {
+    NodeCondition {
+        ready: true,
+        message: "kubelet is posting ready status".to_owned(),
+    }
+}
+
+/// The Ready condition of a node that is not, with its kubelet's message.
+pub fn not_ready(message: &str) -> NodeCondition {
+    NodeCondition {
+        ready: false,
+        message: message.to_owned(),
+    }
+}
+
+/// The label that names who applied an object.
+const OWNER: &str = "k8s-bootstrap.io/owner";
+
+/// One that was applied: the owner and the objects.
+pub type Applied = (String, Vec<Value>);
+
+/// An API server that is up, ready and empty until it is told otherwise.
+#[derive(Default)]
+pub struct FakeCluster {
+    objects: Mutex<BTreeMap<String, Value>>,
+    applied: Mutex<Vec<Applied>>,
+    down: Mutex<bool>,
+    refuses: Mutex<BTreeMap<String, String>>,
+    rollouts: Mutex<VecDeque<Vec<String>>>,
+    asked: Mutex<usize>,
+    ready_after: Mutex<usize>,
+    conditions: Mutex<VecDeque<Option<NodeCondition>>>,
+}
+
+impl FakeCluster {
+    /// Whether it refuses connections.
+    pub fn down(&self, down: bool) {
+        *self.down.lock().unwrap() = down;
+    }
+
+    /// Does not take the object of this name from now on.
+    pub fn refuse(&self, name: &str, why: &str) {
+        let mut refuses = self.refuses.lock().unwrap();
+        refuses.insert(name.to_owned(), why.to_owned());
+    }
+
+    /// Takes everything again.
+    pub fn accept(&self) {
+        self.refuses.lock().unwrap().clear();
+    }
+
+    /// Answers `/readyz` with ok only after so many times.
+    pub fn ready_after(&self, asked: usize) {
+        *self.ready_after.lock().unwrap() = asked;
+    }
+
+    /// What every node's condition is, one time after the other; the last one stays.
+    pub fn node_conditions(&self, conditions: impl IntoIterator<Item = Option<NodeCondition>>) {
+        *self.conditions.lock().unwrap() = conditions.into_iter().collect();
+    }
+
+    /// What has not rolled out, one time after the other; then all has.
+    pub fn rollouts(&self, missing: impl IntoIterator<Item = Vec<String>>) {
+        *self.rollouts.lock().unwrap() = missing.into_iter().collect();
+    }
+
+    /// Everything that was applied so far.
+    pub fn applied(&self) -> Vec<Applied> {
+        self.applied.lock().unwrap().clone()
+    }
+
+    /// Every object by its name, `ConfigMap kube-system/x`.
+    pub fn objects(&self) -> BTreeMap<String, Value> {
+        self.objects.lock().unwrap().clone()
+    }
+
+    /// Puts an object there.
+    pub fn put(&self, object: Value) {
+        let key = ObjectRef::of(&object).to_string();
+        self.objects.lock().unwrap().insert(key, object);
+    }
+
+    fn up(&self) -> Result<()> {
+        if *self.down.lock().unwrap() {
+            return Err(Error::failed("connection refused"));
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Cluster for FakeCluster {
+    async fn ready(&self) -> Result<bool> {
+        let mut asked = self.asked.lock().unwrap();
+        *asked += 1;
+        Ok(*asked > *self.ready_after.lock().unwrap())
+    }
+
+    async fn apply(&self, owner: &str, objects: &[Value], _patience: Duration) -> Result<()> {
+        self.up()?;
+        for object in objects {
+            let name = ObjectRef::of(object).name;
+            if let Some(why) = self.refuses.lock().unwrap().get(&name) {
+                return Err(Error::refused(format!("apply {name}: {why}")));
+            }
+            let mut object = object.clone();
+            object["metadata"]["labels"][OWNER] = owner.into();
+            self.put(object);
+        }
+        let applied = (owner.to_owned(), objects.to_vec());
+        self.applied.lock().unwrap().push(applied);
+        Ok(())
+    }
+
+    async fn applied(&self, _api_version: &str, kind: &str, namespace: &str) -> Result<Vec<Value>> {
+        self.up()?;
+        let start = format!("{kind} {namespace}/");
+        let mut objects = self.objects();
+        objects.retain(|key, object| {
+            key.starts_with(&start) && object["metadata"]["labels"].is_object()
+        });
+        Ok(objects.into_values().collect())
+    }
+
+    async fn delete(&self, owner: &str, object: &ObjectRef) -> Result<bool> {
+        self.up()?;
+        let key = object.to_string();
+        let mut objects = self.objects.lock().unwrap();
+        let there = objects.get(&key);
+        let ours = there.is_some_and(|object| object["metadata"]["labels"][OWNER] == owner);
+        if ours {
+            objects.remove(&key);
+        }
+        Ok(ours)
+    }
+
+    async fn compare_and_set(&self, object: &Value) -> Result<bool> {
+        self.up()?;
+        let version = |object: &Value| object["metadata"]["resourceVersion"].as_i64();
+        let there = self.get(&ObjectRef::of(object)).await?;
+        let there = there.as_ref().and_then(version);
+        if there != version(object) {
+            return Ok(false);
+        }
+        let mut object = object.clone();
+        object["metadata"]["resourceVersion"] = (there.unwrap_or_default() + 1).into();
+        self.put(object);
+        Ok(true)
+    }
+
+    async fn not_rolled_out(&self, _objects: &[Value]) -> Result<Vec<String>> {
+        Ok(self
+            .rollouts
+            .lock()
+            .unwrap()
+            .pop_front()
+            .unwrap_or_default())
+    }
+
+    async fn get(&self, object: &ObjectRef) -> Result<Option<Value>> {
+        self.up()?;
+        let objects = self.objects.lock().unwrap();
+        Ok(objects.get(&object.to_string()).cloned())
+    }
+
+    async fn node_ready(&self, _name: &str) -> Result<Option<NodeCondition>> {
+        self.up()?;
+        let mut conditions = self.conditions.lock().unwrap();
+        Ok(if conditions.len() > 1 {
+            conditions.pop_front().unwrap()
+        } else {
+            conditions.front().cloned().flatten()
+        })
+    }
+}

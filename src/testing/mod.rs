@@ -1,0 +1,40 @@
+//! A world of fakes with fixtures, for the tests of everything above the adapters.
+//!
+//! A fake that differs from what it stands for makes tests say nothing, so each is as
+//! small as can be and is held to the real thing where that is possible:
+//!
+//! | fake | stands for | held to it by |
+//! |---|---|---|
+//! | [`FakeHost`] | this machine | files are the real [`LocalHost`]'s in a folder; the kernel alone is pretended |
+//! | [`MemoryStore`] | Parameter Store, a folder | [`promises`], which `FolderStore` passes as well |
+//! | [`FakeCommands`] | systemd, containerd, kubeadm, modprobe, swapoff | the end-to-end tests only |
+//! | [`FakeCluster`] | the API server | the end-to-end tests only |
+//! | [`FakeEc2`], [`FakeDownloads`] | the EC2 API, download hosts | scripted answers; the adapters' own tests have servers |
+//! | [`FakeClock`] | the wall clock | tokio's paused time, which its sleeps take part in |
+//!
+//! [`LocalHost`]: crate::adapters::host::LocalHost
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod agent;
+mod clock;
+mod cloud;
+mod cluster;
+mod commands;
+mod files;
+mod host;
+mod identity;
+mod pki;
+mod store;
+mod world;
+
+pub use agent::agent;
+pub use clock::{FakeClock, StoppedClock};
+pub use cloud::{FakeDownloads, FakeEc2, running};
+pub use cluster::{FakeCluster, not_ready, ready};
+pub use commands::{FakeCommands, output};
+pub use files::Files;
+pub use host::FakeHost;
+pub use identity::{control_plane, identity, installable, machine, settings, worker};
+pub use pki::{Pki, kubeconfig, rotating_kubeconfig};
+pub use store::{MemoryStore, promises};
+pub use world::FakeWorld;

@@ -1,0 +1,161 @@
+//! All fakes together.
+
+use std::{path::Path, sync::Arc};
+
+use super::{
+    FakeClock, FakeCluster, FakeCommands, FakeDownloads, FakeEc2, FakeHost, Files, MemoryStore,
+    Pki, cloud::NoMetadata, output, rotating_kubeconfig,
+};
+use crate::{
+    error::Result,
+    phases::{Notes, State, Step, kubeadm::paths},
+    ports::{Command, Output, World},
+};
+
+/// A world whose host is a folder of its own; all else is in memory.
+pub struct FakeWorld {
+    /// The host's files.
+    pub files: Arc<Files>,
+    /// The host.
+    pub host: Arc<FakeHost>,
+    /// The host's programs.
+    pub commands: Arc<FakeCommands>,
+    /// The Kubernetes API.
+    pub cluster: Arc<FakeCluster>,
+    /// The store.
+    pub store: Arc<MemoryStore>,
+    /// The EC2 API.
+    pub ec2: Arc<FakeEc2>,
+    /// The download hosts.
+    pub downloads: Arc<FakeDownloads>,
+    /// The time: tests that wait pause tokio's.
+    pub clock: Arc<FakeClock>,
+}
+
+impl FakeWorld {
+    /// A world in which nothing has happened yet.
+    pub fn new() -> Self {
+        let files = Arc::new(Files::none());
+        files.put("/proc/filesystems", "nodev\tproc\n\text4\n");
+        let commands = Arc::new(FakeCommands::new(files.clone()));
+        Self {
+            host: Arc::new(FakeHost::new(&files, commands.clone())),
+            downloads: Arc::new(FakeDownloads::onto(files.clone())),
+            files,
+            commands,
+            cluster: Arc::default(),
+            store: Arc::default(),
+            ec2: Arc::default(),
+            clock: Arc::new(FakeClock::at_noon()),
+        }
+    }
+
+    /// One in which this host has founded the cluster: its PKI is whole, kubeadm uploads certificates.
+    pub fn founded() -> Self {
+        let fake = Self::new().with_pki(&Pki::new());
+        let said = format!("Using certificate key:\n{}\n", "ab".repeat(32));
+        fake.on("kubeadm init phase upload-certs", move |_, _| {
+            output(0, &said, "")
+        });
+        fake
+    }
+
+    /// The same with these certificates and keys on the host.
+    pub fn with_pki(self, pki: &Pki) -> Self {
+        for (name, content) in &pki.files {
+            self.files.put(Path::new(paths::PKI).join(name), content);
+        }
+        self
+    }
+
+    /// The same with a kernel that has every feature built in and every parameter at 0.
+    pub fn with_a_whole_kernel(self) -> Self {
+        self.files.put("/proc/filesystems", "nodev\toverlay\n");
+        for parameter in [
+            "net/bridge/bridge-nf-call-iptables",
+            "net/bridge/bridge-nf-call-ip6tables",
+            "net/ipv4/ip_forward",
+            "net/netfilter/nf_conntrack_max",
+            "vm/overcommit_memory",
+        ] {
+            self.files.put(format!("/proc/sys/{parameter}"), "0\n");
+        }
+        self
+    }
+
+    /// The same with a `kubeadm join` that goes through: the kubelet has its certificate.
+    pub fn with_a_way_in(self) -> Self {
+        self.on("kubeadm join", |_, files| {
+            let ca = &Pki::new().files["ca.crt"];
+            files.put(paths::CA, ca);
+            files.put(paths::KUBELET_CONF, rotating_kubeconfig(ca));
+            files.put(paths::KUBELET_CLIENT, "");
+            output(0, "", "")
+        });
+        self
+    }
+
+    /// Another machine in the same world: its own files, the same store, cloud and time.
+    pub fn another_host(&self) -> Self {
+        Self {
+            cluster: self.cluster.clone(),
+            store: self.store.clone(),
+            ec2: self.ec2.clone(),
+            clock: self.clock.clone(),
+            ..Self::new()
+        }
+    }
+
+    /// It as ports.
+    pub fn ports(&self) -> World {
+        World {
+            metadata: Arc::new(NoMetadata),
+            ec2: self.ec2.clone(),
+            store: self.store.clone(),
+            host: self.host.clone(),
+            commands: self.commands.clone(),
+            downloads: self.downloads.clone(),
+            cluster: self.cluster.clone(),
+            clock: self.clock.clone(),
+        }
+    }
+
+    /// Scripts a program: see [`FakeCommands::on`].
+    pub fn on(
+        &self,
+        start: &str,
+        effect: impl Fn(&Command, &Files) -> Output + Send + Sync + 'static,
+    ) {
+        self.commands.on(start, effect);
+    }
+
+    /// Checks a step.
+    pub async fn check(&self, step: &impl Step) -> Result<State> {
+        step.check(&self.ports()).await
+    }
+
+    /// Applies a step.
+    pub async fn apply(&self, step: &impl Step) -> Result<()> {
+        step.apply(&self.ports(), &Notes::unread()).await
+    }
+
+    /// As the runner does it: differs, applied, as wanted.
+    pub async fn carry_out(&self, step: &impl Step) {
+        self.differs(step).await;
+        self.apply(step).await.unwrap();
+        self.holds(step).await;
+    }
+
+    /// Nothing is to be done.
+    pub async fn holds(&self, step: &impl Step) {
+        assert_eq!(self.check(step).await.unwrap(), State::AsWanted);
+    }
+
+    /// What a step says that differs.
+    pub async fn differs(&self, step: &impl Step) -> String {
+        match self.check(step).await.unwrap() {
+            State::Differs(why) => why,
+            State::AsWanted => panic!("nothing differs"),
+        }
+    }
+}

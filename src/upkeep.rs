@@ -1,0 +1,288 @@
+//! Keeps the add-ons that are not the network's: on the control plane that leads.
+//!
+//! A cycle applies what differs from its record, removes what is no longer wanted, and
+//! looks at roll-outs; it waits for none of them. What goes wrong with one add-on is
+//! said, tried again later, and stops nothing else.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use jiff::Timestamp;
+use tokio::time::timeout;
+use tracing::{info, warn};
+
+use crate::{
+    config::Settings,
+    error::{Error, Result},
+    leader::{self, Leader},
+    phases::addons::{
+        Addon,
+        record::{self, Record},
+        references,
+    },
+    ports::{ObjectRef, World},
+    report::{AddonReport, AddonState},
+};
+
+/// Applying one add-on ends within this, less than the Lease that is renewed before it:
+/// so no second leader ever works beside this one.
+const ATTEMPT: Duration = Duration::from_secs(40);
+
+/// How long one object may be refused for reasons that pass; the next cycle tries again.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The pause after an add-on's first failure; it doubles with each.
+const FIRST_PAUSE: Duration = Duration::from_secs(30);
+
+/// The longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_mins(10);
+
+/// Objects of these kinds hold what only a person may throw away: data, or objects of others.
+const KEPT: [&str; 4] = [
+    "CustomResourceDefinition",
+    "Namespace",
+    "PersistentVolume",
+    "PersistentVolumeClaim",
+];
+
+/// What one control plane knows from cycle to cycle.
+#[derive(Debug)]
+pub struct Upkeep {
+    me: String,
+    addons: Vec<Addon>,
+    /// Add-ons that are switched on, the network's too: their records are not left-overs.
+    enabled: Vec<String>,
+    troubles: BTreeMap<String, Trouble>,
+}
+
+/// An add-on that failed, and when it is tried again.
+#[derive(Debug, Clone)]
+struct Trouble {
+    digest: String,
+    failures: u32,
+    next: Timestamp,
+    message: String,
+}
+
+/// What a cycle found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upkept {
+    /// The leader's instance id.
+    pub leader: String,
+    /// Of the leader alone: every add-on that it keeps.
+    pub addons: Vec<AddonReport>,
+}
+
+impl Upkeep {
+    /// For the control plane of this name.
+    pub fn new(settings: &Settings, me: &str) -> Self {
+        let enabled = settings.addons.iter().filter(|(_, addon)| addon.enabled);
+        Self {
+            me: me.to_owned(),
+            addons: Addon::of_the_leader(settings),
+            enabled: enabled.map(|(name, _)| name.clone()).collect(),
+            troubles: BTreeMap::new(),
+        }
+    }
+
+    /// One look at everything, if this instance leads. An error is one of the API as a whole.
+    pub async fn cycle(&mut self, world: &World) -> Result<Upkept> {
+        let follow = |leader| Upkept {
+            leader,
+            addons: Vec::new(),
+        };
+        if let Leader::Other(leader) = leader::lead(world, &self.me).await? {
+            return Ok(follow(leader));
+        }
+        let mut records = Record::all(world).await?;
+        let mut failed = BTreeMap::new();
+        for addon in self.addons.clone() {
+            let record = records.entry(addon.name.clone()).or_default();
+            match self.bring(world, &addon, record).await {
+                Ok(None) => {}
+                Ok(Some(message)) => {
+                    failed.insert(addon.name, message);
+                }
+                Err(Interrupted::ByLeader(leader)) => return Ok(follow(leader)),
+                Err(Interrupted::ByError(error)) => return Err(error),
+            }
+        }
+        if let Leader::Other(leader) = leader::lead(world, &self.me).await? {
+            return Ok(follow(leader));
+        }
+        // Only now, so that an object that moves to another add-on is that one's already.
+        let mut addons = Vec::new();
+        let all = records.clone();
+        for (name, record) in &mut records {
+            let wanted = self.addons.iter().any(|addon| addon.name == *name);
+            if !wanted && self.enabled.contains(name) {
+                continue;
+            }
+            let message = match failed.remove(name) {
+                Some(message) => Err(message),
+                None => remove(world, name, wanted, record, &all)
+                    .await
+                    .map_err(|error| error.during("removing").one_line()),
+            };
+            let (state, message) = match message {
+                Err(message) => (AddonState::Failed, message),
+                Ok(()) if wanted => rollout(world, record).await,
+                Ok(()) => continue,
+            };
+            addons.push(AddonReport {
+                name: name.clone(),
+                state,
+                message,
+            });
+        }
+        Ok(Upkept {
+            leader: self.me.clone(),
+            addons,
+        })
+    }
+
+    /// Applies the add-on if it differs from its record; tells why it does not hold.
+    async fn bring(
+        &mut self,
+        world: &World,
+        addon: &Addon,
+        record: &mut Record,
+    ) -> Result<Option<String>, Interrupted> {
+        let digest = match addon.digest(world).await {
+            Ok(digest) => digest,
+            // Nothing was tried: there is nothing to pause for.
+            Err(error) => return Ok(Some(error.one_line())),
+        };
+        if record.digest == digest && record.objects.is_some() {
+            self.troubles.remove(&addon.name);
+            return Ok(None);
+        }
+        let now = world.clock.now();
+        if let Some(trouble) = self.troubles.get(&addon.name)
+            && trouble.digest == digest
+            && now < trouble.next
+        {
+            return Ok(Some(trouble.message.clone()));
+        }
+        match leader::lead(world, &self.me).await {
+            Ok(Leader::Me) => {}
+            Ok(Leader::Other(leader)) => return Err(Interrupted::ByLeader(leader)),
+            Err(error) => return Err(Interrupted::ByError(error)),
+        }
+        let outcome = timeout(ATTEMPT, apply(world, addon, &digest, record)).await;
+        let error = match outcome {
+            Ok(Ok(count)) => {
+                info!("add-on {}: applied {count} objects", addon.name);
+                self.troubles.remove(&addon.name);
+                return Ok(None);
+            }
+            Ok(Err(error)) => error,
+            Err(_) => Error::failed(format!(
+                "add-on {}: not applied within {} s",
+                addon.name,
+                ATTEMPT.as_secs()
+            )),
+        };
+        let failures = match self.troubles.get(&addon.name) {
+            Some(trouble) if trouble.digest == digest => trouble.failures + 1,
+            _ => 1,
+        };
+        let pause = pause_after(failures);
+        let line = error.one_line();
+        warn!(
+            HINT = error.remedy(),
+            "{line}; tried again in {} s",
+            pause.as_secs()
+        );
+        let trouble = Trouble {
+            digest,
+            failures,
+            next: now + pause,
+            message: line.clone(),
+        };
+        self.troubles.insert(addon.name.clone(), trouble);
+        Ok(Some(line))
+    }
+}
+
+/// Why a cycle ends early.
+enum Interrupted {
+    /// Someone else leads now.
+    ByLeader(String),
+    /// The API does not answer.
+    ByError(Error),
+}
+
+fn pause_after(failures: u32) -> Duration {
+    let doubled = 2_u32.saturating_pow(failures.saturating_sub(1));
+    FIRST_PAUSE.saturating_mul(doubled).min(LONGEST_PAUSE)
+}
+
+/// Applies an add-on and keeps its record in step.
+async fn apply(world: &World, addon: &Addon, digest: &str, record: &mut Record) -> Result<usize> {
+    let manifests = addon.manifests(world).await?;
+    let objects = references(&manifests);
+    let count = objects.len();
+    // Written first: whatever is applied can be found again, whenever this is interrupted.
+    *record = record.about_to_be(objects);
+    record.write(world, &addon.name).await?;
+    addon.put(world, &manifests, PATIENCE).await?;
+    digest.clone_into(&mut record.digest);
+    record.write(world, &addon.name).await?;
+    Ok(count)
+}
+
+/// Removes what an add-on no longer consists of; of an add-on that is not wanted, everything.
+async fn remove(
+    world: &World,
+    name: &str,
+    wanted: bool,
+    record: &mut Record,
+    all: &BTreeMap<String, Record>,
+) -> Result<()> {
+    let mut leaving = std::mem::take(&mut record.stale);
+    if !wanted {
+        leaving.extend(record.objects.take().unwrap_or_default());
+    }
+    let had = !leaving.is_empty();
+    // Users before what they use.
+    for object in leaving.into_iter().rev() {
+        let others = all.iter().filter(|(other, _)| *other != name);
+        let moved = others
+            .filter_map(|(_, record)| record.objects.as_ref())
+            .any(|objects| record::holds(objects, &object));
+        if moved {
+            continue;
+        }
+        if KEPT.contains(&object.kind.as_str()) {
+            info!("add-on {name}: {object} is kept: delete it by hand if its content may go");
+            continue;
+        }
+        if world.cluster.delete(name, &object).await? {
+            info!("add-on {name}: removed {object}");
+        }
+    }
+    if !wanted {
+        world.cluster.delete(name, &record::reference(name)).await?;
+        info!("add-on {name}: removed");
+    } else if had {
+        record.write(world, name).await?;
+    }
+    Ok(())
+}
+
+async fn rollout(world: &World, record: &Record) -> (AddonState, String) {
+    let objects: Vec<_> = record
+        .objects
+        .iter()
+        .flatten()
+        .map(ObjectRef::skeleton)
+        .collect();
+    match world.cluster.not_rolled_out(&objects).await {
+        Ok(missing) if missing.is_empty() => (AddonState::Applied, String::new()),
+        Ok(missing) => (AddonState::RollingOut, missing.join(", ")),
+        Err(error) => (AddonState::RollingOut, error.one_line()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

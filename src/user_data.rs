@@ -1,0 +1,101 @@
+//! User-data for new instances: the script that fetches this very agent, and settings beside it.
+
+use std::fmt::Write;
+
+use crate::{
+    config::user_data::MIME_TYPE,
+    error::{Error, Result},
+    ports::Role,
+};
+
+/// Our own script; see cloud-init/bootstrap.sh.
+const SCRIPT: &str = include_str!("../cloud-init/bootstrap.sh");
+
+/// What EC2 takes at the most, before base64.
+pub const LIMIT: usize = 16 * 1024;
+
+/// Forms the user-data.
+///
+/// `role` and `config` (TOML) become a MIME part of the agent's own; without
+/// either, the role comes from the tag `k8s-bootstrap:role` and a plain script is enough.
+pub fn form(url: &str, sha256: &str, role: Option<Role>, config: Option<&str>) -> Result<String> {
+    if url.contains(['\'', '\n']) {
+        return Err(Error::usage(format!("`{url}` is no URL to download from")));
+    }
+    let script = SCRIPT.replace("@URL@", url).replace("@SHA256@", sha256);
+    let role = role.map(|role| format!("node.role = \"{role}\"\n"));
+    let parts: Vec<&str> = role.as_deref().into_iter().chain(config).collect();
+    let text = if parts.is_empty() {
+        script
+    } else {
+        multipart(&script, &parts)
+    };
+    if text.len() > LIMIT {
+        return Err(Error::usage(format!(
+            "the user-data has {} bytes, EC2 takes {LIMIT}",
+            text.len()
+        ))
+        .hint("gzip it (the agent and cloud-init unpack it), or put the settings into the image as /etc/k8s-bootstrap/config.toml"));
+    }
+    Ok(text)
+}
+
+fn multipart(script: &str, settings: &[&str]) -> String {
+    // Fixed, so that the same input gives the same launch template; no line of ours starts with it.
+    let boundary = "k8s-bootstrap-user-data";
+    let mut text = format!(
+        "MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=\"{boundary}\"\n\n\
+         --{boundary}\nContent-Type: text/x-shellscript; charset=\"utf-8\"\n\n{script}\n"
+    );
+    for part in settings {
+        let _ = write!(
+            text,
+            "--{boundary}
+Content-Type: {MIME_TYPE}; charset=\"utf-8\"
+
+{part}
+"
+        );
+    }
+    let _ = writeln!(text, "--{boundary}--");
+    text
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::config::{load, user_data::fragments};
+
+    #[test]
+    fn a_role_by_tag_needs_nothing_but_the_script() {
+        let text = form("https://example.com/a", "00ff", None, None).unwrap();
+        assert!(text.starts_with("#!/bin/sh\n"));
+        assert!(text.contains("'https://example.com/a'") && text.contains("'00ff  '"));
+        assert!(
+            text.lines().filter(|l| !l.starts_with('#')).count() <= 10,
+            "more than ten lines"
+        );
+    }
+
+    #[test]
+    fn settings_arrive_as_the_agent_reads_them() {
+        let text = form(
+            "https://example.com/a",
+            "00",
+            Some(Role::Worker),
+            Some("cluster.name = 'x'\n"),
+        )
+        .unwrap();
+        let settings = load(&fragments(text.as_bytes()).unwrap()).unwrap();
+        assert_eq!(settings.node.role, Some(Role::Worker));
+        assert_eq!(settings.cluster.name, "x");
+    }
+
+    #[test]
+    fn more_than_ec2_takes_is_refused() {
+        let config = format!("# {}\n", "x".repeat(LIMIT));
+        let error = form("https://example.com/a", "00", None, Some(&config)).unwrap_err();
+        assert!(error.to_string().contains("EC2 takes 16384"), "{error}");
+    }
+}

@@ -1,0 +1,87 @@
+//! Waiting: always for a stated reason, always with an end.
+
+use std::time::Duration;
+
+use crate::{
+    error::{Error, Kind, Result},
+    phases::Notes,
+    ports::Clock,
+};
+
+/// What a probe found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Probe<T> {
+    /// The wait is over.
+    Done(T),
+    /// Not yet, and what is still missing.
+    NotYet(String),
+}
+
+/// How long to wait and how often to look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// The end of the wait.
+    pub deadline: Duration,
+    /// The first pause between two looks; it grows by half each time.
+    pub first: Duration,
+    /// The longest pause.
+    pub longest: Duration,
+}
+
+impl Patience {
+    /// Looks often at first (100 ms) and every 2 s in the end: for things on this machine.
+    pub fn local(deadline: Duration) -> Self {
+        Self {
+            deadline,
+            first: Duration::from_millis(100),
+            longest: Duration::from_secs(2),
+        }
+    }
+
+    /// 500 ms growing to 5 s: for services with rate limits, such as the EC2 API.
+    pub fn remote(deadline: Duration) -> Self {
+        Self {
+            deadline,
+            first: Duration::from_millis(500),
+            longest: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Probes until the probe is done or the deadline has passed.
+///
+/// An error that time may mend counts as "not yet"; one for a person ends the wait.
+/// Pauses are jittered (half to whole), so that a fleet does not probe in step.
+pub async fn until<T, F>(
+    clock: &dyn Clock,
+    notes: &Notes,
+    patience: Patience,
+    what: &str,
+    mut probe: impl FnMut() -> F,
+) -> Result<T>
+where
+    // Not `AsyncFnMut`, of whose futures nothing can say yet that they may change threads.
+    F: Future<Output = Result<Probe<T>>> + Send,
+{
+    let end = clock.now() + patience.deadline;
+    let mut pause = patience.first;
+    loop {
+        let (reason, cause) = match probe().await {
+            Ok(Probe::Done(value)) => return Ok(value),
+            Ok(Probe::NotYet(reason)) => (reason, None),
+            Err(error) if error.kind() == Kind::Failed => (error.one_line(), Some(error)),
+            Err(error) => return Err(error),
+        };
+        if clock.now() >= end {
+            let seconds = patience.deadline.as_secs();
+            let error = cause.unwrap_or_else(|| Error::failed(reason));
+            return Err(error.during(format!("gave up after {seconds} s waiting for {what}")));
+        }
+        notes.waiting_for(format!("{what}: {reason}"));
+        clock.sleep(pause.mul_f64(0.5 + 0.5 * clock.jitter())).await;
+        pause = (pause * 3 / 2).min(patience.longest);
+    }
+}
+
+#[cfg(test)]
+mod tests;

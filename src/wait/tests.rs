@@ -1,0 +1,122 @@
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Mutex;
+
+use super::*;
+use crate::testing::StoppedClock;
+
+const NOON: &str = "2026-11-23T12:00:00Z";
+
+/// Waits for a bus with probes that follow a script, whose last line stays;
+/// gives the outcome and how often it looked.
+async fn wait_for(
+    clock: &StoppedClock,
+    patience: Patience,
+    script: impl Fn(usize) -> Result<Probe<u8>> + Send + Sync,
+) -> (Result<u8>, usize, Option<String>) {
+    let (notes, shown) = Notes::new();
+    let looks = Mutex::new(0);
+    let outcome = until(clock, &notes, patience, "the bus", || async {
+        let mut looks = looks.lock().unwrap();
+        *looks += 1;
+        script(*looks)
+    })
+    .await;
+    let shown = shown.borrow().clone();
+    (outcome, looks.into_inner().unwrap(), shown)
+}
+
+fn not_yet() -> Probe<u8> {
+    Probe::NotYet("at the stop before".to_owned())
+}
+
+#[tokio::test]
+async fn what_is_there_is_not_waited_for() {
+    let clock = StoppedClock::showing(NOON);
+    let patience = Patience::local(Duration::ZERO);
+    let (outcome, looks, shown) = wait_for(&clock, patience, |_| Ok(Probe::Done(7))).await;
+    assert_eq!((outcome.unwrap(), looks, shown), (7, 1, None));
+    assert!(clock.waits().is_empty());
+}
+
+#[tokio::test]
+async fn pauses_grow_by_half_up_to_the_longest_and_are_jittered() {
+    for (patience, first, longest) in [
+        (Patience::local(Duration::from_mins(1)), 100, 2000),
+        (Patience::remote(Duration::from_mins(1)), 500, 5000),
+    ] {
+        let clock = StoppedClock::showing(NOON);
+        let (outcome, ..) = wait_for(&clock, patience, |look| match look {
+            1..=12 => Ok(not_yet()),
+            _ => Ok(Probe::Done(0)),
+        })
+        .await;
+        outcome.unwrap();
+        let waits: Vec<f64> = clock.waits().iter().map(Duration::as_secs_f64).collect();
+        // The clock's jitter is one half, so each pause is three quarters of the whole one.
+        let mut whole = f64::from(first) / 1000.0;
+        for (n, wait) in waits.iter().enumerate() {
+            assert!((wait - whole * 0.75).abs() < 1e-6, "pause {n}: {wait} s");
+            whole = (whole * 1.5).min(f64::from(longest) / 1000.0);
+        }
+        assert_eq!(waits.len(), 12);
+        let capped = f64::from(longest) / 1000.0 * 0.75;
+        assert!((waits[11] - capped).abs() < 1e-6, "{waits:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_wait_ends_at_its_deadline_with_the_last_reason() {
+    let clock = StoppedClock::showing(NOON);
+    let patience = Patience::remote(Duration::from_mins(1));
+    let (outcome, looks, shown) = wait_for(&clock, patience, |_| Ok(not_yet())).await;
+    let error = outcome.unwrap_err();
+    assert_eq!(error.kind(), Kind::Failed);
+    assert_eq!(
+        error.one_line(),
+        "gave up after 60 s waiting for the bus: at the stop before"
+    );
+    assert_eq!(shown.as_deref(), Some("the bus: at the stop before"));
+    let waits = clock.waits();
+    assert_eq!(looks, waits.len() + 1);
+    let total: Duration = waits.iter().sum();
+    assert!(total >= patience.deadline, "gave up early: {total:?}");
+    assert!(total < patience.deadline + patience.longest, "{total:?}");
+}
+
+#[tokio::test]
+async fn a_refusal_ends_the_wait_at_once() {
+    let clock = StoppedClock::showing(NOON);
+    let patience = Patience::local(Duration::from_hours(1));
+    let (outcome, looks, _) = wait_for(&clock, patience, |look| match look {
+        1 => Ok(not_yet()),
+        _ => Err(Error::refused("no such line").hint("take the tram")),
+    })
+    .await;
+    let error = outcome.unwrap_err();
+    assert_eq!(error.kind(), Kind::Refused);
+    assert_eq!(error.one_line(), "no such line");
+    assert_eq!((looks, clock.waits().len()), (2, 1));
+}
+
+#[tokio::test]
+async fn an_error_that_time_may_mend_is_borne_and_kept_with_its_hint() {
+    let clock = StoppedClock::showing(NOON);
+    let patience = Patience::local(Duration::from_secs(30));
+    let away = || Err(Error::failed("connection refused").hint("look at the driver"));
+    let (outcome, _, shown) = wait_for(&clock, patience, |look| match look {
+        1..=3 => away(),
+        _ => Ok(Probe::Done(1)),
+    })
+    .await;
+    assert_eq!(outcome.unwrap(), 1);
+    assert_eq!(shown.as_deref(), Some("the bus: connection refused"));
+
+    let (outcome, ..) = wait_for(&clock, patience, |_| away()).await;
+    let error = outcome.unwrap_err();
+    assert_eq!(
+        error.one_line(),
+        "gave up after 30 s waiting for the bus: connection refused"
+    );
+    assert_eq!(error.remedy(), Some("look at the driver"));
+}

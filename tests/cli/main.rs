@@ -1,0 +1,70 @@
+//! What a person meets on the command line and in the documentation.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod check_config;
+mod commands;
+mod documentation;
+mod script;
+mod user_data;
+
+use std::process::Output;
+
+use assert_cmd::{Command, cargo::cargo_bin_cmd};
+
+/// What the command did.
+#[derive(Debug)]
+struct Ran {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl From<Output> for Ran {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+}
+
+impl Ran {
+    /// It failed with this status, said all of these, and printed no data.
+    #[track_caller]
+    fn failed(&self, code: i32, said: &[&str]) {
+        assert_eq!(self.code, Some(code), "{self:?}");
+        assert_eq!(self.stdout, "", "a failure is no data");
+        for part in said {
+            assert!(
+                self.stderr.contains(part),
+                "`{part}` is not in\n{}",
+                self.stderr
+            );
+        }
+    }
+
+    /// It succeeded and had nothing to complain about; what it printed.
+    #[track_caller]
+    fn printed(self) -> String {
+        assert_eq!(self.code, Some(0), "{self:?}");
+        assert_eq!(self.stderr, "", "a success says nothing beside its data");
+        self.stdout
+    }
+}
+
+/// The command with a clean environment.
+fn command(args: &[&str]) -> Command {
+    let mut command = cargo_bin_cmd!("k8s-bootstrap");
+    command.args(args).env_clear();
+    command
+}
+
+fn k8s_bootstrap(args: &[&str]) -> Ran {
+    command(args).output().unwrap().into()
+}
+
+fn with_stdin(args: &[&str], text: &str) -> Ran {
+    command(args).write_stdin(text).output().unwrap().into()
+}

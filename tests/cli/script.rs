@@ -1,0 +1,108 @@
+//! The user-data's script, run by a shell. Its folder /usr/local/bin is replaced by a temporary
+//! one, and what it downloads is a script that notes how it was called; the rest is as shipped.
+
+use std::{os::unix::fs::PermissionsExt, path::Path, process::Stdio};
+
+use k8s_bootstrap::user_data::form;
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+use wiremock::{Mock, MockServer, ResponseTemplate, matchers::path};
+
+const AGENT: &str = "#!/bin/sh\necho \"$0 $*\" > \"$(dirname \"$0\")/called\"\n";
+
+/// What became of an instance's folder for programs.
+struct Boot {
+    folder: TempDir,
+    succeeded: bool,
+    said: String,
+}
+
+impl Boot {
+    async fn with(server: &MockServer, sha256: &str) -> Self {
+        let url = format!("{}/agent", server.uri());
+        let script = form(&url, sha256, None, None).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let here = folder.path().to_str().unwrap();
+        assert!(script.contains("/usr/local/bin/"), "{script}");
+        let output = tokio::process::Command::new("sh")
+            .args(["-c", &script.replace("/usr/local/bin", here)])
+            .env("no_proxy", "127.0.0.1")
+            .stdin(Stdio::null())
+            .output()
+            .await
+            .unwrap();
+        Self {
+            succeeded: output.status.success(),
+            said: String::from_utf8_lossy(&output.stderr).into_owned(),
+            folder,
+        }
+    }
+
+    /// What lies in the folder, hidden files included.
+    fn files(&self) -> Vec<String> {
+        let mut names: Vec<String> = std::fs::read_dir(&self.folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        Path::new(self.folder.path()).join(name)
+    }
+}
+
+fn digest() -> String {
+    hex::encode(Sha256::digest(AGENT))
+}
+
+#[tokio::test]
+async fn the_agent_is_fetched_checked_and_told_to_install_itself() {
+    let server = MockServer::start().await;
+    Mock::given(path("/agent"))
+        .respond_with(ResponseTemplate::new(200).set_body_string(AGENT))
+        .expect(1)
+        .mount(&server)
+        .await;
+    let boot = Boot::with(&server, &digest()).await;
+    assert!(boot.succeeded, "{}", boot.said);
+    assert_eq!(boot.files(), ["called", "k8s-bootstrap"]);
+    let agent = boot.path("k8s-bootstrap");
+    let mode = std::fs::metadata(&agent).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o755);
+    assert_eq!(
+        std::fs::read_to_string(boot.path("called")).unwrap(),
+        format!("{} install\n", agent.display())
+    );
+}
+
+#[tokio::test]
+async fn another_file_than_the_digest_says_is_neither_run_nor_left_behind() {
+    let server = MockServer::start().await;
+    Mock::given(path("/agent"))
+        .respond_with(ResponseTemplate::new(200).set_body_string(AGENT.replace("echo", "echo ")))
+        .mount(&server)
+        .await;
+    let boot = Boot::with(&server, &digest()).await;
+    assert!(!boot.succeeded);
+    assert!(boot.said.contains("did NOT match"), "{}", boot.said);
+    assert!(boot.files().is_empty(), "{:?}", boot.files());
+}
+
+#[tokio::test]
+async fn a_server_that_fails_at_first_is_asked_again() {
+    let server = MockServer::start().await;
+    Mock::given(path("/agent"))
+        .respond_with(ResponseTemplate::new(503))
+        .up_to_n_times(1)
+        .mount(&server)
+        .await;
+    Mock::given(path("/agent"))
+        .respond_with(ResponseTemplate::new(200).set_body_string(AGENT))
+        .mount(&server)
+        .await;
+    let boot = Boot::with(&server, &digest()).await;
+    assert!(boot.succeeded, "{}", boot.said);
+    assert_eq!(boot.files(), ["called", "k8s-bootstrap"]);
+}
