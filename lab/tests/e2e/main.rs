@@ -1,0 +1,152 @@
+//! End to end: one control plane and two workers from nothing but their
+//! user-data, and what can happen to them afterwards.
+//!
+//! The scenarios share one cluster and run in their order. Where a machine cannot
+//! run the lab they count as skipped, and say why; with CI=true they fail instead.
+
+mod scenarios;
+mod stage;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+use crate::stage::Stage;
+
+type Scenario = (&'static str, fn(&Stage) -> Result<(), Failed>);
+
+/// In the order of a cluster's life.
+const SCENARIOS: &[Scenario] = &[
+    (
+        "the_binary_is_static_and_small",
+        scenarios::arrival::the_binary_is_static_and_small,
+    ),
+    (
+        "three_instances_become_a_cluster",
+        scenarios::arrival::three_instances_become_a_cluster,
+    ),
+    (
+        "every_pod_of_kube_system_is_ready",
+        scenarios::arrival::every_pod_of_kube_system_is_ready,
+    ),
+    (
+        "pods_on_different_workers_reach_each_other_by_name",
+        scenarios::arrival::pods_on_different_workers_reach_each_other_by_name,
+    ),
+    (
+        "each_worker_serves_the_page_and_the_count_rises",
+        scenarios::workload::each_worker_serves_the_page_and_the_count_rises,
+    ),
+    (
+        "systemctl_status_says_ready_and_why",
+        scenarios::reports::systemctl_status_says_ready_and_why,
+    ),
+    (
+        "the_journal_carries_phase_and_duration",
+        scenarios::reports::the_journal_carries_phase_and_duration,
+    ),
+    (
+        "http_and_status_tell_the_same",
+        scenarios::reports::http_and_status_tell_the_same,
+    ),
+    (
+        "plan_finds_nothing_to_do_and_changes_nothing",
+        scenarios::reports::plan_finds_nothing_to_do_and_changes_nothing,
+    ),
+    (
+        "the_agent_asked_metadata_by_token_only",
+        scenarios::reports::the_agent_asked_metadata_by_token_only,
+    ),
+    (
+        "a_restarted_agent_changes_nothing",
+        scenarios::life::a_restarted_agent_changes_nothing,
+    ),
+    (
+        "a_removed_file_is_put_back",
+        scenarios::life::a_removed_file_is_put_back,
+    ),
+    (
+        "a_fourth_node_joins_by_itself_while_the_api_throttles",
+        scenarios::life::a_fourth_node_joins_by_itself_while_the_api_throttles,
+    ),
+    (
+        "a_killed_agent_goes_on_where_it_was",
+        scenarios::life::a_killed_agent_goes_on_where_it_was,
+    ),
+    (
+        "a_rebooted_node_comes_back",
+        scenarios::life::a_rebooted_node_comes_back,
+    ),
+    (
+        "a_stopped_node_comes_back",
+        scenarios::life::a_stopped_node_comes_back,
+    ),
+    (
+        "the_count_goes_on_after_redis_and_its_machine_restart",
+        scenarios::workload::the_count_goes_on_after_redis_and_its_machine_restart,
+    ),
+    (
+        "the_api_of_ec2_restarts_and_nobody_minds",
+        scenarios::life::the_api_of_ec2_restarts_and_nobody_minds,
+    ),
+    (
+        "a_wrong_role_tag_is_refused",
+        scenarios::refusals::a_wrong_role_tag_is_refused,
+    ),
+    (
+        "a_missing_cluster_tag_is_refused",
+        scenarios::refusals::a_missing_cluster_tag_is_refused,
+    ),
+    (
+        "tags_not_in_metadata_are_refused",
+        scenarios::refusals::tags_not_in_metadata_are_refused,
+    ),
+    (
+        "a_wrong_digest_is_refused_and_leaves_nothing",
+        scenarios::refusals::a_wrong_digest_is_refused_and_leaves_nothing,
+    ),
+    (
+        "a_denied_call_names_the_permission",
+        scenarios::refusals::a_denied_call_names_the_permission,
+    ),
+    (
+        "cgroup_v1_is_refused_without_the_override",
+        scenarios::refusals::cgroup_v1_is_refused_without_the_override,
+    ),
+    (
+        "metadata_switched_off_is_refused",
+        scenarios::refusals::metadata_switched_off_is_refused,
+    ),
+    (
+        "run_without_root_is_refused",
+        scenarios::refusals::run_without_root_is_refused,
+    ),
+    (
+        "down_leaves_nothing_behind",
+        scenarios::life::down_leaves_nothing_behind,
+    ),
+];
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    // One cluster, one after the other.
+    arguments.test_threads = Some(1);
+    let unable = stage::why_not_here();
+    if let Some(why) = &unable {
+        eprintln!("SKIPPED: all end-to-end tests, because {why}");
+    }
+    let required = std::env::var("CI").is_ok_and(|ci| ci == "true");
+    let trials = SCENARIOS
+        .iter()
+        .map(|(name, scenario)| {
+            let why = unable.clone();
+            let ignored = why.is_some() && !required;
+            Trial::test(*name, move || match why {
+                Some(why) => Err(why.into()),
+                None => Stage::shared().play(*scenario),
+            })
+            .with_ignored_flag(ignored)
+        })
+        .collect();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    Stage::leave(conclusion.has_failed());
+    conclusion.exit();
+}

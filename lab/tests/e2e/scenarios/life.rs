@@ -1,0 +1,192 @@
+//! What happens to nodes in the course of their life.
+
+use libtest_mimic::Failed;
+use serde_json::Value;
+
+use crate::stage::{Stage, ensure, text, until};
+
+/// What identifies a node beyond its name: a node that joined anew has another uid.
+fn node_uid(stage: &Stage, machine: &str) -> Result<String, Failed> {
+    let name = text(&stage.agent(machine)?["node"]);
+    Ok(text(&stage.get(&["node", &name])?["metadata"]["uid"]))
+}
+
+fn has_started_again(stage: &Stage, machine: &str, starts_before: usize) -> Result<(), Failed> {
+    let status = stage.agent(machine)?;
+    ensure(
+        status["stage"] == "ready",
+        format!("the agent says {}", status["stage"]),
+    )?;
+    let starts = starts(stage, machine)?;
+    ensure(
+        starts > starts_before,
+        "the agent has not started again yet",
+    )
+}
+
+fn starts(stage: &Stage, machine: &str) -> Result<usize, Failed> {
+    let entries = stage.journal(machine)?;
+    Ok(entries.iter().filter(|e| is_message(e, "this is ")).count())
+}
+
+fn is_message(entry: &Value, start: &str) -> bool {
+    text(&entry["MESSAGE"]).starts_with(start)
+}
+
+pub fn a_restarted_agent_changes_nothing(stage: &Stage) -> Result<(), Failed> {
+    for machine in ["cp1", "w1"] {
+        let uid = node_uid(stage, machine)?;
+        let before = starts(stage, machine)?;
+        // Containers, units and files as they are; the journal's text as it is.
+        let picture = "ctr -n k8s.io tasks ls -q | sort; systemctl show -P MainPID kubelet containerd; \
+                       find /etc/kubernetes /etc/containerd /usr/local/bin /etc/sysctl.d -type f -printf '%p %T@\\n' | sort; \
+                       sha256sum /var/lib/k8s-bootstrap/journal.json";
+        let pictured = stage.shell(machine, picture)?;
+        stage.exec(machine, &["systemctl", "restart", "k8s-bootstrap"])?;
+        until(60, "the restarted agent", || {
+            has_started_again(stage, machine, before)
+        })?;
+        let entries = stage.journal(machine)?;
+        ensure(
+            entries.iter().any(|e| is_message(e, "nothing to do: all ")),
+            format!("{machine} does not say that there was nothing to do"),
+        )?;
+        let now = stage.shell(machine, picture)?;
+        ensure(
+            now == pictured,
+            format!("{machine} changed from\n{pictured}\nto\n{now}"),
+        )?;
+        ensure(node_uid(stage, machine)? == uid, "the node joined anew")?;
+    }
+    Ok(())
+}
+
+pub fn a_removed_file_is_put_back(stage: &Stage) -> Result<(), Failed> {
+    let before = starts(stage, "w2")?;
+    stage.shell("w2", "rm /etc/sysctl.d/90-k8s-bootstrap.conf /usr/local/bin/kubectl; sysctl -qw net.ipv4.ip_forward=0")?;
+    stage.exec("w2", &["systemctl", "restart", "k8s-bootstrap"])?;
+    until(60, "the restarted agent", || {
+        has_started_again(stage, "w2", before)
+    })?;
+    stage.shell("w2", "test -s /etc/sysctl.d/90-k8s-bootstrap.conf && test -x /usr/local/bin/kubectl && test $(sysctl -n net.ipv4.ip_forward) = 1")?;
+    Ok(())
+}
+
+pub fn a_fourth_node_joins_by_itself_while_the_api_throttles(stage: &Stage) -> Result<(), Failed> {
+    stage.launch(&[])?;
+    // From here on the agent's calls meet RequestLimitExceeded, half of them for good.
+    stage.lab(&["faults", "--throttle-next", "3", "--throttle-percent", "50"])?;
+    let joined = until(300, "the fourth node", || {
+        let ready = stage.ready_nodes()?;
+        ensure(ready.len() == 4, format!("Ready are {ready:?}"))
+    });
+    stage.lab(&["faults"])?;
+    joined
+}
+
+/// SIGKILL at arbitrary instants of a new machine's first boot.
+pub fn a_killed_agent_goes_on_where_it_was(stage: &Stage) -> Result<(), Failed> {
+    let machine = stage.launch(&[])?;
+    let phases = ["artifact-kubelet", "containerd", "images", "kubeadm-join"];
+    for phase in phases {
+        let look = || {
+            let entries = stage.journal(&machine)?;
+            ensure(
+                entries.iter().any(|e| e["PHASE"] == phase),
+                format!("{phase} has not begun"),
+            )
+        };
+        until(240, phase, look)?;
+        stage.exec(
+            &machine,
+            &[
+                "systemctl",
+                "kill",
+                "--signal=KILL",
+                "--kill-whom=all",
+                "k8s-bootstrap",
+            ],
+        )?;
+    }
+    until(300, "the fifth node", || {
+        let ready = stage.ready_nodes()?;
+        ensure(ready.len() == 5, format!("Ready are {ready:?}"))
+    })?;
+    let name = until(60, "the agent's status", || {
+        Ok(text(&stage.agent(&machine)?["node"]))
+    })?;
+    stage.lab(&["terminate", &machine])?;
+    stage.kubectl(&["delete", "node", &name])?;
+    Ok(())
+}
+
+fn comes_back(
+    stage: &Stage,
+    machine: &str,
+    away: impl Fn() -> Result<(), Failed>,
+) -> Result<(), Failed> {
+    let uid = node_uid(stage, machine)?;
+    let before = starts(stage, machine)?;
+    away()?;
+    until(180, "the machine's agent", || {
+        has_started_again(stage, machine, before)
+    })?;
+    let name = text(&stage.agent(machine)?["node"]);
+    until(120, "the node", || {
+        ensure(
+            stage.ready_nodes()?.contains(&name),
+            format!("{name} is not Ready"),
+        )
+    })?;
+    ensure(node_uid(stage, machine)? == uid, "the node joined anew")
+}
+
+pub fn a_rebooted_node_comes_back(stage: &Stage) -> Result<(), Failed> {
+    comes_back(stage, "w1", || {
+        // The shell may die with the machine before it can answer.
+        stage
+            .try_lab(&["exec", "w1", "--", "systemctl", "reboot"])
+            .map(drop)
+    })
+}
+
+pub fn a_stopped_node_comes_back(stage: &Stage) -> Result<(), Failed> {
+    comes_back(stage, "cp1", || {
+        stage.lab(&["stop", "cp1"])?;
+        stage.lab(&["start", "cp1"]).map(drop)
+    })
+}
+
+/// An agent that is steady sees the API away and back; one that boots waits for it.
+pub fn the_api_of_ec2_restarts_and_nobody_minds(stage: &Stage) -> Result<(), Failed> {
+    stage.lab(&["moto-restart"])?;
+    let before = starts(stage, "w2")?;
+    stage.lab(&["faults", "--refuse-seconds", "8"])?;
+    stage.exec("w2", &["systemctl", "restart", "k8s-bootstrap"])?;
+    until(120, "the restarted agent", || {
+        has_started_again(stage, "w2", before)
+    })
+}
+
+pub fn down_leaves_nothing_behind(stage: &Stage) -> Result<(), Failed> {
+    stage.lab(&["down"])?;
+    let layout = lab::layout::Layout::find()?;
+    let mounts = std::fs::read_to_string("/proc/mounts")?;
+    let folder = layout.dir().display().to_string();
+    ensure(!mounts.contains(&folder), "mounts are left")?;
+    ensure(lab::network::namespaces().is_empty(), "namespaces are left")?;
+    ensure(!lab::machine::cgroups::any(), "control groups are left")?;
+    let left: Vec<String> = list_of(layout.dir())?;
+    ensure(
+        left == ["cache"],
+        format!("in the lab's folder are {left:?}"),
+    )
+}
+
+fn list_of(folder: &std::path::Path) -> Result<Vec<String>, Failed> {
+    let mut names = std::fs::read_dir(folder)?
+        .map(|entry| entry.map(|e| e.file_name().to_string_lossy().into_owned()))
+        .collect::<Result<Vec<_>, _>>()?;
+    names.sort();
+    Ok(names)
+}

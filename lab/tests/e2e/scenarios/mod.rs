@@ -1,0 +1,7 @@
+//! What is shown, by subject.
+
+pub mod arrival;
+pub mod life;
+pub mod refusals;
+pub mod reports;
+pub mod workload;

@@ -1,0 +1,149 @@
+//! Bad input: a clear error with place and remedy, and nothing half done.
+
+use libtest_mimic::Failed;
+
+use crate::stage::{Stage, ensure, text, until};
+
+/// Launches an instance that must be refused, reads why, and ends it.
+///
+/// `remains` is a shell line that must succeed: what must not be there, is not.
+fn refused(stage: &Stage, launch: &[&str], expected: &[&str], remains: &str) -> Result<(), Failed> {
+    let bad = stage.launch(launch)?;
+    let outcome = until(60, "the refusal", || {
+        let status = stage.shell(&bad, "systemctl show -P ExecMainStatus k8s-bootstrap")?;
+        ensure(status.trim() == "3", format!("exit status {status}"))?;
+        let said: String = stage
+            .journal(&bad)?
+            .iter()
+            .map(|entry| text(&entry["MESSAGE"]) + "\n")
+            .collect();
+        for part in expected {
+            ensure(said.contains(part), format!("`{part}` is not in:\n{said}"))?;
+        }
+        // The console outlives the instance: EC2 shows it after the end.
+        let console = stage.lab(&["logs", &bad, "--console"])?;
+        ensure(
+            console.contains(expected[0]),
+            format!("the console says: {console}"),
+        )?;
+        stage.shell(&bad, remains)
+    });
+    stage.lab(&["terminate", &bad])?;
+    outcome.map(drop)
+}
+
+/// Nothing was prepared at all.
+const UNTOUCHED: &str = "test ! -e /etc/containerd && test ! -e /usr/local/bin/kubeadm && test ! -e /etc/sysctl.d/90-k8s-bootstrap.conf";
+
+pub fn a_wrong_role_tag_is_refused(stage: &Stage) -> Result<(), Failed> {
+    refused(
+        stage,
+        &["--tag", "k8s-bootstrap:role=master"],
+        &["k8s-bootstrap:role", "`master`", "control-plane", "hint:"],
+        UNTOUCHED,
+    )
+}
+
+pub fn a_missing_cluster_tag_is_refused(stage: &Stage) -> Result<(), Failed> {
+    refused(
+        stage,
+        &["--tag", "k8s-bootstrap:cluster="],
+        &["k8s-bootstrap:cluster", "hint:"],
+        UNTOUCHED,
+    )
+}
+
+pub fn tags_not_in_metadata_are_refused(stage: &Stage) -> Result<(), Failed> {
+    refused(
+        stage,
+        &["--metadata-tags-disabled"],
+        &["--instance-metadata-tags enabled"],
+        UNTOUCHED,
+    )
+}
+
+pub fn a_wrong_digest_is_refused_and_leaves_nothing(stage: &Stage) -> Result<(), Failed> {
+    let settings = tempfile::NamedTempFile::new()?;
+    let wrong = "0".repeat(64);
+    std::fs::write(
+        settings.path(),
+        format!("pins.runc.sha256.amd64 = \"{wrong}\"\n"),
+    )?;
+    let path = settings.path().display().to_string();
+    refused(
+        stage,
+        &["--settings", &path],
+        &["runc", &wrong, "hint:"],
+        "test ! -e /usr/local/sbin/runc && ! find /usr/local /var/lib/k8s-bootstrap -name '*runc*part*' | grep .",
+    )
+}
+
+pub fn a_denied_call_names_the_permission(stage: &Stage) -> Result<(), Failed> {
+    stage.lab(&["faults", "--deny", "DescribeInstances"])?;
+    let denied = stage.launch(&[])?;
+    let outcome = until(120, "the error", || {
+        let said = text(&stage.agent(&denied)?["message"]);
+        let line = stage.shell(&denied, "systemctl show -P StatusText k8s-bootstrap")?;
+        ensure(
+            line.contains("ec2:DescribeInstances") || said.contains("ec2:DescribeInstances"),
+            format!("status: {line}"),
+        )
+    });
+    stage.lab(&["faults"])?;
+    stage.lab(&["terminate", &denied])?;
+    outcome
+}
+
+pub fn cgroup_v1_is_refused_without_the_override(stage: &Stage) -> Result<(), Failed> {
+    let settings = tempfile::NamedTempFile::new()?;
+    std::fs::write(settings.path(), "node.allow_cgroup_v1 = false\n")?;
+    let path = settings.path().display().to_string();
+    refused(
+        stage,
+        &["--settings", &path],
+        &[
+            "phase preflight",
+            "cgroup hierarchy, version 1",
+            "node.allow_cgroup_v1",
+            "hint:",
+        ],
+        UNTOUCHED,
+    )
+}
+
+/// Switched off on a node that is up: the agent says so when it starts again, the node goes on.
+pub fn metadata_switched_off_is_refused(stage: &Stage) -> Result<(), Failed> {
+    stage.lab(&["modify", "w2", "--metadata-disabled"])?;
+    stage.exec(
+        "w2",
+        &["systemctl", "restart", "--no-block", "k8s-bootstrap"],
+    )?;
+    let outcome = until(120, "the refusal", || {
+        let status = stage.shell("w2", "systemctl show -P ExecMainStatus k8s-bootstrap")?;
+        ensure(status.trim() == "3", format!("exit status {status}"))?;
+        let said = stage.shell("w2", "journalctl -u k8s-bootstrap -o cat -n 20 --no-pager")?;
+        ensure(said.contains("--http-endpoint enabled"), said)
+    });
+    stage.lab(&["modify", "w2"])?;
+    outcome?;
+    stage.exec("w2", &["systemctl", "reset-failed", "k8s-bootstrap"])?;
+    stage.exec("w2", &["systemctl", "start", "k8s-bootstrap"])?;
+    until(60, "the agent with metadata again", || {
+        let status = stage.agent("w2")?;
+        ensure(
+            status["stage"] == "ready",
+            format!("the agent says {}", status["stage"]),
+        )
+    })
+}
+
+pub fn run_without_root_is_refused(stage: &Stage) -> Result<(), Failed> {
+    let said = stage.shell(
+        "w1",
+        "setpriv --reuid 65534 --clear-groups k8s-bootstrap run 2>&1; echo status $?",
+    )?;
+    ensure(
+        said.contains("root is needed to bring up a node") && said.contains("status 3"),
+        said,
+    )
+}

@@ -1,0 +1,211 @@
+//! The lab as the scenarios use it: through its own command line.
+
+use std::{
+    process::{Command, Output},
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use libtest_mimic::Failed;
+use serde_json::Value;
+
+/// The one lab of a test run.
+pub struct Stage {
+    /// The lab's command.
+    command: &'static str,
+    broken: AtomicBool,
+}
+
+static SHARED: OnceLock<Stage> = OnceLock::new();
+
+/// Why this machine cannot run the lab, if it cannot.
+pub fn why_not_here() -> Option<String> {
+    let missing = lab::host::missing();
+    (!missing.is_empty()).then(|| missing.join("; "))
+}
+
+impl Stage {
+    /// The stage, once.
+    pub fn shared() -> &'static Self {
+        SHARED.get_or_init(|| Self {
+            command: env!("CARGO_BIN_EXE_lab"),
+            broken: AtomicBool::new(false),
+        })
+    }
+
+    /// Plays a scenario, unless the cluster itself never came up.
+    pub fn play(&self, scenario: fn(&Self) -> Result<(), Failed>) -> Result<(), Failed> {
+        if self.broken.load(Ordering::Relaxed) {
+            return Err("there is no cluster: see the first failure".into());
+        }
+        scenario(self)
+    }
+
+    /// Ends the lab after the last scenario; a failed one is left for a person to look at,
+    /// except in CI, where nobody could.
+    pub fn leave(failed: bool) {
+        let Some(stage) = SHARED.get() else {
+            return;
+        };
+        if failed && std::env::var_os("CI").is_none() {
+            eprintln!("the lab is left running: `cargo run -p lab -- status`, `make clean-lab`");
+            return;
+        }
+        let _ = Command::new(stage.command).arg("down").output();
+    }
+
+    /// Without a cluster the scenarios after this one cannot say anything.
+    pub fn no_cluster(&self) {
+        self.broken.store(true, Ordering::Relaxed);
+    }
+
+    /// Runs the lab's command, whatever comes of it.
+    pub fn try_lab(&self, args: &[&str]) -> Result<Output, Failed> {
+        Command::new(self.command)
+            .args(args)
+            .output()
+            .map_err(|error| format!("cannot run the lab: {error}").into())
+    }
+
+    /// Runs the lab's command and gives its output.
+    pub fn lab(&self, args: &[&str]) -> Result<String, Failed> {
+        let output = self.try_lab(args)?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        Err(format!(
+            "`lab {}` ended with {}:\n{}{}",
+            args.join(" "),
+            output.status,
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        )
+        .into())
+    }
+
+    /// Launches a worker that need not become Ready, and gives its name.
+    pub fn launch(&self, options: &[&str]) -> Result<String, Failed> {
+        let args: Vec<&str> = ["launch", "--role", "worker", "--until", "booted"]
+            .iter()
+            .chain(options)
+            .copied()
+            .collect();
+        self.lab(&args)?;
+        let status = json(&self.lab(&["status", "--json"])?)?;
+        let newest = list(&status["machines"]).last();
+        Ok(newest
+            .map(|machine| text(&machine["name"]))
+            .unwrap_or_default())
+    }
+
+    /// Runs a command in a machine.
+    pub fn exec(&self, machine: &str, command: &[&str]) -> Result<String, Failed> {
+        let args: Vec<&str> = ["exec", machine, "--"]
+            .iter()
+            .chain(command)
+            .copied()
+            .collect();
+        self.lab(&args)
+    }
+
+    /// Runs a shell line in a machine.
+    pub fn shell(&self, machine: &str, line: &str) -> Result<String, Failed> {
+        self.exec(machine, &["sh", "-c", line])
+    }
+
+    /// Runs kubectl.
+    pub fn kubectl(&self, args: &[&str]) -> Result<String, Failed> {
+        let args: Vec<&str> = ["kubectl", "--"].iter().chain(args).copied().collect();
+        self.lab(&args)
+    }
+
+    /// kubectl's answer as JSON.
+    pub fn get(&self, args: &[&str]) -> Result<Value, Failed> {
+        let args: Vec<&str> = ["get", "-o", "json"].iter().chain(args).copied().collect();
+        json(&self.kubectl(&args)?)
+    }
+
+    /// The agent's own status in a machine.
+    pub fn agent(&self, machine: &str) -> Result<Value, Failed> {
+        json(&self.exec(machine, &["k8s-bootstrap", "status", "--json"])?)
+    }
+
+    /// The agent's journal in a machine, one value an entry.
+    pub fn journal(&self, machine: &str) -> Result<Vec<Value>, Failed> {
+        self.exec(
+            machine,
+            &[
+                "journalctl",
+                "-u",
+                "k8s-bootstrap",
+                "-o",
+                "json",
+                "--no-pager",
+            ],
+        )?
+        .lines()
+        .map(json)
+        .collect()
+    }
+
+    /// The names of the nodes that are Ready.
+    pub fn ready_nodes(&self) -> Result<Vec<String>, Failed> {
+        let nodes = self.get(&["nodes"])?;
+        let is_ready = |node: &Value| {
+            list(&node["status"]["conditions"])
+                .iter()
+                .any(|c| c["type"] == "Ready" && c["status"] == "True")
+        };
+        Ok(list(&nodes["items"])
+            .iter()
+            .filter(|node| is_ready(node))
+            .map(|node| text(&node["metadata"]["name"]))
+            .collect())
+    }
+}
+
+/// Parses JSON, with the text in the error.
+pub fn json(text: &str) -> Result<Value, Failed> {
+    serde_json::from_str(text).map_err(|error| format!("no JSON ({error}): {text}").into())
+}
+
+/// A JSON list; empty where there is none.
+pub fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+/// A JSON text; empty where there is none.
+pub fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+/// Fails with a message unless the condition holds.
+pub fn ensure(holds: bool, otherwise: impl Into<String>) -> Result<(), Failed> {
+    if holds {
+        Ok(())
+    } else {
+        Err(otherwise.into().into())
+    }
+}
+
+/// Looks again until the scenario's condition holds; the last reason is the error.
+pub fn until<T>(
+    seconds: u64,
+    what: &str,
+    look: impl Fn() -> Result<T, Failed>,
+) -> Result<T, Failed> {
+    let end = Instant::now() + Duration::from_secs(seconds);
+    loop {
+        match look() {
+            Ok(found) => return Ok(found),
+            Err(reason) if Instant::now() >= end => {
+                let reason = reason.message().unwrap_or_default().to_owned();
+                return Err(format!("{what}: not within {seconds} s: {reason}").into());
+            }
+            Err(_) => std::thread::sleep(Duration::from_millis(500)),
+        }
+    }
+}
