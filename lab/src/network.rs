@@ -5,12 +5,11 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 
 use crate::layout::{PREFIX, namespace};
-use crate::process::{self, run};
+use crate::process::run;
 
 /// The region that the lab plays.
 pub const REGION: &str = "eu-central-1";
@@ -42,9 +41,6 @@ fn ip(arguments: &str) -> Result<()> {
     run("ip", &words).map(|_| ())
 }
 
-/// The kernel removes a namespace's links shortly after its last process ended.
-const DETACH_DEADLINE: Duration = Duration::from_secs(10);
-
 /// Makes the VPC's namespace with its bridge and the addresses of its servers.
 pub fn create_vpc() -> Result<()> {
     let vpc = namespace("vpc");
@@ -65,11 +61,12 @@ pub fn attach(name: &str, address: Ipv4Addr, mac: &str) -> Result<()> {
     let vpc = namespace("vpc");
     if namespaces().contains(&own) {
         remove(&own)?;
-        // The peer goes with its namespace, which the kernel takes apart in its own time.
-        let gone = || run("ip", &["-n", &vpc, "link", "show", &own]).is_err();
-        if !process::wait_until(DETACH_DEADLINE, gone) {
-            bail!("the link of machine {name} to the VPC does not go away");
-        }
+    }
+    // The pair of links lives on while anything holds the old namespace, so it is taken
+    // apart by hand; most often it is gone already.
+    let link = |verb: &str| run("ip", &["-n", &vpc, "link", verb, &own]);
+    if link("del").is_err() && link("show").is_ok() {
+        bail!("the old link of machine {name} to the VPC cannot be removed");
     }
     ip(&format!("netns add {own}"))?;
     ip(&format!("-n {own} link set lo up"))?;
