@@ -343,5 +343,4 @@ fn listens(table: &str, port: u16) -> bool {
 }
 
 #[cfg(test)]
-#[path = "host_tests.rs"]
 mod tests;

@@ -357,5 +357,4 @@ fn kernel_at_least(release: &str, major: u32, minor: u32) -> bool {
 }
 
 #[cfg(test)]
-#[path = "config_tests.rs"]
 mod tests;

@@ -312,5 +312,4 @@ impl Step for KubeadmPhase {
 }
 
 #[cfg(test)]
-#[path = "init_tests.rs"]
 mod tests;

@@ -208,5 +208,4 @@ async fn kubelet_identity(world: &World) -> Result<Option<String>> {
 }
 
 #[cfg(test)]
-#[path = "join_tests.rs"]
 mod tests;

@@ -245,5 +245,4 @@ fn key_ids(content: &[u8]) -> Option<KeyIds> {
 }
 
 #[cfg(test)]
-#[path = "pki_tests.rs"]
 mod tests;

@@ -196,5 +196,4 @@ fn random(length: usize) -> String {
 }
 
 #[cfg(test)]
-#[path = "ticket_tests.rs"]
 mod tests;
