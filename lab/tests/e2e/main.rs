@@ -134,6 +134,9 @@ fn main() {
         eprintln!("SKIPPED: all end-to-end tests, because {why}");
     }
     let required = std::env::var("CI").is_ok_and(|ci| ci == "true");
+    if required && unable.is_none() {
+        Stage::shared().clear_remains();
+    }
     let trials = SCENARIOS
         .iter()
         .map(|(name, scenario)| {

@@ -57,6 +57,12 @@ impl Stage {
         let _ = Command::new(stage.command).arg("down").output();
     }
 
+    /// Removes what an interrupted run left on this machine. A lab that somebody uses stays,
+    /// and then `up` says so.
+    pub fn clear_remains(&self) {
+        let _ = Command::new(self.command).arg("down").output();
+    }
+
     /// Without a cluster the scenarios after this one cannot say anything.
     pub fn no_cluster(&self) {
         self.broken.store(true, Ordering::Relaxed);
