@@ -13,10 +13,12 @@ demo: tools build
 	@echo; $(LAB) kubectl -- get nodes -o wide
 	@echo; $(LAB) kubectl -- get pods --all-namespaces -o wide
 	@echo; $(LAB) exec w1 -- systemctl status --no-pager --lines=5 k8s-bootstrap
-	@echo; for worker in 10.42.0.11 10.42.0.12; do \
+	@echo; $(LAB) kubectl -- wait --for=create --timeout=180s --namespace visits statefulset/redis
+	@$(LAB) kubectl -- rollout status --timeout=180s --namespace visits statefulset/redis
+	@for worker in 10.42.0.11 10.42.0.12; do \
 	    $(LAB) curl -- --silent --show-error --fail --retry 60 --retry-delay 2 --retry-all-errors \
 	        --output target/visits.html "http://$$worker/" && \
-	    sed -n "s|.*id=\"visits\" value=\"\([0-9]*\)\".*|the page through $$worker: visit number \1|p" target/visits.html; \
+	    sed -n "s|.*id=\"\([a-z]*\)\" value=\"\([0-9]*\)\".*|the page through $$worker: \1 \2|p" target/visits.html; \
 	done
 	@echo; echo 'The cluster is left running. To go on, as root:'
 	@echo '  cargo run -p lab -- status                      what the machines do'
