@@ -12,7 +12,7 @@
 //!   -> runner     carries phases out, in parallel where `after` allows
 //!   -> report     systemd, journal, HTTP
 //!   -> steady     the same again, for the life of the node
-//!   -> upkeep     add-ons, by the one control plane that leads
+//!   -> leader     what one control plane at a time does for the whole cluster
 //! ```
 
 pub mod adapters;
@@ -35,6 +35,5 @@ pub mod runner;
 pub mod steady;
 #[cfg(test)]
 mod testing;
-pub mod upkeep;
 pub mod user_data;
 pub mod wait;

@@ -8,10 +8,10 @@ use tracing::{info, warn};
 use crate::{
     boot::Agent,
     error::{Error, Result},
+    leader::addons::Upkeep,
     plan,
     ports::Role,
     report::Stage,
-    upkeep::Upkeep,
 };
 
 /// How often the cheap things are looked at: peers, tickets, the node's condition.

@@ -10,7 +10,7 @@ pub use status::{AddonReport, AddonState, PhaseReport, Stage, Status};
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use crate::{identity::Identity, journal::Membership, runner::Progress, upkeep::Upkept};
+use crate::{identity::Identity, journal::Membership, leader::addons::Upkept, runner::Progress};
 
 /// Holds the status and tells everyone who shows it.
 #[derive(Debug)]

@@ -47,6 +47,7 @@ pub struct FakeCluster {
     asked: Mutex<usize>,
     ready_after: Mutex<usize>,
     conditions: Mutex<VecDeque<Option<NodeCondition>>>,
+    rival: Mutex<Option<Value>>,
 }
 
 impl FakeCluster {
@@ -95,6 +96,11 @@ impl FakeCluster {
     pub fn put(&self, object: Value) {
         let key = ObjectRef::of(&object).to_string();
         self.objects.lock().unwrap().insert(key, object);
+    }
+
+    /// Somebody else writes this object just before the next [`Cluster::compare_and_set`].
+    pub fn meanwhile(&self, object: Value) {
+        *self.rival.lock().unwrap() = Some(object);
     }
 
     fn up(&self) -> Result<()> {
@@ -153,6 +159,9 @@ impl Cluster for FakeCluster {
 
     async fn compare_and_set(&self, object: &Value) -> Result<bool> {
         self.up()?;
+        if let Some(rival) = self.rival.lock().unwrap().take() {
+            self.put(rival);
+        }
         let version = |object: &Value| object["metadata"]["resourceVersion"].as_i64();
         let there = self.get(&ObjectRef::of(object)).await?;
         let there = there.as_ref().and_then(version);

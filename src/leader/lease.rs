@@ -1,4 +1,4 @@
-//! One control plane at a time keeps the cluster's add-ons: the holder of a Lease.
+//! Who leads: a Lease of the Kubernetes API, measured by the clocks of the instances.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -10,6 +10,9 @@ use crate::{
 
 /// How long the leader leads without renewing, in seconds.
 pub const LEASE: i32 = 60;
+
+/// How often a lost race for the Lease is looked at again.
+const LOOKS: usize = 4;
 
 /// What to do about the Lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,20 +66,24 @@ fn held(lease: &Value) -> Option<Held> {
 }
 
 /// Takes the turn; the API server lets one writer through.
+///
+/// The duties of one instance renew the same Lease at the same time: who loses such a race
+/// looks again, and sees that it leads all the same.
 pub async fn lead(world: &World, me: &str) -> Result<Leader> {
-    let lease = world.cluster.get(&reference()).await?;
-    let now = world.clock.now();
-    let acquired = match turn(lease.as_ref(), now, me) {
-        Turn::Follow(leader) => return Ok(Leader::Other(leader)),
-        Turn::Acquire => true,
-        Turn::Renew => false,
-    };
-    let wanted = written(lease.as_ref(), now, me, acquired);
-    Ok(if world.cluster.compare_and_set(&wanted).await? {
-        Leader::Me
-    } else {
-        Leader::Other("another control plane".to_owned())
-    })
+    for _ in 0..LOOKS {
+        let lease = world.cluster.get(&reference()).await?;
+        let now = world.clock.now();
+        let acquired = match turn(lease.as_ref(), now, me) {
+            Turn::Follow(leader) => return Ok(Leader::Other(leader)),
+            Turn::Acquire => true,
+            Turn::Renew => false,
+        };
+        let wanted = written(lease.as_ref(), now, me, acquired);
+        if world.cluster.compare_and_set(&wanted).await? {
+            return Ok(Leader::Me);
+        }
+    }
+    Ok(Leader::Other("another control plane".to_owned()))
 }
 
 fn reference() -> ObjectRef {
@@ -114,6 +121,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    use crate::testing::FakeWorld;
 
     fn lease(holder: &str, renewed: &str) -> Value {
         json!({"metadata": {"resourceVersion": "7"}, "spec": {
@@ -193,5 +201,27 @@ mod tests {
         let first = written(None, now, "i-1", true);
         assert_eq!(first["spec"]["leaseTransitions"], 0);
         assert!(first["metadata"].get("resourceVersion").is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_loses_a_race_looks_again_and_sees_who_leads() {
+        let fake = FakeWorld::new();
+        let now = fake.ports().clock.now();
+        let renewed = |holder: &str| lease(holder, &format!("{now:.6}"));
+        let race = async |rival: &str| {
+            let mut lease = renewed(rival);
+            for (key, value) in [
+                ("name", "k8s-bootstrap-leader"),
+                ("namespace", "kube-system"),
+            ] {
+                lease["metadata"][key] = value.into();
+            }
+            lease["metadata"]["resourceVersion"] = 7.into();
+            lease["kind"] = "Lease".into();
+            fake.cluster.meanwhile(lease);
+            lead(&fake.ports(), "i-1").await.unwrap()
+        };
+        assert_eq!(race("i-1").await, Leader::Me);
+        assert_eq!(race("i-2").await, Leader::Other("i-2".to_owned()));
     }
 }

@@ -1,0 +1,138 @@
+//! The Kubernetes API.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+
+/// The Kubernetes API, once there is one.
+#[async_trait]
+pub trait Cluster: Send + Sync {
+    /// Whether the API server at the endpoint answers `/readyz`.
+    async fn ready(&self) -> Result<bool>;
+    /// Server-side apply of objects in dependency order: definitions first, waited for, then the rest.
+    /// `owner` is recorded as a label, for pruning. `patience` is how long each object may be
+    /// refused for reasons that pass.
+    async fn apply(
+        &self,
+        owner: &str,
+        objects: &[serde_json::Value],
+        patience: Duration,
+    ) -> Result<()>;
+    /// All objects of the kind in the namespace that this agent applied, on any node.
+    async fn applied(
+        &self,
+        api_version: &str,
+        kind: &str,
+        namespace: &str,
+    ) -> Result<Vec<serde_json::Value>>;
+    /// Deletes an object, and in the background what it owns, if it carries the label of this
+    /// owner; tells whether it did.
+    async fn delete(&self, owner: &str, object: &ObjectRef) -> Result<bool>;
+    /// Writes an object that nobody has changed since its `metadata.resourceVersion`, or that
+    /// does not exist where it has none; tells whether it did.
+    async fn compare_and_set(&self, object: &serde_json::Value) -> Result<bool>;
+    /// What of these objects (Deployments, DaemonSets, StatefulSets, Jobs) has not rolled out yet; empty when all have.
+    async fn not_rolled_out(&self, objects: &[serde_json::Value]) -> Result<Vec<String>>;
+    /// An object as the API server has it; none where it, or its kind, does not exist.
+    async fn get(&self, object: &ObjectRef) -> Result<Option<serde_json::Value>>;
+    /// The node's Ready condition; none when there is no such node.
+    async fn node_ready(&self, name: &str) -> Result<Option<NodeCondition>>;
+}
+
+/// Names one object of the Kubernetes API.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ObjectRef {
+    /// `apps/v1`.
+    pub api_version: String,
+    /// `DaemonSet`.
+    pub kind: String,
+    /// None for kinds without namespaces.
+    pub namespace: Option<String>,
+    /// Its name.
+    pub name: String,
+}
+
+impl ObjectRef {
+    /// The name of an object of a manifest.
+    pub fn of(object: &serde_json::Value) -> Self {
+        let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+        Self {
+            api_version: text(&object["apiVersion"]),
+            kind: text(&object["kind"]),
+            namespace: object["metadata"]["namespace"].as_str().map(str::to_owned),
+            name: text(&object["metadata"]["name"]),
+        }
+    }
+
+    /// An object of which nothing is known but its name.
+    pub fn skeleton(&self) -> serde_json::Value {
+        serde_json::json!({
+            "apiVersion": self.api_version,
+            "kind": self.kind,
+            "metadata": {"name": self.name, "namespace": self.namespace},
+        })
+    }
+
+    /// Whether both name the same object: versions of a group show the same objects, and
+    /// a namespace that is not said is `default`.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let key = |object: &Self| {
+            let group = object
+                .api_version
+                .rsplit_once('/')
+                .map(|(group, _)| group.to_owned());
+            let namespace = object.namespace.clone().filter(|name| name != "default");
+            (group, object.kind.clone(), namespace, object.name.clone())
+        };
+        key(self) == key(other)
+    }
+}
+
+impl std::fmt::Display for ObjectRef {
+    /// `DaemonSet kube-system/kube-proxy`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ", self.kind)?;
+        if let Some(namespace) = &self.namespace {
+            write!(f, "{namespace}/")?;
+        }
+        f.write_str(&self.name)
+    }
+}
+
+/// A node's Ready condition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeCondition {
+    /// Whether its status is `True`.
+    pub ready: bool,
+    /// The kubelet's message.
+    pub message: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ObjectRef;
+
+    fn named(api_version: &str, kind: &str, namespace: Option<&str>) -> ObjectRef {
+        ObjectRef {
+            api_version: api_version.to_owned(),
+            kind: kind.to_owned(),
+            namespace: namespace.map(str::to_owned),
+            name: "x".to_owned(),
+        }
+    }
+
+    #[test]
+    fn versions_and_the_default_namespace_do_not_make_another_object() {
+        let one = named("apps/v1", "Deployment", None);
+        assert!(one.is_same(&named("apps/v1beta1", "Deployment", Some("default"))));
+        assert!(!one.is_same(&named("apps/v1", "Deployment", Some("x"))));
+        assert!(!one.is_same(&named("apps/v1", "DaemonSet", None)));
+        assert!(!one.is_same(&named("extensions/v1", "Deployment", None)));
+        assert!(named("v1", "Pod", None).is_same(&named("v2", "Pod", None)));
+        assert_eq!(ObjectRef::of(&one.skeleton()), one);
+    }
+}

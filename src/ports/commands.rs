@@ -1,0 +1,92 @@
+//! Child processes.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::error::{Error, Result};
+
+/// Programs run as children.
+#[async_trait]
+pub trait Commands: Send + Sync {
+    /// Runs a program to its end. A non-zero status is not an error here: see [`Output::success`].
+    /// A child that outlives the deadline is killed with its group, and that is an error.
+    async fn run(&self, command: Command) -> Result<Output>;
+}
+
+/// A program to run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Command {
+    /// Absolute path or a name sought in PATH.
+    pub program: String,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// Variables added to the environment.
+    pub env: Vec<(String, String)>,
+    /// How long it may run.
+    pub deadline: Duration,
+}
+
+impl Command {
+    /// A command with the usual minute as its deadline.
+    pub fn new<I, S>(program: impl Into<String>, args: I) -> Self
+    where
+        I: IntoIterator<Item = S>,
+        S: Into<String>,
+    {
+        Self {
+            program: program.into(),
+            args: args.into_iter().map(Into::into).collect(),
+            env: Vec::new(),
+            deadline: Duration::from_mins(1),
+        }
+    }
+
+    /// The same command with another deadline.
+    #[must_use]
+    pub fn within(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// The command as a person would type it.
+    pub fn line(&self) -> String {
+        std::iter::once(&self.program)
+            .chain(&self.args)
+            .map(String::as_str)
+            .collect::<Vec<_>>()
+            .join(" ")
+    }
+}
+
+/// What a finished child left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// Its exit status; 128 + n for one that signal n ended.
+    pub status: i32,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl Output {
+    /// The output of a child that succeeded; otherwise an error with the command and the end of what it said.
+    pub fn success(self, command: &Command) -> Result<Self> {
+        if self.status == 0 {
+            return Ok(self);
+        }
+        let said = if self.stderr.trim().is_empty() {
+            &self.stdout
+        } else {
+            &self.stderr
+        };
+        let lines: Vec<&str> = said.lines().filter(|l| !l.trim().is_empty()).collect();
+        let tail = lines[lines.len().saturating_sub(8)..].join(" | ");
+        Err(Error::failed(format!(
+            "`{}` ended with status {}: {tail}",
+            command.line(),
+            self.status
+        )))
+    }
+}

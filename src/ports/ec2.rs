@@ -1,0 +1,96 @@
+//! The cluster's instances.
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+
+/// The part of the EC2 API that the agent uses.
+#[async_trait]
+pub trait Ec2: Send + Sync {
+    /// All instances tagged with this cluster, of every state that EC2 still lists.
+    async fn instances(&self, cluster: &str) -> Result<Vec<Instance>>;
+}
+
+/// An instance as `DescribeInstances` shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Instance {
+    /// `i-0123456789abcdef0`.
+    pub id: String,
+    /// Its life-cycle state.
+    pub state: InstanceState,
+    /// The role that its tag gives; none where the tag is missing or unknown.
+    pub role: Option<Role>,
+    /// The primary private IPv4 address; none once terminated.
+    pub private_ip: Option<std::net::Ipv4Addr>,
+    /// The private DNS name.
+    pub private_dns_name: Option<String>,
+    /// When it was launched.
+    pub launched: Timestamp,
+}
+
+/// EC2's life-cycle states.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum InstanceState {
+    /// Being started.
+    Pending,
+    /// Running.
+    Running,
+    /// On its way to `terminated`.
+    ShuttingDown,
+    /// Gone for good.
+    Terminated,
+    /// On its way to `stopped`.
+    Stopping,
+    /// Stopped: it may come back with the same disk.
+    Stopped,
+}
+
+impl InstanceState {
+    /// Whether the instance can never come back.
+    pub fn is_gone(self) -> bool {
+        matches!(self, Self::ShuttingDown | Self::Terminated)
+    }
+}
+
+/// What a node is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// Runs etcd, the API server, the scheduler and the controllers.
+    ControlPlane,
+    /// Runs the workload.
+    Worker,
+}
+
+impl Role {
+    /// The role's name in tags and settings.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ControlPlane => "control-plane",
+            Self::Worker => "worker",
+        }
+    }
+}
+
+impl std::fmt::Display for Role {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl std::str::FromStr for Role {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match text {
+            "control-plane" => Ok(Self::ControlPlane),
+            "worker" => Ok(Self::Worker),
+            other => Err(format!(
+                "unknown role `{other}`, expected `control-plane` or `worker`"
+            )),
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! What an instance is told of itself.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+
+/// The instance metadata service (IMDSv2).
+#[async_trait]
+pub trait Metadata: Send + Sync {
+    /// The instance identity document and the few facts beside it.
+    async fn facts(&self) -> Result<InstanceFacts>;
+    /// This instance's tags. Refused with a remedy where the instance does not offer them.
+    async fn tags(&self) -> Result<BTreeMap<String, String>>;
+    /// The raw user-data, if there is any.
+    async fn user_data(&self) -> Result<Option<Vec<u8>>>;
+}
+
+/// What the metadata service says of this instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceFacts {
+    /// `i-0123456789abcdef0`.
+    pub instance_id: String,
+    /// `c7i-flex.large`.
+    pub instance_type: String,
+    /// `eu-central-1`.
+    pub region: String,
+    /// `eu-central-1a`.
+    pub zone: String,
+    /// The account's twelve digits.
+    pub account: String,
+    /// The primary private IPv4 address.
+    pub private_ip: std::net::Ipv4Addr,
+    /// The private DNS name, `ip-10-0-0-1.eu-central-1.compute.internal`.
+    pub local_hostname: String,
+}

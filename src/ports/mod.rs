@@ -1,0 +1,59 @@
+//! The traits through which the agent meets the world.
+//!
+//! Everything outside `adapters` works against these, so that decisions, plans and
+//! phases run in tests and simulations exactly as on an instance.
+
+mod cluster;
+mod commands;
+mod downloads;
+mod ec2;
+mod etcd;
+mod host;
+mod metadata;
+mod store;
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+
+pub use cluster::{Cluster, NodeCondition, ObjectRef};
+pub use commands::{Command, Commands, Output};
+pub use downloads::{Download, Downloads, Target};
+pub use ec2::{Ec2, Instance, InstanceState, Role};
+pub use etcd::{Etcd, Member};
+pub use host::{Host, MachineFacts};
+pub use metadata::{InstanceFacts, Metadata};
+pub use store::{Created, Store};
+
+/// Time, so that tests and simulations own it.
+#[async_trait]
+pub trait Clock: Send + Sync {
+    /// The wall clock.
+    fn now(&self) -> Timestamp;
+    /// Waits.
+    async fn sleep(&self, duration: Duration);
+    /// A uniform random number in 0..1, for jitter.
+    fn jitter(&self) -> f64;
+}
+
+/// All ports together.
+#[derive(Clone)]
+pub struct World {
+    /// The metadata service.
+    pub metadata: Arc<dyn Metadata>,
+    /// The EC2 API.
+    pub ec2: Arc<dyn Ec2>,
+    /// The cluster's shared store.
+    pub store: Arc<dyn Store>,
+    /// This machine.
+    pub host: Arc<dyn Host>,
+    /// Child processes.
+    pub commands: Arc<dyn Commands>,
+    /// Verified downloads.
+    pub downloads: Arc<dyn Downloads>,
+    /// The Kubernetes API.
+    pub cluster: Arc<dyn Cluster>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+}

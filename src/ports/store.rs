@@ -1,0 +1,38 @@
+//! What all instances of a cluster share before there is a cluster.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+
+use crate::error::Result;
+
+/// A small store that all instances of a cluster share, with one atomic operation: `create`.
+///
+/// Keys are relative, such as `founder/1`; the adapter puts prefix and cluster before them.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// Writes the key if it does not exist; otherwise changes nothing and tells so.
+    ///
+    /// An answer lost on the way leaves it open whether the write took effect:
+    /// callers read back who holds the key instead of trusting an error.
+    async fn create(&self, key: &str, value: &str) -> Result<Created>;
+    /// The value of a key.
+    async fn get(&self, key: &str) -> Result<Option<String>>;
+    /// All keys under a prefix such as `founder/`, with their values, sorted by key.
+    async fn list(&self, prefix: &str) -> Result<BTreeMap<String, String>>;
+    /// Writes a secret, over an older one too; stored encrypted where the store can.
+    async fn put_secret(&self, key: &str, value: &secrecy::SecretString) -> Result<()>;
+    /// Reads a secret.
+    async fn get_secret(&self, key: &str) -> Result<Option<secrecy::SecretString>>;
+    /// Removes a key; one that does not exist is no error.
+    async fn delete(&self, key: &str) -> Result<()>;
+}
+
+/// What `Store::create` did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Created {
+    /// The key is new and holds our value.
+    Yes,
+    /// The key was there before and is unchanged.
+    AlreadyThere,
+}
