@@ -25,6 +25,7 @@ pub mod error;
 pub mod identity;
 pub mod journal;
 pub mod leader;
+pub mod lease;
 pub mod logging;
 pub mod observe;
 pub mod phases;

@@ -4,6 +4,18 @@
 //! and asks [`lead`] before each act.
 
 pub mod addons;
-mod lease;
 
-pub use lease::{LEASE, Leader, lead};
+use crate::{error::Result, lease::Lease, ports::World};
+
+pub use crate::lease::Holder as Leader;
+
+/// The Lease of the control plane that leads; it holds for a minute.
+pub const LEADER: Lease = Lease {
+    name: "k8s-bootstrap-leader",
+    seconds: 60,
+};
+
+/// Leads, or says who does.
+pub async fn lead(world: &World, me: &str) -> Result<Leader> {
+    LEADER.take(world, me).await
+}

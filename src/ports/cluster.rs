@@ -28,6 +28,16 @@ pub trait Cluster: Send + Sync {
         kind: &str,
         namespace: &str,
     ) -> Result<Vec<serde_json::Value>>;
+    /// All objects of the kind, whoever made them; of one namespace, or of all.
+    async fn list(
+        &self,
+        api_version: &str,
+        kind: &str,
+        namespace: Option<&str>,
+    ) -> Result<Vec<serde_json::Value>>;
+    /// Deletes an object whoever made it, as it was seen: one that has another uid by now stays.
+    /// Tells whether it did.
+    async fn delete_seen(&self, object: &serde_json::Value) -> Result<bool>;
     /// Deletes an object, and in the background what it owns, if it carries the label of this
     /// owner; tells whether it did.
     async fn delete(&self, owner: &str, object: &ObjectRef) -> Result<bool>;

@@ -145,6 +145,33 @@ impl Cluster for FakeCluster {
         Ok(objects.into_values().collect())
     }
 
+    async fn list(
+        &self,
+        _api_version: &str,
+        kind: &str,
+        namespace: Option<&str>,
+    ) -> Result<Vec<Value>> {
+        self.up()?;
+        let mut objects = self.objects();
+        objects.retain(|_, object| {
+            object["kind"] == kind
+                && namespace.is_none_or(|name| object["metadata"]["namespace"] == name)
+        });
+        Ok(objects.into_values().collect())
+    }
+
+    async fn delete_seen(&self, object: &Value) -> Result<bool> {
+        self.up()?;
+        let key = ObjectRef::of(object).to_string();
+        let mut objects = self.objects.lock().unwrap();
+        let same = |there: &Value| there["metadata"]["uid"] == object["metadata"]["uid"];
+        let there = objects.get(&key).is_some_and(same);
+        if there {
+            objects.remove(&key);
+        }
+        Ok(there)
+    }
+
     async fn delete(&self, owner: &str, object: &ObjectRef) -> Result<bool> {
         self.up()?;
         let key = object.to_string();

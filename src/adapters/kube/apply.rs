@@ -194,6 +194,26 @@ impl Kinds {
     ) -> std::result::Result<Option<Api<DynamicObject>>, kube::Error> {
         let api_version = object["apiVersion"].as_str().unwrap_or_default();
         let kind = object["kind"].as_str().unwrap_or_default();
+        let found = self.resource(client, api_version, kind).await?;
+        Ok(found.map(|(resource, namespaced)| {
+            if namespaced {
+                let namespace = object["metadata"]["namespace"]
+                    .as_str()
+                    .unwrap_or("default");
+                Api::namespaced_with(client.clone(), namespace, &resource)
+            } else {
+                Api::all_with(client.clone(), &resource)
+            }
+        }))
+    }
+
+    /// The resource of a kind, and whether it lives in namespaces.
+    pub async fn resource(
+        &mut self,
+        client: &Client,
+        api_version: &str,
+        kind: &str,
+    ) -> std::result::Result<Option<(ApiResource, bool)>, kube::Error> {
         if !self.0.contains_key(api_version) {
             let asked = if api_version.contains('/') {
                 client.list_api_group_resources(api_version).await
@@ -219,13 +239,6 @@ impl Kinds {
             &GroupVersionKind::gvk(group, version, kind),
             &found.name,
         );
-        Ok(Some(if found.namespaced {
-            let namespace = object["metadata"]["namespace"]
-                .as_str()
-                .unwrap_or("default");
-            Api::namespaced_with(client.clone(), namespace, &resource)
-        } else {
-            Api::all_with(client.clone(), &resource)
-        }))
+        Ok(Some((resource, found.namespaced)))
     }
 }

@@ -1,7 +1,7 @@
 //! Single objects: listed, deleted and written under conditions.
 
 use kube::{
-    Client,
+    Api, Client,
     api::{DeleteParams, DynamicObject, ListParams, PostParams, Preconditions},
 };
 use serde_json::{Value, json};
@@ -25,6 +25,42 @@ pub async fn applied(
     };
     let ours = ListParams::default().labels(&format!("{MANAGER_LABEL}={MANAGER}"));
     Ok(api.list(&ours).await?.items)
+}
+
+/// All of a kind, in one namespace or in all.
+pub async fn list(
+    client: &Client,
+    api_version: &str,
+    kind: &str,
+    namespace: Option<&str>,
+) -> Result<Vec<DynamicObject>> {
+    let found = Kinds::default().resource(client, api_version, kind).await?;
+    let Some((resource, _)) = found else {
+        return Ok(Vec::new());
+    };
+    let api: Api<DynamicObject> = match namespace {
+        Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
+        None => Api::all_with(client.clone(), &resource),
+    };
+    Ok(api.list(&ListParams::default()).await?.items)
+}
+
+/// Deletes the very object that was seen.
+pub async fn delete_seen(client: &Client, object: &Value) -> Result<bool> {
+    let Some(api) = Kinds::default().api(client, object).await? else {
+        return Ok(false);
+    };
+    let name = object["metadata"]["name"].as_str().unwrap_or_default();
+    let the_same = DeleteParams::background().preconditions(Preconditions {
+        uid: object["metadata"]["uid"].as_str().map(str::to_owned),
+        resource_version: None,
+    });
+    match api.delete(name, &the_same).await {
+        Ok(_) => Ok(true),
+        // 404: it is gone. 409: another one has its name.
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Deletes an object that carries the owner's label: the very one that was looked at.
@@ -100,6 +136,12 @@ mod tests {
         for (method, path, answer) in [
             ("GET", "/api/v1".to_owned(), ok(&resources)),
             ("GET", format!("{CONFIG_MAPS}/a"), ok(&a)),
+            ("GET", CONFIG_MAPS.to_owned(), ok(&listing(&["a"]))),
+            (
+                "GET",
+                "/api/v1/configmaps".to_owned(),
+                ok(&listing(&["a", "b"])),
+            ),
             ("PUT", format!("{CONFIG_MAPS}/a"), ok(&a)),
             (
                 "POST",
@@ -128,6 +170,11 @@ mod tests {
         (mock, Client::try_from(config).unwrap())
     }
 
+    fn listing(names: &[&str]) -> Value {
+        let items: Vec<Value> = names.iter().map(|name| config_map(name, None)).collect();
+        json!({"apiVersion": "v1", "kind": "ConfigMapList", "metadata": {}, "items": items})
+    }
+
     fn config_map(name: &str, version: Option<&str>) -> Value {
         let mut object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": "x"}});
         if let Some(version) = version {
@@ -149,6 +196,32 @@ mod tests {
                 .await
                 .unwrap()
         );
+    }
+
+    #[tokio::test]
+    async fn the_one_that_was_seen_is_deleted_and_no_other() {
+        let (_mock, client) = server().await;
+        let mut seen = config_map("a", None);
+        seen["metadata"]["uid"] = "u-1".into();
+        assert!(delete_seen(&client, &seen).await.unwrap());
+        // The server's mock deletes by this uid only, and does not know another name.
+        seen["metadata"]["uid"] = "u-0".into();
+        assert!(!delete_seen(&client, &seen).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_kind_is_listed_in_one_namespace_or_in_all_and_an_unknown_one_is_empty() {
+        let (_mock, client) = server().await;
+        let listed = async |kind: &str, namespace| {
+            let found = list(&client, "v1", kind, namespace).await.unwrap();
+            found
+                .into_iter()
+                .filter_map(|o| o.metadata.name)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(listed("ConfigMap", Some("x")).await, ["a"]);
+        assert_eq!(listed("ConfigMap", None).await, ["a", "b"]);
+        assert!(listed("Widget", None).await.is_empty());
     }
 
     #[tokio::test]

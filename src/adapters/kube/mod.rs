@@ -126,6 +126,31 @@ impl Cluster for KubeCluster {
             .collect()
     }
 
+    async fn list(
+        &self,
+        api_version: &str,
+        kind: &str,
+        namespace: Option<&str>,
+    ) -> Result<Vec<Value>> {
+        let what = format!("list {kind}");
+        let found = self
+            .ask(&what, async |client| {
+                change::list(&client, api_version, kind, namespace).await
+            })
+            .await?;
+        found
+            .into_iter()
+            .map(|found| serde_json::to_value(found).attempting(|| what.clone()))
+            .collect()
+    }
+
+    async fn delete_seen(&self, object: &Value) -> Result<bool> {
+        self.ask(&format!("delete {}", apply::name(object)), async |client| {
+            change::delete_seen(&client, object).await
+        })
+        .await
+    }
+
     async fn delete(&self, owner: &str, object: &ObjectRef) -> Result<bool> {
         self.ask(&format!("delete {object}"), async |client| {
             change::delete(&client, owner, object).await
