@@ -7,10 +7,10 @@ use tracing::info;
 use uuid::Uuid;
 
 use crate::{
-    adapters::balancer::API_PORT,
+    adapters::balancer::{API_PORT, Health},
     config::{self, Fragment, Settings, Sources, user_data},
     decide::{Decision, decide},
-    error::{Error, Result},
+    error::{Context, Error, Result},
     identity::Identity,
     journal::{Course, Membership},
     observe::{self, Claim, Observation, record},
@@ -39,7 +39,12 @@ pub struct Agent {
     pub reporter: Arc<Reporter>,
     /// The control planes' addresses, for the node's API balancer.
     pub api_servers: watch::Sender<Vec<SocketAddr>>,
+    /// Which of them are ready, as far as the balancer knows.
+    pub api_health: Arc<Health>,
 }
+
+/// Where the control planes that were seen last are kept.
+const API_SERVERS: &str = "/var/lib/k8s-bootstrap/api-servers.json";
 
 /// Reads every source of settings that this instance has.
 async fn sources(metadata: &dyn Metadata, host: &dyn Host) -> Result<Sources> {
@@ -146,7 +151,7 @@ impl Agent {
         let membership = self.runner.membership().await;
         let seen = observe::observe(&self.world, &self.me, membership).await?;
         let servers = api_servers(&self.me, &seen);
-        self.api_servers.send_if_modified(|known| {
+        let news = self.api_servers.send_if_modified(|known| {
             // Better a stale list than none: EC2's answers can be incomplete for a moment.
             let news = !servers.is_empty() && *known != servers;
             if news {
@@ -154,6 +159,12 @@ impl Agent {
             }
             news
         });
+        if news {
+            let list = serde_json::to_vec(&servers)
+                .attempting(|| "cannot form the list of API servers".to_owned())?;
+            let file = Path::new(API_SERVERS);
+            self.world.host.write(file, &list, 0o600).await?;
+        }
         Ok(seen)
     }
 
@@ -173,8 +184,19 @@ impl Agent {
 }
 
 /// The API servers that a node knows before EC2 has told it any: on a control plane its own,
-/// so that one which restarts while EC2 does not answer still reaches itself.
-pub fn own_api_server(me: &Identity) -> Vec<SocketAddr> {
+/// and those that were seen before a restart. So a node that boots while EC2 does not answer
+/// reaches its API all the same; for as long, EC2 launches no other control plane either.
+pub async fn known_api_servers(me: &Identity, host: &dyn Host) -> Result<Vec<SocketAddr>> {
+    let mut servers = own_api_server(me);
+    if let Some(bytes) = host.read(Path::new(API_SERVERS)).await? {
+        // A damaged file is as good as none: the next look at EC2 writes it anew.
+        let seen: Vec<SocketAddr> = serde_json::from_slice(&bytes).unwrap_or_default();
+        servers.extend(seen.into_iter().filter(|s| !own_api_server(me).contains(s)));
+    }
+    Ok(servers)
+}
+
+fn own_api_server(me: &Identity) -> Vec<SocketAddr> {
     let own = (me.role == Role::ControlPlane).then_some(me.private_ip);
     own.into_iter()
         .map(|address| SocketAddr::from((address, API_PORT)))

@@ -18,7 +18,11 @@ use tokio::{
 use tracing::{Instrument, info, info_span};
 
 use crate::{
-    adapters::{balancer, http::Clients, wiring::Wiring},
+    adapters::{
+        balancer::{self, ReadyzProbe},
+        http::Clients,
+        wiring::Wiring,
+    },
     boot::{self, Agent},
     config::{self, Fragment},
     decide::{Decision, decide},
@@ -26,7 +30,7 @@ use crate::{
     identity::Identity,
     journal::{Course, Journal, Membership},
     observe,
-    phases::{Action, State, Step},
+    phases::{Action, State, Step, kubeadm::paths},
     plan as plans,
     ports::{Command as Program, Role},
     report::{Reporter, Stage, Status, http, systemd},
@@ -106,10 +110,12 @@ async fn live(reporter: Arc<Reporter>) -> Result<()> {
             .write(Path::new(ADDRESS_FILE), address.as_bytes(), 0o644)
             .await?;
         let journal = Journal::open(world.host.as_ref(), &me.instance_id).await?;
+        let known = boot::known_api_servers(&me, world.host.as_ref()).await?;
         let agent = Agent {
             runner: Arc::new(Runner::new(world.clone(), journal)),
             settings: Arc::new(settings),
-            api_servers: watch::Sender::new(boot::own_api_server(&me)),
+            api_servers: watch::Sender::new(known),
+            api_health: Arc::default(),
             me: Arc::new(me),
             machine: Arc::new(machine),
             world,
@@ -152,7 +158,12 @@ async fn serve_balancer(agent: &Agent) -> Result<()> {
         return std::future::pending().await;
     }
     let listener = balancer::listen().await?;
-    balancer::serve(listener, agent.api_servers.subscribe()).await
+    let health = agent.api_health.clone();
+    let probe = ReadyzProbe::new(paths::CA);
+    tokio::select! {
+        outcome = balancer::serve(listener, agent.api_servers.subscribe(), health.clone()) => outcome,
+        () = health.watch_over(agent.api_servers.subscribe(), &probe) => Ok(()),
+    }
 }
 
 async fn relay_progress(agent: &Agent) {

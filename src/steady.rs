@@ -125,6 +125,12 @@ impl Agent {
                 Stage::Degraded,
                 format!("the cluster has no node {node} any more"),
             ),
+            Err(_) if self.api_health.all_dead() => {
+                let servers = self.api_servers.borrow();
+                let tried: Vec<String> = servers.iter().map(ToString::to_string).collect();
+                let message = format!("no API server is ready: tried {}", tried.join(", "));
+                (Stage::Degraded, message)
+            }
             Err(error) => (Stage::Degraded, error.one_line()),
         }
     }

@@ -89,9 +89,27 @@ async fn the_balancer_learns_the_control_planes_and_keeps_them_when_ec2_lists_no
     assert_eq!(*agent.api_servers.borrow(), known);
 }
 
-#[test]
-fn a_control_plane_reaches_itself_before_ec2_has_answered() {
-    let own: Vec<SocketAddr> = vec!["10.42.0.10:6443".parse().unwrap()];
-    assert_eq!(own_api_server(&control_plane("i-1")), own);
-    assert_eq!(own_api_server(&worker("i-1")), Vec::new());
+#[tokio::test(start_paused = true)]
+async fn before_ec2_has_answered_a_node_knows_itself_and_whom_it_saw_before() {
+    let fake = FakeWorld::new();
+    let known = async |me: &Identity| known_api_servers(me, fake.host.as_ref()).await.unwrap();
+    let servers = |addresses: &[&str]| -> Vec<SocketAddr> {
+        addresses
+            .iter()
+            .map(|address| address.parse().unwrap())
+            .collect()
+    };
+    let (me, worker) = (control_plane("i-1"), worker("i-3"));
+    assert_eq!(known(&me).await, servers(&["10.42.0.10:6443"]));
+    assert_eq!(known(&worker).await, servers(&[]));
+    let peer = control_plane("i-2");
+    fake.ec2.list([running(&me, 10), running(&peer, 11)]);
+    agent(&fake, me.clone()).await.observe().await.unwrap();
+    assert_eq!(
+        known(&me).await,
+        servers(&["10.42.0.10:6443", "10.42.0.11:6443"])
+    );
+    assert_eq!(known(&worker).await.len(), 2);
+    fake.files.put(API_SERVERS, "[\"10.42.");
+    assert_eq!(known(&me).await, servers(&["10.42.0.10:6443"]));
 }

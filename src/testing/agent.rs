@@ -21,5 +21,6 @@ pub async fn agent(fake: &FakeWorld, me: Identity) -> Agent {
         reporter: Arc::new(Reporter::new(world.clock.now())),
         world,
         api_servers: watch::Sender::new(Vec::new()),
+        api_health: Arc::default(),
     }
 }

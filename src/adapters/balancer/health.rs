@@ -1,0 +1,226 @@
+//! Which API servers are ready, by asking each of them again and again.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+
+use async_trait::async_trait;
+use futures::future::join_all;
+use reqwest::{Certificate, Client, redirect::Policy};
+use tokio::{
+    net::TcpStream,
+    sync::{Mutex, watch},
+    time::{MissedTickBehavior, interval, timeout},
+};
+use tracing::{info, warn};
+
+use crate::error::{Context, Error, Result};
+
+/// The time between two probes of a server.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// How long one probe may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// So many probes in a row must fail before existing connections are closed: one may fail
+/// because the machine was busy, and a closed watch costs the API server a new list.
+const CERTAIN: u32 = 2;
+
+/// What the last probes of a server said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    /// It answered that it is ready.
+    Ready,
+    /// So many times in a row it did not.
+    Failing(u32),
+}
+
+/// What is known of all servers.
+pub struct Health(watch::Sender<BTreeMap<SocketAddr, Verdict>>);
+
+/// Asks one server whether it is ready.
+#[async_trait]
+pub trait Probe: Send + Sync {
+    /// An error says why it is not.
+    async fn probe(&self, server: SocketAddr) -> Result<()>;
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self(watch::Sender::new(BTreeMap::new()))
+    }
+}
+
+impl Health {
+    /// Ready servers first, then those that nothing is known of, then the failing: in
+    /// each group as listed. None is left out, since a probe can be wrong.
+    pub fn order(&self, servers: &[SocketAddr]) -> Vec<SocketAddr> {
+        let known = self.0.borrow();
+        let mut ordered = servers.to_vec();
+        ordered.sort_by_key(|server| match known.get(server) {
+            Some(Verdict::Ready) => 0,
+            None => 1,
+            Some(Verdict::Failing(_)) => 2,
+        });
+        ordered
+    }
+
+    /// A connection to it failed just now: the next one goes elsewhere at once.
+    pub fn missed(&self, server: SocketAddr) {
+        self.0.send_if_modified(|known| {
+            let ready = known.get(&server) == Some(&Verdict::Ready);
+            if ready {
+                known.insert(server, Verdict::Failing(1));
+            }
+            ready
+        });
+    }
+
+    /// Waits until the server has surely failed while another one is ready.
+    pub async fn replaceable(&self, server: SocketAddr) {
+        let mut known = self.0.subscribe();
+        let replaceable = |known: &BTreeMap<SocketAddr, Verdict>| {
+            matches!(known.get(&server), Some(Verdict::Failing(times)) if *times >= CERTAIN)
+                && known.values().any(|verdict| *verdict == Verdict::Ready)
+        };
+        // The sender lives in `self`, so this cannot fail.
+        let _ = known.wait_for(replaceable).await;
+    }
+
+    /// Whether servers are known and surely none of them is ready.
+    pub fn all_dead(&self) -> bool {
+        let known = self.0.borrow();
+        let dead =
+            |verdict: &Verdict| matches!(verdict, Verdict::Failing(times) if *times >= CERTAIN);
+        !known.is_empty() && known.values().all(dead)
+    }
+
+    /// Probes the listed servers until the process ends.
+    pub async fn watch_over(&self, servers: watch::Receiver<Vec<SocketAddr>>, probe: &dyn Probe) {
+        let mut rounds = interval(PAUSE);
+        rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            rounds.tick().await;
+            let listed = servers.borrow().clone();
+            self.look(&listed, probe).await;
+        }
+    }
+
+    /// One round of probes.
+    pub async fn look(&self, servers: &[SocketAddr], probe: &dyn Probe) {
+        let probed = join_all(servers.iter().map(async |server| {
+            let answer = timeout(PATIENCE, probe.probe(*server)).await;
+            let answer = answer.unwrap_or_else(|_| {
+                Err(Error::failed(format!(
+                    "no answer within {} s",
+                    PATIENCE.as_secs()
+                )))
+            });
+            (*server, answer)
+        }))
+        .await;
+        let was_dead = self.all_dead();
+        self.0.send_if_modified(|known| {
+            let before = known.clone();
+            known.retain(|server, _| servers.contains(server));
+            for (server, answer) in probed {
+                let verdict = judge(known.get(&server).copied(), &answer);
+                tell(server, known.get(&server).copied(), verdict, &answer);
+                known.insert(server, verdict);
+            }
+            *known != before
+        });
+        if self.all_dead() && !was_dead {
+            let tried: Vec<String> = servers.iter().map(ToString::to_string).collect();
+            warn!("no API server is ready: tried {}", tried.join(", "));
+        }
+    }
+}
+
+fn judge(before: Option<Verdict>, answer: &Result<()>) -> Verdict {
+    match (before, answer) {
+        (_, Ok(())) => Verdict::Ready,
+        (Some(Verdict::Failing(times)), Err(_)) => Verdict::Failing(times.saturating_add(1)),
+        (_, Err(_)) => Verdict::Failing(1),
+    }
+}
+
+/// Changes only: a server that starts, and one that is known to fail, are no news.
+fn tell(server: SocketAddr, before: Option<Verdict>, now: Verdict, answer: &Result<()>) {
+    match (before, now, answer) {
+        (Some(Verdict::Ready), Verdict::Failing(_), Err(error)) => {
+            warn!("the API server {server} is not ready: {}", error.one_line());
+        }
+        (Some(Verdict::Failing(_)), Verdict::Ready, _) => {
+            info!("the API server {server} is ready");
+        }
+        _ => {}
+    }
+}
+
+/// `GET /readyz`, with the cluster's CA as the only one trusted.
+///
+/// Before the node has the CA, a server that accepts connections counts as ready.
+pub struct ReadyzProbe {
+    ca: PathBuf,
+    client: Mutex<Option<(Vec<u8>, Client)>>,
+}
+
+impl ReadyzProbe {
+    /// `ca` is the file of the cluster's CA, read when there is one.
+    pub fn new(ca: impl Into<PathBuf>) -> Self {
+        Self {
+            ca: ca.into(),
+            client: Mutex::new(None),
+        }
+    }
+
+    async fn client(&self) -> Result<Option<Client>> {
+        let pem = match tokio::fs::read(&self.ca).await {
+            Ok(pem) => pem,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => {
+                return Err(
+                    Error::failed(format!("cannot read {}", self.ca.display())).because(&error)
+                );
+            }
+        };
+        let mut kept = self.client.lock().await;
+        if let Some((of, client)) = &*kept
+            && *of == pem
+        {
+            return Ok(Some(client.clone()));
+        }
+        let unusable = || format!("cannot use the CA in {}", self.ca.display());
+        let roots = Certificate::from_pem_bundle(&pem).attempting(unusable)?;
+        let client = Client::builder()
+            .no_proxy()
+            .redirect(Policy::none())
+            .tls_certs_only(roots)
+            .build()
+            .attempting(unusable)?;
+        *kept = Some((pem, client.clone()));
+        Ok(Some(client))
+    }
+}
+
+#[async_trait]
+impl Probe for ReadyzProbe {
+    async fn probe(&self, server: SocketAddr) -> Result<()> {
+        let Some(client) = self.client().await? else {
+            return TcpStream::connect(server)
+                .await
+                .map(drop)
+                .attempting(|| format!("cannot connect to {server}"));
+        };
+        let url = format!("https://{server}/readyz");
+        let answer = client
+            .get(&url)
+            .send()
+            .await
+            .attempting(|| format!("GET {url}"))?;
+        // Where anonymous requests are forbidden, a server that says so does its work.
+        if answer.status().is_server_error() {
+            return Err(Error::failed(format!("GET {url}: {}", answer.status())));
+        }
+        Ok(())
+    }
+}

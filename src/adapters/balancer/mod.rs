@@ -1,0 +1,100 @@
+//! The node's own way to the API: 127.0.0.1:7443, balanced over the control planes.
+//!
+//! Kubelet, kube-proxy, kubeadm and the agent itself all speak to this address, so
+//! the loss of a control plane is seen by nobody but this module. Connections are
+//! passed through as they are: TLS ends at the API server.
+
+mod health;
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    time::timeout,
+};
+use tracing::{debug, warn};
+
+use crate::error::{Context, Result};
+
+pub use health::{Health, ReadyzProbe};
+
+/// The balancer's address, as kubeadm's controlPlaneEndpoint names it.
+pub const ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7443);
+
+/// The API server's port on a control plane.
+pub const API_PORT: u16 = 6443;
+
+/// A live host in the same VPC accepts or refuses within milliseconds; a dead one
+/// does neither, and the next should be tried soon.
+const CONNECT: Duration = Duration::from_secs(2);
+
+/// Starts to listen.
+pub async fn listen() -> Result<TcpListener> {
+    TcpListener::bind(ADDRESS)
+        .await
+        .attempting(|| format!("cannot listen on {ADDRESS} for the Kubernetes API"))
+        .map_err(|error| {
+            error.hint("another program has the port: stop it, or set cluster.endpoint")
+        })
+}
+
+/// Serves until the process ends. `servers` is tried in its order, so that a
+/// control plane's own API server comes first; those that are not ready come last.
+pub async fn serve(
+    listener: TcpListener,
+    servers: watch::Receiver<Vec<SocketAddr>>,
+    health: Arc<Health>,
+) -> Result<()> {
+    loop {
+        let (client, _) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of file descriptors, usually: existing connections must go on.
+                warn!(
+                    error = error.to_string(),
+                    "cannot accept a connection to the API"
+                );
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let candidates = health.order(&servers.borrow());
+        let health = health.clone();
+        tokio::spawn(async move { pass_on(client, candidates, &health).await });
+    }
+}
+
+/// Connects to the first server that accepts; with none, the client's connection just closes
+/// and the client tries again as it would with any API server that restarts.
+async fn pass_on(mut client: TcpStream, candidates: Vec<SocketAddr>, health: &Health) {
+    for address in &candidates {
+        match timeout(CONNECT, TcpStream::connect(address)).await {
+            Ok(Ok(mut server)) => {
+                let _ = client.set_nodelay(true);
+                let _ = server.set_nodelay(true);
+                tokio::select! {
+                    ended = copy_bidirectional(&mut client, &mut server) => {
+                        if let Err(error) = ended {
+                            debug!(%address, %error, "a connection to the API broke");
+                        }
+                    }
+                    // Closed, so that the client connects anew: to a server that works.
+                    () = health.replaceable(*address) => {}
+                }
+                return;
+            }
+            Ok(Err(error)) => debug!(%address, %error, "no API server"),
+            Err(_) => debug!(%address, "no answer from the API server"),
+        }
+        health.missed(*address);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,204 @@
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::sync::Mutex;
+
+use async_trait::async_trait;
+use rcgen::{CertifiedKey, generate_simple_self_signed};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::{health::Probe, *};
+use crate::error::Error;
+
+/// Says of these servers that they are ready, and of no other.
+#[derive(Default)]
+struct Scripted(Mutex<Vec<SocketAddr>>);
+
+impl Scripted {
+    fn ready(&self, servers: &[SocketAddr]) {
+        *self.0.lock().unwrap() = servers.to_vec();
+    }
+}
+
+#[async_trait]
+impl Probe for Scripted {
+    async fn probe(&self, server: SocketAddr) -> Result<()> {
+        if self.0.lock().unwrap().contains(&server) {
+            return Ok(());
+        }
+        Err(Error::failed("not ready"))
+    }
+}
+
+/// A server that greets with its name and then keeps the connection.
+async fn server(name: &'static str) -> (SocketAddr, tokio::task::JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let task = tokio::spawn(async move {
+        let mut kept = Vec::new();
+        loop {
+            let (mut client, _) = listener.accept().await.unwrap();
+            client.write_all(name.as_bytes()).await.unwrap();
+            kept.push(client);
+        }
+    });
+    (address, task)
+}
+
+struct Stage {
+    address: SocketAddr,
+    listed: watch::Sender<Vec<SocketAddr>>,
+    health: Arc<Health>,
+}
+
+async fn balancer(servers: &[SocketAddr]) -> Stage {
+    let (listed, seen) = watch::channel(servers.to_vec());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let health = Arc::new(Health::default());
+    tokio::spawn(serve(listener, seen, health.clone()));
+    Stage {
+        address,
+        listed,
+        health,
+    }
+}
+
+/// A connection, and who greeted it.
+async fn connect(address: SocketAddr) -> (TcpStream, String) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let mut greeting = [0; 16];
+    let read = stream.read(&mut greeting).await.unwrap();
+    (
+        stream,
+        String::from_utf8_lossy(&greeting[..read]).into_owned(),
+    )
+}
+
+async fn greeting(address: SocketAddr) -> String {
+    connect(address).await.1
+}
+
+#[tokio::test]
+async fn the_next_connection_goes_to_a_server_that_lives() {
+    let (first, first_task) = server("first").await;
+    let (second, _task) = server("second").await;
+    let stage = balancer(&[first, second]).await;
+    assert_eq!(greeting(stage.address).await, "first");
+    first_task.abort();
+    let _ = first_task.await;
+    assert_eq!(greeting(stage.address).await, "second");
+    stage.listed.send_replace(Vec::new());
+    assert_eq!(greeting(stage.address).await, "");
+    stage.listed.send_replace(vec![second]);
+    assert_eq!(greeting(stage.address).await, "second");
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_ready_loses_its_connections_to_one_that_is() {
+    let (first, _first) = server("first").await;
+    let (second, _second) = server("second").await;
+    let servers = [first, second];
+    let stage = balancer(&servers).await;
+    let probe = Scripted::default();
+    probe.ready(&servers);
+    stage.health.look(&servers, &probe).await;
+    let (mut stream, name) = connect(stage.address).await;
+    assert_eq!(name, "first");
+    probe.ready(&[second]);
+    stage.health.look(&servers, &probe).await;
+    // New connections go elsewhere at once; the old one is closed when it is certain.
+    assert_eq!(greeting(stage.address).await, "second");
+    stage.health.look(&servers, &probe).await;
+    assert_eq!(stream.read(&mut [0; 16]).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn with_all_failing_connections_stay_and_every_server_is_tried() {
+    let (first, _first) = server("first").await;
+    let servers = [first];
+    let stage = balancer(&servers).await;
+    let probe = Scripted::default();
+    let (stream, name) = connect(stage.address).await;
+    assert_eq!(name, "first");
+    assert!(!stage.health.all_dead());
+    for _ in 0..3 {
+        stage.health.look(&servers, &probe).await;
+    }
+    assert!(stage.health.all_dead());
+    // A closed connection would end the read; one that stays has nothing to say.
+    assert!(stream.try_read(&mut [0; 16]).is_err());
+    assert_eq!(greeting(stage.address).await, "first");
+    probe.ready(&servers);
+    stage.health.look(&servers, &probe).await;
+    assert!(!stage.health.all_dead());
+}
+
+#[tokio::test]
+async fn ready_servers_come_first_and_unlisted_ones_are_forgotten() {
+    let [a, b, c]: [SocketAddr; 3] =
+        ["10.0.0.1:6443", "10.0.0.2:6443", "10.0.0.3:6443"].map(|text| text.parse().unwrap());
+    let health = Health::default();
+    let probe = Scripted::default();
+    probe.ready(&[b]);
+    health.look(&[a, b], &probe).await;
+    assert_eq!(health.order(&[a, b, c]), [b, c, a]);
+    health.missed(b);
+    assert_eq!(health.order(&[a, b, c]), [c, a, b]);
+    health.look(&[c], &probe).await;
+    assert_eq!(health.order(&[a, b, c]), [a, b, c]);
+}
+
+/// A TLS server that answers every request with this status.
+async fn api_server(status: &'static str) -> (SocketAddr, String) {
+    let CertifiedKey { cert, signing_key } =
+        generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(signing_key.serialize_der());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![cert.der().clone()], key.into())
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let Ok(mut stream) = acceptor.accept(stream).await else {
+                continue;
+            };
+            let _ = stream.read(&mut [0; 1024]).await;
+            let answer =
+                format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+            let _ = stream.write_all(answer.as_bytes()).await;
+            let _ = stream.shutdown().await;
+        }
+    });
+    (address, cert.pem())
+}
+
+#[tokio::test]
+async fn readyz_is_asked_with_the_clusters_ca_only() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("ca.crt");
+    let probe = ReadyzProbe::new(&file);
+    let (ready, ca) = api_server("200 OK").await;
+    let (failing, failing_ca) = api_server("500 Internal Server Error").await;
+    let (forbidden, forbidden_ca) = api_server("401 Unauthorized").await;
+    // Without the CA nothing can be asked, but a port that is closed is closed.
+    probe.probe(failing).await.unwrap();
+    let closed = "127.0.0.1:1".parse().unwrap();
+    probe.probe(closed).await.unwrap_err();
+    std::fs::write(&file, &ca).unwrap();
+    probe.probe(ready).await.unwrap();
+    let stranger = probe.probe(forbidden).await.unwrap_err();
+    assert!(stranger.one_line().contains("certificate"), "{stranger}");
+    // The CA is read anew when it has changed.
+    std::fs::write(&file, format!("{failing_ca}{forbidden_ca}")).unwrap();
+    let error = probe.probe(failing).await.unwrap_err();
+    assert!(error.one_line().contains("500"), "{error}");
+    probe.probe(forbidden).await.unwrap();
+}
