@@ -41,6 +41,13 @@ pub enum Command {
         #[arg(long)]
         watch: bool,
     },
+    /// Print a kubeconfig for people; on a control plane. It holds the administrator's key.
+    Kubeconfig {
+        /// The address that leads to the API from where it is used, `HOST` or `HOST:PORT`; else
+        /// the load balancer of the settings, or this control plane's private address.
+        #[arg(long, value_name = "HOST[:PORT]")]
+        server: Option<String>,
+    },
     /// Check a configuration file.
     CheckConfig {
         /// The TOML file; `-` for standard input.

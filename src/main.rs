@@ -32,6 +32,7 @@ async fn carry_out(command: Command) -> Result<()> {
         Command::Install => commands::install().await,
         Command::Plan { json } => commands::plan(json).await,
         Command::Status { json, watch } => commands::status(json, watch).await,
+        Command::Kubeconfig { server } => commands::kubeconfig(server).await,
         Command::CheckConfig { file, defaults } => {
             commands::check_config(file.as_deref(), defaults)
         }

@@ -36,6 +36,10 @@ const SCENARIOS: &[Scenario] = &[
         scenarios::workload::each_worker_serves_the_page_and_the_count_rises,
     ),
     (
+        "the_printed_kubeconfig_reaches_the_api_from_another_machine",
+        scenarios::reports::the_printed_kubeconfig_reaches_the_api_from_another_machine,
+    ),
+    (
         "systemctl_status_says_ready_and_why",
         scenarios::reports::systemctl_status_says_ready_and_why,
     ),

@@ -6,6 +6,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::Value;
 
 use super::pki;
+use crate::error::{Context, Error};
 
 /// How a kubeconfig proves its user.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +45,20 @@ pub fn examine(text: &[u8], ca: Option<&[u8]>) -> Result<Credentials, String> {
             .ok_or_else(|| format!("has no whole {part}"))?;
     }
     Ok(Credentials::Embedded)
+}
+
+/// The administrator's kubeconfig for use elsewhere: the node's own loopback address in it
+/// gives way to `server`, `host:port`. The certificate is checked for the name `kubernetes`,
+/// which every API server's has, so that any address that leads there will do.
+pub fn for_people(admin: &[u8], server: &str) -> Result<String, Error> {
+    let unreadable = || "the administrator's kubeconfig cannot be read".to_owned();
+    let text = std::str::from_utf8(admin).requiring(unreadable)?;
+    let mut file: Value = serde_saphyr::from_str(text).requiring(unreadable)?;
+    if let Some(cluster) = file["clusters"][0]["cluster"].as_object_mut() {
+        cluster.insert("server".to_owned(), format!("https://{server}").into());
+        cluster.insert("tls-server-name".to_owned(), "kubernetes".into());
+    }
+    serde_saphyr::to_string(&file).requiring(unreadable)
 }
 
 fn der(pem: &[u8]) -> Option<Vec<u8>> {
@@ -94,5 +109,21 @@ mod tests {
                 "/var/lib/kubelet/pki/kubelet-client-current.pem".into()
             ))
         );
+    }
+
+    #[test]
+    fn people_get_an_address_that_leads_there_and_the_same_credentials() {
+        let pki = testing::Pki::new();
+        let admin = testing::kubeconfig(&pki.files["ca.crt"]);
+        let text = for_people(admin.as_bytes(), "10.42.0.10:6443").unwrap();
+        let file: Value = serde_saphyr::from_str(&text).unwrap();
+        let cluster = &file["clusters"][0]["cluster"];
+        assert_eq!(cluster["server"], "https://10.42.0.10:6443");
+        assert_eq!(cluster["tls-server-name"], "kubernetes");
+        let ca = Some(pki.files["ca.crt"].as_slice());
+        assert_eq!(examine(text.as_bytes(), ca), Ok(Credentials::Embedded));
+        let before: Value = serde_saphyr::from_str(&admin).unwrap();
+        assert_eq!(file["users"], before["users"]);
+        assert!(for_people(b"\xff", "x:1").is_err());
     }
 }

@@ -10,7 +10,7 @@ pub mod config;
 pub mod documents;
 mod init;
 mod join;
-mod kubeconfig;
+pub mod kubeconfig;
 pub mod paths;
 mod pki;
 mod ready;

@@ -95,3 +95,12 @@ pub fn the_agent_asked_metadata_by_token_only(_: &Stage) -> Result<(), Failed> {
     let by_v1: Vec<_> = of_agent.iter().filter(|r| r["protocol"] == "v1").collect();
     ensure(by_v1.is_empty(), format!("by version 1: {by_v1:?}"))
 }
+
+pub fn the_printed_kubeconfig_reaches_the_api_from_another_machine(
+    stage: &Stage,
+) -> Result<(), Failed> {
+    let printed = stage.exec("cp1", &["k8s-bootstrap", "kubeconfig"])?;
+    let script = format!("kubectl --kubeconfig=/dev/stdin get nodes -o name <<'END'\n{printed}END");
+    let nodes = stage.shell("w1", &script)?;
+    ensure(nodes.lines().count() == 3, format!("it shows {nodes:?}"))
+}

@@ -1,0 +1,33 @@
+//! `install`: what user-data calls.
+
+use std::path::Path;
+
+use super::require_root;
+use crate::{adapters::wiring::Wiring, error::Result, ports::Command as Program};
+
+/// The unit that `install` writes.
+const UNIT: &str = include_str!("../../systemd/k8s-bootstrap.service");
+const UNIT_FILE: &str = "/etc/systemd/system/k8s-bootstrap.service";
+
+/// `install`: the unit, enabled and started.
+pub async fn install() -> Result<()> {
+    let wiring = Wiring::new()?;
+    require_root(&wiring, "to install the service").await?;
+    let unit = Path::new(UNIT_FILE);
+    wiring.host.write(unit, UNIT.as_bytes(), 0o644).await?;
+    // --no-block: user-data runs within the boot that the unit is ordered after.
+    for args in [
+        &["daemon-reload"][..],
+        &["enable", "k8s-bootstrap.service"],
+        &["start", "--no-block", "k8s-bootstrap.service"],
+    ] {
+        let command = Program::new("systemctl", args.iter().copied());
+        wiring
+            .commands
+            .run(command.clone())
+            .await?
+            .success(&command)?;
+    }
+    println!("k8s-bootstrap.service is starting: watch it with `k8s-bootstrap status --watch`");
+    Ok(())
+}

@@ -1,0 +1,38 @@
+//! `kubeconfig`: a way to the cluster for people outside of it.
+
+use std::path::Path;
+
+use super::{print, require_root};
+use crate::{
+    adapters::{balancer::API_PORT, wiring::Wiring},
+    boot,
+    error::{Error, Result},
+    phases::kubeadm::{kubeconfig::for_people, paths},
+};
+
+/// Prints the administrator's kubeconfig with an address that is reached from outside of the
+/// node: `server` (`HOST` or `HOST:PORT`), else the load balancer of the settings, else this
+/// control plane's private address.
+pub async fn kubeconfig(server: Option<String>) -> Result<()> {
+    let wiring = Wiring::new()?;
+    require_root(&wiring, "to read the administrator's key").await?;
+    let Some(admin) = wiring.host.read(Path::new(paths::ADMIN_CONF)).await? else {
+        return Err(
+            Error::refused(format!("this node has no {}", paths::ADMIN_CONF))
+                .hint("run it on a control plane that is Ready"),
+        );
+    };
+    let server = match server {
+        Some(given) if given.contains(':') => given,
+        Some(host) => format!("{host}:{API_PORT}"),
+        None => {
+            let (settings, me, _) =
+                boot::who_am_i(wiring.imds.as_ref(), wiring.host.as_ref()).await?;
+            match settings.cluster.endpoint.as_str() {
+                "local" => format!("{}:{API_PORT}", me.private_ip),
+                named => named.to_owned(),
+            }
+        }
+    };
+    print(&for_people(&admin, &server)?)
+}

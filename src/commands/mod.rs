@@ -1,0 +1,42 @@
+//! What each command of the command line does.
+
+mod configure;
+mod install;
+mod kubeconfig;
+mod plan;
+mod run;
+mod status;
+
+use std::io::Write;
+
+use crate::{
+    adapters::wiring::Wiring,
+    error::{Context, Error, Result},
+};
+
+pub use configure::{check_config, user_data};
+pub use install::install;
+pub use kubeconfig::kubeconfig;
+pub use plan::plan;
+pub use run::run;
+pub use status::status;
+
+/// Where `run` leaves the address of its HTTP interface for `status`.
+const ADDRESS_FILE: &str = "/run/k8s-bootstrap/http";
+
+async fn require_root(wiring: &Wiring, what_for: &str) -> Result<()> {
+    if wiring.host.machine().await?.root {
+        return Ok(());
+    }
+    Err(Error::refused(format!("root is needed {what_for}")).hint("run it with sudo"))
+}
+
+/// To stdout, with a newline at its end. A reader that has gone, such as `head`, is no error.
+fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    let newline = if text.ends_with('\n') { "" } else { "\n" };
+    match write!(out, "{text}{newline}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.attempting(|| "cannot write to standard output".to_owned()),
+    }
+}

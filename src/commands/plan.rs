@@ -1,0 +1,104 @@
+//! `plan`: what `run` would do on this instance, and why.
+
+use std::fmt::Write;
+
+use super::print;
+use crate::{
+    adapters::wiring::Wiring,
+    boot,
+    decide::{Decision, decide},
+    error::{Context, Result},
+    identity::Identity,
+    journal::{Course, Journal, Membership},
+    observe,
+    phases::{Action, State, Step},
+    plan as plans,
+    runner::Phase,
+};
+
+/// One line of `plan`.
+#[derive(Debug, serde::Serialize)]
+struct Planned {
+    #[serde(flatten)]
+    phase: Phase<Action>,
+    /// What would be done; none where the phase holds already.
+    differs: Option<String>,
+}
+
+/// `plan`: what `run` would do here, and why.
+pub async fn plan(as_json: bool) -> Result<()> {
+    let wiring = Wiring::new()?;
+    let (settings, me, machine) =
+        boot::who_am_i(wiring.imds.as_ref(), wiring.host.as_ref()).await?;
+    let world = wiring.world(&settings, &me)?;
+    let journal = Journal::open(world.host.as_ref(), &me.instance_id).await?;
+    let seen = observe::observe(&world, &me, journal.membership).await?;
+    let decision = decide(&me, &seen);
+    let mut phases = plans::host(&settings, &me)?;
+    if let Some(membership) = expected_membership(&decision) {
+        phases.extend(plans::cluster(&settings, &me, &machine, &membership)?);
+    }
+    let mut planned = Vec::new();
+    for phase in phases {
+        let differs = match phase.step.check(&world).await {
+            Ok(State::AsWanted) => None,
+            Ok(State::Differs(what)) => Some(what),
+            // Before the API answers, a phase that asks it cannot know: it would be carried out.
+            Err(error) => Some(error.one_line()),
+        };
+        planned.push(Planned { phase, differs });
+    }
+    let text = if as_json {
+        let value = serde_json::json!({ "identity": me, "decision": decision, "phases": planned });
+        serde_json::to_string_pretty(&value).attempting(|| "cannot form the plan".to_owned())?
+    } else {
+        plan_text(&me, &decision, &planned)
+    };
+    print(&text)
+}
+
+/// The membership that the decision leads to, as far as it can be told before acting on it.
+fn expected_membership(decision: &Decision) -> Option<Membership> {
+    let (course, cluster_uid) = match decision {
+        Decision::Claim { .. } => (Course::Found, String::from("(made by the claim)")),
+        Decision::Found { cluster_uid } => (Course::Found, cluster_uid.clone()),
+        Decision::Join { cluster_uid, .. } => (Course::Join, cluster_uid.clone()),
+        Decision::Wait { .. } | Decision::Refuse { .. } => return None,
+    };
+    Some(Membership {
+        cluster_uid,
+        course,
+    })
+}
+
+fn plan_text(me: &Identity, decision: &Decision, planned: &[Planned]) -> String {
+    let decision = match decision {
+        Decision::Claim { number, why } => format!("claim {number} to found the cluster: {why}"),
+        Decision::Found { cluster_uid } => format!("found cluster {cluster_uid}"),
+        Decision::Join { cluster_uid, .. } => format!("join cluster {cluster_uid}"),
+        Decision::Wait { why } => format!("wait: {why}"),
+        Decision::Refuse { why, remedy } => format!("refuse: {why} ({remedy})"),
+    };
+    let mut text = format!(
+        "{} {} ({}) of cluster {}\ndecision: {decision}\n\n",
+        me.role, me.node_name, me.instance_id, me.cluster
+    );
+    for (index, Planned { phase, differs }) in planned.iter().enumerate() {
+        let state = differs
+            .as_ref()
+            .map_or("holds".to_owned(), |what| format!("to do: {what}"));
+        let _ = writeln!(
+            text,
+            "{:3}. {:<26} {state}\n     {}",
+            index + 1,
+            phase.name,
+            phase.why
+        );
+        if !phase.after.is_empty() {
+            let _ = writeln!(text, "     after {}", phase.after.join(", "));
+        }
+    }
+    let todo = planned.iter().filter(|p| p.differs.is_some()).count();
+    let _ = writeln!(text, "\n{todo} of {} phases to do", planned.len());
+    text
+}
