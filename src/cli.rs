@@ -69,4 +69,18 @@ pub enum Command {
         #[arg(long)]
         config: Option<PathBuf>,
     },
+    /// Ask etcd, on a control plane.
+    #[command(subcommand)]
+    Etcd(EtcdCommand),
+}
+
+/// What can be asked of etcd.
+#[derive(Debug, Subcommand)]
+pub enum EtcdCommand {
+    /// List the members: who votes, who leads, who is healthy.
+    Members {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
 }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use k8s_bootstrap::{
-    cli::{Cli, Command},
+    cli::{Cli, Command, EtcdCommand},
     commands,
     error::{Error, Result},
     logging,
@@ -39,5 +39,6 @@ async fn carry_out(command: Command) -> Result<()> {
         Command::UserData { role, url, config } => {
             commands::user_data(&url, role, config.as_deref())
         }
+        Command::Etcd(EtcdCommand::Members { json }) => commands::etcd::members(json).await,
     }
 }

@@ -5,6 +5,7 @@ pub mod balancer;
 pub mod clock;
 pub mod commands;
 pub mod downloads;
+pub mod etcd;
 pub mod host;
 pub mod http;
 pub mod imds;

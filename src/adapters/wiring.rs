@@ -7,6 +7,7 @@ use super::{
     clock::SystemClock,
     commands::LocalCommands,
     downloads::HttpDownloads,
+    etcd::EtcdGateway,
     host::LocalHost,
     http::Clients,
     imds::Imds,
@@ -83,6 +84,7 @@ impl Wiring {
                 vec![paths::ADMIN_CONF.into(), paths::KUBELET_CONF.into()],
                 kubeadm::config::endpoint(settings),
             )),
+            etcd: Arc::new(EtcdGateway::new(paths::ETCD_PKI)),
             clock: self.clock.clone(),
         })
     }

@@ -1,6 +1,7 @@
 //! What each command of the command line does.
 
 mod configure;
+pub mod etcd;
 mod install;
 mod kubeconfig;
 mod plan;

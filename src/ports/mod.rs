@@ -21,7 +21,7 @@ pub use cluster::{Cluster, NodeCondition, ObjectRef};
 pub use commands::{Command, Commands, Output};
 pub use downloads::{Download, Downloads, Target};
 pub use ec2::{Ec2, Instance, InstanceState, Role};
-pub use etcd::{Etcd, Member};
+pub use etcd::{Etcd, Member, Snapshot};
 pub use host::{Host, MachineFacts};
 pub use metadata::{InstanceFacts, Metadata};
 pub use store::{Created, Store};
@@ -54,6 +54,8 @@ pub struct World {
     pub downloads: Arc<dyn Downloads>,
     /// The Kubernetes API.
     pub cluster: Arc<dyn Cluster>,
+    /// etcd, through this control plane's member.
+    pub etcd: Arc<dyn Etcd>,
     /// Time.
     pub clock: Arc<dyn Clock>,
 }

@@ -9,6 +9,7 @@
 //! | [`MemoryStore`] | Parameter Store, a folder | [`promises`], which `FolderStore` passes as well |
 //! | [`FakeCommands`] | systemd, containerd, kubeadm, modprobe, swapoff | the end-to-end tests only |
 //! | [`FakeCluster`] | the API server | the end-to-end tests only |
+//! | [`FakeEtcd`] | etcd | the end-to-end tests only; its rules are those of `--strict-reconfig-check` |
 //! | [`FakeEc2`], [`FakeDownloads`] | the EC2 API, download hosts | scripted answers; the adapters' own tests have servers |
 //! | [`FakeClock`] | the wall clock | tokio's paused time, which its sleeps take part in |
 //!
@@ -20,6 +21,7 @@ mod clock;
 mod cloud;
 mod cluster;
 mod commands;
+mod etcd;
 mod files;
 mod host;
 mod identity;
@@ -32,6 +34,7 @@ pub use clock::{FakeClock, StoppedClock};
 pub use cloud::{FakeDownloads, FakeEc2, running};
 pub use cluster::{FakeCluster, not_ready, ready};
 pub use commands::{FakeCommands, output};
+pub use etcd::{FakeEtcd, sealed};
 pub use files::Files;
 pub use host::FakeHost;
 pub use identity::{control_plane, identity, installable, machine, settings, worker};

@@ -3,8 +3,8 @@
 use std::{path::Path, sync::Arc};
 
 use super::{
-    FakeClock, FakeCluster, FakeCommands, FakeDownloads, FakeEc2, FakeHost, Files, MemoryStore,
-    Pki, cloud::NoMetadata, output, rotating_kubeconfig,
+    FakeClock, FakeCluster, FakeCommands, FakeDownloads, FakeEc2, FakeEtcd, FakeHost, Files,
+    MemoryStore, Pki, cloud::NoMetadata, output, rotating_kubeconfig,
 };
 use crate::{
     error::Result,
@@ -22,6 +22,8 @@ pub struct FakeWorld {
     pub commands: Arc<FakeCommands>,
     /// The Kubernetes API.
     pub cluster: Arc<FakeCluster>,
+    /// etcd.
+    pub etcd: Arc<FakeEtcd>,
     /// The store.
     pub store: Arc<MemoryStore>,
     /// The EC2 API.
@@ -41,6 +43,7 @@ impl FakeWorld {
         Self {
             host: Arc::new(FakeHost::new(&files, commands.clone())),
             downloads: Arc::new(FakeDownloads::onto(files.clone())),
+            etcd: Arc::new(FakeEtcd::on(files.clone())),
             files,
             commands,
             cluster: Arc::default(),
@@ -97,12 +100,14 @@ impl FakeWorld {
 
     /// Another machine in the same world: its own files, the same store, cloud and time.
     pub fn another_host(&self) -> Self {
+        let other = Self::new();
         Self {
             cluster: self.cluster.clone(),
+            etcd: Arc::new(self.etcd.seen_from(other.files.clone())),
             store: self.store.clone(),
             ec2: self.ec2.clone(),
             clock: self.clock.clone(),
-            ..Self::new()
+            ..other
         }
     }
 
@@ -116,6 +121,7 @@ impl FakeWorld {
             commands: self.commands.clone(),
             downloads: self.downloads.clone(),
             cluster: self.cluster.clone(),
+            etcd: self.etcd.clone(),
             clock: self.clock.clone(),
         }
     }

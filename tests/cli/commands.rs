@@ -18,6 +18,7 @@ fn help_lists_every_command_and_what_the_exit_status_means() {
         "status",
         "check-config",
         "user-data",
+        "etcd",
     ] {
         let listed = help
             .lines()

@@ -56,6 +56,10 @@ const SCENARIOS: &[Scenario] = &[
         scenarios::reports::plan_finds_nothing_to_do_and_changes_nothing,
     ),
     (
+        "etcd_members_tells_what_etcdctl_tells",
+        scenarios::etcd::etcd_members_tells_what_etcdctl_tells,
+    ),
+    (
         "the_agent_asked_metadata_by_token_only",
         scenarios::reports::the_agent_asked_metadata_by_token_only,
     ),

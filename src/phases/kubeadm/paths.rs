@@ -6,6 +6,8 @@ pub const CRI_SOCKET: &str = "unix:///run/containerd/containerd.sock";
 pub const KUBERNETES: &str = "/etc/kubernetes";
 /// Certificates and keys.
 pub const PKI: &str = "/etc/kubernetes/pki";
+/// Certificates and keys of etcd, its members' and its clients'.
+pub const ETCD_PKI: &str = "/etc/kubernetes/pki/etcd";
 /// The cluster CA's certificate.
 pub const CA: &str = "/etc/kubernetes/pki/ca.crt";
 /// Static pods.

@@ -1,6 +1,7 @@
 //! What is shown, by subject.
 
 pub mod arrival;
+pub mod etcd;
 pub mod life;
 pub mod refusals;
 pub mod reports;

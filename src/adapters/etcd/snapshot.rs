@@ -1,0 +1,117 @@
+//! A snapshot's way from the stream to a file.
+
+use std::path::{Path, PathBuf};
+
+use reqwest::Response;
+use tokio::{
+    fs::{self, File},
+    io::AsyncWriteExt,
+};
+
+use super::{
+    messages::{Bytes, Piece},
+    seal::Seal,
+};
+use crate::{
+    error::{Context, Error, Result},
+    ports::Snapshot,
+};
+
+/// etcd sends 32 KiB at a time, a third more as base64.
+const LONGEST_LINE: usize = 1 << 20;
+
+/// Writes what arrives to a file beside the wanted one, which takes its name when all is well.
+pub async fn receive(answer: Response, file: &Path) -> Result<Snapshot> {
+    let part = beside(file);
+    let received = write(answer, &part).await;
+    let placed = match received {
+        Ok(snapshot) => place(&part, file).await.map(|()| snapshot),
+        Err(error) => Err(error),
+    };
+    if placed.is_err() {
+        // What is left of it is of no use; the error says why.
+        let _ = fs::remove_file(&part).await;
+    }
+    placed
+}
+
+fn beside(file: &Path) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(".part");
+    name.into()
+}
+
+async fn write(mut answer: Response, part: &Path) -> Result<Snapshot> {
+    let writing = || format!("cannot write {}", part.display());
+    if let Some(folder) = part.parent() {
+        fs::create_dir_all(folder).await.attempting(writing)?;
+    }
+    // Made anew: the mode counts only for a file that is made.
+    match fs::remove_file(part).await {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(Error::failed(writing()).because(&error));
+        }
+        _ => {}
+    }
+    let mut out = File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(part)
+        .await
+        .attempting(writing)?;
+    let mut seal = Seal::default();
+    let mut waiting = Vec::new();
+    let mut remaining = None;
+    while let Some(chunk) = next(&mut answer).await? {
+        waiting.extend_from_slice(chunk.as_ref());
+        let mut begin = 0;
+        while let Some(length) = waiting[begin..].iter().position(|byte| *byte == b'\n') {
+            let line = &waiting[begin..begin + length];
+            begin += length + 1;
+            if line.is_empty() {
+                continue;
+            }
+            let bytes = Piece::read(line)?;
+            remaining = Some(put(&mut out, &mut seal, bytes).await.attempting(writing)?);
+        }
+        waiting.drain(..begin);
+        if waiting.len() > LONGEST_LINE {
+            return Err(Error::failed("etcd sent what is no stream of a snapshot"));
+        }
+    }
+    if !waiting.is_empty() {
+        let bytes = Piece::read(&waiting)?;
+        remaining = Some(put(&mut out, &mut seal, bytes).await.attempting(writing)?);
+    }
+    if remaining != Some(0) {
+        return Err(Error::failed("the stream of the snapshot broke off"));
+    }
+    out.sync_all().await.attempting(writing)?;
+    seal.verify()
+}
+
+async fn next(answer: &mut Response) -> Result<Option<impl AsRef<[u8]> + use<>>> {
+    answer
+        .chunk()
+        .await
+        .map_err(reqwest::Error::without_url)
+        .attempting(|| "the stream of the snapshot broke off".to_owned())
+}
+
+/// Writes the bytes; tells how many follow.
+async fn put(out: &mut File, seal: &mut Seal, bytes: Bytes) -> std::io::Result<u64> {
+    seal.update(&bytes.content);
+    out.write_all(&bytes.content).await?;
+    Ok(bytes.remaining)
+}
+
+async fn place(part: &Path, file: &Path) -> Result<()> {
+    let writing = || format!("cannot write {}", file.display());
+    fs::rename(part, file).await.attempting(writing)?;
+    if let Some(folder) = file.parent() {
+        let folder = File::open(folder).await.attempting(writing)?;
+        folder.sync_all().await.attempting(writing)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,118 @@
+//! `etcd`: what people ask of etcd on a control plane.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use super::{print, require_root};
+use crate::{
+    adapters::wiring::Wiring,
+    boot,
+    config::Settings,
+    error::{Context, Error, Result},
+    identity::Identity,
+    ports::{Etcd, Member, Role, World},
+};
+
+/// One line of `etcd members`.
+#[derive(Debug, Serialize)]
+struct Seat {
+    #[serde(flatten)]
+    member: Member,
+    leader: bool,
+    healthy: bool,
+}
+
+/// `etcd members`.
+pub async fn members(as_json: bool) -> Result<()> {
+    let (world, ..) = on_a_control_plane("to ask etcd").await?;
+    let seats = seats(world.etcd.as_ref()).await?;
+    if as_json {
+        let text = serde_json::to_string_pretty(&seats);
+        return print(&text.attempting(|| "cannot form the members".to_owned())?);
+    }
+    print(&table(&seats))
+}
+
+/// The world of a control plane; others have no way to etcd.
+async fn on_a_control_plane(what_for: &str) -> Result<(World, Settings, Identity)> {
+    let wiring = Wiring::new()?;
+    require_root(&wiring, what_for).await?;
+    let (settings, me, _) = boot::who_am_i(wiring.imds.as_ref(), wiring.host.as_ref()).await?;
+    if me.role != Role::ControlPlane {
+        return Err(
+            Error::refused(format!("{} is a {}: it has no etcd", me.node_name, me.role))
+                .hint("run it on a control plane"),
+        );
+    }
+    let world = wiring.world(&settings, &me)?;
+    Ok((world, settings, me))
+}
+
+async fn seats(etcd: &dyn Etcd) -> Result<Vec<Seat>> {
+    let members = etcd.members().await?;
+    let leader = etcd.leader().await?;
+    let healthy = futures::future::join_all(members.iter().map(|m| etcd.is_healthy(m))).await;
+    Ok(members
+        .into_iter()
+        .zip(healthy)
+        .map(|(member, healthy)| Seat {
+            leader: leader == Some(member.id),
+            healthy,
+            member,
+        })
+        .collect())
+}
+
+fn table(seats: &[Seat]) -> String {
+    let mut text = format!(
+        "{:<16}  {:<15}  {:<8}  {:<9}  {}\n",
+        "ID", "ADDRESS", "VOTE", "HEALTH", "NODE"
+    );
+    for seat in seats {
+        let vote = match (seat.member.learner, seat.leader) {
+            (true, _) => "learner",
+            (false, true) => "leader",
+            (false, false) => "voter",
+        };
+        let health = if seat.healthy { "healthy" } else { "unhealthy" };
+        let name = match seat.member.name.as_str() {
+            "" => "(not started yet)",
+            name => name,
+        };
+        let _ = writeln!(
+            text,
+            "{:<16}  {:<15}  {vote:<8}  {health:<9}  {name}",
+            seat.member.hex(),
+            seat.member.address,
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::testing::FakeWorld;
+
+    #[tokio::test]
+    async fn the_table_of_members_says_who_votes_leads_and_fares_well() {
+        let etcd = FakeWorld::new().etcd;
+        etcd.voter("ip-10-42-0-11", 11);
+        let down = etcd.voter("ip-10-42-0-12", 12);
+        etcd.voter("ip-10-42-0-13", 13);
+        etcd.learner("", 14);
+        etcd.stop(down.id);
+        let text = table(&seats(etcd.as_ref()).await.unwrap());
+        assert_eq!(
+            text,
+            "ID                ADDRESS          VOTE      HEALTH     NODE\n\
+             1                 10.42.0.11       leader    healthy    ip-10-42-0-11\n\
+             2                 10.42.0.12       voter     unhealthy  ip-10-42-0-12\n\
+             3                 10.42.0.13       voter     healthy    ip-10-42-0-13\n\
+             4                 10.42.0.14       learner   unhealthy  (not started yet)\n"
+        );
+    }
+}

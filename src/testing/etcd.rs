@@ -1,0 +1,301 @@
+//! An etcd cluster in memory, with the rules by which the real one refuses changes.
+
+use std::{
+    net::Ipv4Addr,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use async_trait::async_trait;
+use sha2::{Digest, Sha256};
+
+use super::Files;
+use crate::{
+    error::{Error, Result},
+    ports::{Etcd, Member, Snapshot},
+};
+
+/// A snapshot as etcd writes it: a database with its digest behind it.
+pub fn sealed(database: &[u8]) -> Vec<u8> {
+    [database, &Sha256::digest(database)].concat()
+}
+
+/// A member and how it fares.
+#[derive(Debug, Clone)]
+struct Seat {
+    member: Member,
+    up: bool,
+    behind: bool,
+}
+
+/// What the cluster is.
+#[derive(Default)]
+struct Members {
+    seats: Vec<Seat>,
+    leader: Option<u64>,
+    last: u64,
+}
+
+/// A cluster that has no members until a test adds some; its ids count from 1.
+///
+/// Several machines share one: see [`FakeEtcd::seen_from`].
+pub struct FakeEtcd {
+    state: Arc<Mutex<Members>>,
+    files: Arc<Files>,
+}
+
+impl FakeEtcd {
+    /// An empty cluster, asked from the machine that has these files.
+    pub fn on(files: Arc<Files>) -> Self {
+        Self {
+            state: Arc::default(),
+            files,
+        }
+    }
+
+    /// The same cluster, asked from another machine.
+    pub fn seen_from(&self, files: Arc<Files>) -> Self {
+        Self {
+            state: self.state.clone(),
+            files,
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, Members> {
+        self.state.lock().unwrap()
+    }
+
+    /// A member that votes, is up and runs on this node at 10.42.0.`last`; the first one leads.
+    pub fn voter(&self, name: &str, last: u8) -> Member {
+        self.seat(name, last, false)
+    }
+
+    /// A member without a vote; "" is the name of one that has not started yet.
+    pub fn learner(&self, name: &str, last: u8) -> Member {
+        self.seat(name, last, true)
+    }
+
+    fn seat(&self, name: &str, last: u8, learner: bool) -> Member {
+        let mut state = self.state();
+        state.last += 1;
+        let member = Member {
+            id: state.last,
+            name: name.to_owned(),
+            address: Ipv4Addr::from([10, 42, 0, last]),
+            learner,
+        };
+        state.seats.push(Seat {
+            member: member.clone(),
+            up: !name.is_empty(),
+            behind: false,
+        });
+        state.elect();
+        member
+    }
+
+    /// The member's process ends; another one leads then, if a majority is left.
+    pub fn stop(&self, id: u64) {
+        self.change(id, |seat| seat.up = false);
+    }
+
+    /// The member's process is back.
+    pub fn start(&self, id: u64) {
+        self.change(id, |seat| seat.up = true);
+    }
+
+    /// The member has, or has no longer, caught up with the log.
+    pub fn behind(&self, id: u64, behind: bool) {
+        self.change(id, |seat| seat.behind = behind);
+    }
+
+    fn change(&self, id: u64, change: impl FnOnce(&mut Seat)) {
+        let mut state = self.state();
+        let seat = state.seats.iter_mut().find(|seat| seat.member.id == id);
+        change(seat.expect("a member"));
+        state.elect();
+    }
+}
+
+impl Members {
+    fn voters(&self) -> impl Iterator<Item = &Seat> {
+        self.seats.iter().filter(|seat| !seat.member.learner)
+    }
+
+    fn has_majority(&self) -> bool {
+        let up = self.voters().filter(|seat| seat.up).count();
+        up > self.voters().count() / 2
+    }
+
+    fn elect(&mut self) {
+        let leads = |seat: &&Seat| seat.up && Some(seat.member.id) == self.leader;
+        self.leader = if self.has_majority() {
+            let stays = self.voters().find(leads);
+            let next = stays.or_else(|| self.voters().find(|seat| seat.up));
+            next.map(|seat| seat.member.id)
+        } else {
+            None
+        };
+    }
+
+    fn answers(&self) -> Result<()> {
+        if self.seats.iter().any(|seat| seat.up) {
+            return Ok(());
+        }
+        Err(Error::failed("cannot ask etcd: connection refused"))
+    }
+
+    fn agrees(&self) -> Result<()> {
+        self.answers()?;
+        if self.has_majority() {
+            return Ok(());
+        }
+        Err(Error::failed("etcdserver: request timed out"))
+    }
+
+    /// etcd's own rule, `--strict-reconfig-check`.
+    fn may_lose(&self, leaving: &Seat) -> Result<()> {
+        if leaving.member.learner {
+            return Ok(());
+        }
+        let left: Vec<&Seat> = self
+            .voters()
+            .filter(|seat| seat.member.id != leaving.member.id)
+            .collect();
+        let quorum = left.len() / 2 + 1;
+        let started = left.iter().filter(|s| !s.member.name.is_empty()).count();
+        if started < quorum {
+            return Err(Error::failed(
+                "etcdserver: re-configuration failed due to not enough started members",
+            ));
+        }
+        let up = left.iter().filter(|seat| seat.up).count();
+        if leaving.up && up < quorum {
+            return Err(Error::failed("etcdserver: unhealthy cluster"));
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Etcd for FakeEtcd {
+    async fn members(&self) -> Result<Vec<Member>> {
+        let state = self.state();
+        state.answers()?;
+        Ok(state.seats.iter().map(|seat| seat.member.clone()).collect())
+    }
+
+    async fn is_healthy(&self, member: &Member) -> bool {
+        let state = self.state();
+        let healthy = |seat: &Seat| seat.member.id == member.id && seat.up && !seat.behind;
+        state.leader.is_some() && state.seats.iter().any(healthy)
+    }
+
+    async fn leader(&self) -> Result<Option<u64>> {
+        let state = self.state();
+        state.answers()?;
+        Ok(state.leader)
+    }
+
+    async fn remove(&self, id: u64) -> Result<()> {
+        let mut state = self.state();
+        state.agrees()?;
+        if let Some(seat) = state.seats.iter().find(|seat| seat.member.id == id) {
+            state.may_lose(seat)?;
+        }
+        state.seats.retain(|seat| seat.member.id != id);
+        state.elect();
+        Ok(())
+    }
+
+    async fn promote(&self, id: u64) -> Result<()> {
+        let mut state = self.state();
+        state.agrees()?;
+        let seat = state.seats.iter_mut().find(|seat| seat.member.id == id);
+        let Some(seat) = seat else {
+            return Err(Error::failed("etcdserver: member not found"));
+        };
+        if seat.member.learner && (seat.behind || !seat.up) {
+            return Err(Error::failed(
+                "etcdserver: can only promote a learner member which is in sync with leader",
+            ));
+        }
+        seat.member.learner = false;
+        Ok(())
+    }
+
+    async fn transfer_leadership(&self, to: u64) -> Result<()> {
+        let mut state = self.state();
+        state.agrees()?;
+        if !state.voters().any(|seat| seat.member.id == to && seat.up) {
+            return Err(Error::failed("etcdserver: bad leader transferee"));
+        }
+        state.leader = Some(to);
+        Ok(())
+    }
+
+    async fn snapshot(&self, file: &Path) -> Result<Snapshot> {
+        self.state().answers()?;
+        let content = sealed(&[7; 4096]);
+        self.files.put(file, &content);
+        Ok(Snapshot {
+            bytes: content.len() as u64,
+            sha256: hex::encode(Sha256::digest(&content)),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cluster_of(names: &[&str]) -> (FakeEtcd, Vec<Member>) {
+        let etcd = FakeEtcd::on(Arc::new(Files::none()));
+        let members = (11..).zip(names).map(|(last, name)| etcd.voter(name, last));
+        let members = members.collect();
+        (etcd, members)
+    }
+
+    #[tokio::test]
+    async fn a_removal_never_costs_the_majority() {
+        let (etcd, members) = cluster_of(&["a", "b", "c"]);
+        etcd.stop(members[2].id);
+        assert!(etcd.remove(members[1].id).await.is_err());
+        etcd.remove(members[2].id).await.unwrap();
+        etcd.remove(members[2].id).await.unwrap();
+        etcd.remove(members[1].id).await.unwrap();
+        assert!(etcd.remove(members[0].id).await.is_err());
+        assert_eq!(etcd.members().await.unwrap(), members[..1]);
+    }
+
+    #[tokio::test]
+    async fn without_a_majority_nothing_changes_and_the_members_are_known() {
+        let (etcd, members) = cluster_of(&["a", "b", "c"]);
+        let learner = etcd.learner("d", 14);
+        etcd.stop(members[0].id);
+        assert_eq!(etcd.leader().await.unwrap(), Some(members[1].id));
+        etcd.stop(members[2].id);
+        assert_eq!(etcd.leader().await.unwrap(), None);
+        assert!(!etcd.is_healthy(&members[1]).await);
+        assert!(etcd.remove(members[0].id).await.is_err());
+        assert!(etcd.promote(learner.id).await.is_err());
+        assert_eq!(etcd.members().await.unwrap().len(), 4);
+        etcd.start(members[0].id);
+        assert!(etcd.is_healthy(&members[1]).await);
+    }
+
+    #[tokio::test]
+    async fn a_learner_votes_once_it_has_caught_up() {
+        let (etcd, members) = cluster_of(&["a"]);
+        let learner = etcd.learner("b", 12);
+        etcd.behind(learner.id, true);
+        assert!(etcd.promote(learner.id).await.is_err());
+        assert!(etcd.transfer_leadership(learner.id).await.is_err());
+        etcd.behind(learner.id, false);
+        etcd.promote(learner.id).await.unwrap();
+        etcd.promote(learner.id).await.unwrap();
+        etcd.transfer_leadership(learner.id).await.unwrap();
+        assert_eq!(etcd.leader().await.unwrap(), Some(learner.id));
+        etcd.remove(learner.id).await.unwrap();
+        assert_eq!(etcd.leader().await.unwrap(), Some(members[0].id));
+    }
+}
