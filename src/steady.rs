@@ -8,7 +8,7 @@ use tracing::{info, warn};
 use crate::{
     boot::Agent,
     error::{Error, Result},
-    leader::addons::Upkeep,
+    leader::{addons::Upkeep, healing::Healing},
     plan,
     ports::Role,
     report::Stage,
@@ -20,8 +20,11 @@ const CYCLE: Duration = Duration::from_secs(30);
 /// How often every phase is checked again, digests of programs included.
 const FULL_CHECK: Duration = Duration::from_hours(1);
 
-fn cycles() -> Interval {
-    let mut cycles = interval(CYCLE);
+/// How often members and Nodes are compared with EC2: a successor that joins waits for it.
+const HEALING: Duration = Duration::from_secs(10);
+
+fn every(period: Duration) -> Interval {
+    let mut cycles = interval(period);
     cycles.set_missed_tick_behavior(MissedTickBehavior::Delay);
     cycles
 }
@@ -32,13 +35,14 @@ impl Agent {
         tokio::select! {
             () = self.keep_node() => {}
             () = self.keep_addons(), if self.me.role == Role::ControlPlane => {}
+            () = self.keep_members(), if self.me.role == Role::ControlPlane => {}
         }
     }
 
     /// Beside the node's own cycle: however long an add-on takes, the node is looked after.
     async fn keep_addons(&self) {
         let mut upkeep = Upkeep::new(&self.settings, &self.me.instance_id);
-        let mut cycles = cycles();
+        let mut cycles = every(CYCLE);
         loop {
             cycles.tick().await;
             match upkeep.cycle(&self.world).await {
@@ -48,8 +52,21 @@ impl Agent {
         }
     }
 
+    /// What dead instances left goes, so that their successors can take their place.
+    async fn keep_members(&self) {
+        let mut healing = Healing::default();
+        let mut cycles = every(HEALING);
+        loop {
+            cycles.tick().await;
+            match healing.cycle(&self.world, &self.me).await {
+                Ok(troubles) => self.reporter.troubles(troubles),
+                Err(error) => warn!(HINT = error.remedy(), "{}", error.one_line()),
+            }
+        }
+    }
+
     async fn keep_node(&self) {
-        let mut cycles = cycles();
+        let mut cycles = every(CYCLE);
         let mut full_check_due = Instant::now() + FULL_CHECK;
         loop {
             cycles.tick().await;

@@ -84,6 +84,11 @@ impl Reporter {
         });
     }
 
+    /// Says what is wrong with etcd and only a person can mend.
+    pub fn troubles(&self, troubles: Vec<String>) {
+        self.change(|status| status.troubles = troubles);
+    }
+
     fn change(&self, change: impl FnOnce(&mut Status)) {
         self.0.send_if_modified(|status| {
             let before = status.clone();

@@ -69,6 +69,9 @@ pub struct Status {
     /// On that one, the add-ons.
     #[serde(default)]
     pub addons: Vec<AddonReport>,
+    /// On a control plane, what is wrong with etcd and only a person can mend.
+    #[serde(default)]
+    pub troubles: Vec<String>,
 }
 
 /// One add-on of [`Status`].
@@ -141,6 +144,7 @@ impl Status {
             phases: Vec::new(),
             leader: None,
             addons: Vec::new(),
+            troubles: Vec::new(),
         }
     }
 
@@ -177,6 +181,7 @@ impl Status {
             .then(|| self.message.clone())
             .into_iter()
             .chain(running)
+            .chain(self.troubles.iter().cloned())
             .chain(self.addons.iter().filter_map(AddonReport::trouble));
         for (index, part) in parts.enumerate() {
             let _ = write!(line, "{}{part}", if index == 0 { ": " } else { "; " });
@@ -300,6 +305,17 @@ mod tests {
         assert!(
             text.contains("addon-storage                rolling-out Deployment s/p 0/1\n"),
             "{text}"
+        );
+    }
+
+    #[test]
+    fn what_only_a_person_can_mend_is_in_the_line() {
+        let mut status = status(Stage::Ready, vec![]);
+        status.message = "node c1 is Ready".to_owned();
+        status.troubles = vec!["etcd has lost its majority".to_owned()];
+        assert_eq!(
+            status.line(),
+            "Ready: node c1 is Ready; etcd has lost its majority"
         );
     }
 

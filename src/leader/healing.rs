@@ -1,0 +1,325 @@
+//! Takes what dead instances left out of the cluster: their etcd members and their Nodes.
+//!
+//! EC2 alone says that an instance is dead. A node that does not answer may be cut off for a
+//! while, and a stopped instance comes back with its disk: both keep their places.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use futures::future::join_all;
+use jiff::Timestamp;
+use serde_json::Value;
+use tracing::{info, warn};
+
+use super::{Leader, lead};
+use crate::{
+    error::Result,
+    identity::Identity,
+    ports::{Instance, InstanceState, Member, World},
+};
+
+/// An instance has seen itself in EC2's list before it joined, so one that is missing there is
+/// terminated, or the answer is incomplete. For so long every answer must agree.
+const FORGOTTEN: Duration = Duration::from_mins(15);
+
+/// The same for a learner: it has no vote to lose, and none can join while it is there.
+const FORGOTTEN_LEARNER: Duration = Duration::from_mins(2);
+
+/// What is known of the cluster and its instances at one moment.
+#[derive(Debug, Clone, Default)]
+struct Survey {
+    members: Vec<Seen>,
+    nodes: Vec<Node>,
+    instances: Vec<Instance>,
+}
+
+/// An etcd member, and whether it answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Seen {
+    member: Member,
+    healthy: bool,
+}
+
+/// What matters of a Node.
+#[derive(Debug, Clone, PartialEq)]
+struct Node {
+    name: String,
+    instance: Option<String>,
+    ready: bool,
+    object: Value,
+}
+
+impl Node {
+    fn of(object: &Value) -> Self {
+        let provider = object["spec"]["providerID"].as_str();
+        let conditions = object["status"]["conditions"].as_array();
+        Self {
+            name: object["metadata"]["name"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned(),
+            instance: provider
+                .filter(|id| id.starts_with("aws:///"))
+                .and_then(|id| id.rsplit('/').next())
+                .map(str::to_owned),
+            ready: conditions
+                .into_iter()
+                .flatten()
+                .any(|c| c["type"] == "Ready" && c["status"] == "True"),
+            object: object.clone(),
+        }
+    }
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq)]
+enum Act {
+    /// Take this member out of etcd.
+    RemoveMember { id: u64, name: String, why: String },
+    /// Delete this Node.
+    DeleteNode {
+        name: String,
+        why: String,
+        object: Value,
+    },
+}
+
+/// What a look leads to.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Findings {
+    acts: Vec<Act>,
+    /// What only a person can mend.
+    troubles: Vec<String>,
+}
+
+/// Since when each instance or address was missing from every answer of EC2.
+type Missing = BTreeMap<String, Timestamp>;
+
+/// Whether an instance can ever come back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Fate {
+    /// It is there, or may come back.
+    Alive,
+    /// EC2 says that it is terminated.
+    Terminated(String),
+    /// EC2 has not listed it for long enough to believe it, if nothing of it answers either.
+    Forgotten(String),
+}
+
+impl Survey {
+    /// What identifies the instance of a member: its id, or only its address.
+    fn instance_of(&self, member: &Member) -> String {
+        let by_node = || {
+            let node = self.nodes.iter().find(|node| node.name == member.name)?;
+            node.instance.clone()
+        };
+        let by_address = || {
+            let holder = self
+                .instances
+                .iter()
+                .find(|i| i.private_ip == Some(member.address))?;
+            Some(holder.id.clone())
+        };
+        by_node()
+            .or_else(by_address)
+            .unwrap_or_else(|| member.address.to_string())
+    }
+
+    fn fate(&self, instance: &str, missing: &Missing, now: Timestamp, patience: Duration) -> Fate {
+        let listed = self.instances.iter().find(|i| i.id == instance);
+        match listed.map(|i| i.state) {
+            Some(InstanceState::Terminated) => {
+                Fate::Terminated(format!("{instance} is terminated"))
+            }
+            Some(_) => Fate::Alive,
+            None => match missing.get(instance) {
+                Some(since) if *since + patience <= now => {
+                    Fate::Forgotten(format!("EC2 has not listed {instance} since {since:.0}"))
+                }
+                _ => Fate::Alive,
+            },
+        }
+    }
+
+    /// Everyone that members and Nodes belong to, and that EC2 does not list now.
+    fn missing_now(&self) -> impl Iterator<Item = String> {
+        let members = self
+            .members
+            .iter()
+            .map(|seen| self.instance_of(&seen.member));
+        let nodes = self.nodes.iter().filter_map(|node| node.instance.clone());
+        members
+            .chain(nodes)
+            .filter(|id| !self.instances.iter().any(|i| i.id == *id))
+    }
+}
+
+/// Decides. At most one member goes at a time: the next look sees what became of it.
+fn heal(me: &str, survey: &Survey, missing: &Missing, now: Timestamp) -> Findings {
+    let mut findings = Findings::default();
+    let voters: Vec<&Seen> = survey
+        .members
+        .iter()
+        .filter(|s| !s.member.learner)
+        .collect();
+    let healthy = voters.iter().filter(|seen| seen.healthy).count();
+    let has_quorum = healthy * 2 > voters.len();
+    let mut staying = Vec::new();
+    for seen in &survey.members {
+        let Seen {
+            member,
+            healthy: answers,
+        } = seen;
+        let patience = if member.learner {
+            FORGOTTEN_LEARNER
+        } else {
+            FORGOTTEN
+        };
+        let instance = survey.instance_of(member);
+        let why = match survey.fate(&instance, missing, now, patience) {
+            Fate::Terminated(why) => why,
+            Fate::Forgotten(why) if !answers => why,
+            Fate::Alive | Fate::Forgotten(_) => continue,
+        };
+        staying.push(member.name.clone());
+        if instance == me {
+            continue;
+        }
+        let left = voters.iter().filter(|s| s.member.id != member.id);
+        let (left, left_healthy) = left.fold((0, 0), |(all, up), s| {
+            (all + 1, up + usize::from(s.healthy))
+        });
+        if !has_quorum || left_healthy * 2 <= left {
+            findings.troubles.push(format!(
+                "etcd member {} cannot be taken out although {why}: only {healthy} of {} voters answer; \
+                 bring back the others, or restore a snapshot",
+                name_of(member),
+                voters.len()
+            ));
+        } else if findings.acts.is_empty() {
+            findings.acts.push(Act::RemoveMember {
+                id: member.id,
+                name: name_of(member),
+                why,
+            });
+        }
+    }
+    for node in &survey.nodes {
+        let Some(instance) = &node.instance else {
+            continue;
+        };
+        let why = match survey.fate(instance, missing, now, FORGOTTEN) {
+            Fate::Terminated(why) => why,
+            Fate::Forgotten(why) if !node.ready => why,
+            Fate::Alive | Fate::Forgotten(_) => continue,
+        };
+        // The Node is what ties a member to its instance: it goes after the member.
+        if !staying.contains(&node.name) {
+            findings.acts.push(Act::DeleteNode {
+                name: node.name.clone(),
+                why,
+                object: node.object.clone(),
+            });
+        }
+    }
+    findings
+}
+
+/// A member that was added and never started has no name yet.
+fn name_of(member: &Member) -> String {
+    if member.name.is_empty() {
+        format!("at {} (never started)", member.address)
+    } else {
+        member.name.clone()
+    }
+}
+
+/// Says that etcd cannot decide anything any more, if so.
+fn lost_quorum(members: &[Seen]) -> Option<String> {
+    let voters: Vec<&Seen> = members.iter().filter(|s| !s.member.learner).collect();
+    let silent: Vec<String> = voters
+        .iter()
+        .filter(|seen| !seen.healthy)
+        .map(|seen| name_of(&seen.member))
+        .collect();
+    let lost = (voters.len() - silent.len()) * 2 <= voters.len() && !voters.is_empty();
+    lost.then(|| {
+        format!(
+            "etcd has lost its majority: {} of {} members do not answer ({}). The API can only be read. \
+             Start those instances again, or restore a snapshot",
+            silent.len(),
+            voters.len(),
+            silent.join(", ")
+        )
+    })
+}
+
+/// What one control plane remembers from cycle to cycle.
+#[derive(Debug, Default)]
+pub struct Healing {
+    missing: Missing,
+}
+
+impl Healing {
+    /// One look, and what follows from it. Tells what only a person can mend.
+    pub async fn cycle(&mut self, world: &World, me: &Identity) -> Result<Vec<String>> {
+        let members = members(world).await?;
+        if let Some(trouble) = lost_quorum(&members) {
+            return Ok(vec![trouble]);
+        }
+        if lead(world, &me.instance_id).await? != Leader::Me {
+            self.missing.clear();
+            return Ok(Vec::new());
+        }
+        let nodes = world.cluster.list("v1", "Node", None).await?;
+        let survey = Survey {
+            members,
+            nodes: nodes.iter().map(Node::of).collect(),
+            instances: world.ec2.instances(&me.cluster).await?,
+        };
+        let now = world.clock.now();
+        let missing = survey.missing_now().collect::<Vec<_>>();
+        self.missing.retain(|id, _| missing.contains(id));
+        for id in missing {
+            self.missing.entry(id).or_insert(now);
+        }
+        let findings = heal(&me.instance_id, &survey, &self.missing, now);
+        for act in findings.acts {
+            // Between the look and the act another one may have begun to lead.
+            if lead(world, &me.instance_id).await? != Leader::Me {
+                return Ok(Vec::new());
+            }
+            carry_out(world, act).await?;
+        }
+        for trouble in &findings.troubles {
+            warn!("{trouble}");
+        }
+        Ok(findings.troubles)
+    }
+}
+
+async fn members(world: &World) -> Result<Vec<Seen>> {
+    let members = world.etcd.members().await?;
+    Ok(join_all(members.into_iter().map(async |member| Seen {
+        healthy: world.etcd.is_healthy(&member).await,
+        member,
+    }))
+    .await)
+}
+
+async fn carry_out(world: &World, act: Act) -> Result<()> {
+    match act {
+        Act::RemoveMember { id, name, why } => {
+            world.etcd.remove(id).await?;
+            info!("took the etcd member {name} out, because {why}");
+        }
+        Act::DeleteNode { name, why, object } => {
+            if world.cluster.delete_seen(&object).await? {
+                info!("deleted the Node {name}, because {why}");
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,322 @@
+#![allow(clippy::unwrap_used)]
+
+use serde_json::json;
+
+use super::*;
+use crate::{
+    ports::{Role, World},
+    testing::{FakeWorld, control_plane},
+};
+
+const NOON: &str = "2026-11-24T12:00:00Z";
+
+fn noon() -> Timestamp {
+    NOON.parse().unwrap()
+}
+
+/// `i-1` is at 10.0.0.1, runs the member and the Node `n1`, and so on.
+fn member(number: u8, healthy: bool) -> Seen {
+    Seen {
+        member: Member {
+            id: number.into(),
+            name: format!("n{number}"),
+            address: [10, 0, 0, number].into(),
+            learner: false,
+        },
+        healthy,
+    }
+}
+
+/// A member that was added and has not started.
+fn learner(number: u8) -> Seen {
+    let mut seen = member(number, false);
+    seen.member.name.clear();
+    seen.member.learner = true;
+    seen
+}
+
+fn node(number: u8, ready: bool) -> Node {
+    Node::of(&json!({
+        "apiVersion": "v1", "kind": "Node",
+        "metadata": {"name": format!("n{number}"), "uid": format!("u{number}")},
+        "spec": {"providerID": format!("aws:///eu-central-1a/i-{number}")},
+        "status": {"conditions": [{"type": "Ready", "status": if ready { "True" } else { "Unknown" }}]},
+    }))
+}
+
+fn instance(number: u8, state: InstanceState) -> Instance {
+    // EC2 forgets the address of a terminated instance.
+    let there = state != InstanceState::Terminated;
+    Instance {
+        id: format!("i-{number}"),
+        state,
+        role: Some(Role::ControlPlane),
+        private_ip: there.then(|| [10, 0, 0, number].into()),
+        private_dns_name: None,
+        launched: noon(),
+    }
+}
+
+/// Three control planes; what differs is in the third.
+fn three(third: Seen, node3: Node, state: InstanceState) -> Survey {
+    Survey {
+        members: vec![member(1, true), member(2, true), third],
+        nodes: vec![node(1, true), node(2, true), node3],
+        instances: vec![
+            instance(1, InstanceState::Running),
+            instance(2, InstanceState::Running),
+            instance(3, state),
+        ],
+    }
+}
+
+fn healed(survey: &Survey) -> (Vec<String>, Vec<String>) {
+    healed_after(survey, &Missing::new(), noon())
+}
+
+fn healed_after(survey: &Survey, missing: &Missing, now: Timestamp) -> (Vec<String>, Vec<String>) {
+    let findings = heal("i-1", survey, missing, now);
+    let acts = findings.acts.into_iter().map(|act| match act {
+        Act::RemoveMember { id, .. } => format!("member {id}"),
+        Act::DeleteNode { name, .. } => format!("node {name}"),
+    });
+    (acts.collect(), findings.troubles)
+}
+
+#[test]
+fn a_terminated_control_plane_loses_its_member_first_and_then_its_node() {
+    let mut survey = three(member(3, false), node(3, false), InstanceState::Terminated);
+    assert_eq!(healed(&survey).0, ["member 3"]);
+    survey.members.pop();
+    assert_eq!(healed(&survey).0, ["node n3"]);
+}
+
+#[test]
+fn whoever_may_come_back_keeps_its_place() {
+    use InstanceState::{Pending, Running, ShuttingDown, Stopped, Stopping};
+    for state in [Pending, Running, ShuttingDown, Stopped, Stopping] {
+        let survey = three(member(3, false), node(3, false), state);
+        assert_eq!(healed(&survey), (vec![], vec![]), "{state:?}");
+    }
+}
+
+#[test]
+fn a_majority_of_healthy_voters_must_be_left() {
+    // Two of three are dead: nothing can be taken out, and a person hears of it.
+    let mut survey = three(member(3, false), node(3, false), InstanceState::Terminated);
+    survey.members[1].healthy = false;
+    survey.instances[1].state = InstanceState::Terminated;
+    let (acts, troubles) = healed(&survey);
+    assert!(acts.is_empty(), "{acts:?}");
+    assert_eq!(troubles.len(), 2);
+    assert!(
+        troubles[0].contains("only 1 of 3 voters answer"),
+        "{troubles:?}"
+    );
+    // One dead, one away for a while: without the dead one, one of two would be left.
+    survey.instances[1].state = InstanceState::Running;
+    let (acts, troubles) = healed(&survey);
+    assert!(acts.is_empty(), "{acts:?}");
+    assert_eq!(troubles.len(), 1);
+    // Five, of which one is dead and one away: three of the four left are a majority.
+    for number in 4..=5 {
+        survey.members.push(member(number, true));
+        survey
+            .instances
+            .push(instance(number, InstanceState::Running));
+    }
+    assert_eq!(healed(&survey).0, ["member 3"]);
+}
+
+#[test]
+fn of_two_the_dead_one_cannot_go() {
+    let survey = Survey {
+        members: vec![member(1, true), member(2, false)],
+        nodes: vec![node(1, true), node(2, false)],
+        instances: vec![
+            instance(1, InstanceState::Running),
+            instance(2, InstanceState::Terminated),
+        ],
+    };
+    let (acts, troubles) = healed(&survey);
+    assert!(acts.is_empty(), "{acts:?}");
+    assert!(
+        troubles[0].contains("only 1 of 2 voters answer"),
+        "{troubles:?}"
+    );
+}
+
+#[test]
+fn members_go_one_at_a_time() {
+    let mut survey = three(member(3, false), node(3, false), InstanceState::Terminated);
+    for number in 4..=5 {
+        survey.members.push(member(number, number == 4));
+        survey.nodes.push(node(number, number == 4));
+        let state = if number == 4 {
+            InstanceState::Running
+        } else {
+            InstanceState::Terminated
+        };
+        survey.instances.push(instance(number, state));
+    }
+    assert_eq!(healed(&survey).0, ["member 3"]);
+}
+
+#[test]
+fn a_dead_workers_node_goes_and_foreign_nodes_stay() {
+    let mut survey = three(member(3, true), node(3, true), InstanceState::Running);
+    survey.nodes.push(node(7, true));
+    survey
+        .instances
+        .push(instance(7, InstanceState::Terminated));
+    let mut foreign = node(8, false);
+    foreign.instance = None;
+    survey.nodes.push(foreign);
+    assert_eq!(healed(&survey).0, ["node n7"]);
+}
+
+#[test]
+fn who_is_missing_from_ec2s_answers_is_dead_only_after_a_while_and_if_silent() {
+    let mut survey = three(member(3, false), node(3, false), InstanceState::Running);
+    survey.instances.pop();
+    let missing: Missing = [("i-3".to_owned(), noon())].into();
+    let at = |after: Duration| noon() + after;
+    assert!(
+        healed_after(&survey, &missing, at(FORGOTTEN / 2))
+            .0
+            .is_empty()
+    );
+    assert_eq!(
+        healed_after(&survey, &missing, at(FORGOTTEN)).0,
+        ["member 3"]
+    );
+    // Its tag was removed, perhaps: what works is left alone.
+    survey.members[2].healthy = true;
+    survey.nodes[2].ready = true;
+    assert_eq!(healed_after(&survey, &missing, at(FORGOTTEN)).0, [""; 0]);
+}
+
+#[test]
+fn a_learner_whose_instance_died_before_it_started_makes_way_soon() {
+    let mut survey = three(learner(3), node(3, false), InstanceState::Terminated);
+    // Its Node was made ahead of it: the instance is known by it, though the member has no name.
+    survey.nodes.pop();
+    let address = "10.0.0.3".to_owned();
+    assert!(survey.missing_now().eq([address.clone()]));
+    let missing: Missing = [(address, noon())].into();
+    assert!(healed_after(&survey, &missing, noon()).0.is_empty());
+    let soon = noon() + FORGOTTEN_LEARNER;
+    assert_eq!(healed_after(&survey, &missing, soon).0, ["member 3"]);
+    // One that is joining right now has an instance at its address.
+    survey.instances[2] = instance(3, InstanceState::Running);
+    assert!(survey.missing_now().next().is_none());
+    assert!(healed(&survey).0.is_empty());
+}
+
+#[test]
+fn a_successor_with_the_same_address_does_not_keep_a_dead_member() {
+    let mut survey = three(member(3, false), node(3, false), InstanceState::Terminated);
+    let mut successor = instance(4, InstanceState::Running);
+    successor.private_ip = Some([10, 0, 0, 3].into());
+    survey.instances.push(successor);
+    assert_eq!(healed(&survey).0, ["member 3"]);
+}
+
+#[test]
+fn nobody_takes_itself_out() {
+    let mut survey = three(member(3, true), node(3, true), InstanceState::Running);
+    survey.instances[0].state = InstanceState::Terminated;
+    assert_eq!(healed(&survey), (vec![], vec![]));
+}
+
+#[test]
+fn a_lost_majority_is_told_with_the_names_of_the_silent() {
+    let members = [
+        member(1, true),
+        member(2, false),
+        member(3, false),
+        learner(4),
+    ];
+    let told = lost_quorum(&members).unwrap();
+    assert!(
+        told.contains("2 of 3 members do not answer (n2, n3)"),
+        "{told}"
+    );
+    assert_eq!(lost_quorum(&members[..2]).map(|_| ()), Some(()));
+    assert_eq!(
+        lost_quorum(&[member(1, true), member(2, true), member(3, false)]),
+        None
+    );
+    assert_eq!(lost_quorum(&[]), None);
+}
+
+/// The same in a world of fakes: what is decided is done.
+struct Stage(FakeWorld);
+
+impl Stage {
+    fn new() -> Self {
+        let fake = FakeWorld::new();
+        for number in 1..=3 {
+            fake.etcd.voter(&format!("n{number}"), number);
+            fake.cluster.put(node(number, number < 3).object);
+        }
+        let stage = Self(fake);
+        stage.third_is(InstanceState::Running);
+        stage
+    }
+
+    fn third_is(&self, state: InstanceState) {
+        let running = InstanceState::Running;
+        let states = [(1, running), (2, running), (3, state)];
+        self.0
+            .ec2
+            .list(states.map(|(number, state)| instance(number, state)));
+    }
+
+    async fn cycle(&self, healing: &mut Healing) -> Vec<String> {
+        healing
+            .cycle(&self.0.ports(), &control_plane("i-1"))
+            .await
+            .unwrap()
+    }
+
+    async fn left(&self) -> (usize, usize) {
+        let World { etcd, cluster, .. } = self.0.ports();
+        let nodes = cluster.list("v1", "Node", None).await.unwrap();
+        (etcd.members().await.unwrap().len(), nodes.len())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_control_plane_is_gone_after_two_cycles() {
+    let stage = Stage::new();
+    let mut healing = Healing::default();
+    stage.0.etcd.stop(3);
+    assert!(stage.cycle(&mut healing).await.is_empty());
+    assert_eq!(stage.left().await, (3, 3));
+    stage.third_is(InstanceState::Terminated);
+    stage.cycle(&mut healing).await;
+    assert_eq!(stage.left().await, (2, 3));
+    stage.cycle(&mut healing).await;
+    assert_eq!(stage.left().await, (2, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_lead_takes_nobody_out() {
+    let stage = Stage::new();
+    lead(&stage.0.ports(), "i-2").await.unwrap();
+    stage.0.etcd.stop(3);
+    stage.third_is(InstanceState::Terminated);
+    stage.cycle(&mut Healing::default()).await;
+    assert_eq!(stage.left().await, (3, 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_majority_it_says_so_and_does_not_even_ask_the_api() {
+    let stage = Stage::new();
+    stage.0.etcd.stop(2);
+    stage.0.etcd.stop(3);
+    stage.0.cluster.down(true);
+    let troubles = stage.cycle(&mut Healing::default()).await;
+    assert!(troubles[0].contains("lost its majority"), "{troubles:?}");
+}
