@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    aws::{Aws, ec2::Ec2Api, endpoint::Endpoints, ssm::Ssm},
+    aws::{Aws, ec2::Ec2Api, endpoint::Endpoints, route53::Route53, ssm::Ssm},
     clock::SystemClock,
     commands::LocalCommands,
     downloads::HttpDownloads,
@@ -71,7 +71,7 @@ impl Wiring {
         };
         Ok(World {
             metadata: self.imds.clone(),
-            ec2: Arc::new(Ec2Api::new(aws)),
+            ec2: Arc::new(Ec2Api::new(aws.clone())),
             store,
             host: self.host.clone(),
             commands: self.commands.clone(),
@@ -85,6 +85,7 @@ impl Wiring {
                 kubeadm::config::endpoint(settings),
             )),
             etcd: Arc::new(EtcdGateway::new(paths::ETCD_PKI)),
+            dns: Arc::new(Route53::new(aws)),
             clock: self.clock.clone(),
         })
     }

@@ -24,6 +24,7 @@ fn instance(id: &str, role: Role, state: InstanceState) -> Instance {
         state,
         role: Some(role),
         private_ip: None,
+        public_ip: None,
         private_dns_name: None,
         launched: at("2026-11-23T11:00:00Z"),
     }

@@ -24,6 +24,8 @@ pub struct Instance {
     pub role: Option<Role>,
     /// The primary private IPv4 address; none once terminated.
     pub private_ip: Option<std::net::Ipv4Addr>,
+    /// The public IPv4 address, where it has one.
+    pub public_ip: Option<std::net::Ipv4Addr>,
     /// The private DNS name.
     pub private_dns_name: Option<String>,
     /// When it was launched.

@@ -5,6 +5,7 @@
 
 mod cluster;
 mod commands;
+mod dns;
 mod downloads;
 mod ec2;
 mod etcd;
@@ -19,6 +20,7 @@ use jiff::Timestamp;
 
 pub use cluster::{Cluster, NodeCondition, ObjectRef};
 pub use commands::{Command, Commands, Output};
+pub use dns::{Dns, RecordSet};
 pub use downloads::{Download, Downloads, Target};
 pub use ec2::{Ec2, Instance, InstanceState, Role};
 pub use etcd::{Etcd, Member, Snapshot};
@@ -56,6 +58,8 @@ pub struct World {
     pub cluster: Arc<dyn Cluster>,
     /// etcd, through this control plane's member.
     pub etcd: Arc<dyn Etcd>,
+    /// Hosted zones.
+    pub dns: Arc<dyn Dns>,
     /// Time.
     pub clock: Arc<dyn Clock>,
 }

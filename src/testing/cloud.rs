@@ -1,4 +1,4 @@
-//! What lies outside the instance: the EC2 API, the metadata service, download hosts.
+//! What lies outside the instance: the EC2 API, the metadata service, download hosts, hosted zones.
 
 use std::{
     collections::BTreeMap,
@@ -13,7 +13,10 @@ use crate::{
     error::{Error, Result},
     identity::Identity,
     phases::host::Inventory,
-    ports::{Download, Downloads, Ec2, Instance, InstanceFacts, InstanceState, Metadata, Target},
+    ports::{
+        Dns, Download, Downloads, Ec2, Instance, InstanceFacts, InstanceState, Metadata, RecordSet,
+        Target,
+    },
 };
 
 /// A running instance as EC2 lists it, at 10.42.0.`last`.
@@ -23,6 +26,7 @@ pub fn running(me: &Identity, last: u8) -> Instance {
         state: InstanceState::Running,
         role: Some(me.role),
         private_ip: Some([10, 42, 0, last].into()),
+        public_ip: None,
         private_dns_name: None,
         launched: "2026-11-23T11:59:00Z".parse().unwrap(),
     }
@@ -141,5 +145,49 @@ impl Downloads for FakeDownloads {
             .get(&(url.to_owned(), sha256.to_owned()))
             .cloned()
             .ok_or_else(|| Error::failed(format!("{url}: 404")))
+    }
+}
+
+/// Hosted zones in memory, which keep every write.
+#[derive(Default)]
+pub struct FakeDns {
+    record: Mutex<Option<RecordSet>>,
+    writes: Mutex<Vec<RecordSet>>,
+    trouble: Mutex<Option<fn() -> Error>>,
+}
+
+impl FakeDns {
+    /// The record set of every name.
+    pub fn put(&self, record: Option<RecordSet>) {
+        *self.record.lock().unwrap() = record;
+    }
+
+    /// Every write so far.
+    pub fn writes(&self) -> Vec<RecordSet> {
+        self.writes.lock().unwrap().clone()
+    }
+
+    /// Answers every request with this error from now on.
+    pub fn fail_with(&self, error: fn() -> Error) {
+        *self.trouble.lock().unwrap() = Some(error);
+    }
+
+    fn up(&self) -> Result<()> {
+        self.trouble.lock().unwrap().map_or(Ok(()), |e| Err(e()))
+    }
+}
+
+#[async_trait]
+impl Dns for FakeDns {
+    async fn record(&self, _zone: &str, _name: &str) -> Result<Option<RecordSet>> {
+        self.up()?;
+        Ok(self.record.lock().unwrap().clone())
+    }
+
+    async fn write(&self, _zone: &str, _name: &str, record: &RecordSet) -> Result<()> {
+        self.up()?;
+        self.writes.lock().unwrap().push(record.clone());
+        self.put(Some(record.clone()));
+        Ok(())
     }
 }

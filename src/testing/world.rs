@@ -3,8 +3,8 @@
 use std::{path::Path, sync::Arc};
 
 use super::{
-    FakeClock, FakeCluster, FakeCommands, FakeDownloads, FakeEc2, FakeEtcd, FakeHost, Files,
-    MemoryStore, Pki, cloud::NoMetadata, output, rotating_kubeconfig,
+    FakeClock, FakeCluster, FakeCommands, FakeDns, FakeDownloads, FakeEc2, FakeEtcd, FakeHost,
+    Files, MemoryStore, Pki, cloud::NoMetadata, output, rotating_kubeconfig,
 };
 use crate::{
     error::Result,
@@ -28,6 +28,8 @@ pub struct FakeWorld {
     pub store: Arc<MemoryStore>,
     /// The EC2 API.
     pub ec2: Arc<FakeEc2>,
+    /// The hosted zones.
+    pub dns: Arc<FakeDns>,
     /// The download hosts.
     pub downloads: Arc<FakeDownloads>,
     /// The time: tests that wait pause tokio's.
@@ -49,6 +51,7 @@ impl FakeWorld {
             cluster: Arc::default(),
             store: Arc::default(),
             ec2: Arc::default(),
+            dns: Arc::default(),
             clock: Arc::new(FakeClock::at_noon()),
         }
     }
@@ -106,6 +109,7 @@ impl FakeWorld {
             etcd: Arc::new(self.etcd.seen_from(other.files.clone())),
             store: self.store.clone(),
             ec2: self.ec2.clone(),
+            dns: self.dns.clone(),
             clock: self.clock.clone(),
             ..other
         }
@@ -122,6 +126,7 @@ impl FakeWorld {
             downloads: self.downloads.clone(),
             cluster: self.cluster.clone(),
             etcd: self.etcd.clone(),
+            dns: self.dns.clone(),
             clock: self.clock.clone(),
         }
     }

@@ -18,7 +18,7 @@ pub(super) struct Rejection {
 }
 
 impl Rejection {
-    /// Reads an error of the EC2 query protocol (XML) or of the JSON protocol.
+    /// Reads an error of the EC2 query protocol, of the other XML protocols or of the JSON protocol.
     pub fn read(status: u16, body: &str) -> Self {
         let (code, message) = from_json(body)
             .or_else(|| from_xml(body))
@@ -95,27 +95,43 @@ fn from_json(body: &str) -> Option<(String, String)> {
     Some((code.to_owned(), message.to_owned()))
 }
 
-/// `<Response><Errors><Error><Code>...</Code><Message>...</Message></Error></Errors></Response>`
+/// `<Response><Errors><Error><Code>...</Code><Message>...</Message></Error></Errors></Response>` of EC2,
+/// `<ErrorResponse><Error>...</Error></ErrorResponse>` of others, and Route 53's
+/// `<InvalidChangeBatch><Messages><Message>...</Message></Messages></InvalidChangeBatch>`.
 fn from_xml(body: &str) -> Option<(String, String)> {
     #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
     struct Xml {
-        #[serde(rename = "Errors")]
-        errors: Errors,
+        errors: Option<Errors>,
+        error: Option<One>,
+        messages: Option<Messages>,
     }
     #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
     struct Errors {
-        #[serde(rename = "Error")]
         error: Vec<One>,
     }
     #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
     struct One {
-        #[serde(rename = "Code")]
         code: String,
-        #[serde(rename = "Message", default)]
+        #[serde(default)]
         message: String,
     }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Messages {
+        #[serde(default)]
+        message: Vec<String>,
+    }
     let xml: Xml = from_str(body).ok()?;
-    let first = xml.errors.error.into_iter().next()?;
+    if let Some(messages) = xml.messages {
+        return Some(("InvalidChangeBatch".to_owned(), messages.message.join("; ")));
+    }
+    let listed = xml
+        .errors
+        .and_then(|errors| errors.error.into_iter().next());
+    let first = listed.or(xml.error)?;
     Some((first.code, first.message))
 }
 
@@ -130,6 +146,16 @@ mod tests {
         let xml = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Response><Errors><Error><Code>AuthFailure</Code><Message>no &amp; no</Message></Error></Errors><RequestID>ea966190</RequestID></Response>";
         let cases = [
             (xml, "AuthFailure", "no & no"),
+            (
+                "<ErrorResponse xmlns=\"https://route53.amazonaws.com/doc/2013-04-01/\"><Error><Type>Sender</Type><Code>NoSuchHostedZone</Code><Message>none</Message></Error><RequestId>1</RequestId></ErrorResponse>",
+                "NoSuchHostedZone",
+                "none",
+            ),
+            (
+                "<InvalidChangeBatch xmlns=\"https://route53.amazonaws.com/doc/2013-04-01/\"><Messages><Message>a</Message><Message>b</Message></Messages><RequestId>1</RequestId></InvalidChangeBatch>",
+                "InvalidChangeBatch",
+                "a; b",
+            ),
             (
                 r#"{"__type":"com.amazonaws.ssm#ParameterNotFound"}"#,
                 "ParameterNotFound",

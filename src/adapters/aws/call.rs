@@ -15,7 +15,7 @@ use aws_sigv4::{
 };
 use aws_smithy_runtime_api::client::identity::Identity;
 use jiff::{SignedDuration, Timestamp, fmt::rfc2822::DateTimeParser};
-use reqwest::Client;
+use reqwest::{Client, Method};
 use secrecy::ExposeSecret;
 use url::Url;
 
@@ -50,6 +50,10 @@ pub(super) struct Call {
     pub service: Service,
     /// `DescribeInstances`.
     pub action: &'static str,
+    /// `POST` for all but REST protocols.
+    pub method: Method,
+    /// Path and query, `/` for all but REST protocols.
+    pub path: String,
     pub headers: Vec<(&'static str, String)>,
     pub body: String,
 }
@@ -120,6 +124,9 @@ impl Aws {
     /// An attempt whose answer was lost may have taken effect all the same.
     pub(super) async fn call(&self, call: &Call) -> Result<Answer> {
         let url = self.endpoints.url(call.service)?;
+        let url = url
+            .join(&call.path)
+            .attempting(|| format!("`{}` is no path of {url}", call.path))?;
         let mut schedule = Schedule::begin(&*self.clock);
         let (mut clock_corrected, mut credentials_renewed) = (false, false);
         loop {
@@ -171,7 +178,7 @@ impl Aws {
         credentials: &RoleCredentials,
     ) -> Result<Response> {
         let now = self.clock.now() + SignedDuration::from_secs(self.skew.load(Ordering::Relaxed));
-        let mut request = self.http.post(url.clone());
+        let mut request = self.http.request(call.method.clone(), url.clone());
         for (name, value) in &call.headers {
             request = request.header(*name, value);
         }
@@ -219,7 +226,7 @@ impl Aws {
         .into();
         let params = v4::SigningParams::builder()
             .identity(&identity)
-            .region(&self.endpoints.region)
+            .region(self.endpoints.signing_region(call.service))
             .name(call.service.name())
             .time(time)
             .settings(SigningSettings::default())
@@ -227,7 +234,7 @@ impl Aws {
             .attempting(attempted)?
             .into();
         let request = SignableRequest::new(
-            "POST",
+            call.method.as_str(),
             url.as_str(),
             call.headers
                 .iter()

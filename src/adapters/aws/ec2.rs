@@ -5,6 +5,7 @@ use std::{net::Ipv4Addr, sync::Arc};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+use reqwest::Method;
 use serde::Deserialize;
 use url::form_urlencoded;
 
@@ -76,6 +77,8 @@ fn describe(cluster: &str, token: Option<&str>) -> Call {
     Call {
         service: Service::Ec2,
         action: "DescribeInstances",
+        method: Method::POST,
+        path: "/".to_owned(),
         headers: vec![(
             "content-type",
             "application/x-www-form-urlencoded; charset=utf-8".to_owned(),
@@ -117,6 +120,9 @@ struct Item {
     instance_state: State,
     #[serde(default)]
     private_ip_address: String,
+    /// The public one.
+    #[serde(default)]
+    ip_address: String,
     #[serde(default)]
     private_dns_name: String,
     launch_time: Timestamp,
@@ -138,20 +144,23 @@ struct Tag {
 
 impl Item {
     fn into_instance(self) -> Result<Instance> {
-        let private_ip = match self.private_ip_address.as_str() {
-            "" => None,
-            text => Some(text.parse::<Ipv4Addr>().attempting(|| {
+        let address = |text: &str| match text {
+            "" => Ok(None),
+            text => text.parse::<Ipv4Addr>().map(Some).attempting(|| {
                 format!(
                     "EC2 gives instance {} the address `{text}`",
                     self.instance_id
                 )
-            })?),
+            }),
         };
+        let private_ip = address(&self.private_ip_address)?;
+        let public_ip = address(&self.ip_address)?;
         let role = self.tag_set.item.iter().find(|tag| tag.key == tags::ROLE);
         Ok(Instance {
             role: role.and_then(|tag| tag.value.parse().ok()),
             state: self.instance_state.name,
             private_ip,
+            public_ip,
             private_dns_name: Some(self.private_dns_name).filter(|name| !name.is_empty()),
             launched: self.launch_time,
             id: self.instance_id,

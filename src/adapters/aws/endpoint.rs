@@ -9,6 +9,8 @@ use crate::error::{Context, Error, Result};
 pub enum Service {
     /// Elastic Compute Cloud.
     Ec2,
+    /// Route 53, one for all regions of a partition.
+    Route53,
     /// Systems Manager.
     Ssm,
 }
@@ -18,6 +20,7 @@ impl Service {
     pub fn name(self) -> &'static str {
         match self {
             Self::Ec2 => "ec2",
+            Self::Route53 => "route53",
             Self::Ssm => "ssm",
         }
     }
@@ -26,17 +29,46 @@ impl Service {
 /// The variable that sends all services to one address, as the AWS CLI and SDKs read it.
 pub const OVERRIDE: &str = "AWS_ENDPOINT_URL";
 
-/// The DNS suffixes of partitions other than `aws`, by the start of their regions' names.
-/// Regions `us-gov-*` share the suffix of `aws`.
+/// A set of regions with accounts and names of its own.
+struct Partition {
+    /// The start of its regions' names.
+    start: &'static str,
+    /// What its host names end in.
+    suffix: &'static str,
+    /// Route 53's host in it, and the region that its calls are signed for.
+    route53: (&'static str, &'static str),
+}
+
+const AWS: Partition = partition("", "amazonaws.com", ("route53", "us-east-1"));
+
+/// The partitions other than `aws`.
 /// <https://docs.aws.amazon.com/whitepapers/latest/aws-fault-isolation-boundaries/partitions.html>
-const SUFFIXES: [(&str, &str); 6] = [
-    ("cn-", "amazonaws.com.cn"),
-    ("eusc-", "amazonaws.eu"),
-    ("us-iso-", "c2s.ic.gov"),
-    ("us-isob-", "sc2s.sgov.gov"),
-    ("us-isof-", "csp.hci.ic.gov"),
-    ("eu-isoe-", "cloud.adc-e.uk"),
+/// <https://docs.aws.amazon.com/general/latest/gr/r53.html>
+const OTHERS: [Partition; 7] = [
+    partition("cn-", "amazonaws.com.cn", ("route53", "cn-northwest-1")),
+    partition(
+        "us-gov-",
+        "amazonaws.com",
+        ("route53.us-gov", "us-gov-west-1"),
+    ),
+    partition("eusc-", "amazonaws.eu", ("route53", "eusc-de-east-1")),
+    partition("us-iso-", "c2s.ic.gov", ("route53", "us-iso-east-1")),
+    partition("us-isob-", "sc2s.sgov.gov", ("route53", "us-isob-east-1")),
+    partition("us-isof-", "csp.hci.ic.gov", ("route53", "us-isof-south-1")),
+    partition("eu-isoe-", "cloud.adc-e.uk", ("route53", "eu-isoe-west-1")),
 ];
+
+const fn partition(
+    start: &'static str,
+    suffix: &'static str,
+    route53: (&'static str, &'static str),
+) -> Partition {
+    Partition {
+        start,
+        suffix,
+        route53,
+    }
+}
 
 /// The endpoints of a region.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,17 +108,34 @@ impl Endpoints {
         })
     }
 
-    /// The URL that a service's calls are posted to.
+    fn partition(&self) -> &'static Partition {
+        let of = |partition: &&Partition| self.region.starts_with(partition.start);
+        OTHERS.iter().find(of).unwrap_or(&AWS)
+    }
+
+    /// The region that calls to a service are signed for.
+    pub fn signing_region(&self, service: Service) -> &str {
+        match service {
+            Service::Route53 => self.partition().route53.1,
+            Service::Ec2 | Service::Ssm => &self.region,
+        }
+    }
+
+    /// The URL that a service's calls go to.
     pub fn url(&self, service: Service) -> Result<Url> {
         if let Some(url) = &self.instead {
             return Ok(url.clone());
         }
         let region = &self.region;
-        let suffix = SUFFIXES
-            .iter()
-            .find(|(start, _)| region.starts_with(start))
-            .map_or("amazonaws.com", |(_, suffix)| suffix);
-        let url = format!("https://{}.{region}.{suffix}/", service.name());
+        let Partition {
+            suffix,
+            route53: (global, _),
+            ..
+        } = self.partition();
+        let url = match service {
+            Service::Route53 => format!("https://{global}.{suffix}/"),
+            regional => format!("https://{}.{region}.{suffix}/", regional.name()),
+        };
         url.parse()
             .requiring(|| format!("region `{region}` makes no valid host name"))
     }
@@ -139,10 +188,43 @@ mod tests {
     }
 
     #[test]
+    fn a_global_service_has_one_host_and_one_signing_region_for_each_partition() {
+        let cases = [
+            (
+                "eu-central-1",
+                "https://route53.amazonaws.com/",
+                "us-east-1",
+            ),
+            (
+                "us-gov-east-1",
+                "https://route53.us-gov.amazonaws.com/",
+                "us-gov-west-1",
+            ),
+            (
+                "cn-north-1",
+                "https://route53.amazonaws.com.cn/",
+                "cn-northwest-1",
+            ),
+            (
+                "us-isob-east-1",
+                "https://route53.sc2s.sgov.gov/",
+                "us-isob-east-1",
+            ),
+        ];
+        for (region, url, signed_for) in cases {
+            let endpoints = Endpoints::with_override(region, None).unwrap();
+            let found = endpoints.url(Service::Route53).unwrap();
+            assert_eq!(found.as_str(), url);
+            assert_eq!(endpoints.signing_region(Service::Route53), signed_for);
+            assert_eq!(endpoints.signing_region(Service::Ec2), region);
+        }
+    }
+
+    #[test]
     fn an_override_serves_all_and_a_wrong_one_names_its_variable() {
         let local = Endpoints::with_override("eu-central-1", Some("http://127.0.0.1:5000"));
         let local = local.unwrap();
-        for service in [Service::Ec2, Service::Ssm] {
+        for service in [Service::Ec2, Service::Route53, Service::Ssm] {
             assert_eq!(
                 local.url(service).unwrap().as_str(),
                 "http://127.0.0.1:5000/"

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use reqwest::Method;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
@@ -157,6 +158,8 @@ fn call(action: &'static str, body: &Value) -> Call {
     Call {
         service: Service::Ssm,
         action,
+        method: Method::POST,
+        path: "/".to_owned(),
         headers: vec![
             ("content-type", "application/x-amz-json-1.1".to_owned()),
             ("x-amz-target", format!("AmazonSSM.{action}")),

@@ -15,7 +15,7 @@ use wiremock::{
     matchers::{body_partial_json, body_string_contains, header, method},
 };
 
-use super::{ec2::Ec2Api, endpoint::Endpoints, ssm::Ssm, *};
+use super::{ec2::Ec2Api, endpoint::Endpoints, route53::Route53, ssm::Ssm, *};
 use crate::{
     adapters::{http::Clients, store::SsmStore},
     error::Kind,
@@ -45,15 +45,16 @@ impl CredentialSource for Keys {
 }
 
 /// A region whose services answer what the test lined up.
-struct Region {
-    server: MockServer,
+pub(super) struct Region {
+    pub server: MockServer,
     clock: Arc<StoppedClock>,
     ec2: Ec2Api,
     ssm: Ssm,
+    pub route53: Route53,
 }
 
 impl Region {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         let server = MockServer::start().await;
         let clock = StoppedClock::showing("2026-01-01T00:00:00Z");
         let endpoints = Endpoints::with_override("eu-central-1", Some(&server.uri())).unwrap();
@@ -64,12 +65,13 @@ impl Region {
             server,
             clock,
             ec2: Ec2Api::new(aws.clone()),
-            ssm: Ssm::new(aws),
+            ssm: Ssm::new(aws.clone()),
+            route53: Route53::new(aws),
         }
     }
 
     /// Answers the calls in this order, the last one from then on.
-    async fn answers(&self, answers: impl IntoIterator<Item = ResponseTemplate>) {
+    pub async fn answers(&self, answers: impl IntoIterator<Item = ResponseTemplate>) {
         let answers: Vec<_> = answers.into_iter().collect();
         let next = Mutex::new(0);
         Mock::given(method("POST"))
@@ -83,7 +85,7 @@ impl Region {
             .await;
     }
 
-    async fn requests(&self) -> Vec<Request> {
+    pub async fn requests(&self) -> Vec<Request> {
         self.server.received_requests().await.unwrap()
     }
 
@@ -109,7 +111,7 @@ fn page(instances: &[&str], next: &str) -> ResponseTemplate {
         format!(
             "<item><reservationId>r-1</reservationId><instancesSet><item><instanceId>{id}</instanceId>
             <instanceState><code>16</code><name>running</name></instanceState>
-            <privateDnsName>{id}.internal</privateDnsName><privateIpAddress>10.0.0.4</privateIpAddress>
+            <privateDnsName>{id}.internal</privateDnsName><privateIpAddress>10.0.0.4</privateIpAddress><ipAddress>54.1.2.3</ipAddress>
             <launchTime>2026-01-01T10:00:00.000Z</launchTime>
             <tagSet><item><key>k8s-bootstrap:role</key><value>worker</value></item></tagSet>
             </item></instancesSet></item>"
@@ -161,6 +163,7 @@ async fn instances_of_all_pages_are_listed() {
     assert_eq!(found[0].role, Some(Role::Worker));
     assert_eq!(found[0].state, InstanceState::Running);
     assert_eq!(found[0].private_ip, Some([10, 0, 0, 4].into()));
+    assert_eq!(found[0].public_ip, Some([54, 1, 2, 3].into()));
     assert_eq!(found[0].private_dns_name.as_deref(), Some("i-1.internal"));
     assert_eq!(found[0].launched, "2026-01-01T10:00:00Z".parse().unwrap());
 }
@@ -179,6 +182,7 @@ async fn a_terminated_instance_without_address_or_tags_is_listed_too() {
         [InstanceState::Terminated, InstanceState::ShuttingDown]
     );
     assert_eq!((found[0].private_ip, found[0].role), (None, None));
+    assert_eq!(found[0].public_ip, None);
     assert_eq!(found[0].private_dns_name, None);
 }
 

@@ -52,6 +52,7 @@ fn instance(number: u8, state: InstanceState) -> Instance {
         state,
         role: Some(Role::ControlPlane),
         private_ip: there.then(|| [10, 0, 0, number].into()),
+        public_ip: None,
         private_dns_name: None,
         launched: noon(),
     }

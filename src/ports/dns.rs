@@ -1,0 +1,27 @@
+//! The cluster's name in the domain name system.
+
+use std::{collections::BTreeSet, net::Ipv4Addr};
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+
+/// Hosted zones, of which the agent keeps one record set.
+#[async_trait]
+pub trait Dns: Send + Sync {
+    /// The A records of a name in a zone; none where there are none. Refused where they
+    /// are not plain addresses, which writing would replace.
+    async fn record(&self, zone: &str, name: &str) -> Result<Option<RecordSet>>;
+    /// Writes the A records of a name, in place of those that there are.
+    async fn write(&self, zone: &str, name: &str, record: &RecordSet) -> Result<()>;
+}
+
+/// The A records of one name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordSet {
+    /// What the name stands for; in a zone it is never empty.
+    pub addresses: BTreeSet<Ipv4Addr>,
+    /// How long resolvers may keep it, in seconds.
+    pub ttl: u32,
+}
