@@ -8,7 +8,7 @@ use tracing::{info, warn};
 use crate::{
     boot::Agent,
     error::{Error, Result},
-    leader::{addons::Upkeep, healing::Healing},
+    leader::{addons::Upkeep, dns, healing::Healing},
     plan,
     ports::Role,
     report::Stage,
@@ -36,6 +36,7 @@ impl Agent {
             () = self.keep_node() => {}
             () = self.keep_addons(), if self.me.role == Role::ControlPlane => {}
             () = self.keep_members(), if self.me.role == Role::ControlPlane => {}
+            () = self.keep_dns(), if self.me.role == Role::ControlPlane && self.settings.dns.enabled => {}
         }
     }
 
@@ -62,6 +63,23 @@ impl Agent {
                 Ok(troubles) => self.reporter.troubles(troubles),
                 Err(error) => warn!(HINT = error.remedy(), "{}", error.one_line()),
             }
+        }
+    }
+
+    /// Beside the others, and more often: visitors wait for it.
+    async fn keep_dns(&self) {
+        let (me, cluster) = (&self.me.instance_id, &self.me.cluster);
+        let mut cycles = every(dns::CYCLE);
+        let mut said = None;
+        loop {
+            cycles.tick().await;
+            let report = dns::cycle(&self.world, me, cluster, &self.settings.dns).await;
+            let trouble = report.as_ref().and_then(|report| report.trouble.clone());
+            if let Some(trouble) = trouble.as_ref().filter(|_| trouble != said) {
+                warn!("{}: {trouble}", self.settings.dns.name);
+            }
+            said = trouble;
+            self.reporter.dns(report);
         }
     }
 

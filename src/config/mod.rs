@@ -13,8 +13,8 @@ mod validate;
 pub use embedded::{EMBEDDED, embedded};
 pub use load::{Fragment, Sources, load};
 pub use settings::{
-    Addon, Cluster, Component, Deadlines, Downloads, Images, Kubeadm, Kubernetes, Node, Overrides,
-    Patch, Pin, Report, Settings, Source, Store, StoreKind,
+    Addon, Addresses, Cluster, Component, Deadlines, Dns, Downloads, Images, Kubeadm, Kubernetes,
+    Node, Overrides, Patch, Pin, Report, Settings, Source, Store, StoreKind,
 };
 
 /// The defaults and their documentation, as TOML.

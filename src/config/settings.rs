@@ -27,6 +27,7 @@ pub struct Settings {
     pub downloads: Downloads,
     pub pins: BTreeMap<String, Pin>,
     pub addons: BTreeMap<String, Addon>,
+    pub dns: Dns,
     pub report: Report,
     pub deadlines: Deadlines,
 }
@@ -207,6 +208,28 @@ pub struct Patch {
     /// RFC 6902.
     #[serde(default)]
     pub json: Option<Vec<Value>>,
+}
+
+/// `[dns]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Dns {
+    pub enabled: bool,
+    pub zone: String,
+    pub name: String,
+    pub ttl: u32,
+    pub addresses: Addresses,
+}
+
+/// Which of a worker's addresses are published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Addresses {
+    /// Those within the VPC.
+    Private,
+    /// Those that the internet reaches.
+    Public,
 }
 
 /// `[report]`

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use super::{EMBEDDED, Settings, Source, embedded};
+use super::{EMBEDDED, Settings, Source, embedded, settings::Dns};
 use crate::error::{Error, Result};
 
 /// Refuses settings that contradict themselves or that no cluster could run with.
@@ -29,6 +29,9 @@ pub fn validate(settings: &Settings) -> Result<()> {
         ))
         .hint("example: prefix = \"/k8s-bootstrap\""));
     }
+    if settings.dns.enabled {
+        dns(&settings.dns)?;
+    }
     for (name, pin) in &settings.pins {
         for (arch, digest) in &pin.sha256 {
             sha256(&format!("pins.{name}.sha256.{arch}"), digest)?;
@@ -53,6 +56,49 @@ pub fn validate(settings: &Settings) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn dns(dns: &Dns) -> Result<()> {
+    let Dns {
+        zone, name, ttl, ..
+    } = dns;
+    if !(1..=32).contains(&zone.len())
+        || !zone
+            .bytes()
+            .all(|b| b.is_ascii_uppercase() || b.is_ascii_digit())
+    {
+        return Err(Error::refused(format!(
+            "dns.zone: `{zone}` is not the id of a hosted zone"
+        ))
+        .hint("`aws route53 list-hosted-zones` shows it behind /hostedzone/: zone = \"Z0123456789ABCDEFGHIJ\""));
+    }
+    if !is_domain_name(name) {
+        return Err(
+            Error::refused(format!("dns.name: `{name}` is not a full domain name"))
+                .hint("example: name = \"www.example.com\""),
+        );
+    }
+    if !(1..=86_400).contains(ttl) {
+        return Err(
+            Error::refused(format!("dns.ttl: {ttl} is not between 1 and 86400 seconds"))
+                .hint("the default is 30"),
+        );
+    }
+    Ok(())
+}
+
+/// Two labels or more of letters, digits, `-` and `_`; a dot at the end does not matter.
+fn is_domain_name(text: &str) -> bool {
+    let text = text.strip_suffix('.').unwrap_or(text);
+    let valid = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+    };
+    text.len() <= 253 && text.contains('.') && text.split('.').all(valid)
 }
 
 fn source(place: &str, source: &Source) -> Result<()> {
@@ -115,6 +161,16 @@ mod tests {
     use crate::config::{Fragment, load};
 
     #[test]
+    fn a_record_set_is_looked_at_only_when_it_is_wanted() {
+        for text in [
+            "dns = { enabled = true, zone = 'Z0123456789ABC', name = 'www.example.com.' }",
+            "dns = { enabled = false, zone = 'none', name = '?' }",
+        ] {
+            load(&[Fragment::parse("c", text).unwrap()]).unwrap();
+        }
+    }
+
+    #[test]
     fn contradictions_are_refused_with_place_and_remedy() {
         for (text, expected) in [
             (
@@ -124,6 +180,26 @@ mod tests {
             (
                 "cluster.endpoint = 'api.example.com'",
                 "neither `local` nor `host:port`",
+            ),
+            (
+                "dns = { enabled = true, name = 'www.example.com' }",
+                "dns.zone: `` is not the id of a hosted zone",
+            ),
+            (
+                "dns = { enabled = true, zone = '/hostedzone/Z1', name = 'www.example.com' }",
+                "dns.zone: `/hostedzone/Z1` is not",
+            ),
+            (
+                "dns = { enabled = true, zone = 'Z1', name = 'www' }",
+                "dns.name: `www` is not a full domain name",
+            ),
+            (
+                "dns = { enabled = true, zone = 'Z1', name = 'a b.example.com' }",
+                "dns.name: `a b.example.com` is not",
+            ),
+            (
+                "dns = { enabled = true, zone = 'Z1', name = 'www.example.com', ttl = 0 }",
+                "dns.ttl: 0 is not between",
             ),
             ("downloads.parallel = 0", "downloads.parallel: 0"),
             ("store.prefix = 'x'", "store.prefix: `x` must start"),

@@ -4,6 +4,7 @@
 //! and asks [`lead`] before each act.
 
 pub mod addons;
+pub mod dns;
 pub mod healing;
 
 use crate::{error::Result, lease::Lease, ports::World};

@@ -26,6 +26,11 @@ struct AddonLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct NameLabel {
+    name: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct StageLabel {
     stage: &'static str,
 }
@@ -118,6 +123,19 @@ pub fn text(status: &Status) -> Result<String> {
         "On the leader: 1 for an add-on that is applied and runs",
         addons,
     );
+    let records = Family::<NameLabel, Gauge>::default();
+    if let Some(dns) = &status.dns {
+        let label = NameLabel {
+            name: dns.name.clone(),
+        };
+        let count = i64::try_from(dns.addresses.len()).unwrap_or(i64::MAX);
+        records.get_or_create(&label).set(count);
+    }
+    registry.register(
+        "dns_addresses",
+        "On the leader: addresses of workers that the name stands for",
+        records,
+    );
     let mut text = String::new();
     encode(&mut text, &registry).attempting(|| "cannot encode the metrics".to_owned())?;
     Ok(text)
@@ -137,7 +155,7 @@ fn word(state: &PhaseState) -> &'static str {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::report::{AddonReport, PhaseReport};
+    use crate::report::{AddonReport, DnsReport, PhaseReport};
 
     #[test]
     fn stage_phases_and_durations_are_shown() {
@@ -156,6 +174,11 @@ mod tests {
             addon("storage", AddonState::Applied),
             addon("visits", AddonState::RollingOut),
         ];
+        status.dns = Some(DnsReport {
+            name: "www.example.com".to_owned(),
+            addresses: [[10, 0, 0, 4].into()].into(),
+            trouble: None,
+        });
         let text = text(&status).unwrap();
         for line in [
             "k8s_bootstrap_stage{stage=\"Ready\"} 1",
@@ -164,6 +187,7 @@ mod tests {
             "k8s_bootstrap_phase_duration_seconds{phase=\"images\"} 1.5",
             "k8s_bootstrap_addon_ready{addon=\"storage\"} 1",
             "k8s_bootstrap_addon_ready{addon=\"visits\"} 0",
+            "k8s_bootstrap_dns_addresses{name=\"www.example.com\"} 1",
             "k8s_bootstrap_stage_since_seconds 1795435200",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} not in\n{text}");

@@ -5,7 +5,7 @@ mod metrics;
 mod status;
 pub mod systemd;
 
-pub use status::{AddonReport, AddonState, PhaseReport, Stage, Status};
+pub use status::{AddonReport, AddonState, DnsReport, PhaseReport, Stage, Status};
 
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -87,6 +87,11 @@ impl Reporter {
     /// Says what is wrong with etcd and only a person can mend.
     pub fn troubles(&self, troubles: Vec<String>) {
         self.change(|status| status.troubles = troubles);
+    }
+
+    /// Says what the cluster's name stands for; none on those that do not keep it.
+    pub fn dns(&self, report: Option<DnsReport>) {
+        self.change(|status| status.dns = report);
     }
 
     fn change(&self, change: impl FnOnce(&mut Status)) {

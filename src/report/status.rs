@@ -1,6 +1,6 @@
 //! The status as data, and as the one line that `systemctl status` shows.
 
-use std::fmt::Write;
+use std::{collections::BTreeSet, fmt::Write, net::Ipv4Addr};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -72,6 +72,20 @@ pub struct Status {
     /// On a control plane, what is wrong with etcd and only a person can mend.
     #[serde(default)]
     pub troubles: Vec<String>,
+    /// On that one, the record set of the workers, where one is kept.
+    #[serde(default)]
+    pub dns: Option<DnsReport>,
+}
+
+/// The record set of the workers in [`Status`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DnsReport {
+    /// The name.
+    pub name: String,
+    /// What it stands for, as far as is known.
+    pub addresses: BTreeSet<Ipv4Addr>,
+    /// Why it may not be as it should.
+    pub trouble: Option<String>,
 }
 
 /// One add-on of [`Status`].
@@ -126,6 +140,13 @@ impl AddonReport {
     }
 }
 
+impl DnsReport {
+    fn trouble(&self) -> Option<String> {
+        let trouble = self.trouble.as_ref()?;
+        Some(format!("the addresses of {}: {trouble}", self.name))
+    }
+}
+
 impl Status {
     /// The status of an agent that starts.
     pub fn starting(now: Timestamp) -> Self {
@@ -145,6 +166,7 @@ impl Status {
             leader: None,
             addons: Vec::new(),
             troubles: Vec::new(),
+            dns: None,
         }
     }
 
@@ -182,7 +204,8 @@ impl Status {
             .into_iter()
             .chain(running)
             .chain(self.troubles.iter().cloned())
-            .chain(self.addons.iter().filter_map(AddonReport::trouble));
+            .chain(self.addons.iter().filter_map(AddonReport::trouble))
+            .chain(self.dns.iter().filter_map(DnsReport::trouble));
         for (index, part) in parts.enumerate() {
             let _ = write!(line, "{}{part}", if index == 0 { ": " } else { "; " });
         }
@@ -226,6 +249,10 @@ impl Status {
                 "  {name:<28} {}",
                 format!("{state} {}", addon.message).trim()
             );
+        }
+        if let Some(dns) = &self.dns {
+            let addresses: Vec<String> = dns.addresses.iter().map(ToString::to_string).collect();
+            let _ = writeln!(text, "  {:<28} {}", dns.name, addresses.join(" "));
         }
         text
     }
@@ -317,6 +344,24 @@ mod tests {
             status.line(),
             "Ready: node c1 is Ready; etcd has lost its majority"
         );
+    }
+
+    #[test]
+    fn what_the_workers_name_stands_for_is_shown_and_its_trouble_said() {
+        let mut status = status(Stage::Ready, vec![]);
+        status.message = "node c1 is Ready".to_owned();
+        status.dns = Some(DnsReport {
+            name: "www.example.com".to_owned(),
+            addresses: [[10, 0, 0, 4].into(), [10, 0, 0, 5].into()].into(),
+            trouble: Some("EC2 does not answer".to_owned()),
+        });
+        assert_eq!(
+            status.line(),
+            "Ready: node c1 is Ready; the addresses of www.example.com: EC2 does not answer"
+        );
+        let text = status.text();
+        let line = "  www.example.com              10.0.0.4 10.0.0.5\n";
+        assert!(text.ends_with(line), "{text}");
     }
 
     #[test]

@@ -1,0 +1,207 @@
+//! Keeps the record set with the addresses of the Ready workers: DNS round robin.
+//!
+//! A worker counts while the API calls its node Ready and schedulable and EC2 does not call
+//! its instance ending. Whichever says so first takes it out: EC2 knows of a terminated
+//! instance at once, the API of a dead kubelet. The last known addresses stay when no worker
+//! is left, since an empty answer would be kept by resolvers too.
+
+use std::{collections::BTreeSet, net::Ipv4Addr, time::Duration};
+
+use serde_json::Value;
+use tokio::time::timeout;
+use tracing::info;
+
+use crate::{
+    config::{Addresses, Dns as Wish},
+    error::{Error, Result},
+    leader::{self, Leader},
+    ports::{Instance, InstanceState, RecordSet, World},
+    report::DnsReport,
+};
+
+/// How often the workers are looked at: two looks and a write fit into 30 s.
+pub const CYCLE: Duration = Duration::from_secs(10);
+
+/// EC2's answer is waited for so long: while it throttles, the API's word is enough to take a
+/// worker out.
+const EC2_PATIENCE: Duration = Duration::from_secs(5);
+
+/// A write ends within this, less than the Lease that is renewed before it.
+const WRITE: Duration = Duration::from_secs(40);
+
+/// The most addresses that Route 53 takes in one record set.
+/// <https://docs.aws.amazon.com/Route53/latest/DeveloperGuide/DNSLimitations.html>
+const MOST: usize = 400;
+
+/// The label that kubeadm gives to nodes that are no workers.
+const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
+
+/// What to do about the record set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It differs: write it so.
+    Write(RecordSet),
+    /// Nothing is written, and why.
+    Leave(&'static str),
+}
+
+/// A worker as the API has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Worker {
+    /// Its instance's id, from the node's providerID.
+    pub instance: String,
+    /// Its InternalIP.
+    pub address: Option<Ipv4Addr>,
+    /// Whether it is Ready, schedulable and not being deleted.
+    pub serves: bool,
+}
+
+impl Worker {
+    /// Reads a Node object; none for a control plane.
+    pub fn of(node: &Value) -> Option<Self> {
+        if node["metadata"]["labels"].get(CONTROL_PLANE).is_some() {
+            return None;
+        }
+        let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+        let provider = node["spec"]["providerID"].as_str().unwrap_or_default();
+        let ready = list(&node["status"]["conditions"])
+            .iter()
+            .any(|c| c["type"] == "Ready" && c["status"] == "True");
+        let address = list(&node["status"]["addresses"])
+            .iter()
+            .find(|a| a["type"] == "InternalIP")
+            .and_then(|a| a["address"].as_str()?.parse().ok());
+        Some(Self {
+            instance: provider.rsplit('/').next().unwrap_or_default().to_owned(),
+            address,
+            serves: ready
+                && node["spec"]["unschedulable"] != true
+                && node["metadata"]["deletionTimestamp"].is_null(),
+        })
+    }
+}
+
+/// Which addresses the record set should have. Without EC2's answer (`None`) workers only
+/// leave: one that EC2 had taken out must not come back for that long.
+pub fn decide(
+    workers: &[Worker],
+    instances: Option<&[Instance]>,
+    record: Option<&RecordSet>,
+    wish: &Wish,
+) -> Verdict {
+    let address = |worker: &Worker| match instances {
+        None => {
+            let known = record?.addresses.contains(&worker.address?);
+            worker.address.filter(|_| known)
+        }
+        Some(instances) => {
+            let instance = instances.iter().find(|i| i.id == worker.instance);
+            if instance.is_some_and(|i| is_ending(i.state)) {
+                return None;
+            }
+            match wish.addresses {
+                Addresses::Private => worker.address,
+                Addresses::Public => instance?.public_ip,
+            }
+        }
+    };
+    let serving = workers.iter().filter(|worker| worker.serves);
+    let addresses: BTreeSet<Ipv4Addr> = serving.filter_map(address).collect();
+    if addresses.is_empty() {
+        return Verdict::Leave("no worker is Ready: the last known addresses stay");
+    }
+    let wanted = RecordSet {
+        addresses: addresses.into_iter().take(MOST).collect(),
+        ttl: wish.ttl,
+    };
+    if record == Some(&wanted) {
+        return Verdict::Leave("it is as wanted");
+    }
+    Verdict::Write(wanted)
+}
+
+fn is_ending(state: InstanceState) -> bool {
+    state.is_gone() || matches!(state, InstanceState::Stopping | InstanceState::Stopped)
+}
+
+/// One look, if this instance leads; none otherwise.
+pub async fn cycle(world: &World, me: &str, cluster: &str, wish: &Wish) -> Option<DnsReport> {
+    let mut report = DnsReport {
+        name: wish.name.clone(),
+        addresses: BTreeSet::new(),
+        trouble: None,
+    };
+    match keep(world, me, cluster, wish, &mut report).await {
+        Ok(Leader::Me) => {}
+        Ok(Leader::Other(_)) => return None,
+        Err(error) => {
+            let hint = error.remedy().map(|hint| format!(" ({hint})"));
+            report.trouble = Some(error.one_line() + &hint.unwrap_or_default());
+        }
+    }
+    Some(report)
+}
+
+async fn keep(
+    world: &World,
+    me: &str,
+    cluster: &str,
+    wish: &Wish,
+    report: &mut DnsReport,
+) -> Result<Leader> {
+    if let other @ Leader::Other(_) = leader::lead(world, me).await? {
+        return Ok(other);
+    }
+    let nodes = world.cluster.list("v1", "Node", None).await?;
+    let workers: Vec<Worker> = nodes.iter().filter_map(Worker::of).collect();
+    let instances = timeout(EC2_PATIENCE, world.ec2.instances(cluster)).await;
+    let instances = match instances {
+        Ok(Ok(instances)) => Some(instances),
+        Ok(Err(error)) => {
+            report.trouble = Some(error.one_line());
+            None
+        }
+        Err(_) => {
+            report.trouble = Some("EC2 does not answer".to_owned());
+            None
+        }
+    };
+    let record = world.dns.record(&wish.zone, &wish.name).await?;
+    let verdict = decide(&workers, instances.as_deref(), record.as_ref(), wish);
+    let Verdict::Write(wanted) = verdict else {
+        report.addresses = record.map(|record| record.addresses).unwrap_or_default();
+        return Ok(Leader::Me);
+    };
+    if let other @ Leader::Other(_) = leader::lead(world, me).await? {
+        return Ok(other);
+    }
+    let written = timeout(WRITE, world.dns.write(&wish.zone, &wish.name, &wanted)).await;
+    written.map_err(|_| {
+        Error::failed(format!(
+            "Route 53 did not take {} within {} s",
+            wish.name,
+            WRITE.as_secs()
+        ))
+    })??;
+    let before = record.map(|record| record.addresses).unwrap_or_default();
+    info!(
+        "{} stands for {} now: {}; it stood for {}",
+        wish.name,
+        wanted.addresses.len(),
+        in_words(&wanted.addresses),
+        in_words(&before),
+    );
+    report.addresses = wanted.addresses;
+    Ok(Leader::Me)
+}
+
+fn in_words(addresses: &BTreeSet<Ipv4Addr>) -> String {
+    if addresses.is_empty() {
+        return "nothing".to_owned();
+    }
+    let words: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    words.join(", ")
+}
+
+#[cfg(test)]
+mod tests;
