@@ -20,6 +20,7 @@ pub mod imds;
 pub mod registry;
 pub mod resolver;
 pub mod serve;
+pub mod zone;
 
 pub mod machine;
 pub mod userdata;

@@ -65,10 +65,11 @@ pub async fn launch(layout: &Layout, role: &str, options: &Options) -> Result<Ma
         bail!("{role:?} is no role: it is control-plane or worker");
     }
     let image = Image::load(layout)?;
+    let zone = State::require(layout)?.zone;
     let user_data = if let Some(given) = &options.user_data {
         given.clone()
     } else {
-        let settings = userdata::settings(&image.pins, &options.settings)?;
+        let settings = userdata::settings(&image.pins, &zone, &options.settings)?;
         userdata::compose(&image.agent, &settings)?
     };
     // Name and address are taken in the state before EC2 is asked, so that two

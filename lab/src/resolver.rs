@@ -1,5 +1,5 @@
-//! The VPC's resolver: private names of machines, AWS's names, and a prompt
-//! NXDOMAIN for everything else.
+//! The VPC's resolver: private names of machines, AWS's names, the hosted zone, and a
+//! prompt NXDOMAIN for everything else.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -13,8 +13,10 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::time::{Duration, timeout};
 
 use crate::network::{API, RESOLVER};
+use crate::serve::StateReader;
 use crate::state::State;
 use crate::tls::aws_names;
+use crate::zone::{Records, View};
 
 /// How long answers may be kept: short, since machines come and go.
 const TTL_SECONDS: u32 = 5;
@@ -24,15 +26,20 @@ const TTL_SECONDS: u32 = 5;
 pub enum Known {
     /// An address of this name.
     Address(Ipv4Addr),
+    /// A record set of the hosted zone: addresses and TTL.
+    Record(Vec<Ipv4Addr>, u32),
     /// The name at this reverse address.
     Pointer(String),
 }
 
 /// Looks a name up, written without the final dot, in any case.
-pub fn look_up(state: &State, name: &str) -> Option<Known> {
+pub fn look_up(state: &State, zone: &Records, name: &str) -> Option<Known> {
     let name = name.to_ascii_lowercase();
     if aws_names().contains(&name) {
         return Some(Known::Address(API));
+    }
+    if let Some((addresses, ttl)) = zone.get(&name) {
+        return Some(Known::Record(addresses.clone(), *ttl));
     }
     if let Some(reverse) = name.strip_suffix(".in-addr.arpa") {
         let mut octets: Vec<u8> = reverse
@@ -51,8 +58,18 @@ pub fn look_up(state: &State, name: &str) -> Option<Known> {
     Some(Known::Address(machine.address))
 }
 
+/// The name that a DNS message asks for, in lower case and without its final dot.
+fn asked(query: &[u8]) -> Option<String> {
+    let request = Message::from_vec(query).ok()?;
+    Some(bare(&request.queries.first()?.name))
+}
+
+fn bare(name: &Name) -> String {
+    name.to_ascii().trim_end_matches('.').to_ascii_lowercase()
+}
+
 /// Answers one DNS message; none for what is no query.
-pub fn answer(state: &State, query: &[u8]) -> Option<Vec<u8>> {
+pub fn answer(state: &State, zone: &Records, query: &[u8]) -> Option<Vec<u8>> {
     let request = Message::from_vec(query).ok()?;
     if request.metadata.message_type != MessageType::Query {
         return None;
@@ -65,15 +82,15 @@ pub fn answer(state: &State, query: &[u8]) -> Option<Vec<u8>> {
         return response.to_vec().ok();
     };
     response.add_query(question.clone());
-    let mut name = question.name.to_ascii();
-    if name.ends_with('.') {
-        name.pop();
-    }
-    match look_up(state, &name) {
+    match look_up(state, zone, &bare(&question.name)) {
         None => response.metadata.response_code = ResponseCode::NXDomain,
         Some(known) => {
-            if let Some(data) = record_data(&known, question.query_type) {
-                response.add_answer(Record::from_rdata(question.name.clone(), TTL_SECONDS, data));
+            let ttl = match &known {
+                Known::Record(_, ttl) => *ttl,
+                _ => TTL_SECONDS,
+            };
+            for data in record_data(&known, question.query_type) {
+                response.add_answer(Record::from_rdata(question.name.clone(), ttl, data));
             }
         }
     }
@@ -82,18 +99,32 @@ pub fn answer(state: &State, query: &[u8]) -> Option<Vec<u8>> {
 
 /// A name that exists without a record of the wanted type has no data, which is
 /// not NXDOMAIN: else asking for AAAA first would deny the A.
-fn record_data(known: &Known, wanted: RecordType) -> Option<RData> {
+fn record_data(known: &Known, wanted: RecordType) -> Vec<RData> {
     match (known, wanted) {
-        (Known::Address(address), RecordType::A) => Some(RData::A(A(*address))),
-        (Known::Pointer(name), RecordType::PTR) => {
-            Some(RData::PTR(PTR(Name::from_ascii(format!("{name}.")).ok()?)))
+        (Known::Address(address), RecordType::A) => vec![RData::A(A(*address))],
+        (Known::Record(addresses, _), RecordType::A) => {
+            addresses.iter().map(|a| RData::A(A(*a))).collect()
         }
-        _ => None,
+        (Known::Pointer(name), RecordType::PTR) => Name::from_ascii(format!("{name}."))
+            .map(|name| RData::PTR(PTR(name)))
+            .into_iter()
+            .collect(),
+        _ => Vec::new(),
     }
 }
 
+/// What one DNS message is answered with, now.
+async fn reply(state: &StateReader, zone: &View, query: &[u8]) -> Option<Vec<u8>> {
+    let state = state.get();
+    let records = match asked(query) {
+        Some(name) if crate::zone::holds(&name) => zone.records(&state.zone).await,
+        _ => Records::new(),
+    };
+    answer(&state, &records, query)
+}
+
 /// Serves UDP and TCP on the VPC's resolver address.
-pub async fn serve(state: Arc<crate::serve::StateReader>) -> Result<()> {
+pub async fn serve(state: Arc<StateReader>) -> Result<()> {
     let address = SocketAddr::from((RESOLVER, 53));
     let udp = UdpSocket::bind(address)
         .await
@@ -101,30 +132,36 @@ pub async fn serve(state: Arc<crate::serve::StateReader>) -> Result<()> {
     let tcp = TcpListener::bind(address)
         .await
         .with_context(|| format!("cannot listen on tcp {address}"))?;
-    let by_tcp = Arc::clone(&state);
+    let zone = Arc::new(View::new()?);
+    let by_tcp = (Arc::clone(&state), Arc::clone(&zone));
     tokio::spawn(async move {
         while let Ok((stream, _)) = tcp.accept().await {
-            let state = Arc::clone(&by_tcp);
+            let (state, zone) = by_tcp.clone();
             tokio::spawn(async move {
-                let _ = timeout(Duration::from_secs(10), serve_stream(stream, &state)).await;
+                let _ = timeout(Duration::from_secs(10), serve_stream(stream, &state, &zone)).await;
             });
         }
     });
+    let udp = Arc::new(udp);
     let mut buffer = vec![0_u8; 4096];
     loop {
         let (length, from) = udp.recv_from(&mut buffer).await?;
-        if let Some(reply) = answer(&state.get(), &buffer[..length]) {
-            let _ = udp.send_to(&reply, from).await;
-        }
+        let (udp, state, zone) = (Arc::clone(&udp), Arc::clone(&state), Arc::clone(&zone));
+        let query = buffer[..length].to_vec();
+        tokio::spawn(async move {
+            if let Some(reply) = reply(&state, &zone, &query).await {
+                let _ = udp.send_to(&reply, from).await;
+            }
+        });
     }
 }
 
-async fn serve_stream(mut stream: TcpStream, state: &crate::serve::StateReader) -> Result<()> {
+async fn serve_stream(mut stream: TcpStream, state: &StateReader, zone: &View) -> Result<()> {
     loop {
         let length = stream.read_u16().await?;
         let mut query = vec![0_u8; usize::from(length)];
         stream.read_exact(&mut query).await?;
-        let Some(reply) = answer(&state.get(), &query) else {
+        let Some(reply) = reply(state, zone, &query).await else {
             return Ok(());
         };
         stream.write_u16(u16::try_from(reply.len())?).await?;
@@ -152,7 +189,27 @@ mod tests {
     fn ask(name: &str, kind: RecordType) -> Message {
         let mut message = Message::new(7, MessageType::Query, OpCode::Query);
         message.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
-        Message::from_vec(&answer(&lab(), &message.to_vec().unwrap()).unwrap()).unwrap()
+        let query = message.to_vec().unwrap();
+        Message::from_vec(&answer(&lab(), &zone(), &query).unwrap()).unwrap()
+    }
+
+    fn zone() -> Records {
+        let addresses = vec![[10, 42, 0, 11].into(), [10, 42, 0, 12].into()];
+        Records::from([("visits.demo.internal".to_owned(), (addresses, 5))])
+    }
+
+    #[test]
+    fn a_record_set_is_answered_whole_in_its_order_with_its_own_ttl() {
+        let reply = ask("Visits.demo.internal.", RecordType::A);
+        let found: Vec<_> = reply
+            .answers
+            .iter()
+            .map(|answer| (answer.data.to_string(), answer.ttl))
+            .collect();
+        let expected = ["10.42.0.11", "10.42.0.12"].map(|address| (address.to_owned(), 5));
+        assert_eq!(found, expected);
+        let none = ask("www.demo.internal.", RecordType::A);
+        assert_eq!(none.metadata.response_code, ResponseCode::NXDomain);
     }
 
     #[test]
@@ -175,7 +232,7 @@ mod tests {
             ),
             ("11.0.42.10.in-addr.arpa", None),
         ] {
-            assert_eq!(look_up(&lab(), name), expected, "{name}");
+            assert_eq!(look_up(&lab(), &zone(), name), expected, "{name}");
         }
     }
 
@@ -196,6 +253,6 @@ mod tests {
 
     #[test]
     fn garbage_gets_no_answer() {
-        assert!(answer(&lab(), b"\x01").is_none());
+        assert!(answer(&lab(), &zone(), b"\x01").is_none());
     }
 }

@@ -24,6 +24,8 @@ pub struct State {
     pub vpc: String,
     /// The subnet that all machines are in.
     pub subnet: String,
+    /// The id of the hosted zone.
+    pub zone: String,
     /// Every machine ever launched; terminated ones stay, as in EC2 for an hour.
     pub machines: Vec<Machine>,
 }

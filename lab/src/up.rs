@@ -14,7 +14,7 @@ use crate::layout::Layout;
 use crate::lifecycle::{Image, Options, launch};
 use crate::machine::{cgroups, enter, supervisor};
 use crate::state::{Machine, Phase, State};
-use crate::{components, down, host, kubernetes, network, serve, status, userdata};
+use crate::{components, down, host, kubernetes, network, serve, status, userdata, zone};
 
 /// What is wanted.
 #[derive(Debug, Clone)]
@@ -136,12 +136,13 @@ fn check_clean(layout: &Layout) -> Result<()> {
 async fn create_account(layout: &Layout) -> Result<()> {
     let aws = Aws::over_socket(layout)?;
     let (vpc, subnet) = aws.create_network().await?;
+    let zone = zone::create(&aws).await?;
     for role in ["k8s-bootstrap-control-plane", "k8s-bootstrap-worker"] {
         aws.create_role(role).await?;
     }
     State::update(layout, |state| {
         state.cluster = "demo".into();
-        (state.vpc, state.subnet) = (vpc, subnet);
+        (state.vpc, state.subnet, state.zone) = (vpc, subnet, zone);
         Ok(())
     })
 }

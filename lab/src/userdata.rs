@@ -104,8 +104,8 @@ pub fn publish_agent(layout: &Layout, binary: &Path) -> Result<Agent> {
     })
 }
 
-/// The agent's settings: the lab's own, the pins, and what the caller adds.
-pub fn settings(pins: &str, extra: &str) -> Result<String> {
+/// The agent's settings: the lab's own, the pins, the hosted zone, and what the caller adds.
+pub fn settings(pins: &str, zone: &str, extra: &str) -> Result<String> {
     let mut merged: toml::Table = SETTINGS
         .replace("ARTIFACTS", &ARTIFACTS.to_string())
         .parse()
@@ -114,6 +114,7 @@ pub fn settings(pins: &str, extra: &str) -> Result<String> {
         &mut merged,
         pins.parse().context("the components' pins are no TOML")?,
     );
+    merge(&mut merged, crate::zone::settings(zone).parse()?);
     merge(
         &mut merged,
         extra.parse().context("the extra settings are no TOML")?,
@@ -157,7 +158,7 @@ mod tests {
 
     #[test]
     fn add_ons_that_the_lab_enables_are_the_agent_s_and_fit_each_other() {
-        let merged: toml::Table = settings("", "").unwrap().parse().unwrap();
+        let merged: toml::Table = settings("", "Z1", "").unwrap().parse().unwrap();
         let defaults: toml::Table = include_str!("../../src/config/defaults.toml")
             .parse()
             .unwrap();
@@ -175,7 +176,7 @@ mod tests {
     fn settings_are_merged_table_by_table_and_later_ones_win() {
         let pins = "[pins.runc]\nversion = \"1.5.2\"\n";
         let extra = "[kubelet.config]\nmaxPods = 20\ncgroupDriver = \"systemd\"\n";
-        let merged: toml::Table = settings(pins, extra).unwrap().parse().unwrap();
+        let merged: toml::Table = settings(pins, "Z1", extra).unwrap().parse().unwrap();
         assert_eq!(merged["pins"]["runc"]["version"].as_str(), Some("1.5.2"));
         let kubelet = &merged["kubelet"]["config"];
         assert_eq!(kubelet["maxPods"].as_integer(), Some(20));

@@ -172,6 +172,27 @@ impl Aws {
         Ok(xml)
     }
 
+    /// One call of Route 53's REST protocol; returns the XML of the answer.
+    pub async fn route53(&self, method: &str, path: &str, body: String) -> Result<String> {
+        let method = reqwest::Method::from_bytes(method.as_bytes())?;
+        let authorization = "AWS4-HMAC-SHA256 Credential=AKIALAB/20260101/us-east-1/route53/aws4_request, SignedHeaders=host, Signature=0";
+        let response = self
+            .client
+            .request(method, format!("{}/2013-04-01/{path}", self.base))
+            .header("host", "route53.amazonaws.com")
+            .header("authorization", authorization)
+            .body(body)
+            .send()
+            .await
+            .with_context(|| format!("route53:{path} got no answer: is a lab up?"))?;
+        let status = response.status();
+        let xml = response.text().await?;
+        if !status.is_success() {
+            bail!("route53:{path} was refused with {status}: {xml}");
+        }
+        Ok(xml)
+    }
+
     async fn call_for(
         &self,
         service: &str,
@@ -300,6 +321,8 @@ fn policy() -> String {
         { "Effect": "Allow", "Action": "ssm:*",
           "Resource": format!("arn:aws:ssm:{REGION}:{ACCOUNT}:parameter/k8s-bootstrap/*") },
         { "Effect": "Allow", "Action": "sts:GetCallerIdentity", "Resource": "*" },
+        { "Effect": "Allow", "Action": ["route53:ListResourceRecordSets", "route53:ChangeResourceRecordSets"],
+          "Resource": "arn:aws:route53:::hostedzone/*" },
     ] })
     .to_string()
 }
