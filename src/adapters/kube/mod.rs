@@ -140,7 +140,13 @@ impl Cluster for KubeCluster {
             .await?;
         found
             .into_iter()
-            .map(|found| serde_json::to_value(found).attempting(|| what.clone()))
+            .map(|found| {
+                let mut object = serde_json::to_value(found).attempting(|| what.clone())?;
+                // The API says them once for the whole list.
+                object["apiVersion"] = api_version.into();
+                object["kind"] = kind.into();
+                Ok(object)
+            })
             .collect()
     }
 

@@ -92,6 +92,11 @@ impl Server {
                             {"type": "Ready", "status": "False", "message": "cni plugin not initialized"},
                         ]},
                     })),
+                    // Without the items' own kinds, as real lists are.
+                    "/api/v1/nodes" => ResponseTemplate::new(200).set_body_json(json!({
+                        "apiVersion": "v1", "kind": "NodeList", "metadata": {},
+                        "items": [{"metadata": {"name": "n1", "uid": "u1"}}],
+                    })),
                     "/apis/apps/v1/namespaces/default/deployments/web" => ResponseTemplate::new(200).set_body_json(json!({
                         "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web", "generation": 1},
                         "spec": {"replicas": 2}, "status": {"observedGeneration": 1, "updatedReplicas": 2, "availableReplicas": 1},
@@ -254,4 +259,12 @@ async fn a_server_that_starts_is_not_ready_and_a_closed_port_is_an_error() {
             .await
             .is_err()
     );
+}
+
+#[tokio::test]
+async fn listed_objects_say_what_they_are() {
+    let server = Server::start(|_, _| None).await;
+    let nodes = server.cluster().list("v1", "Node", None).await.unwrap();
+    assert_eq!(ObjectRef::of(&nodes[0]).to_string(), "Node n1");
+    assert_eq!(nodes[0]["apiVersion"], "v1");
 }
