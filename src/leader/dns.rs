@@ -50,7 +50,7 @@ pub enum Verdict {
 pub struct Worker {
     /// Its instance's id, from the node's providerID.
     pub instance: String,
-    /// Its InternalIP.
+    /// Its `InternalIP`.
     pub address: Option<Ipv4Addr>,
     /// Whether it is Ready, schedulable and not being deleted.
     pub serves: bool,

@@ -84,7 +84,7 @@ impl Dns for Route53 {
                         resource_record_set: Set {
                             name: name.to_owned(),
                             kind: "A".to_owned(),
-                            set_identifier: None,
+                            policy: None,
                             ttl: Some(record.ttl),
                             resource_records: Some(Values {
                                 resource_record: record.addresses.iter().map(value).collect(),
@@ -161,8 +161,12 @@ struct Set {
     name: String,
     #[serde(rename = "Type")]
     kind: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    set_identifier: Option<String>,
+    #[serde(
+        rename = "SetIdentifier",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
+    policy: Option<String>,
     #[serde(rename = "TTL", default, skip_serializing_if = "Option::is_none")]
     ttl: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -189,9 +193,7 @@ impl Set {
     }
 
     fn into_record(self, name: &str) -> Result<RecordSet> {
-        let (None, Some(ttl), Some(values)) =
-            (self.set_identifier, self.ttl, self.resource_records)
-        else {
+        let (None, Some(ttl), Some(values)) = (self.policy, self.ttl, self.resource_records) else {
             return Err(Error::refused(format!(
                 "{name} is an alias or routes by a policy: it is not overwritten"
             ))
