@@ -37,6 +37,7 @@ pub fn validate(settings: &Settings) -> Result<()> {
             sha256(&format!("pins.{name}.sha256.{arch}"), digest)?;
         }
     }
+    one_ingress(settings)?;
     for (name, addon) in settings.addons.iter().filter(|(_, addon)| addon.enabled) {
         if addon.sources.is_empty() {
             return Err(
@@ -54,6 +55,18 @@ pub fn validate(settings: &Settings) -> Result<()> {
                 )));
             }
         }
+    }
+    Ok(())
+}
+
+/// Both would want the same ports of the same nodes, and the second would never start.
+fn one_ingress(settings: &Settings) -> Result<()> {
+    let on = |name: &str| settings.addons.get(name).is_some_and(|addon| addon.enabled);
+    if on("ingress-nginx") && on("ingress-traefik") {
+        return Err(Error::refused(
+            "addons: ingress-nginx and ingress-traefik are both enabled, and both want ports 80 and 443 of the workers",
+        )
+        .hint("switch one off: `addons.ingress-nginx.enabled = false`"));
     }
     Ok(())
 }
@@ -180,6 +193,10 @@ mod tests {
             (
                 "cluster.endpoint = 'api.example.com'",
                 "neither `local` nor `host:port`",
+            ),
+            (
+                "addons.ingress-traefik.enabled = true",
+                "ingress-nginx and ingress-traefik are both enabled",
             ),
             (
                 "dns = { enabled = true, name = 'www.example.com' }",

@@ -14,6 +14,7 @@ mod families;
 mod golang;
 mod image;
 mod images;
+mod ingress;
 mod manifests;
 mod official;
 mod pins;
@@ -99,11 +100,16 @@ fn build(layout: &Layout, progress: MultiProgress) -> Result<Built> {
         }
         Ok(())
     })?;
+    let mut ingress = String::new();
+    cache.added("ingress", &site.www, |_, log| {
+        ingress = ingress::nginx(&defaults, &official, &images, &registry, &site.www, log)?;
+        Ok(())
+    })?;
     Ok(Built {
         rootfs: debian.machine,
         www: site.www,
         registry,
-        pins: site.pins,
+        pins: site.pins + &ingress,
         kubectl: site.kubectl,
         etcdctl: etcd.join("etcdctl"),
     })

@@ -9,7 +9,9 @@ use crate::{
 };
 
 fn upkeep(me: &str, toml: &str) -> Upkeep {
-    let settings = load(&[Fragment::parse("test", toml).unwrap()]).unwrap();
+    // Only what the test names.
+    let none = "addons.storage.enabled = false\naddons.ingress-nginx.enabled = false\n";
+    let settings = load(&[Fragment::parse("test", &format!("{none}{toml}")).unwrap()]).unwrap();
     Upkeep::new(&settings, me)
 }
 

@@ -251,6 +251,7 @@ mod tests {
             order,
             ..calico.clone()
         };
+        settings.addons.retain(|name, _| name == "calico");
         settings.addons.insert("cloud".into(), with(49, true));
         settings.addons.insert("b".into(), with(100, true));
         settings.addons.insert("a".into(), with(100, true));
@@ -395,11 +396,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_defaults_make_default_classes_and_let_rules_without_a_host_in() {
-        let mut settings = settings();
+        let settings = settings();
         let fake = fake();
-        for name in ["storage", "ingress-nginx"] {
-            settings.addons.get_mut(name).unwrap().enabled = true;
-        }
         let object = |kind: &str, name: &str, more: &str| {
             format!("apiVersion: v1\nkind: {kind}\nmetadata: {{name: {name}}}\n{more}")
         };
