@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::time::{Duration, timeout};
 
+use crate::layout::Layout;
 use crate::network::{API, RESOLVER};
 use crate::serve::StateReader;
 use crate::state::State;
@@ -124,7 +125,7 @@ async fn reply(state: &StateReader, zone: &View, query: &[u8]) -> Option<Vec<u8>
 }
 
 /// Serves UDP and TCP on the VPC's resolver address.
-pub async fn serve(state: Arc<StateReader>) -> Result<()> {
+pub async fn serve(state: Arc<StateReader>, layout: &Layout) -> Result<()> {
     let address = SocketAddr::from((RESOLVER, 53));
     let udp = UdpSocket::bind(address)
         .await
@@ -132,7 +133,7 @@ pub async fn serve(state: Arc<StateReader>) -> Result<()> {
     let tcp = TcpListener::bind(address)
         .await
         .with_context(|| format!("cannot listen on tcp {address}"))?;
-    let zone = Arc::new(View::new()?);
+    let zone = Arc::new(View::new(layout)?);
     let by_tcp = (Arc::clone(&state), Arc::clone(&zone));
     tokio::spawn(async move {
         while let Ok((stream, _)) = tcp.accept().await {

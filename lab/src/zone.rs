@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use tokio::sync::Mutex;
 
 use crate::ec2::client::{Aws, element};
+use crate::layout::Layout;
 
 /// The zone's name.
 pub const ZONE: &str = "demo.internal";
@@ -53,9 +54,9 @@ pub struct View {
 
 impl View {
     /// Nothing is asked yet.
-    pub fn new() -> Result<Self> {
+    pub fn new(layout: &Layout) -> Result<Self> {
         Ok(Self {
-            aws: Aws::direct()?,
+            aws: Aws::over_socket(layout)?,
             kept: Mutex::default(),
             turn: AtomicUsize::new(0),
         })

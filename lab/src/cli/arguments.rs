@@ -114,6 +114,16 @@ pub(super) enum Command {
         #[command(flatten)]
         metadata: MetadataArguments,
     },
+    /// Give a role's policy anew, without some of its actions.
+    #[command(hide = true)]
+    Policy {
+        /// control-plane or worker.
+        #[arg(long)]
+        role: String,
+        /// An action to leave out, for example `ssm:GetParameter`.
+        #[arg(long)]
+        without: Vec<String>,
+    },
     /// Restart moto with the same state.
     #[command(hide = true)]
     MotoRestart,

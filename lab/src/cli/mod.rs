@@ -155,6 +155,12 @@ async fn run_on_one(layout: &Layout, command: Command) -> Result<()> {
                 "modified",
             );
         }
+        Command::Policy { role, without } => {
+            let role = format!("k8s-bootstrap-{role}");
+            Aws::over_socket(layout)?
+                .put_policy(&role, &without)
+                .await?;
+        }
         Command::MotoRestart => Aws::over_socket(layout)?.restart_moto().await?,
         _ => bail!("this command is not meant for one machine"),
     }

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use base64::Engine;
 
 use super::faults::Wanted;
+use super::policies;
 use crate::imds::tree::{ACCOUNT, IMAGE, INSTANCE_TYPE};
 use crate::layout::Layout;
 use crate::network::{REGION, SUBNET_CIDR, VPC_CIDR, ZONE};
@@ -71,14 +72,6 @@ impl Aws {
         Ok(Self {
             client,
             base: "http://lab".into(),
-        })
-    }
-
-    /// For the servers, which are beside moto.
-    pub fn direct() -> Result<Self> {
-        Ok(Self {
-            client: plain()?,
-            base: super::moto::base(),
         })
     }
 
@@ -226,14 +219,7 @@ impl Aws {
         let trust = r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"Service":"ec2.amazonaws.com"},"Action":"sts:AssumeRole"}]}"#;
         let parameters = [("RoleName", role), ("AssumeRolePolicyDocument", trust)];
         self.call("iam", "CreateRole", &owned(&parameters)).await?;
-        let policy = policy();
-        let parameters = [
-            ("RoleName", role),
-            ("PolicyName", "node"),
-            ("PolicyDocument", policy.as_str()),
-        ];
-        self.call("iam", "PutRolePolicy", &owned(&parameters))
-            .await?;
+        self.put_policy(role, &[]).await?;
         let parameters = [("InstanceProfileName", role)];
         self.call("iam", "CreateInstanceProfile", &owned(&parameters))
             .await?;
@@ -241,6 +227,19 @@ impl Aws {
         self.call("iam", "AddRoleToInstanceProfile", &owned(&parameters))
             .await?;
         Ok(())
+    }
+
+    /// Gives a node's role the policy of docs/iam, without these actions.
+    pub async fn put_policy(&self, role: &str, without: &[String]) -> Result<()> {
+        let policy = policies::of(role, without)?;
+        let parameters = [
+            ("RoleName", role),
+            ("PolicyName", "node"),
+            ("PolicyDocument", policy.as_str()),
+        ];
+        self.call("iam", "PutRolePolicy", &owned(&parameters))
+            .await
+            .map(|_| ())
     }
 
     /// Launches an instance; returns its id.
@@ -313,18 +312,6 @@ fn owned(parameters: &[(&str, &str)]) -> Vec<(String, String)> {
         .iter()
         .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
         .collect()
-}
-
-fn policy() -> String {
-    serde_json::json!({ "Version": "2012-10-17", "Statement": [
-        { "Effect": "Allow", "Action": ["ec2:DescribeInstances", "ec2:CreateTags"], "Resource": "*" },
-        { "Effect": "Allow", "Action": "ssm:*",
-          "Resource": format!("arn:aws:ssm:{REGION}:{ACCOUNT}:parameter/k8s-bootstrap/*") },
-        { "Effect": "Allow", "Action": "sts:GetCallerIdentity", "Resource": "*" },
-        { "Effect": "Allow", "Action": ["route53:ListResourceRecordSets", "route53:ChangeResourceRecordSets"],
-          "Resource": "arn:aws:route53:::hostedzone/*" },
-    ] })
-    .to_string()
 }
 
 fn percent_encode(text: &str) -> String {

@@ -8,6 +8,7 @@ use tokio::sync::Mutex;
 
 use super::client::{Aws, element};
 use crate::imds::tree::stamp;
+use crate::layout::Layout;
 use crate::state::{Machine, now};
 
 /// Keys are renewed after this many seconds; STS gives them for an hour.
@@ -20,10 +21,10 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// Keys from the moto beside this process.
-    pub fn new() -> Result<Self> {
+    /// Keys from the lab's AWS API.
+    pub fn new(layout: &Layout) -> Result<Self> {
         Ok(Self {
-            aws: Aws::direct()?,
+            aws: Aws::over_socket(layout)?,
             kept: Mutex::default(),
         })
     }

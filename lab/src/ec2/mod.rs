@@ -4,5 +4,6 @@ pub mod client;
 pub mod credentials;
 pub mod faults;
 pub mod moto;
+pub mod policies;
 pub mod proxy;
 pub mod replay;

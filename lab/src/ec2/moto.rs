@@ -59,7 +59,22 @@ pub fn install(layout: &Layout) -> Result<()> {
     fs::write(&marker, wanted).with_context(|| format!("cannot write {}", marker.display()))
 }
 
-/// Starts moto and waits until it answers. It dies with the process that started it.
+/// Has moto check signatures and permissions, or take every call.
+pub async fn enforce(client: &reqwest::Client, on: bool) -> Result<()> {
+    // The number of calls that it takes unchecked from now on.
+    let unchecked = if on { "0" } else { "inf" };
+    client
+        .post(format!("{}/moto-api/reset-auth", base()))
+        .header("content-type", "text/plain")
+        .body(unchecked)
+        .send()
+        .await?
+        .error_for_status()
+        .context("moto does not change whether it checks permissions")?;
+    Ok(())
+}
+
+/// Starts moto, which checks permissions, and waits until it answers. It dies with the process that started it.
 pub async fn start(layout: &Layout) -> Result<Child> {
     let program = environment(layout).join("bin/moto_server");
     let log = log_file(&layout.run().join("moto.log"))?;
@@ -84,6 +99,7 @@ pub async fn start(layout: &Layout) -> Result<Child> {
             .await
             .is_ok()
         {
+            enforce(&client, true).await?;
             return Ok(child);
         }
         if let Some(status) = child.try_wait()? {

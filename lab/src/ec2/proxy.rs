@@ -33,6 +33,15 @@ struct Backend {
     journal: Journal,
 }
 
+/// Whose permissions count for a call.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Caller {
+    /// Those of the role whose keys signed it.
+    Machine,
+    /// The lab owns the account.
+    Lab,
+}
+
 /// The API: one call at a time reaches moto, so that seeds and calls keep together.
 pub struct Api {
     layout: Layout,
@@ -56,13 +65,20 @@ impl Api {
     }
 
     /// Passes a call on to moto and keeps it when it changed something.
-    async fn forward(&self, call: Call) -> Result<Response> {
+    async fn forward(&self, call: Call, caller: Caller) -> Result<Response> {
         let mut backend = self.backend.lock().await;
         let changes = call.changes_state();
         if changes {
             seed(&self.client, &moto::base(), backend.journal.next_seed()).await?;
         }
-        let answer = send(&self.client, &moto::base(), &call).await?;
+        if caller == Caller::Lab {
+            moto::enforce(&self.client, false).await?;
+        }
+        let answer = send(&self.client, &moto::base(), &call).await;
+        if caller == Caller::Lab {
+            moto::enforce(&self.client, true).await?;
+        }
+        let answer = answer?;
         let status = answer.status();
         let mut response = Response::builder().status(status.as_u16());
         for (name, value) in answer.headers() {
@@ -84,7 +100,9 @@ impl Api {
         let mut backend = self.backend.lock().await;
         backend.process.kill().await?;
         backend.process = moto::start(&self.layout).await?;
-        backend.journal.replay(&self.client, &moto::base()).await
+        moto::enforce(&self.client, false).await?;
+        backend.journal.replay(&self.client, &moto::base()).await?;
+        moto::enforce(&self.client, true).await
     }
 
     fn judge(&self, call: &Call) -> Verdict {
@@ -121,18 +139,15 @@ async fn machines_call(Shared(api): Shared<Arc<Api>>, request: Request<Body>) ->
     };
     let verdict = api.judge(&call);
     if verdict == Verdict::Pass {
-        return own_call(&api, call).await;
+        return answered(api.forward(call, Caller::Machine).await);
     }
     let (status, kind, body) = error_body(call.service(), verdict, &call.action());
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
     (status, [(header::CONTENT_TYPE, kind)], body).into_response()
 }
 
-async fn own_call(api: &Api, call: Call) -> Response {
-    match api.forward(call).await {
-        Ok(response) => response,
-        Err(error) => failed(StatusCode::BAD_GATEWAY, &error),
-    }
+fn answered(answer: Result<Response>) -> Response {
+    answer.unwrap_or_else(|error| failed(StatusCode::BAD_GATEWAY, &error))
 }
 
 fn failed(status: StatusCode, error: &anyhow::Error) -> Response {
@@ -208,7 +223,7 @@ pub fn control(api: Arc<Api>) -> Router {
             async |Shared(api): Shared<Arc<Api>>, request: Request<Body>| match read_call(request)
                 .await
             {
-                Ok(call) => own_call(&api, call).await,
+                Ok(call) => answered(api.forward(call, Caller::Lab).await),
                 Err(error) => failed(StatusCode::BAD_REQUEST, &error),
             },
         )

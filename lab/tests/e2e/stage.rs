@@ -94,7 +94,12 @@ impl Stage {
 
     /// Launches a worker that need not become Ready, and gives its name.
     pub fn launch(&self, options: &[&str]) -> Result<String, Failed> {
-        let args: Vec<&str> = ["launch", "--role", "worker", "--until", "booted"]
+        self.launch_as("worker", options)
+    }
+
+    /// The same with another role.
+    pub fn launch_as(&self, role: &str, options: &[&str]) -> Result<String, Failed> {
+        let args: Vec<&str> = ["launch", "--role", role, "--until", "booted"]
             .iter()
             .chain(options)
             .copied()
