@@ -116,6 +116,14 @@ const SCENARIOS: &[Scenario] = &[
         scenarios::refusals::a_denied_call_names_the_permission,
     ),
     (
+        "a_worker_names_each_action_that_its_policy_lacks",
+        scenarios::permissions::a_worker_names_each_action_that_its_policy_lacks,
+    ),
+    (
+        "a_control_plane_names_each_action_that_its_policy_lacks",
+        scenarios::permissions::a_control_plane_names_each_action_that_its_policy_lacks,
+    ),
+    (
         "cgroup_v1_is_refused_without_the_override",
         scenarios::refusals::cgroup_v1_is_refused_without_the_override,
     ),
@@ -126,6 +134,22 @@ const SCENARIOS: &[Scenario] = &[
     (
         "run_without_root_is_refused",
         scenarios::refusals::run_without_root_is_refused,
+    ),
+    (
+        "without_any_api_server_a_node_says_so_and_recovers",
+        scenarios::control_planes::without_any_api_server_a_node_says_so_and_recovers,
+    ),
+    (
+        "two_more_control_planes_join_at_once",
+        scenarios::control_planes::two_more_control_planes_join_at_once,
+    ),
+    (
+        "a_request_after_the_death_of_an_api_server_goes_through",
+        scenarios::control_planes::a_request_after_the_death_of_an_api_server_goes_through,
+    ),
+    (
+        "a_terminated_founder_is_replaced",
+        scenarios::control_planes::a_terminated_founder_is_replaced,
     ),
     (
         "down_leaves_nothing_behind",

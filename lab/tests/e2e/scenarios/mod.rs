@@ -1,8 +1,10 @@
 //! What is shown, by subject.
 
 pub mod arrival;
+pub mod control_planes;
 pub mod etcd;
 pub mod life;
+pub mod permissions;
 pub mod refusals;
 pub mod reports;
 pub mod workload;

@@ -1,0 +1,180 @@
+//! Several control planes: they join at once, an API server dies, a machine dies, and a
+//! successor takes its place. The nodes notice little of it.
+
+use libtest_mimic::Failed;
+use serde_json::Value;
+
+use crate::stage::{Stage, ensure, json, list, text, until};
+
+/// Where the scenarios leave a worker's administrator's kubeconfig, for requests that go
+/// through that worker's own balancer.
+const KUBECONFIG: &str = "/run/e2e-kubeconfig";
+
+/// Has this worker ask the API through its balancer again and again, until the unit is stopped.
+fn ask_through_the_balancer(stage: &Stage, worker: &str, request: &str) -> Result<(), Failed> {
+    let printed = stage.exec(
+        "cp1",
+        &["k8s-bootstrap", "kubeconfig", "--server", "127.0.0.1:7443"],
+    )?;
+    stage.shell(
+        worker,
+        &format!("umask 077; cat > {KUBECONFIG} <<'END'\n{printed}END"),
+    )?;
+    let kubectl = format!("kubectl --kubeconfig={KUBECONFIG} --request-timeout=10s");
+    let line = format!(
+        "while :; do at=$(date +%s%N); {kubectl} {request} >/dev/null 2>/run/e2e-error && word=ok || word=failed; \
+         echo $word $(( ($(date +%s%N) - at) / 1000000 )) \"$(head -c 200 /run/e2e-error | tr '\\n' ' ')\"; sleep 0.2; done"
+    );
+    stage.exec(
+        worker,
+        &[
+            "systemd-run",
+            "--quiet",
+            "--collect",
+            "--unit=e2e-asks",
+            "--property=StandardOutput=append:/run/e2e-asked",
+            "sh",
+            "-c",
+            &line,
+        ],
+    )?;
+    until(30, "the first answer", || {
+        answers(stage, worker, 1).map(drop)
+    })
+}
+
+/// The answers so far, once there are at least so many good ones.
+fn answers(stage: &Stage, worker: &str, good: usize) -> Result<Vec<String>, Failed> {
+    let asked = stage.shell(worker, "cat /run/e2e-asked")?;
+    let lines: Vec<String> = asked.lines().map(str::to_owned).collect();
+    let ok = lines.iter().filter(|line| line.starts_with("ok ")).count();
+    ensure(
+        ok >= good,
+        format!("{ok} of {good} good answers: {lines:?}"),
+    )?;
+    Ok(lines)
+}
+
+/// Waits for ten more good answers, and gives those that failed since the last call.
+fn failures(stage: &Stage, worker: &str) -> Result<Vec<String>, Failed> {
+    let good = |lines: &[String]| lines.iter().filter(|l| l.starts_with("ok ")).count();
+    let so_far = good(&answers(stage, worker, 0)?);
+    let lines = until(60, "answers", || answers(stage, worker, so_far + 10))?;
+    stage.shell(worker, ": > /run/e2e-asked")?;
+    Ok(lines
+        .into_iter()
+        .filter(|line| line.starts_with("failed"))
+        .collect())
+}
+
+/// etcd's members as a control plane sees them: all of them healthy voters, so many.
+fn voters(stage: &Stage, machine: &str, count: usize) -> Result<Vec<String>, Failed> {
+    let said = json(&stage.exec(machine, &["k8s-bootstrap", "etcd", "members", "--json"])?)?;
+    let members = list(&said);
+    let whole = |member: &&Value| member["learner"] == false && member["healthy"] == true;
+    ensure(
+        members.len() == count && members.iter().filter(whole).count() == count,
+        format!("members: {said}"),
+    )?;
+    Ok(members.iter().map(|member| text(&member["name"])).collect())
+}
+
+/// With its only API server gone a node says so, and it recovers by itself.
+pub fn without_any_api_server_a_node_says_so_and_recovers(stage: &Stage) -> Result<(), Failed> {
+    let manifest = "/etc/kubernetes/manifests/kube-apiserver.yaml";
+    let aside = "/etc/kubernetes/kube-apiserver.yaml";
+    stage.shell("cp1", &format!("mv {manifest} {aside}"))?;
+    let said = until(120, "the worker's word", || {
+        let status = stage.agent("w1")?;
+        let message = text(&status["message"]);
+        ensure(
+            status["stage"] == "degraded"
+                && message.contains("no API server is ready: tried 10.42.0."),
+            message,
+        )
+    });
+    stage.shell("cp1", &format!("mv {aside} {manifest}"))?;
+    said?;
+    until(180, "the worker's recovery", || {
+        let status = stage.agent("w1")?;
+        ensure(status["stage"] == "ready", format!("{}", status["message"]))
+    })
+}
+
+pub fn two_more_control_planes_join_at_once(stage: &Stage) -> Result<(), Failed> {
+    stage.lab(&[
+        "launch",
+        "--role",
+        "control-plane",
+        "--count",
+        "2",
+        "--until",
+        "booted",
+    ])?;
+    let names = until(600, "three voters", || voters(stage, "cp1", 3))?;
+    until(300, "three Ready control planes", || {
+        let ready = stage.ready_nodes()?;
+        ensure(
+            names.iter().all(|name| ready.contains(name)),
+            format!("members {names:?}, Ready {ready:?}"),
+        )
+    })
+}
+
+/// The next request goes through; the one that was under way may fail.
+pub fn a_request_after_the_death_of_an_api_server_goes_through(
+    stage: &Stage,
+) -> Result<(), Failed> {
+    ask_through_the_balancer(stage, "w1", "get nodes -o name")?;
+    for machine in ["cp1", "cp2", "cp3"] {
+        stage.exec(machine, &["pkill", "-KILL", "-x", "kube-apiserver"])?;
+        let failed = failures(stage, "w1")?;
+        ensure(
+            failed.len() <= 1,
+            format!("after {machine}'s died: {failed:?}"),
+        )?;
+        until(120, "the API server's return", || {
+            stage.exec(machine, &["pgrep", "-x", "kube-apiserver"])?;
+            voters(stage, machine, 3).map(drop)
+        })?;
+    }
+    stage.exec("w1", &["systemctl", "stop", "e2e-asks"])?;
+    Ok(())
+}
+
+/// The founder dies for good while a worker writes through the API, and its successor comes.
+pub fn a_terminated_founder_is_replaced(stage: &Stage) -> Result<(), Failed> {
+    let dead = text(&stage.agent("cp1")?["node"]);
+    stage.kubectl(&["create", "configmap", "e2e-writes"])?;
+    ask_through_the_balancer(
+        stage,
+        "w1",
+        "patch configmap e2e-writes --type=merge -p \"{\\\"data\\\":{\\\"at\\\":\\\"$at\\\"}}\"",
+    )?;
+    stage.lab(&["terminate", "cp1", "--hard"])?;
+    let failed = failures(stage, "w1")?;
+    stage.exec("w1", &["systemctl", "stop", "e2e-asks"])?;
+    eprintln!("writes that failed when the founder died: {failed:?}");
+    until(120, "the dead one's member and Node to go", || {
+        let names = voters(stage, "cp2", 2)?;
+        let nodes = stage.kubectl(&["get", "nodes", "-o", "name"])?;
+        ensure(
+            !names.contains(&dead) && !nodes.contains(&dead),
+            format!("members {names:?}, nodes {nodes}"),
+        )
+    })?;
+    stage.lab(&["launch", "--role", "control-plane"])?;
+    until(120, "three voters again", || {
+        voters(stage, "cp2", 3).map(drop)
+    })?;
+    let uids = ["cp2", "cp3", "cp4", "w1"].map(|machine| {
+        stage
+            .agent(machine)
+            .map(|status| text(&status["cluster_uid"]))
+    });
+    let uids = uids.into_iter().collect::<Result<Vec<_>, _>>()?;
+    ensure(
+        uids.iter().all(|uid| !uid.is_empty() && *uid == uids[0]),
+        format!("the machines' clusters are {uids:?}"),
+    )
+}
