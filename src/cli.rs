@@ -77,6 +77,24 @@ pub enum Command {
 /// What can be asked of etcd.
 #[derive(Debug, Subcommand)]
 pub enum EtcdCommand {
+    /// Take a backup now: a snapshot of etcd and the cluster's keys.
+    Snapshot {
+        /// Where to, instead of `snapshots.to`: `s3://BUCKET/PREFIX` or `file:///FOLDER`.
+        #[arg(long)]
+        to: Option<String>,
+    },
+    /// Bring the cluster back from a backup, with this control plane as its only one.
+    Restore {
+        /// `latest`, a place such as `s3://BUCKET/PREFIX` for its latest, or the URL of a backup's `.json`.
+        #[arg(long)]
+        from: String,
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
+        /// Restore although other control planes may still live. They must never come back.
+        #[arg(long)]
+        force: bool,
+    },
     /// List the members: who votes, who leads, who is healthy.
     Members {
         /// As JSON.

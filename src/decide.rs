@@ -125,7 +125,7 @@ fn belong(
                 "no control plane of cluster {}, founded by {}, is left",
                 cluster.cluster_uid, cluster.founder
             ),
-            "restore an etcd snapshot, or remove the cluster's parameters from the store to found it anew",
+            "restore a backup: `k8s-bootstrap etcd restore --from latest`; or remove the cluster's parameters from the store to found it anew",
         ),
         Some(Membership {
             course: Course::Join,

@@ -33,6 +33,7 @@ pub mod plan;
 pub mod ports;
 pub mod report;
 pub mod runner;
+pub mod snapshots;
 pub mod steady;
 #[cfg(test)]
 mod testing;

@@ -40,5 +40,9 @@ async fn carry_out(command: Command) -> Result<()> {
             commands::user_data(&url, role, config.as_deref())
         }
         Command::Etcd(EtcdCommand::Members { json }) => commands::etcd::members(json).await,
+        Command::Etcd(EtcdCommand::Snapshot { to }) => commands::etcd::snapshot(to).await,
+        Command::Etcd(EtcdCommand::Restore { from, yes, force }) => {
+            commands::restore::restore(&from, yes, force).await
+        }
     }
 }

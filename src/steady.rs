@@ -8,10 +8,11 @@ use tracing::{info, warn};
 use crate::{
     boot::Agent,
     error::{Error, Result},
-    leader::{addons::Upkeep, dns, healing::Healing},
+    leader::{addons::Upkeep, dns, healing::Healing, snapshots::Schedule},
     plan,
     ports::Role,
     report::Stage,
+    snapshots::Subject,
 };
 
 /// How often the cheap things are looked at: peers, tickets, the node's condition.
@@ -37,6 +38,7 @@ impl Agent {
             () = self.keep_addons(), if self.me.role == Role::ControlPlane => {}
             () = self.keep_members(), if self.me.role == Role::ControlPlane => {}
             () = self.keep_dns(), if self.me.role == Role::ControlPlane && self.settings.dns.enabled => {}
+            () = self.keep_backups(), if self.me.role == Role::ControlPlane => {}
         }
     }
 
@@ -80,6 +82,29 @@ impl Agent {
             }
             said = trouble;
             self.reporter.dns(report);
+        }
+    }
+
+    /// Beside the others: a large snapshot takes its time.
+    async fn keep_backups(&self) {
+        // A place that is none is refused when the settings are read.
+        let Ok(Some(mut schedule)) = Schedule::new(&self.settings.snapshots) else {
+            return std::future::pending().await;
+        };
+        let mut cycles = every(CYCLE);
+        loop {
+            cycles.tick().await;
+            let Some(membership) = self.runner.membership().await else {
+                continue;
+            };
+            let subject = Subject {
+                cluster: &self.me.cluster,
+                cluster_uid: &membership.cluster_uid,
+                instance: &self.me.instance_id,
+                kubernetes: &self.settings.kubernetes.version,
+            };
+            self.reporter
+                .snapshots(schedule.cycle(&self.world, subject).await);
         }
     }
 

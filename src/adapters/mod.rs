@@ -1,5 +1,6 @@
 //! The only place that touches the world: metadata service, AWS, files, programs, the Kubernetes API.
 
+pub mod archive;
 pub mod aws;
 pub mod balancer;
 pub mod clock;

@@ -3,7 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    aws::{Aws, ec2::Ec2Api, endpoint::Endpoints, route53::Route53, ssm::Ssm},
+    archive::Archives,
+    aws::{Aws, ec2::Ec2Api, endpoint::Endpoints, route53::Route53, s3::S3, ssm::Ssm},
     clock::SystemClock,
     commands::LocalCommands,
     downloads::HttpDownloads,
@@ -84,6 +85,7 @@ impl Wiring {
                 vec![paths::ADMIN_CONF.into(), paths::KUBELET_CONF.into()],
                 kubeadm::config::endpoint(settings),
             )),
+            archive: Arc::new(Archives::new(S3::new(aws.clone()))),
             etcd: Arc::new(EtcdGateway::new(paths::ETCD_PKI)),
             dns: Arc::new(Route53::new(aws)),
             clock: self.clock.clone(),

@@ -11,7 +11,9 @@ use crate::{
     config::Settings,
     error::{Context, Error, Result},
     identity::Identity,
-    ports::{Etcd, Member, Role, World},
+    journal::Journal,
+    ports::{Etcd, Member, Place, Role, World},
+    snapshots::{self, Subject},
 };
 
 /// One line of `etcd members`.
@@ -34,8 +36,32 @@ pub async fn members(as_json: bool) -> Result<()> {
     print(&table(&seats))
 }
 
+/// `etcd snapshot`.
+pub async fn snapshot(to: Option<String>) -> Result<()> {
+    let (world, settings, me) = on_a_control_plane("to take a backup").await?;
+    let to = to.unwrap_or_else(|| settings.snapshots.to.clone());
+    if to.is_empty() {
+        return Err(Error::usage("there is no place for the backup")
+            .hint("name one: --to s3://BUCKET/PREFIX, or set snapshots.to"));
+    }
+    let place = Place::parse(&to)?;
+    let journal = Journal::open(world.host.as_ref(), &me.instance_id).await?;
+    let membership = journal
+        .membership
+        .ok_or_else(|| Error::refused("this instance has no cluster yet"))?;
+    let subject = Subject {
+        cluster: &me.cluster,
+        cluster_uid: &membership.cluster_uid,
+        instance: &me.instance_id,
+        kubernetes: &settings.kubernetes.version,
+    };
+    let keep = settings.snapshots.keep;
+    let taken = snapshots::take(&world, &place, keep, subject).await?;
+    print(&format!("{place}/{}.json", taken.name))
+}
+
 /// The world of a control plane; others have no way to etcd.
-async fn on_a_control_plane(what_for: &str) -> Result<(World, Settings, Identity)> {
+pub(super) async fn on_a_control_plane(what_for: &str) -> Result<(World, Settings, Identity)> {
     let wiring = Wiring::new()?;
     require_root(&wiring, what_for).await?;
     let (settings, me, _) = boot::who_am_i(wiring.imds.as_ref(), wiring.host.as_ref()).await?;

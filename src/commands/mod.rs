@@ -5,6 +5,7 @@ pub mod etcd;
 mod install;
 mod kubeconfig;
 mod plan;
+pub mod restore;
 mod run;
 mod status;
 

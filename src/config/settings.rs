@@ -28,6 +28,7 @@ pub struct Settings {
     pub pins: BTreeMap<String, Pin>,
     pub addons: BTreeMap<String, Addon>,
     pub dns: Dns,
+    pub snapshots: Snapshots,
     pub report: Report,
     pub deadlines: Deadlines,
 }
@@ -230,6 +231,16 @@ pub enum Addresses {
     Private,
     /// Those that the internet reaches.
     Public,
+}
+
+/// `[snapshots]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Snapshots {
+    pub to: String,
+    pub every: u64,
+    pub keep: usize,
 }
 
 /// `[report]`

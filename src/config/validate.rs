@@ -2,8 +2,11 @@
 
 use std::net::Ipv4Addr;
 
-use super::{EMBEDDED, Settings, Source, embedded, settings::Dns};
-use crate::error::{Error, Result};
+use super::{EMBEDDED, Settings, Snapshots, Source, embedded, settings::Dns};
+use crate::{
+    error::{Error, Result},
+    ports::Place,
+};
 
 /// Refuses settings that contradict themselves or that no cluster could run with.
 pub fn validate(settings: &Settings) -> Result<()> {
@@ -32,6 +35,7 @@ pub fn validate(settings: &Settings) -> Result<()> {
     if settings.dns.enabled {
         dns(&settings.dns)?;
     }
+    snapshots(&settings.snapshots)?;
     for (name, pin) in &settings.pins {
         for (arch, digest) in &pin.sha256 {
             sha256(&format!("pins.{name}.sha256.{arch}"), digest)?;
@@ -96,6 +100,28 @@ fn dns(dns: &Dns) -> Result<()> {
             Error::refused(format!("dns.ttl: {ttl} is not between 1 and 86400 seconds"))
                 .hint("the default is 30"),
         );
+    }
+    Ok(())
+}
+
+fn snapshots(snapshots: &Snapshots) -> Result<()> {
+    if snapshots.to.is_empty() {
+        return Ok(());
+    }
+    Place::parse(&snapshots.to).map_err(|error| {
+        Error::refused(format!("snapshots.to: {}", error.one_line()))
+            .hint(error.remedy().unwrap_or_default())
+    })?;
+    if snapshots.every < 60 {
+        return Err(Error::refused(format!(
+            "snapshots.every: {} s is too often",
+            snapshots.every
+        ))
+        .hint("60 is the least, the default is 3600"));
+    }
+    if snapshots.keep == 0 {
+        return Err(Error::refused("snapshots.keep: 0 would keep none")
+            .hint("1 is the least, the default is 48"));
     }
     Ok(())
 }
@@ -219,6 +245,18 @@ mod tests {
                 "dns.ttl: 0 is not between",
             ),
             ("downloads.parallel = 0", "downloads.parallel: 0"),
+            (
+                "snapshots.to = 's3://bucket//x'",
+                "snapshots.to: `s3://bucket//x` is no place",
+            ),
+            (
+                "snapshots = { to = 'file:///b', every = 59 }",
+                "snapshots.every: 59 s",
+            ),
+            (
+                "snapshots = { to = 'file:///b', keep = 0 }",
+                "snapshots.keep: 0",
+            ),
             ("store.prefix = 'x'", "store.prefix: `x` must start"),
             (
                 "pins.runc.sha256.amd64 = 'abc'",

@@ -6,6 +6,7 @@
 pub mod addons;
 pub mod dns;
 pub mod healing;
+pub mod snapshots;
 
 use crate::{error::Result, lease::Lease, ports::World};
 

@@ -3,6 +3,7 @@
 //! Everything outside `adapters` works against these, so that decisions, plans and
 //! phases run in tests and simulations exactly as on an instance.
 
+mod archive;
 mod cluster;
 mod commands;
 mod dns;
@@ -18,6 +19,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use jiff::Timestamp;
 
+pub use archive::{Archive, Place};
 pub use cluster::{Cluster, NodeCondition, ObjectRef};
 pub use commands::{Command, Commands, Output};
 pub use dns::{Dns, RecordSet};
@@ -56,6 +58,8 @@ pub struct World {
     pub downloads: Arc<dyn Downloads>,
     /// The Kubernetes API.
     pub cluster: Arc<dyn Cluster>,
+    /// Where backups are kept.
+    pub archive: Arc<dyn Archive>,
     /// etcd, through this control plane's member.
     pub etcd: Arc<dyn Etcd>,
     /// Hosted zones.

@@ -136,6 +136,29 @@ pub fn text(status: &Status) -> Result<String> {
         "On the leader: addresses of workers that the name stands for",
         records,
     );
+    if let Some(report) = &status.snapshots {
+        let (last, bytes, failures) = <(Gauge, Gauge, Gauge)>::default();
+        last.set(report.last_good.map_or(0, jiff::Timestamp::as_second));
+        bytes.set(i64::try_from(report.bytes).unwrap_or(i64::MAX));
+        failures.set(i64::try_from(report.failures).unwrap_or(i64::MAX));
+        registry.register_with_unit(
+            "snapshot_last_good",
+            "On the leader: when the last good backup was taken, as Unix time; 0 for never",
+            Unit::Seconds,
+            last,
+        );
+        registry.register_with_unit(
+            "snapshot_size",
+            "On the leader: size of the last snapshot of etcd that this agent took",
+            Unit::Bytes,
+            bytes,
+        );
+        registry.register(
+            "snapshot_failures",
+            "On the leader: backups that failed since this agent started",
+            failures,
+        );
+    }
     let mut text = String::new();
     encode(&mut text, &registry).attempting(|| "cannot encode the metrics".to_owned())?;
     Ok(text)
@@ -155,7 +178,10 @@ fn word(state: &PhaseState) -> &'static str {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::report::{AddonReport, DnsReport, PhaseReport};
+    use crate::{
+        leader::snapshots::SnapshotReport,
+        report::{AddonReport, DnsReport, PhaseReport},
+    };
 
     #[test]
     fn stage_phases_and_durations_are_shown() {
@@ -179,8 +205,17 @@ mod tests {
             addresses: [[10, 0, 0, 4].into()].into(),
             trouble: None,
         });
+        status.snapshots = Some(SnapshotReport {
+            last_good: Some("2026-11-23T12:00:00Z".parse().unwrap()),
+            bytes: 4128,
+            failures: 1,
+            ..SnapshotReport::default()
+        });
         let text = text(&status).unwrap();
         for line in [
+            "k8s_bootstrap_snapshot_last_good_seconds 1795435200",
+            "k8s_bootstrap_snapshot_size_bytes 4128",
+            "k8s_bootstrap_snapshot_failures 1",
             "k8s_bootstrap_stage{stage=\"Ready\"} 1",
             "k8s_bootstrap_stage{stage=\"Working\"} 0",
             "k8s_bootstrap_phases{state=\"done\"} 1",

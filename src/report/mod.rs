@@ -10,7 +10,12 @@ pub use status::{AddonReport, AddonState, DnsReport, PhaseReport, Stage, Status}
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use crate::{identity::Identity, journal::Membership, leader::addons::Upkept, runner::Progress};
+use crate::{
+    identity::Identity,
+    journal::Membership,
+    leader::{addons::Upkept, snapshots::SnapshotReport},
+    runner::Progress,
+};
 
 /// Holds the status and tells everyone who shows it.
 #[derive(Debug)]
@@ -92,6 +97,11 @@ impl Reporter {
     /// Says what the cluster's name stands for; none on those that do not keep it.
     pub fn dns(&self, report: Option<DnsReport>) {
         self.change(|status| status.dns = report);
+    }
+
+    /// Says how backups fare; none on a control plane that does not lead.
+    pub fn snapshots(&self, report: Option<SnapshotReport>) {
+        self.change(|status| status.snapshots = report);
     }
 
     fn change(&self, change: impl FnOnce(&mut Status)) {

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fmt::Write, net::Ipv4Addr};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{journal::Course, ports::Role, runner::PhaseState};
+use crate::{journal::Course, leader::snapshots::SnapshotReport, ports::Role, runner::PhaseState};
 
 /// Where the agent is in the life of its node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +75,9 @@ pub struct Status {
     /// On that one, the record set of the workers, where one is kept.
     #[serde(default)]
     pub dns: Option<DnsReport>,
+    /// On the leader, how backups fare; none where there are to be none.
+    #[serde(default)]
+    pub snapshots: Option<SnapshotReport>,
 }
 
 /// The record set of the workers in [`Status`].
@@ -167,6 +170,7 @@ impl Status {
             addons: Vec::new(),
             troubles: Vec::new(),
             dns: None,
+            snapshots: None,
         }
     }
 
@@ -205,11 +209,17 @@ impl Status {
             .chain(running)
             .chain(self.troubles.iter().cloned())
             .chain(self.addons.iter().filter_map(AddonReport::trouble))
-            .chain(self.dns.iter().filter_map(DnsReport::trouble));
+            .chain(self.dns.iter().filter_map(DnsReport::trouble))
+            .chain(self.backup_trouble());
         for (index, part) in parts.enumerate() {
             let _ = write!(line, "{}{part}", if index == 0 { ": " } else { "; " });
         }
         line
+    }
+
+    fn backup_trouble(&self) -> Option<String> {
+        let trouble = &self.snapshots.as_ref()?.trouble;
+        (!trouble.is_empty()).then(|| format!("no backup: {trouble}"))
     }
 
     /// The status for a person on a terminal.
@@ -253,6 +263,12 @@ impl Status {
         if let Some(dns) = &self.dns {
             let addresses: Vec<String> = dns.addresses.iter().map(ToString::to_string).collect();
             let _ = writeln!(text, "  {:<28} {}", dns.name, addresses.join(" "));
+        }
+        if let Some(snapshots) = &self.snapshots {
+            let last = snapshots
+                .last_good
+                .map_or("none yet".to_owned(), |time| format!("last at {time:.0}"));
+            let _ = writeln!(text, "  {:<28} {last}, to {}", "backups", snapshots.to);
         }
         text
     }

@@ -7,6 +7,7 @@ use super::{
     Files, MemoryStore, Pki, cloud::NoMetadata, output, rotating_kubeconfig,
 };
 use crate::{
+    adapters::archive::Archives,
     error::Result,
     phases::{Notes, State, Step, kubeadm::paths},
     ports::{Command, Output, World},
@@ -125,6 +126,7 @@ impl FakeWorld {
             commands: self.commands.clone(),
             downloads: self.downloads.clone(),
             cluster: self.cluster.clone(),
+            archive: Arc::new(Archives::at(self.files.root())),
             etcd: self.etcd.clone(),
             dns: self.dns.clone(),
             clock: self.clock.clone(),

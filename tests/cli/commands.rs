@@ -58,6 +58,7 @@ fn wrong_usage_ends_with_2_and_shows_what_is_right() {
     k8s_bootstrap(&["statsu"]).failed(2, &["a similar subcommand exists: 'status'"]);
     k8s_bootstrap(&["status", "--jsn"]).failed(2, &["--jsn", "'--json'"]);
     k8s_bootstrap(&["check-config"]).failed(2, &["<FILE>"]);
+    k8s_bootstrap(&["etcd", "restore"]).failed(2, &["--from <FROM>"]);
     k8s_bootstrap(&[]).failed(
         2,
         &["Usage: k8s-bootstrap <COMMAND>", "status", "check-config"],

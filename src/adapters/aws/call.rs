@@ -37,12 +37,12 @@ const TOLERATED_SKEW: i64 = 60;
 
 /// AWS in one region, with this instance's credentials.
 pub struct Aws {
-    http: Client,
-    endpoints: Endpoints,
-    credentials: Arc<dyn CredentialSource>,
-    clock: Arc<dyn Clock>,
+    pub(super) http: Client,
+    pub(super) endpoints: Endpoints,
+    pub(super) credentials: Arc<dyn CredentialSource>,
+    pub(super) clock: Arc<dyn Clock>,
     /// AWS's clock minus ours in seconds, as far as it mattered yet.
-    skew: AtomicI64,
+    pub(super) skew: AtomicI64,
 }
 
 /// What is asked of a service.

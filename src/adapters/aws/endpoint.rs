@@ -11,6 +11,8 @@ pub enum Service {
     Ec2,
     /// Route 53, one for all regions of a partition.
     Route53,
+    /// Simple Storage Service.
+    S3,
     /// Systems Manager.
     Ssm,
 }
@@ -21,6 +23,7 @@ impl Service {
         match self {
             Self::Ec2 => "ec2",
             Self::Route53 => "route53",
+            Self::S3 => "s3",
             Self::Ssm => "ssm",
         }
     }
@@ -117,7 +120,7 @@ impl Endpoints {
     pub fn signing_region(&self, service: Service) -> &str {
         match service {
             Service::Route53 => self.partition().route53.1,
-            Service::Ec2 | Service::Ssm => &self.region,
+            Service::Ec2 | Service::S3 | Service::Ssm => &self.region,
         }
     }
 

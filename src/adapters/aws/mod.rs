@@ -1,7 +1,7 @@
 //! The few AWS calls that the agent makes: signed with Signature Version 4, sent by reqwest.
 //!
 //! [`Aws`] owns what all calls share: endpoints, credentials, the clock's skew and
-//! the retries of `retry`. [`ec2`], [`route53`] and [`ssm`] own their protocols.
+//! the retries of `retry`. [`ec2`], [`route53`], [`s3`] and [`ssm`] own their protocols.
 
 mod answer;
 mod call;
@@ -9,6 +9,7 @@ pub mod ec2;
 pub mod endpoint;
 mod retry;
 pub mod route53;
+pub mod s3;
 pub mod ssm;
 
 use std::sync::Arc;

@@ -22,4 +22,4 @@ pub use init::{ConfigFiles, InitPhase, KubeadmPhase};
 pub use join::Join;
 pub use ready::ApiReady;
 pub use result::PhaseResult;
-pub use ticket::{JoinTicket, TICKET_TTL, mint, own_ca_cert_hash};
+pub use ticket::{JoinTicket, TICKET_TTL, ca_cert_hash, mint, own_ca_cert_hash};

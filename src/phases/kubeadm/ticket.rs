@@ -133,7 +133,7 @@ pub async fn own_ca_cert_hash(host: &dyn Host) -> Result<String> {
 }
 
 /// `sha256:` and the digest of the certificate's `SubjectPublicKeyInfo`, as kubeadm's `caCertHashes` want it.
-fn ca_cert_hash(pem: &[u8]) -> Result<String> {
+pub fn ca_cert_hash(pem: &[u8]) -> Result<String> {
     let (_, pem) = x509_parser::pem::parse_x509_pem(pem)
         .requiring(|| "the cluster CA's certificate is no PEM".to_owned())?;
     let certificate = pem

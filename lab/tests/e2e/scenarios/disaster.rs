@@ -1,0 +1,94 @@
+//! The loss of every control plane, and the way back.
+
+use libtest_mimic::Failed;
+
+use crate::stage::{Stage, ensure, json, list, text, until};
+
+const BUCKET: &str = "k8s-bootstrap-backups";
+const PLACE: &str = "s3://k8s-bootstrap-backups/lab";
+
+/// A bucket, as an administrator makes it before anything needs it.
+fn make_bucket(stage: &Stage) -> Result<(), Failed> {
+    let url = format!("https://s3.eu-central-1.amazonaws.com/{BUCKET}");
+    let region = "<CreateBucketConfiguration><LocationConstraint>eu-central-1</LocationConstraint></CreateBucketConfiguration>";
+    let put = ["curl", "--fail", "--silent", "--show-error", "-X", "PUT"];
+    let what = ["--data", region, url.as_str()];
+    stage.exec("w1", &[&put[..], &what].concat()).map(drop)
+}
+
+fn note(stage: &Stage, name: &str) -> Result<(), Failed> {
+    let create = ["create", "configmap", name, "--from-literal=written=yes"];
+    stage.kubectl(&create).map(drop)
+}
+
+fn uid(stage: &Stage) -> Result<String, Failed> {
+    let namespace = stage.get(&["namespace", "kube-system"])?;
+    Ok(text(&namespace["metadata"]["uid"]))
+}
+
+pub fn the_cluster_comes_back_from_a_backup(stage: &Stage) -> Result<(), Failed> {
+    make_bucket(stage)?;
+    let before = uid(stage)?;
+    let workers: Vec<String> = stage.ready_nodes()?;
+    let lost = text(&stage.agent("cp1")?["node"]);
+    note(stage, "before-the-backup")?;
+    let backup = stage.exec("cp1", &["k8s-bootstrap", "etcd", "snapshot", "--to", PLACE])?;
+    ensure(
+        backup.starts_with(PLACE) && backup.trim().ends_with(".json"),
+        backup.clone(),
+    )?;
+    note(stage, "after-the-backup")?;
+
+    // A control plane that lives is never replaced by an old copy of itself.
+    let from = backup.trim();
+    let restore = ["k8s-bootstrap", "etcd", "restore", "--yes", "--from", from];
+    let args: Vec<&str> = [&["exec", "cp1", "--"][..], &restore].concat();
+    let refused = stage.try_lab(&args)?;
+    ensure(
+        refused.status.code() == Some(3)
+            && String::from_utf8_lossy(&refused.stderr).contains("has a leader"),
+        String::from_utf8_lossy(&refused.stderr),
+    )?;
+
+    stage.lab(&["terminate", "--hard", "cp1"])?;
+    stage.lab(&["launch", "--role", "control-plane", "--until", "booted"])?;
+    let status = json(&stage.lab(&["status", "--json"])?)?;
+    let new = list(&status["machines"]).last().map(|m| text(&m["name"]));
+    let new = new.ok_or("there is no new machine")?;
+    until(180, "the new control plane's refusal", || {
+        let entries = stage.journal(&new)?;
+        let said =
+            |e: &serde_json::Value| text(&e["MESSAGE"]).contains("no control plane of cluster");
+        ensure(entries.iter().any(said), "it has not refused yet")
+    })?;
+
+    stage.exec(&new, &restore)?;
+    until(300, "the restored control plane", || {
+        let status = stage.agent(&new)?;
+        ensure(
+            status["stage"] == "ready",
+            format!("the agent says {}: {}", status["stage"], status["message"]),
+        )
+    })?;
+    until(180, "the nodes that were Ready before", || {
+        let ready = stage.ready_nodes()?;
+        let missing: Vec<_> = workers
+            .iter()
+            .filter(|node| **node != lost && !ready.contains(node))
+            .collect();
+        ensure(missing.is_empty(), format!("not Ready are {missing:?}"))
+    })?;
+    ensure(uid(stage)? == before, "this is another cluster")?;
+    let maps = stage.get(&["configmaps"])?;
+    let names: Vec<String> = list(&maps["items"])
+        .iter()
+        .map(|map| text(&map["metadata"]["name"]))
+        .collect();
+    ensure(
+        names.contains(&"before-the-backup".to_owned())
+            && !names.contains(&"after-the-backup".to_owned()),
+        format!("there are {names:?}"),
+    )?;
+    let members = stage.exec(&new, &["k8s-bootstrap", "etcd", "members", "--json"])?;
+    ensure(list(&json(&members)?).len() == 1, members)
+}

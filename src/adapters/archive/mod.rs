@@ -1,0 +1,110 @@
+//! Backups in S3 or in a folder.
+
+mod folder;
+
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+
+use super::{aws::s3::S3, host};
+use crate::{
+    error::{Error, Result},
+    ports::{Archive, Place},
+};
+
+use folder::Folder;
+
+/// Every kind of place.
+pub struct Archives {
+    /// Before the paths of files.
+    root: PathBuf,
+    s3: Option<S3>,
+}
+
+impl Archives {
+    /// Buckets by this S3, folders and files of this machine.
+    pub fn new(s3: S3) -> Self {
+        Self {
+            root: PathBuf::from("/"),
+            s3: Some(s3),
+        }
+    }
+
+    /// Folders and files of the machine whose root is this folder, and no buckets.
+    #[cfg(test)]
+    pub fn at(root: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+            s3: None,
+        }
+    }
+
+    fn s3(&self) -> Result<&S3> {
+        self.s3
+            .as_ref()
+            .ok_or_else(|| Error::refused("there is no S3 here"))
+    }
+
+    fn file(&self, path: &Path) -> Result<PathBuf> {
+        host::place(&self.root, path)
+    }
+
+    fn folder(&self, path: &Path) -> Result<Folder> {
+        Ok(Folder(host::place(&self.root, path)?))
+    }
+}
+
+/// An object's key.
+fn key(prefix: &str, name: &str) -> String {
+    if prefix.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{prefix}/{name}")
+    }
+}
+
+#[async_trait]
+impl Archive for Archives {
+    async fn put(&self, place: &Place, name: &str, file: &Path) -> Result<()> {
+        let file = self.file(file)?;
+        match place {
+            Place::Bucket { bucket, prefix } => {
+                self.s3()?.put(bucket, &key(prefix, name), &file).await
+            }
+            Place::Folder(path) => self.folder(path)?.put(name, &file).await,
+        }
+    }
+
+    async fn get(&self, place: &Place, name: &str, file: &Path) -> Result<()> {
+        let file = self.file(file)?;
+        match place {
+            Place::Bucket { bucket, prefix } => {
+                self.s3()?.get(bucket, &key(prefix, name), &file).await
+            }
+            Place::Folder(path) => self.folder(path)?.get(name, &file).await,
+        }
+    }
+
+    async fn list(&self, place: &Place, folder: &str) -> Result<Vec<String>> {
+        match place {
+            Place::Bucket { bucket, prefix } => {
+                let below = key(prefix, &format!("{folder}/"));
+                let keys = self.s3()?.list(bucket, &below).await?;
+                Ok(keys
+                    .iter()
+                    .filter_map(|key| key.strip_prefix(&below))
+                    .filter(|name| !name.is_empty() && !name.contains('/'))
+                    .map(str::to_owned)
+                    .collect())
+            }
+            Place::Folder(path) => self.folder(path)?.list(folder).await,
+        }
+    }
+
+    async fn delete(&self, place: &Place, name: &str) -> Result<()> {
+        match place {
+            Place::Bucket { bucket, prefix } => self.s3()?.delete(bucket, &key(prefix, name)).await,
+            Place::Folder(path) => self.folder(path)?.delete(name).await,
+        }
+    }
+}

@@ -1,0 +1,417 @@
+//! Objects of S3: whole files, one part each, which S3 takes up to 5 GiB.
+//! <https://docs.aws.amazon.com/AmazonS3/latest/API/API_PutObject.html>
+//!
+//! Buckets stand in the path, not in the host: so one name and one certificate serve all,
+//! and a bucket's name may have dots.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, SystemTime},
+};
+
+use aws_credential_types::Credentials;
+use aws_sigv4::{
+    http_request::{
+        PayloadChecksumKind, PercentEncodingMode, SignableBody, SignableRequest, SigningSettings,
+        UriPathNormalizationMode, sign,
+    },
+    sign::v4,
+};
+use aws_smithy_runtime_api::client::identity::Identity;
+use jiff::SignedDuration;
+use quick_xml::de::from_str;
+use reqwest::{Method, Response, header};
+use secrecy::ExposeSecret;
+use serde::Deserialize;
+use tokio::{fs::File, io::AsyncWriteExt};
+use url::Url;
+
+use super::{
+    answer::Rejection,
+    call::Aws,
+    endpoint::Service,
+    retry::{Schedule, is_transient},
+};
+use crate::{
+    adapters::{host, imds::RoleCredentials},
+    error::{Context, Error, Result},
+};
+
+/// sha256 of nothing.
+const EMPTY: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+/// A transfer slower than this, in bytes a second, is given up; beside it a minute for the answer.
+const SLOWEST: u64 = 1 << 20;
+
+/// S3 in the instance's region.
+#[derive(Clone)]
+pub struct S3(Arc<Aws>);
+
+/// What is asked of S3.
+struct Request<'a> {
+    method: Method,
+    /// As IAM names it: `s3:PutObject`.
+    action: &'static str,
+    bucket: &'a str,
+    key: &'a str,
+    query: Vec<(&'static str, String)>,
+    /// The file that is sent.
+    file: Option<Upload>,
+}
+
+struct Upload {
+    path: PathBuf,
+    bytes: u64,
+    sha256: String,
+}
+
+/// What became of it.
+enum Outcome {
+    Done(Response),
+    Rejected(Rejection, String),
+}
+
+impl S3 {
+    /// S3 by these credentials and endpoints.
+    pub fn new(aws: Arc<Aws>) -> Self {
+        Self(aws)
+    }
+
+    /// Writes an object unless there is one of that key, see [`crate::ports::Archive::put`].
+    pub async fn put(&self, bucket: &str, key: &str, file: &Path) -> Result<()> {
+        let path = file.to_owned();
+        let reading = || format!("cannot read {}", file.display());
+        let (bytes, sha256) =
+            host::blocking(move || Ok((std::fs::metadata(&path)?.len(), host::sha256_of(&path)?)))
+                .await
+                .attempting(reading)?;
+        let request = Request {
+            method: Method::PUT,
+            action: "s3:PutObject",
+            bucket,
+            key,
+            query: Vec::new(),
+            file: Some(Upload {
+                path: file.to_owned(),
+                bytes,
+                sha256,
+            }),
+        };
+        match self.call(&request).await? {
+            Outcome::Done(_) => Ok(()),
+            Outcome::Rejected(no, _) if no.status == 412 => Ok(()),
+            Outcome::Rejected(no, role) => Err(self.error(&request, no, &role)),
+        }
+    }
+
+    /// Fetches an object into a file, see [`crate::ports::Archive::get`].
+    pub async fn get(&self, bucket: &str, key: &str, file: &Path) -> Result<()> {
+        let request = Request::new(Method::GET, "s3:GetObject", bucket, key);
+        let answer = self.done(&request).await?;
+        receive(answer, file)
+            .await
+            .map_err(|error| error.during(self.attempted(&request)))
+    }
+
+    /// The keys that begin so, sorted.
+    pub async fn list(&self, bucket: &str, prefix: &str) -> Result<Vec<String>> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Page {
+            #[serde(default)]
+            contents: Vec<Object>,
+            next_continuation_token: Option<String>,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Object {
+            key: String,
+        }
+        let mut keys = Vec::new();
+        let mut next: Option<String> = None;
+        loop {
+            let mut request = Request::new(Method::GET, "s3:ListBucket", bucket, "");
+            request.query = vec![("list-type", "2".to_owned()), ("prefix", prefix.to_owned())];
+            if let Some(token) = next.take() {
+                request.query.push(("continuation-token", token));
+            }
+            let answer = self.done(&request).await?;
+            let unread = || format!("cannot read the list of s3://{bucket}/{prefix}");
+            let text = answer
+                .text()
+                .await
+                .map_err(reqwest::Error::without_url)
+                .attempting(unread)?;
+            let page: Page = from_str(&text).attempting(unread)?;
+            keys.extend(page.contents.into_iter().map(|object| object.key));
+            match page.next_continuation_token {
+                Some(token) if !token.is_empty() => next = Some(token),
+                _ => break,
+            }
+        }
+        keys.sort();
+        Ok(keys)
+    }
+
+    /// Removes an object; one that is not there is no error.
+    pub async fn delete(&self, bucket: &str, key: &str) -> Result<()> {
+        let request = Request::new(Method::DELETE, "s3:DeleteObject", bucket, key);
+        self.done(&request).await.map(drop)
+    }
+
+    async fn done(&self, request: &Request<'_>) -> Result<Response> {
+        match self.call(request).await? {
+            Outcome::Done(answer) => Ok(answer),
+            Outcome::Rejected(no, role) => Err(self.error(request, no, &role)),
+        }
+    }
+
+    fn attempted(&self, request: &Request<'_>) -> String {
+        format!(
+            "cannot call {} on s3://{}/{} in {}",
+            request.action, request.bucket, request.key, self.0.endpoints.region
+        )
+    }
+
+    fn error(&self, request: &Request<'_>, rejection: Rejection, role: &str) -> Error {
+        let Request { bucket, action, .. } = request;
+        let region = &self.0.endpoints.region;
+        let hint = match (rejection.code.as_str(), rejection.status) {
+            ("NoSuchBucket", _) => Some(format!(
+                "create the bucket {bucket} in {region}, or name another place"
+            )),
+            ("AccessDenied", _) => Some(format!(
+                "allow the action {action} on the bucket {bucket} to the IAM role {role}, and see the bucket's own policy"
+            )),
+            (
+                "AuthorizationHeaderMalformed"
+                | "PermanentRedirect"
+                | "IllegalLocationConstraintException",
+                _,
+            )
+            | (_, 301 | 307) => Some(format!(
+                "the bucket {bucket} is in another region than {region}: take one of this region"
+            )),
+            _ => None,
+        };
+        let text = format!(
+            "S3 answered {} {}: {}",
+            rejection.status, rejection.code, rejection.message
+        );
+        let error = match hint {
+            Some(hint) => Error::failed(text).hint(hint),
+            None => rejection.into_error(action, role),
+        };
+        error.during(self.attempted(request))
+    }
+
+    /// As [`Aws::call`] does it.
+    async fn call(&self, request: &Request<'_>) -> Result<Outcome> {
+        let aws = &self.0;
+        let url = self.url(request)?;
+        let mut schedule = Schedule::begin(&*aws.clock);
+        let mut credentials_renewed = false;
+        loop {
+            let credentials = aws.credentials.current().await;
+            let credentials = credentials.map_err(|error| error.during(self.attempted(request)))?;
+            let missed = match self.attempt(&url, request, &credentials).await {
+                Ok(answer) if answer.status().is_success() => return Ok(Outcome::Done(answer)),
+                Ok(answer) => {
+                    let status = answer.status().as_u16();
+                    let rejection = rejection(status, &answer.text().await.unwrap_or_default());
+                    if rejection.is_about_credentials() && !credentials_renewed {
+                        credentials_renewed = true;
+                        aws.credentials.forget().await;
+                        continue;
+                    }
+                    // 409: another write of the key is under way.
+                    if status != 409 && !is_transient(status, &rejection.code) {
+                        return Ok(Outcome::Rejected(rejection, credentials.role.clone()));
+                    }
+                    rejection.into_error(request.action, &credentials.role)
+                }
+                Err(error) => error,
+            };
+            let attempts = schedule.attempt;
+            let Some(pause) = schedule.next_pause(&*aws.clock) else {
+                return Err(missed.during(format!(
+                    "{}: gave up after {attempts} attempts",
+                    self.attempted(request)
+                )));
+            };
+            aws.clock.sleep(pause).await;
+        }
+    }
+
+    fn url(&self, request: &Request<'_>) -> Result<Url> {
+        let mut url = self.0.endpoints.url(Service::S3)?;
+        url.set_path(&format!("/{}/{}", request.bucket, request.key));
+        if !request.query.is_empty() {
+            url.query_pairs_mut().extend_pairs(&request.query);
+        }
+        Ok(url)
+    }
+
+    async fn attempt(
+        &self,
+        url: &Url,
+        request: &Request<'_>,
+        credentials: &RoleCredentials,
+    ) -> Result<Response> {
+        let aws = &self.0;
+        let bytes = request.file.as_ref().map_or(0, |file| file.bytes);
+        let patience = Duration::from_secs(60 + bytes / SLOWEST);
+        let mut call = aws
+            .http
+            .request(request.method.clone(), url.clone())
+            .timeout(patience);
+        // A download is as long as the object; it ends when nothing arrives.
+        if request.action == "s3:GetObject" {
+            call = call.timeout(Duration::from_hours(1));
+        }
+        let mut own = Vec::new();
+        if let Some(file) = &request.file {
+            own.push(("if-none-match", "*"));
+            let content = File::open(&file.path)
+                .await
+                .attempting(|| format!("cannot read {}", file.path.display()))?;
+            call = call.header(header::CONTENT_LENGTH, bytes).body(content);
+        }
+        for (name, value) in &own {
+            call = call.header(*name, *value);
+        }
+        for (name, value) in self.signature(url, request, &own, credentials)? {
+            call = call.header(name, value);
+        }
+        call.send()
+            .await
+            .map_err(reqwest::Error::without_url)
+            .attempting(|| "no answer from S3".to_owned())
+    }
+
+    /// The headers that sign a request, as S3 wants it: the path as it is, the content's digest beside it.
+    fn signature(
+        &self,
+        url: &Url,
+        request: &Request<'_>,
+        own: &[(&str, &str)],
+        credentials: &RoleCredentials,
+    ) -> Result<Vec<(String, String)>> {
+        let aws = &self.0;
+        let attempted = || format!("cannot sign {}", request.action);
+        let now = aws.clock.now() + SignedDuration::from_secs(aws.skew.load(Ordering::Relaxed));
+        let time: SystemTime = now.try_into().attempting(attempted)?;
+        let token = credentials.session_token.as_ref();
+        let identity: Identity = Credentials::new(
+            &credentials.access_key_id,
+            credentials.secret_access_key.expose_secret(),
+            token.map(|token| token.expose_secret().to_owned()),
+            None,
+            "instance role",
+        )
+        .into();
+        let mut settings = SigningSettings::default();
+        settings.percent_encoding_mode = PercentEncodingMode::Single;
+        settings.uri_path_normalization_mode = UriPathNormalizationMode::Disabled;
+        settings.payload_checksum_kind = PayloadChecksumKind::XAmzSha256;
+        let params = v4::SigningParams::builder()
+            .identity(&identity)
+            .region(&aws.endpoints.region)
+            .name("s3")
+            .time(time)
+            .settings(settings)
+            .build()
+            .attempting(attempted)?
+            .into();
+        let digest = request
+            .file
+            .as_ref()
+            .map_or_else(|| EMPTY.to_owned(), |file| file.sha256.clone());
+        let signable = SignableRequest::new(
+            request.method.as_str(),
+            url.as_str(),
+            own.iter().copied(),
+            SignableBody::Precomputed(digest),
+        )
+        .attempting(attempted)?;
+        let (instructions, _) = sign(signable, &params).attempting(attempted)?.into_parts();
+        Ok(instructions
+            .headers()
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect())
+    }
+}
+
+impl<'a> Request<'a> {
+    fn new(method: Method, action: &'static str, bucket: &'a str, key: &'a str) -> Self {
+        Self {
+            method,
+            action,
+            bucket,
+            key,
+            query: Vec::new(),
+            file: None,
+        }
+    }
+}
+
+/// `<Error><Code>...</Code><Message>...</Message></Error>`
+fn rejection(status: u16, body: &str) -> Rejection {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Said {
+        code: String,
+        #[serde(default)]
+        message: String,
+    }
+    let said = from_str(body).unwrap_or_else(|_| Said {
+        code: String::new(),
+        message: body.chars().take(200).collect(),
+    });
+    Rejection {
+        status,
+        code: said.code,
+        message: said.message,
+    }
+}
+
+/// Writes what arrives beside the wanted file, which takes its name when all of it is on disk.
+async fn receive(mut answer: Response, file: &Path) -> Result<()> {
+    let writing = || format!("cannot write {}", file.display());
+    let beside = file.to_owned();
+    let part = host::blocking(move || host::written_beside(&beside, b"", 0o600))
+        .await
+        .attempting(writing)?;
+    let mut out = File::from_std(part.as_file().try_clone().attempting(writing)?);
+    let expected = answer.content_length();
+    let mut bytes: u64 = 0;
+    while let Some(chunk) = answer
+        .chunk()
+        .await
+        .map_err(reqwest::Error::without_url)
+        .attempting(|| "the transfer broke off".to_owned())?
+    {
+        bytes += chunk.len() as u64;
+        out.write_all(&chunk).await.attempting(writing)?;
+    }
+    if expected.is_some_and(|expected| expected != bytes) {
+        return Err(Error::failed(format!(
+            "the transfer ended after {bytes} bytes"
+        )));
+    }
+    out.sync_all().await.attempting(writing)?;
+    drop(out);
+    let target = file.to_owned();
+    host::blocking(move || {
+        part.persist(&target)
+            .map_err(|error| io::Error::other(error.error))?;
+        host::sync_folder(host::folder_of(&target))
+    })
+    .await
+    .attempting(writing)
+}
+
+#[cfg(test)]
+mod tests;

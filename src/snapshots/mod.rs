@@ -1,0 +1,219 @@
+//! Backups of a cluster: etcd's snapshot, and the keys without which nobody trusts what is
+//! restored from it.
+//!
+//! A backup is three files, `UID/TIME.db`, `.pki.tar` and `.json`, written in this order: the
+//! last one describes the others, and a backup without it does not count.
+
+pub mod pki;
+pub mod restore;
+mod take;
+
+use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
+use serde::{Deserialize, Serialize};
+
+pub use take::{Subject, Taken, newest, take};
+
+use crate::{
+    error::{Context, Error, Result},
+    ports::Snapshot,
+};
+
+/// Where a backup is put together and taken apart.
+pub const WORK: &str = "/var/lib/k8s-bootstrap/snapshots";
+
+/// The form of [`Manifest`].
+const VERSION: u32 = 1;
+
+/// How a backup's time stands in its name.
+const TIME: &str = "%Y%m%dT%H%M%SZ";
+
+/// Endings of a backup's files, in the order in which they are written.
+const ENDINGS: [&str; 3] = [DATA, PKI, MANIFEST];
+const DATA: &str = ".db";
+const PKI: &str = ".pki.tar";
+const MANIFEST: &str = ".json";
+
+/// What a backup is and what its files must hash to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    version: u32,
+    /// The cluster's name.
+    pub cluster: String,
+    /// Its uid.
+    pub cluster_uid: String,
+    /// `sha256:…` of its CA's public key.
+    pub ca_hash: String,
+    /// When it was taken.
+    pub time: Timestamp,
+    /// The instance that took it.
+    pub instance: String,
+    /// The cluster's Kubernetes version.
+    pub kubernetes: String,
+    /// etcd's data.
+    pub snapshot: Snapshot,
+    /// sha256 of the tar file of keys.
+    pub pki_sha256: String,
+}
+
+impl Manifest {
+    /// Reads one.
+    pub fn read(name: &str, content: &[u8]) -> Result<Self> {
+        let manifest: Self = serde_json::from_slice(content)
+            .requiring(|| format!("{name} does not describe a backup"))?;
+        if manifest.version != VERSION {
+            return Err(Error::refused(format!(
+                "{name} has version {}, this agent knows version {VERSION}",
+                manifest.version
+            ))
+            .hint("restore with the agent version that took it"));
+        }
+        Ok(manifest)
+    }
+}
+
+/// A backup's name, `UID/TIME`, to which its files add their endings.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Name {
+    /// The folder: the cluster's uid.
+    pub folder: String,
+    time: String,
+}
+
+impl Name {
+    /// Of a backup that is taken now.
+    fn new(cluster_uid: &str, now: Timestamp) -> Self {
+        Self {
+            folder: cluster_uid.to_owned(),
+            time: now.strftime(TIME).to_string(),
+        }
+    }
+
+    /// The backup that a file in the folder belongs to.
+    fn of(folder: &str, file: &str) -> Option<Self> {
+        let time = ENDINGS
+            .iter()
+            .find_map(|ending| file.strip_suffix(ending))?;
+        let name = Self {
+            folder: folder.to_owned(),
+            time: time.to_owned(),
+        };
+        name.taken().map(|_| name)
+    }
+
+    /// When it was taken, to the second.
+    pub fn taken(&self) -> Option<Timestamp> {
+        let civil = DateTime::strptime(TIME, &self.time).ok()?;
+        TimeZone::UTC.to_timestamp(civil).ok()
+    }
+
+    fn file(&self, ending: &str) -> String {
+        format!("{self}{ending}")
+    }
+}
+
+impl std::fmt::Display for Name {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.folder, self.time)
+    }
+}
+
+/// The whole backups among a folder's files, oldest first.
+fn whole(folder: &str, files: &[String]) -> Vec<Name> {
+    let manifests = files.iter().filter(|file| file.ends_with(MANIFEST));
+    let mut names: Vec<Name> = manifests
+        .filter_map(|file| Name::of(folder, file))
+        .collect();
+    names.sort();
+    names
+}
+
+/// Which files are removed so that `keep` whole backups are left, in the order of removal:
+/// of each backup first what makes it whole. What an interrupted attempt left goes too, once
+/// a newer backup is whole.
+fn retired(folder: &str, files: &[String], keep: usize) -> Vec<String> {
+    let whole = whole(folder, files);
+    let Some(newest) = whole.last() else {
+        return Vec::new();
+    };
+    let kept = &whole[whole.len().saturating_sub(keep.max(1))..];
+    let mut leaving: Vec<(Name, usize)> = files
+        .iter()
+        .filter_map(|file| {
+            let ending = ENDINGS.iter().position(|ending| file.ends_with(ending))?;
+            Some((Name::of(folder, file)?, ending))
+        })
+        .filter(|(name, _)| name < newest && !kept.contains(name))
+        .collect();
+    leaving.sort_by(|(a, a_ending), (b, b_ending)| (a, b_ending).cmp(&(b, a_ending)));
+    leaving
+        .into_iter()
+        .map(|(name, ending)| name.file(ENDINGS[ending]))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn files(stems: &[(&str, &[&str])]) -> Vec<String> {
+        stems
+            .iter()
+            .flat_map(|(time, endings)| endings.iter().map(move |e| format!("{time}{e}")))
+            .collect()
+    }
+
+    const ONE: &str = "20261124T120000Z";
+    const TWO: &str = "20261124T130000Z";
+    const THREE: &str = "20261124T140000Z";
+
+    #[test]
+    fn a_name_is_the_uid_and_the_time_and_comes_back() {
+        let noon = "2026-11-24T12:00:00.7Z".parse().unwrap();
+        let name = Name::new("uid", noon);
+        assert_eq!(name.file(DATA), "uid/20261124T120000Z.db");
+        assert_eq!(
+            Name::of("uid", "20261124T120000Z.pki.tar"),
+            Some(name.clone())
+        );
+        assert_eq!(name.taken(), "2026-11-24T12:00:00Z".parse().ok());
+        for other in ["readme.json", ONE, "20269924T120000Z.db", ".json"] {
+            assert_eq!(Name::of("uid", other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn the_oldest_beyond_keep_go_and_what_makes_them_whole_goes_first() {
+        let all = files(&[(THREE, &ENDINGS), (ONE, &ENDINGS), (TWO, &ENDINGS)]);
+        let gone = |time: &str| {
+            [MANIFEST, PKI, DATA]
+                .map(|e| format!("uid/{time}{e}"))
+                .to_vec()
+        };
+        assert_eq!(retired("uid", &all, 3), Vec::<String>::new());
+        assert_eq!(retired("uid", &all, 2), gone(ONE));
+        assert_eq!(retired("uid", &all, 1), [gone(ONE), gone(TWO)].concat());
+        assert_eq!(retired("uid", &all, 0), [gone(ONE), gone(TWO)].concat());
+    }
+
+    #[test]
+    fn half_a_backup_neither_counts_nor_stays_beside_a_newer_whole_one() {
+        let half: &[&str] = &[DATA, PKI];
+        let interrupted = files(&[(ONE, &ENDINGS), (TWO, half), ("notes", &[".txt"])]);
+        assert_eq!(whole("uid", &interrupted).len(), 1);
+        let removed = retired("uid", &interrupted, 1);
+        assert!(removed.is_empty(), "it may be under way: {removed:?}");
+        let again = files(&[(ONE, &ENDINGS), (TWO, half), (THREE, &ENDINGS)]);
+        assert_eq!(
+            retired("uid", &again, 2),
+            [format!("uid/{TWO}{PKI}"), format!("uid/{TWO}{DATA}")]
+        );
+    }
+
+    #[test]
+    fn what_does_not_describe_a_backup_is_refused() {
+        let error = Manifest::read("x.json", b"{}").unwrap_err();
+        assert!(error.one_line().contains("x.json"), "{error}");
+    }
+}

@@ -1,0 +1,208 @@
+//! Taking a backup: written, read back, and only then counted.
+
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+
+use super::{DATA, ENDINGS, MANIFEST, Manifest, Name, PKI, VERSION, WORK, pki, retired, whole};
+use crate::{
+    error::{Context, Error, Result},
+    phases::kubeadm::own_ca_cert_hash,
+    ports::{Place, World},
+};
+
+/// Ending of the copy that is read back.
+const CHECK: &str = ".check";
+
+/// A backup that is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Taken {
+    /// Its name.
+    pub name: Name,
+    /// When.
+    pub time: Timestamp,
+    /// The size of etcd's snapshot.
+    pub bytes: u64,
+}
+
+/// Of what a backup is taken.
+#[derive(Debug, Clone, Copy)]
+pub struct Subject<'a> {
+    /// The cluster's name.
+    pub cluster: &'a str,
+    /// Its uid.
+    pub cluster_uid: &'a str,
+    /// The instance that takes it.
+    pub instance: &'a str,
+    /// The cluster's Kubernetes version.
+    pub kubernetes: &'a str,
+}
+
+/// The newest whole backup of a cluster in a place.
+pub async fn newest(world: &World, place: &Place, cluster_uid: &str) -> Result<Option<Name>> {
+    let files = world.archive.list(place, cluster_uid).await?;
+    Ok(whole(cluster_uid, &files).pop())
+}
+
+/// Takes a backup, and then removes the oldest beyond `keep`.
+pub async fn take(
+    world: &World,
+    place: &Place,
+    keep: usize,
+    subject: Subject<'_>,
+) -> Result<Taken> {
+    let now = world.clock.now();
+    let name = Name::new(subject.cluster_uid, now);
+    let taken = put(world, place, &name, now, subject).await;
+    for ending in ENDINGS.into_iter().chain([CHECK]) {
+        // They hold the cluster's secrets: none stays behind, whatever came of it.
+        world.host.remove(&work(&name, ending)).await?;
+    }
+    let taken = taken.map_err(|error| error.during(format!("cannot take a backup to {place}")))?;
+    let files = world.archive.list(place, &name.folder).await?;
+    for file in retired(&name.folder, &files, keep) {
+        let removed = world.archive.delete(place, &file).await;
+        removed.map_err(|error| error.during(format!("cannot remove the old backup {file}")))?;
+    }
+    Ok(taken)
+}
+
+/// Apart for each backup: the agent and a person may each take one at the same time.
+fn work(name: &Name, ending: &str) -> PathBuf {
+    Path::new(WORK).join(format!("{}.{}{ending}", name.time, std::process::id()))
+}
+
+async fn put(
+    world: &World,
+    place: &Place,
+    name: &Name,
+    now: Timestamp,
+    subject: Subject<'_>,
+) -> Result<Taken> {
+    let snapshot = world.etcd.snapshot(&work(name, DATA)).await?;
+    let keys = pki::pack(&pki::read(world.host.as_ref()).await?)?;
+    world.host.write(&work(name, PKI), &keys, 0o600).await?;
+    let manifest = Manifest {
+        version: VERSION,
+        cluster: subject.cluster.to_owned(),
+        cluster_uid: subject.cluster_uid.to_owned(),
+        ca_hash: own_ca_cert_hash(world.host.as_ref()).await?,
+        time: now,
+        instance: subject.instance.to_owned(),
+        kubernetes: subject.kubernetes.to_owned(),
+        pki_sha256: digest(world, &work(name, PKI)).await?,
+        snapshot,
+    };
+    let text = serde_json::to_vec_pretty(&manifest)
+        .attempting(|| "cannot describe the backup".to_owned())?;
+    world
+        .host
+        .write(&work(name, MANIFEST), &text, 0o600)
+        .await?;
+    for ending in ENDINGS {
+        let (file, ours, check) = (name.file(ending), work(name, ending), work(name, CHECK));
+        world.archive.put(place, &file, &ours).await?;
+        world.archive.get(place, &file, &check).await?;
+        if digest(world, &check).await? != digest(world, &ours).await? {
+            return Err(
+                Error::failed(format!("{file} reads back with another content")).hint(
+                    "another writer uses this place, or its storage is damaged: look before the next attempt",
+                ),
+            );
+        }
+    }
+    Ok(Taken {
+        name: name.clone(),
+        time: now,
+        bytes: manifest.snapshot.bytes,
+    })
+}
+
+async fn digest(world: &World, path: &Path) -> Result<String> {
+    let found = world.host.sha256(path).await?;
+    found.ok_or_else(|| Error::failed(format!("{} vanished", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::time::Duration;
+
+    use super::*;
+    use crate::testing::{FakeWorld, Pki};
+
+    const SUBJECT: Subject<'static> = Subject {
+        cluster: "demo",
+        cluster_uid: "uid",
+        instance: "i-1",
+        kubernetes: "1.36.3",
+    };
+
+    fn place() -> Place {
+        Place::Folder("/backups".into())
+    }
+
+    fn founded() -> FakeWorld {
+        let fake = FakeWorld::new().with_pki(&Pki::new());
+        fake.etcd.voter("a", 10);
+        fake
+    }
+
+    async fn stored(fake: &FakeWorld) -> Vec<String> {
+        fake.ports().archive.list(&place(), "uid").await.unwrap()
+    }
+
+    async fn left(fake: &FakeWorld) -> Vec<PathBuf> {
+        let left = fake.ports().host.list(Path::new(WORK)).await.unwrap();
+        left.unwrap_or_default()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_backup_is_three_private_files_and_leaves_none_behind() {
+        let fake = founded();
+        let taken = take(&fake.ports(), &place(), 3, SUBJECT).await.unwrap();
+        let files = stored(&fake).await;
+        assert_eq!(files.len(), 3, "{files:?}");
+        for file in &files {
+            assert_eq!(fake.files.mode(format!("/backups/uid/{file}")), 0o600);
+        }
+        let text = fake.files.get(format!("/backups/{}.json", taken.name));
+        let manifest = Manifest::read("x", text.unwrap().as_bytes()).unwrap();
+        assert_eq!(
+            (manifest.cluster.as_str(), manifest.snapshot.bytes),
+            ("demo", taken.bytes)
+        );
+        assert!(left(&fake).await.is_empty());
+        let newest = newest(&fake.ports(), &place(), "uid").await.unwrap();
+        assert_eq!(newest, Some(taken.name));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn old_ones_go_only_after_a_new_one_is_whole() {
+        let fake = founded();
+        let mut names = Vec::new();
+        for _ in 0..3 {
+            let taken = take(&fake.ports(), &place(), 2, SUBJECT).await.unwrap();
+            names.push(taken.name);
+            fake.ports().clock.sleep(Duration::from_hours(1)).await;
+        }
+        let files = stored(&fake).await;
+        assert_eq!(whole("uid", &files), names[1..]);
+        fake.files.delete("/etc/kubernetes/pki/sa.key");
+        take(&fake.ports(), &place(), 1, SUBJECT).await.unwrap_err();
+        assert_eq!(stored(&fake).await, files, "a failure removes nothing");
+        assert!(left(&fake).await.is_empty(), "and leaves nothing");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_reads_back_otherwise_is_no_backup() {
+        let fake = founded();
+        // A file of that name is there already, with another content.
+        let name = Name::new("uid", fake.ports().clock.now());
+        fake.files.put(format!("/backups/{name}.db"), "other");
+        let error = take(&fake.ports(), &place(), 2, SUBJECT).await.unwrap_err();
+        assert!(error.one_line().contains("reads back"), "{error}");
+        assert_eq!(newest(&fake.ports(), &place(), "uid").await.unwrap(), None);
+    }
+}
