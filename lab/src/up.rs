@@ -31,6 +31,9 @@ pub struct Wanted {
     pub options: Options,
 }
 
+/// The bucket of the lab's account, for backups.
+pub const BUCKET: &str = "k8s-bootstrap-backups";
+
 /// How far a machine must have come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Until {
@@ -136,6 +139,7 @@ fn check_clean(layout: &Layout) -> Result<()> {
 async fn create_account(layout: &Layout) -> Result<()> {
     let aws = Aws::over_socket(layout)?;
     let (vpc, subnet) = aws.create_network().await?;
+    aws.create_bucket(BUCKET).await?;
     let zone = zone::create(&aws).await?;
     for role in ["k8s-bootstrap-control-plane", "k8s-bootstrap-worker"] {
         aws.create_role(role).await?;

@@ -165,25 +165,52 @@ impl Aws {
         Ok(xml)
     }
 
-    /// One call of Route 53's REST protocol; returns the XML of the answer.
-    pub async fn route53(&self, method: &str, path: &str, body: String) -> Result<String> {
+    /// One call of a REST protocol; returns the body of the answer.
+    async fn rest(
+        &self,
+        (host, scope): (&str, &str),
+        method: &str,
+        path: &str,
+        body: String,
+    ) -> Result<String> {
         let method = reqwest::Method::from_bytes(method.as_bytes())?;
-        let authorization = "AWS4-HMAC-SHA256 Credential=AKIALAB/20260101/us-east-1/route53/aws4_request, SignedHeaders=host, Signature=0";
+        let authorization = format!(
+            "AWS4-HMAC-SHA256 Credential=AKIALAB/20260101/{scope}/aws4_request, SignedHeaders=host, Signature=0"
+        );
         let response = self
             .client
-            .request(method, format!("{}/2013-04-01/{path}", self.base))
-            .header("host", "route53.amazonaws.com")
+            .request(method, format!("{}/{path}", self.base))
+            .header("host", host)
             .header("authorization", authorization)
             .body(body)
             .send()
             .await
-            .with_context(|| format!("route53:{path} got no answer: is a lab up?"))?;
+            .with_context(|| format!("{host}/{path} got no answer: is a lab up?"))?;
         let status = response.status();
-        let xml = response.text().await?;
+        let text = response.text().await?;
         if !status.is_success() {
-            bail!("route53:{path} was refused with {status}: {xml}");
+            bail!("{host}/{path} was refused with {status}: {text}");
         }
-        Ok(xml)
+        Ok(text)
+    }
+
+    /// One call of Route 53.
+    pub async fn route53(&self, method: &str, path: &str, body: String) -> Result<String> {
+        let service = ("route53.amazonaws.com", "us-east-1/route53");
+        self.rest(service, method, &format!("2013-04-01/{path}"), body)
+            .await
+    }
+
+    /// Makes a bucket.
+    pub async fn create_bucket(&self, name: &str) -> Result<()> {
+        let host = format!("s3.{REGION}.amazonaws.com");
+        let scope = format!("{REGION}/s3");
+        let place = format!(
+            "<CreateBucketConfiguration><LocationConstraint>{REGION}</LocationConstraint></CreateBucketConfiguration>"
+        );
+        self.rest((&host, &scope), "PUT", name, place)
+            .await
+            .map(|_| ())
     }
 
     async fn call_for(
