@@ -22,7 +22,7 @@ use url::Url;
 use super::http::Clients;
 use crate::{
     error::{Context, Error, Result},
-    ports::{Clock, InstanceFacts, Metadata},
+    ports::{Clock, InstanceFacts, Metadata, Notices},
 };
 
 pub use credentials::RoleCredentials;
@@ -309,6 +309,26 @@ impl Metadata for Imds {
             }
         }
         Ok(tags)
+    }
+
+    async fn notices(&self) -> Result<Notices> {
+        // Each path is there only while it says something; a group's is there always.
+        let lifecycle = ["meta-data", "autoscaling", "target-lifecycle-state"];
+        let lifecycle = self.text(&lifecycle).await?.ok();
+        let interruption = ["meta-data", "spot", "instance-action"];
+        let interruption = match self.text(&interruption).await? {
+            Ok(text) => Some(
+                serde_json::from_str(&text)
+                    .attempting(|| format!("spot/instance-action says `{text}`"))?,
+            ),
+            Err(Missing) => None,
+        };
+        let rebalance = ["meta-data", "events", "recommendations", "rebalance"];
+        Ok(Notices {
+            terminated_by_group: lifecycle.is_some_and(|state| state.trim() == "Terminated"),
+            interruption,
+            rebalance: self.text(&rebalance).await?.is_ok(),
+        })
     }
 
     async fn user_data(&self) -> Result<Option<Vec<u8>>> {

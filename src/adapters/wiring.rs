@@ -4,7 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     archive::Archives,
-    aws::{Aws, ec2::Ec2Api, endpoint::Endpoints, route53::Route53, s3::S3, ssm::Ssm},
+    aws::{
+        Aws, autoscaling::AutoScaling, ec2::Ec2Api, endpoint::Endpoints, route53::Route53, s3::S3,
+        ssm::Ssm,
+    },
     clock::SystemClock,
     commands::LocalCommands,
     downloads::HttpDownloads,
@@ -87,7 +90,8 @@ impl Wiring {
             )),
             archive: Arc::new(Archives::new(S3::new(aws.clone()))),
             etcd: Arc::new(EtcdGateway::new(paths::ETCD_PKI)),
-            dns: Arc::new(Route53::new(aws)),
+            dns: Arc::new(Route53::new(aws.clone())),
+            scaling: Arc::new(AutoScaling::new(aws)),
             clock: self.clock.clone(),
         })
     }

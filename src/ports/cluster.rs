@@ -44,12 +44,40 @@ pub trait Cluster: Send + Sync {
     /// Writes an object that nobody has changed since its `metadata.resourceVersion`, or that
     /// does not exist where it has none; tells whether it did.
     async fn compare_and_set(&self, object: &serde_json::Value) -> Result<bool>;
+    /// Lays a change over one part of a built-in object, by its kind's own rules (a list of
+    /// conditions merges by their types).
+    async fn patch(&self, object: &ObjectRef, part: Part, change: &serde_json::Value)
+    -> Result<()>;
+    /// The pods that are bound to a node: all that a node may ask for itself.
+    async fn pods_on(&self, node: &str) -> Result<Vec<serde_json::Value>>;
+    /// Asks for a pod to go; budgets of its application may hold it.
+    async fn evict(&self, pod: &ObjectRef) -> Result<Eviction>;
     /// What of these objects (Deployments, DaemonSets, StatefulSets, Jobs) has not rolled out yet; empty when all have.
     async fn not_rolled_out(&self, objects: &[serde_json::Value]) -> Result<Vec<String>>;
     /// An object as the API server has it; none where it, or its kind, does not exist.
     async fn get(&self, object: &ObjectRef) -> Result<Option<serde_json::Value>>;
     /// The node's Ready condition; none when there is no such node.
     async fn node_ready(&self, name: &str) -> Result<Option<NodeCondition>>;
+}
+
+/// What of an object is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// All but its status.
+    Whole,
+    /// Its status alone.
+    Status,
+}
+
+/// What became of an eviction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Eviction {
+    /// The pod is ending.
+    Begun,
+    /// There is no such pod.
+    Gone,
+    /// A disruption budget holds it for now, in the API's words.
+    Held(String),
 }
 
 /// Names one object of the Kubernetes API.

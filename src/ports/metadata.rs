@@ -14,8 +14,30 @@ pub trait Metadata: Send + Sync {
     async fn facts(&self) -> Result<InstanceFacts>;
     /// This instance's tags. Refused with a remedy where the instance does not offer them.
     async fn tags(&self) -> Result<BTreeMap<String, String>>;
+    /// What is about to happen to this instance.
+    async fn notices(&self) -> Result<Notices>;
     /// The raw user-data, if there is any.
     async fn user_data(&self) -> Result<Option<Vec<u8>>>;
+}
+
+/// What an instance is told of its end.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Notices {
+    /// Its Auto Scaling group wants it terminated.
+    pub terminated_by_group: bool,
+    /// The spot market takes it back.
+    pub interruption: Option<Interruption>,
+    /// The spot market may take it back soon.
+    pub rebalance: bool,
+}
+
+/// A spot interruption.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Interruption {
+    /// `terminate`, `stop` or `hibernate`.
+    pub action: String,
+    /// When.
+    pub time: jiff::Timestamp,
 }
 
 /// What the metadata service says of this instance.

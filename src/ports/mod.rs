@@ -12,6 +12,7 @@ mod ec2;
 mod etcd;
 mod host;
 mod metadata;
+mod scaling;
 mod store;
 
 use std::{sync::Arc, time::Duration};
@@ -20,14 +21,15 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 pub use archive::{Archive, Place};
-pub use cluster::{Cluster, NodeCondition, ObjectRef};
+pub use cluster::{Cluster, Eviction, NodeCondition, ObjectRef, Part};
 pub use commands::{Command, Commands, Output};
 pub use dns::{Dns, RecordSet};
 pub use downloads::{Download, Downloads, Target};
 pub use ec2::{Ec2, Instance, InstanceState, Role};
 pub use etcd::{Etcd, Member, Snapshot};
 pub use host::{Host, MachineFacts};
-pub use metadata::{InstanceFacts, Metadata};
+pub use metadata::{InstanceFacts, Interruption, Metadata, Notices};
+pub use scaling::{Hook, Scaling};
 pub use store::{Created, Store};
 
 /// Time, so that tests and simulations own it.
@@ -64,6 +66,8 @@ pub struct World {
     pub etcd: Arc<dyn Etcd>,
     /// Hosted zones.
     pub dns: Arc<dyn Dns>,
+    /// Auto Scaling.
+    pub scaling: Arc<dyn Scaling>,
     /// Time.
     pub clock: Arc<dyn Clock>,
 }

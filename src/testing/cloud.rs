@@ -14,8 +14,8 @@ use crate::{
     identity::Identity,
     phases::host::Inventory,
     ports::{
-        Dns, Download, Downloads, Ec2, Instance, InstanceFacts, InstanceState, Metadata, RecordSet,
-        Target,
+        Dns, Download, Downloads, Ec2, Hook, Instance, InstanceFacts, InstanceState, Metadata,
+        Notices, RecordSet, Scaling, Target,
     },
 };
 
@@ -61,15 +61,25 @@ impl Ec2 for FakeEc2 {
     }
 }
 
-/// A metadata service that nobody above the adapters may ask.
-pub struct NoMetadata;
+/// A metadata service that above the adapters is asked for notices only.
+#[derive(Default)]
+pub struct FakeMetadata {
+    notices: Mutex<Notices>,
+}
+
+impl FakeMetadata {
+    /// Says this from now on.
+    pub fn notice(&self, notices: Notices) {
+        *self.notices.lock().unwrap() = notices;
+    }
+}
 
 fn unexpected<T>() -> Result<T> {
     Err(Error::refused("this test has no metadata service"))
 }
 
 #[async_trait]
-impl Metadata for NoMetadata {
+impl Metadata for FakeMetadata {
     async fn facts(&self) -> Result<InstanceFacts> {
         unexpected()
     }
@@ -78,8 +88,37 @@ impl Metadata for NoMetadata {
         unexpected()
     }
 
+    async fn notices(&self) -> Result<Notices> {
+        Ok(self.notices.lock().unwrap().clone())
+    }
+
     async fn user_data(&self) -> Result<Option<Vec<u8>>> {
         unexpected()
+    }
+}
+
+/// An Auto Scaling API in memory.
+#[derive(Default)]
+pub struct FakeScaling {
+    hooks: Mutex<Vec<Hook>>,
+}
+
+impl FakeScaling {
+    /// These hooks wait for every instance.
+    pub fn wait(&self, hooks: impl IntoIterator<Item = Hook>) {
+        *self.hooks.lock().unwrap() = hooks.into_iter().collect();
+    }
+}
+
+#[async_trait]
+impl Scaling for FakeScaling {
+    async fn waiting_for(&self, _instance: &str) -> Result<Vec<Hook>> {
+        Ok(self.hooks.lock().unwrap().clone())
+    }
+
+    async fn complete(&self, hook: &Hook, _instance: &str) -> Result<()> {
+        self.hooks.lock().unwrap().retain(|there| there != hook);
+        Ok(())
     }
 }
 

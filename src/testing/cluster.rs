@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::{
     error::{Error, Result},
-    ports::{Cluster, NodeCondition, ObjectRef},
+    ports::{Cluster, Eviction, NodeCondition, ObjectRef, Part},
 };
 
 /// The Ready condition of a node that is.
@@ -48,6 +48,7 @@ pub struct FakeCluster {
     ready_after: Mutex<usize>,
     conditions: Mutex<VecDeque<Option<NodeCondition>>>,
     rival: Mutex<Option<Value>>,
+    budget: Mutex<Option<String>>,
 }
 
 impl FakeCluster {
@@ -101,6 +102,11 @@ impl FakeCluster {
     /// Somebody else writes this object just before the next [`Cluster::compare_and_set`].
     pub fn meanwhile(&self, object: Value) {
         *self.rival.lock().unwrap() = Some(object);
+    }
+
+    /// A disruption budget that lets nobody go, in its words; none lets everybody.
+    pub fn budget(&self, says: Option<&str>) {
+        *self.budget.lock().unwrap() = says.map(str::to_owned);
     }
 
     fn up(&self) -> Result<()> {
@@ -199,6 +205,32 @@ impl Cluster for FakeCluster {
         object["metadata"]["resourceVersion"] = (there.unwrap_or_default() + 1).into();
         self.put(object);
         Ok(true)
+    }
+
+    async fn patch(&self, object: &ObjectRef, _part: Part, change: &Value) -> Result<()> {
+        self.up()?;
+        let mut objects = self.objects.lock().unwrap();
+        let there = objects.get_mut(&object.to_string());
+        let there = there.ok_or_else(|| Error::failed(format!("no {object} (404)")))?;
+        // Its one list, of conditions, has one item in tests; with it a merge is a strategic one.
+        json_patch::merge(there, change);
+        Ok(())
+    }
+
+    async fn pods_on(&self, node: &str) -> Result<Vec<Value>> {
+        self.up()?;
+        let mut objects = self.objects();
+        objects.retain(|_, o| o["kind"] == "Pod" && o["spec"]["nodeName"] == node);
+        Ok(objects.into_values().collect())
+    }
+
+    async fn evict(&self, pod: &ObjectRef) -> Result<Eviction> {
+        self.up()?;
+        if let Some(says) = self.budget.lock().unwrap().clone() {
+            return Ok(Eviction::Held(says));
+        }
+        let gone = self.objects.lock().unwrap().remove(&pod.to_string());
+        Ok(gone.map_or(Eviction::Gone, |_| Eviction::Begun))
     }
 
     async fn not_rolled_out(&self, _objects: &[Value]) -> Result<Vec<String>> {

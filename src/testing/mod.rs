@@ -10,7 +10,7 @@
 //! | [`FakeCommands`] | systemd, containerd, kubeadm, modprobe, swapoff | the end-to-end tests only |
 //! | [`FakeCluster`] | the API server | the end-to-end tests only |
 //! | [`FakeEtcd`] | etcd | the end-to-end tests only; its rules are those of `--strict-reconfig-check` |
-//! | [`FakeEc2`], [`FakeDownloads`], [`FakeDns`] | the EC2 API, download hosts, Route 53 | scripted answers; the adapters' own tests have servers |
+//! | [`FakeEc2`], [`FakeDownloads`], [`FakeDns`], [`FakeMetadata`], [`FakeScaling`] | the EC2 API, download hosts, Route 53, the metadata service, Auto Scaling | scripted answers; the adapters' own tests have servers |
 //! | [`FakeClock`] | the wall clock | tokio's paused time, which its sleeps take part in |
 //!
 //! [`LocalHost`]: crate::adapters::host::LocalHost
@@ -31,7 +31,7 @@ mod world;
 
 pub use agent::agent;
 pub use clock::{FakeClock, StoppedClock};
-pub use cloud::{FakeDns, FakeDownloads, FakeEc2, running};
+pub use cloud::{FakeDns, FakeDownloads, FakeEc2, FakeMetadata, FakeScaling, running};
 pub use cluster::{FakeCluster, not_ready, ready};
 pub use commands::{FakeCommands, output};
 pub use etcd::{FakeEtcd, sealed};

@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use super::{
     FakeClock, FakeCluster, FakeCommands, FakeDns, FakeDownloads, FakeEc2, FakeEtcd, FakeHost,
-    Files, MemoryStore, Pki, cloud::NoMetadata, output, rotating_kubeconfig,
+    FakeMetadata, FakeScaling, Files, MemoryStore, Pki, output, rotating_kubeconfig,
 };
 use crate::{
     adapters::archive::Archives,
@@ -29,6 +29,10 @@ pub struct FakeWorld {
     pub store: Arc<MemoryStore>,
     /// The EC2 API.
     pub ec2: Arc<FakeEc2>,
+    /// The metadata service.
+    pub metadata: Arc<FakeMetadata>,
+    /// Auto Scaling.
+    pub scaling: Arc<FakeScaling>,
     /// The hosted zones.
     pub dns: Arc<FakeDns>,
     /// The download hosts.
@@ -53,6 +57,8 @@ impl FakeWorld {
             store: Arc::default(),
             ec2: Arc::default(),
             dns: Arc::default(),
+            metadata: Arc::default(),
+            scaling: Arc::default(),
             clock: Arc::new(FakeClock::at_noon()),
         }
     }
@@ -119,7 +125,7 @@ impl FakeWorld {
     /// It as ports.
     pub fn ports(&self) -> World {
         World {
-            metadata: Arc::new(NoMetadata),
+            metadata: self.metadata.clone(),
             ec2: self.ec2.clone(),
             store: self.store.clone(),
             host: self.host.clone(),
@@ -129,6 +135,7 @@ impl FakeWorld {
             archive: Arc::new(Archives::at(self.files.root())),
             etcd: self.etcd.clone(),
             dns: self.dns.clone(),
+            scaling: self.scaling.clone(),
             clock: self.clock.clone(),
         }
     }

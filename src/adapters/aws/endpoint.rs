@@ -7,6 +7,8 @@ use crate::error::{Context, Error, Result};
 /// The services in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Service {
+    /// Auto Scaling.
+    AutoScaling,
     /// Elastic Compute Cloud.
     Ec2,
     /// Route 53, one for all regions of a partition.
@@ -21,6 +23,7 @@ impl Service {
     /// The name in host names, signatures and IAM actions.
     pub fn name(self) -> &'static str {
         match self {
+            Self::AutoScaling => "autoscaling",
             Self::Ec2 => "ec2",
             Self::Route53 => "route53",
             Self::S3 => "s3",
@@ -120,7 +123,7 @@ impl Endpoints {
     pub fn signing_region(&self, service: Service) -> &str {
         match service {
             Service::Route53 => self.partition().route53.1,
-            Service::Ec2 | Service::S3 | Service::Ssm => &self.region,
+            Service::AutoScaling | Service::Ec2 | Service::S3 | Service::Ssm => &self.region,
         }
     }
 

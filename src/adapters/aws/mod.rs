@@ -1,9 +1,11 @@
 //! The few AWS calls that the agent makes: signed with Signature Version 4, sent by reqwest.
 //!
 //! [`Aws`] owns what all calls share: endpoints, credentials, the clock's skew and
-//! the retries of `retry`. [`ec2`], [`route53`], [`s3`] and [`ssm`] own their protocols.
+//! the retries of `retry`. [`autoscaling`], [`ec2`], [`route53`], [`s3`] and [`ssm`]
+//! own their protocols.
 
 mod answer;
+pub mod autoscaling;
 mod call;
 pub mod ec2;
 pub mod endpoint;

@@ -15,7 +15,9 @@ use wiremock::{
     matchers::{body_partial_json, body_string_contains, header, method},
 };
 
-use super::{ec2::Ec2Api, endpoint::Endpoints, route53::Route53, ssm::Ssm, *};
+use super::{
+    autoscaling::AutoScaling, ec2::Ec2Api, endpoint::Endpoints, route53::Route53, ssm::Ssm, *,
+};
 use crate::{
     adapters::{http::Clients, store::SsmStore},
     error::Kind,
@@ -51,6 +53,7 @@ pub(super) struct Region {
     ec2: Ec2Api,
     ssm: Ssm,
     pub route53: Route53,
+    pub scaling: AutoScaling,
 }
 
 impl Region {
@@ -66,7 +69,8 @@ impl Region {
             clock,
             ec2: Ec2Api::new(aws.clone()),
             ssm: Ssm::new(aws.clone()),
-            route53: Route53::new(aws),
+            route53: Route53::new(aws.clone()),
+            scaling: AutoScaling::new(aws),
         }
     }
 

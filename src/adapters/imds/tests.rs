@@ -8,7 +8,7 @@ use wiremock::{
 };
 
 use super::*;
-use crate::{error::Kind, testing::StoppedClock};
+use crate::{error::Kind, ports::Interruption, testing::StoppedClock};
 
 const TOKEN: &str = "x-aws-ec2-metadata-token";
 const TTL: &str = "x-aws-ec2-metadata-token-ttl-seconds";
@@ -298,6 +298,32 @@ async fn tags_not_enabled_are_refused_with_the_exact_command() {
             "aws ec2 modify-instance-metadata-options --instance-id {INSTANCE} --instance-metadata-tags enabled"
         )
     );
+}
+
+#[tokio::test]
+async fn notices_are_there_only_while_something_is_about_to_happen() {
+    let service = Service::with_tokens().await;
+    assert_eq!(service.imds.notices().await.unwrap(), Notices::default());
+    let lifecycle = "meta-data/autoscaling/target-lifecycle-state";
+    service.has(lifecycle, "InService").await;
+    assert_eq!(service.imds.notices().await.unwrap(), Notices::default());
+    let service = Service::with_tokens().await;
+    service.has(lifecycle, "Terminated").await;
+    let action = r#"{"action": "terminate", "time": "2026-11-23T08:22:00Z"}"#;
+    service.has("meta-data/spot/instance-action", action).await;
+    let rebalance = "meta-data/events/recommendations/rebalance";
+    service
+        .has(rebalance, r#"{"noticeTime": "2026-11-23T08:00:00Z"}"#)
+        .await;
+    let expected = Notices {
+        terminated_by_group: true,
+        interruption: Some(Interruption {
+            action: "terminate".to_owned(),
+            time: "2026-11-23T08:22:00Z".parse().unwrap(),
+        }),
+        rebalance: true,
+    };
+    assert_eq!(service.imds.notices().await.unwrap(), expected);
 }
 
 #[tokio::test]

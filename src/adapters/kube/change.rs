@@ -1,13 +1,17 @@
 //! Single objects: listed, deleted and written under conditions.
 
+use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Client,
-    api::{DeleteParams, DynamicObject, ListParams, PostParams, Preconditions},
+    api::{
+        DeleteParams, DynamicObject, EvictParams, ListParams, Patch, PatchParams, PostParams,
+        Preconditions,
+    },
 };
 use serde_json::{Value, json};
 
 use super::apply::{Kinds, MANAGER, MANAGER_LABEL, OWNER_LABEL};
-use crate::ports::ObjectRef;
+use crate::ports::{Eviction, ObjectRef, Part};
 
 type Result<T> = std::result::Result<T, kube::Error>;
 
@@ -111,6 +115,49 @@ pub async fn compare_and_set(client: &Client, object: &Value) -> Result<bool> {
     }
 }
 
+/// Lays a change over an object, by the strategic merge of its kind.
+pub async fn patch(client: &Client, object: &ObjectRef, part: Part, change: &Value) -> Result<()> {
+    let Some(api) = Kinds::default().api(client, &object.skeleton()).await? else {
+        return Err(not_found(object));
+    };
+    let params = PatchParams {
+        field_manager: Some(MANAGER.to_owned()),
+        ..Default::default()
+    };
+    let change = Patch::Strategic(change);
+    match part {
+        Part::Whole => api.patch(&object.name, &params, &change).await,
+        Part::Status => api.patch_status(&object.name, &params, &change).await,
+    }
+    .map(drop)
+}
+
+fn not_found(object: &ObjectRef) -> kube::Error {
+    kube::Error::Api(Box::new(
+        kube::core::Status::failure(&format!("{object} is not served"), "NotFound").with_code(404),
+    ))
+}
+
+/// The pods bound to a node. Nodes may list pods by this selector only.
+pub async fn pods_on(client: &Client, node: &str) -> Result<Vec<Pod>> {
+    let here = ListParams::default().fields(&format!("spec.nodeName={node}"));
+    Ok(Api::<Pod>::all(client.clone()).list(&here).await?.items)
+}
+
+/// Evicts a pod. 429 is a disruption budget's answer.
+pub async fn evict(client: &Client, pod: &ObjectRef) -> Result<Eviction> {
+    let namespace = pod.namespace.as_deref().unwrap_or("default");
+    let pods = Api::<Pod>::namespaced(client.clone(), namespace);
+    match pods.evict(&pod.name, &EvictParams::default()).await {
+        Ok(_) => Ok(Eviction::Begun),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(Eviction::Gone),
+        Err(kube::Error::Api(status)) if status.code == 429 => {
+            Ok(Eviction::Held(status.message.clone()))
+        }
+        Err(error) => Err(error),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -166,7 +213,8 @@ mod tests {
             .mount(&mock)
             .await;
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let config = kube::Config::new(mock.uri().parse().unwrap());
+        let mut config = kube::Config::new(mock.uri().parse().unwrap());
+        config.default_retry = false;
         (mock, Client::try_from(config).unwrap())
     }
 
@@ -222,6 +270,92 @@ mod tests {
         assert_eq!(listed("ConfigMap", Some("x")).await, ["a"]);
         assert_eq!(listed("ConfigMap", None).await, ["a", "b"]);
         assert!(listed("Widget", None).await.is_empty());
+    }
+
+    /// A server that serves Nodes and Pods and answers `method` at `path` so.
+    async fn answering(method: &str, path: &str, code: u16, body: &Value) -> (MockServer, Client) {
+        let (mock, client) = server().await;
+        let resources = json!({"groupVersion": "v1", "resources": [
+            {"name": "nodes", "kind": "Node", "namespaced": false, "singularName": "", "verbs": []},
+        ]});
+        Mock::given(matchers::method("GET"))
+            .and(matchers::path("/api/v1"))
+            .respond_with(ResponseTemplate::new(200).set_body_json(resources))
+            .with_priority(1)
+            .mount(&mock)
+            .await;
+        Mock::given(matchers::method(method))
+            .and(matchers::path(path))
+            .respond_with(ResponseTemplate::new(code).set_body_json(body))
+            .mount(&mock)
+            .await;
+        (mock, client)
+    }
+
+    #[tokio::test]
+    async fn a_change_is_laid_over_one_part_by_the_rules_of_its_kind() {
+        let node = ObjectRef {
+            api_version: "v1".to_owned(),
+            kind: "Node".to_owned(),
+            namespace: None,
+            name: "w1".to_owned(),
+        };
+        let object = node.skeleton();
+        for (part, path) in [
+            (Part::Whole, "/api/v1/nodes/w1"),
+            (Part::Status, "/api/v1/nodes/w1/status"),
+        ] {
+            let (mock, client) = answering("PATCH", path, 200, &object).await;
+            let change = json!({"spec": {"unschedulable": true}});
+            patch(&client, &node, part, &change).await.unwrap();
+            let requests = mock.received_requests().await.unwrap();
+            let request = requests.last().unwrap();
+            assert_eq!(
+                request.headers["content-type"],
+                "application/strategic-merge-patch+json"
+            );
+            assert_eq!(request.body_json::<Value>().unwrap(), change);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_eviction_begins_is_held_by_a_budget_or_comes_too_late() {
+        let pod = ObjectRef {
+            api_version: "v1".to_owned(),
+            kind: "Pod".to_owned(),
+            namespace: Some("x".to_owned()),
+            name: "a".to_owned(),
+        };
+        let status = |code: u16, message: &str| {
+            json!({"kind": "Status", "apiVersion": "v1", "code": code, "message": message,
+                "status": if code < 300 { "Success" } else { "Failure" }})
+        };
+        for (code, message, expected) in [
+            (201, "", Eviction::Begun),
+            (429, "needs 1", Eviction::Held("needs 1".to_owned())),
+            (404, "no pod", Eviction::Gone),
+        ] {
+            let path = "/api/v1/namespaces/x/pods/a/eviction";
+            let body = status(code, message);
+            let (_mock, client) = answering("POST", path, code, &body).await;
+            assert_eq!(evict(&client, &pod).await.unwrap(), expected, "{code}");
+        }
+    }
+
+    #[tokio::test]
+    async fn pods_are_asked_for_by_the_only_selector_that_nodes_may_use() {
+        let list = json!({"apiVersion": "v1", "kind": "PodList", "metadata": {},
+            "items": [{"metadata": {"name": "a", "namespace": "x"}}]});
+        let (mock, client) = answering("GET", "/api/v1/pods", 200, &list).await;
+        let pods = pods_on(&client, "w1").await.unwrap();
+        let pod = ObjectRef::of(&serde_json::to_value(&pods[0]).unwrap());
+        assert_eq!(pod.to_string(), "Pod x/a");
+        let requests = mock.received_requests().await.unwrap();
+        let query = requests.last().unwrap().url.query().unwrap_or_default();
+        assert!(
+            query.contains("fieldSelector=spec.nodeName%3Dw1"),
+            "{query}"
+        );
     }
 
     #[tokio::test]

@@ -104,6 +104,8 @@ async fn connect(kubeconfigs: &[PathBuf], endpoint: &str) -> Result<Client> {
         .attempting(what)?;
 
     let (host, address) = resolve(endpoint).await?;
+    // The agent's own waits have their reasons and ends; and 429 is a disruption budget's answer.
+    config.default_retry = false;
     config.cluster_url = format!("https://{address}")
         .parse()
         .attempting(|| format!("cannot use the endpoint {endpoint}"))?;

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::{
     error::{Context, Error, Result},
-    ports::{Cluster, NodeCondition, ObjectRef},
+    ports::{Cluster, Eviction, NodeCondition, ObjectRef, Part},
 };
 
 use apply::Kinds;
@@ -167,6 +167,31 @@ impl Cluster for KubeCluster {
     async fn compare_and_set(&self, object: &Value) -> Result<bool> {
         self.ask(&format!("write {}", apply::name(object)), async |client| {
             change::compare_and_set(&client, object).await
+        })
+        .await
+    }
+
+    async fn patch(&self, object: &ObjectRef, part: Part, change: &Value) -> Result<()> {
+        self.ask(&format!("patch {object}"), async |client| {
+            change::patch(&client, object, part, change).await
+        })
+        .await
+    }
+
+    async fn pods_on(&self, node: &str) -> Result<Vec<Value>> {
+        let what = format!("list the pods on {node}");
+        let found = self
+            .ask(&what, async |client| change::pods_on(&client, node).await)
+            .await?;
+        found
+            .into_iter()
+            .map(|pod| serde_json::to_value(pod).attempting(|| what.clone()))
+            .collect()
+    }
+
+    async fn evict(&self, pod: &ObjectRef) -> Result<Eviction> {
+        self.ask(&format!("evict {pod}"), async |client| {
+            change::evict(&client, pod).await
         })
         .await
     }
