@@ -13,6 +13,7 @@
 //!   -> report     systemd, journal, HTTP
 //!   -> steady     the same again, for the life of the node
 //!   -> leader     what one control plane at a time does for the whole cluster
+//!   -> leaving    how a node goes
 //! ```
 
 pub mod adapters;
@@ -26,6 +27,7 @@ pub mod identity;
 pub mod journal;
 pub mod leader;
 pub mod lease;
+pub mod leaving;
 pub mod logging;
 pub mod observe;
 pub mod phases;

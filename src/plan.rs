@@ -10,6 +10,7 @@ use crate::{
         addons::Addon,
         host::{Artifact, Containerd, Hosts, Images, Kernel, KubeletUnit, Preflight, Swap, Sysctl},
         kubeadm::{ApiReady, ConfigFiles, InitPhase, Join, KubeadmPhase},
+        leaving::Uncordon,
         record::{JoinTickets, RecordCluster},
     },
     ports::{MachineFacts, Role},
@@ -116,6 +117,7 @@ fn found(
         }
         before = names;
     }
+    plan.add("uncordon", api, &["kubeadm-upload-config"], "the agent cordons its node before it goes down", Uncordon { node: me.node_name.clone() });
     plan.add("node-ready", settings.deadlines.rollout, &["kubeadm-kubelet-finalize", "kubeadm-mark-control-plane"], "pods can be scheduled here", NodeReady::new(settings, me));
     Ok(plan.0)
 }
@@ -136,6 +138,7 @@ fn join(settings: &Settings, me: &Identity, machine: &MachineFacts) -> Result<Ve
     if me.role == Role::ControlPlane {
         plan.add("join-tickets", settings.deadlines.api, &["kubeadm-join"], "what joiners prove themselves with, renewed before it ends", JoinTickets::for_all());
     }
+    plan.add("uncordon", settings.deadlines.api, &["kubeadm-join"], "the agent cordons its node before it goes down", Uncordon { node: me.node_name.clone() });
     plan.add("node-ready", settings.deadlines.rollout, &["kubeadm-join"], "pods can be scheduled here", NodeReady::new(settings, me));
     Ok(plan.0)
 }

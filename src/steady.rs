@@ -1,6 +1,6 @@
 //! After the boot: keeps the node in the state that it was brought to.
 
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 use tracing::{info, warn};
@@ -8,7 +8,8 @@ use tracing::{info, warn};
 use crate::{
     boot::Agent,
     error::{Error, Result},
-    leader::{addons::Upkeep, dns, healing::Healing, snapshots::Schedule},
+    leader::{addons::Upkeep, departed, dns, healing::Healing, snapshots::Schedule},
+    leaving::Notice,
     plan,
     ports::Role,
     report::Stage,
@@ -31,19 +32,22 @@ fn every(period: Duration) -> Interval {
 }
 
 impl Agent {
-    /// Looks again and again, mends what differs, and reports. Ends with nothing but the process.
-    pub async fn keep(&self) {
+    /// Looks again and again, mends what differs, and reports, until there is a notice that
+    /// the node is about to end.
+    pub async fn keep(&self) -> Notice {
         tokio::select! {
-            () = self.keep_node() => {}
-            () = self.keep_addons(), if self.me.role == Role::ControlPlane => {}
-            () = self.keep_members(), if self.me.role == Role::ControlPlane => {}
-            () = self.keep_dns(), if self.me.role == Role::ControlPlane && self.settings.dns.enabled => {}
-            () = self.keep_backups(), if self.me.role == Role::ControlPlane => {}
+            notice = self.await_notice() => notice,
+            never = self.keep_node() => match never {},
+            never = self.keep_nodes(), if self.me.role == Role::ControlPlane => match never {},
+            never = self.keep_addons(), if self.me.role == Role::ControlPlane => match never {},
+            never = self.keep_members(), if self.me.role == Role::ControlPlane => match never {},
+            never = self.keep_backups(), if self.me.role == Role::ControlPlane => match never {},
+            never = self.keep_dns(), if self.me.role == Role::ControlPlane && self.settings.dns.enabled => match never {},
         }
     }
 
     /// Beside the node's own cycle: however long an add-on takes, the node is looked after.
-    async fn keep_addons(&self) {
+    async fn keep_addons(&self) -> Infallible {
         let mut upkeep = Upkeep::new(&self.settings, &self.me.instance_id);
         let mut cycles = every(CYCLE);
         loop {
@@ -56,7 +60,7 @@ impl Agent {
     }
 
     /// What dead instances left goes, so that their successors can take their place.
-    async fn keep_members(&self) {
+    async fn keep_members(&self) -> Infallible {
         let mut healing = Healing::default();
         let mut cycles = every(HEALING);
         loop {
@@ -68,8 +72,19 @@ impl Agent {
         }
     }
 
+    /// Deletes the Nodes of those who have said goodbye.
+    async fn keep_nodes(&self) -> Infallible {
+        let mut cycles = every(departed::CYCLE);
+        loop {
+            cycles.tick().await;
+            if let Err(error) = departed::cycle(&self.world, &self.me.instance_id).await {
+                warn!(HINT = error.remedy(), "{}", error.one_line());
+            }
+        }
+    }
+
     /// Beside the others, and more often: visitors wait for it.
-    async fn keep_dns(&self) {
+    async fn keep_dns(&self) -> Infallible {
         let (me, cluster) = (&self.me.instance_id, &self.me.cluster);
         let mut cycles = every(dns::CYCLE);
         let mut said = None;
@@ -86,7 +101,7 @@ impl Agent {
     }
 
     /// Beside the others: a large snapshot takes its time.
-    async fn keep_backups(&self) {
+    async fn keep_backups(&self) -> Infallible {
         // A place that is none is refused when the settings are read.
         let Ok(Some(mut schedule)) = Schedule::new(&self.settings.snapshots) else {
             return std::future::pending().await;
@@ -108,7 +123,7 @@ impl Agent {
         }
     }
 
-    async fn keep_node(&self) {
+    async fn keep_node(&self) -> Infallible {
         let mut cycles = every(CYCLE);
         let mut full_check_due = Instant::now() + FULL_CHECK;
         loop {

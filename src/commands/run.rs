@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use jiff::Timestamp;
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::watch,
     time::interval,
 };
@@ -27,15 +27,10 @@ use crate::{
 /// `run`: the whole life of the agent.
 pub async fn run() -> Result<()> {
     let reporter = Arc::new(Reporter::new(Timestamp::now()));
-    let mut terminate =
-        signal(SignalKind::terminate()).attempting(|| "cannot listen for SIGTERM".to_owned())?;
-    let mut interrupt =
-        signal(SignalKind::interrupt()).attempting(|| "cannot listen for SIGINT".to_owned())?;
+    let mut told = Told::new()?;
     let outcome = tokio::select! {
-        outcome = live(reporter.clone()) => outcome,
+        outcome = live(reporter.clone(), &mut told) => outcome,
         () = tell_systemd(&reporter) => Ok(()),
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
     };
     match &outcome {
         Ok(()) => {
@@ -48,6 +43,30 @@ pub async fn run() -> Result<()> {
         }
     }
     outcome
+}
+
+/// Where the agent is told to end.
+struct Told {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Told {
+    fn new() -> Result<Self> {
+        let listen =
+            |kind, name: &str| signal(kind).attempting(|| format!("cannot listen for {name}"));
+        Ok(Self {
+            terminate: listen(SignalKind::terminate(), "SIGTERM")?,
+            interrupt: listen(SignalKind::interrupt(), "SIGINT")?,
+        })
+    }
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 /// Keeps STATUS= true and the watchdog fed. Both are driven by the same task as
@@ -70,11 +89,13 @@ async fn tell_systemd(reporter: &Reporter) {
     }
 }
 
-async fn live(reporter: Arc<Reporter>) -> Result<()> {
+async fn live(reporter: Arc<Reporter>, told: &mut Told) -> Result<()> {
     let wiring = Wiring::new()?;
     require_root(&wiring, "to bring up a node").await?;
-    let (settings, me, machine) =
-        boot::who_am_i(wiring.imds.as_ref(), wiring.host.as_ref()).await?;
+    let (settings, me, machine) = tokio::select! {
+        known = boot::who_am_i(wiring.imds.as_ref(), wiring.host.as_ref()) => known?,
+        () = told.wait() => return Ok(()),
+    };
     reporter.identity(&me, &settings.kubernetes.version);
     let span = info_span!("agent", NODE = me.node_name, CLUSTER = me.cluster);
     async {
@@ -104,7 +125,7 @@ async fn live(reporter: Arc<Reporter>) -> Result<()> {
         let balancer = serve_balancer(&agent);
         systemd::ready();
         tokio::select! {
-            outcome = boot_and_keep(&agent) => outcome,
+            outcome = stay(&agent, told) => outcome,
             outcome = http::serve(listener, reporter.subscribe()) => outcome,
             outcome = balancer => outcome,
             () = relay_progress(&agent) => Ok(()),
@@ -112,6 +133,16 @@ async fn live(reporter: Arc<Reporter>) -> Result<()> {
     }
     .instrument(span)
     .await
+}
+
+/// Boots, keeps the node and says goodbye: all that goes by way of the API balancer beside it.
+async fn stay(agent: &Agent, told: &mut Told) -> Result<()> {
+    tokio::select! {
+        outcome = boot_and_keep(agent) => return outcome,
+        () = told.wait() => {}
+    }
+    agent.end().await;
+    Ok(())
 }
 
 async fn boot_and_keep(agent: &Agent) -> Result<()> {
@@ -129,8 +160,10 @@ async fn boot_and_keep(agent: &Agent) -> Result<()> {
             took.as_secs()
         );
     }
-    agent.keep().await;
-    Ok(())
+    let notice = agent.keep().await;
+    agent.say_goodbye(&notice).await;
+    // Nothing is kept any more: what comes is the end of the machine.
+    std::future::pending().await
 }
 
 async fn serve_balancer(agent: &Agent) -> Result<()> {

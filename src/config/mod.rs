@@ -14,7 +14,7 @@ pub use embedded::{EMBEDDED, embedded};
 pub use load::{Fragment, Sources, load};
 pub use settings::{
     Addon, Addresses, Cluster, Component, Deadlines, Dns, Downloads, Images, Kubeadm, Kubernetes,
-    Node, Overrides, Patch, Pin, Report, Settings, Snapshots, Source, Store, StoreKind,
+    Leaving, Node, Overrides, Patch, Pin, Report, Settings, Snapshots, Source, Store, StoreKind,
 };
 
 /// The defaults and their documentation, as TOML.

@@ -29,6 +29,7 @@ pub struct Settings {
     pub addons: BTreeMap<String, Addon>,
     pub dns: Dns,
     pub snapshots: Snapshots,
+    pub leaving: Leaving,
     pub report: Report,
     pub deadlines: Deadlines,
 }
@@ -241,6 +242,14 @@ pub struct Snapshots {
     pub to: String,
     pub every: u64,
     pub keep: usize,
+}
+
+/// `[leaving]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Leaving {
+    pub deadline: u64,
 }
 
 /// `[report]`

@@ -32,6 +32,14 @@ pub fn validate(settings: &Settings) -> Result<()> {
         ))
         .hint("example: prefix = \"/k8s-bootstrap\""));
     }
+    // TimeoutStopSec of the unit is beyond it.
+    if settings.leaving.deadline > 120 {
+        return Err(Error::refused(format!(
+            "leaving.deadline: {} is beyond the 120 seconds that systemd waits",
+            settings.leaving.deadline
+        ))
+        .hint("the default is 90"));
+    }
     if settings.dns.enabled {
         dns(&settings.dns)?;
     }
@@ -243,6 +251,10 @@ mod tests {
             (
                 "dns = { enabled = true, zone = 'Z1', name = 'www.example.com', ttl = 0 }",
                 "dns.ttl: 0 is not between",
+            ),
+            (
+                "leaving.deadline = 121",
+                "leaving.deadline: 121 is beyond the 120 seconds",
             ),
             ("downloads.parallel = 0", "downloads.parallel: 0"),
             (

@@ -4,6 +4,7 @@
 //! and asks [`lead`] before each act.
 
 pub mod addons;
+pub mod departed;
 pub mod dns;
 pub mod healing;
 pub mod snapshots;

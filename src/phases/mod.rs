@@ -7,6 +7,7 @@
 pub mod addons;
 pub mod host;
 pub mod kubeadm;
+pub mod leaving;
 mod node_ready;
 pub mod record;
 
@@ -126,4 +127,20 @@ actions! {
     Addon(addons::Addon),
     /// The node's Ready condition.
     NodeReady(NodeReady),
+    /// No new pods here.
+    Cordon(leaving::Cordon),
+    /// New pods here again.
+    Uncordon(leaving::Uncordon),
+    /// The node called not Ready.
+    Unready(leaving::Unready),
+    /// No pods here.
+    Evict(leaving::Evict),
+    /// Time for visitors to hear of it.
+    Linger(leaving::Linger),
+    /// No member of etcd here.
+    LeaveEtcd(leaving::LeaveEtcd),
+    /// No Node.
+    Left(leaving::Left),
+    /// The Auto Scaling group goes on.
+    CompleteHooks(leaving::CompleteHooks),
 }

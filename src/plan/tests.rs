@@ -89,6 +89,7 @@ fn a_worker_holds_nothing_of_a_control_plane() {
             "images",
             "kubeadm-config",
             "kubeadm-join",
+            "uncordon",
             "node-ready",
         ]
     );

@@ -63,6 +63,7 @@ pub fn text(status: &Status) -> Result<String> {
         Stage::Working,
         Stage::Ready,
         Stage::Degraded,
+        Stage::Leaving,
         Stage::Failed,
     ] {
         let label = StageLabel {

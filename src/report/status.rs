@@ -19,6 +19,8 @@ pub enum Stage {
     Ready,
     /// The node was Ready, and something does not hold now.
     Degraded,
+    /// The node says goodbye.
+    Leaving,
     /// Given up; systemd starts the agent again, unless a person must decide.
     Failed,
 }
@@ -31,6 +33,7 @@ impl Stage {
             Self::Working => "Working",
             Self::Ready => "Ready",
             Self::Degraded => "Degraded",
+            Self::Leaving => "Leaving",
             Self::Failed => "Failed",
         }
     }

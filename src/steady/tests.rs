@@ -29,7 +29,7 @@ async fn member(fake: &FakeWorld, me: Identity) -> Agent {
 }
 
 /// Lets the agent work for a while, in which it must not end.
-async fn work_for(time: Duration, keep: &mut Pin<&mut impl Future<Output = ()>>) {
+async fn work_for(time: Duration, keep: &mut Pin<&mut impl Future<Output = Notice>>) {
     let ended = timeout(time, keep.as_mut()).await;
     assert!(ended.is_err(), "{ended:?}");
 }

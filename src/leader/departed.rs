@@ -1,0 +1,83 @@
+//! Deletes the Nodes that their own agents have marked as left: a worker may not delete its own.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tracing::info;
+
+use crate::{
+    error::Result,
+    leader::{self, Leader},
+    phases::leaving::LEFT,
+    ports::World,
+};
+
+/// How often it is looked for them.
+pub const CYCLE: Duration = Duration::from_secs(10);
+
+/// Whether the node's own instance says that it has left. A mark with another instance's id
+/// was left over by one that had the name before.
+fn has_left(node: &Value) -> bool {
+    let mark = node["metadata"]["annotations"].get(LEFT);
+    let mark = mark.and_then(Value::as_str).filter(|id| !id.is_empty());
+    let provider = node["spec"]["providerID"].as_str().unwrap_or_default();
+    mark.is_some() && provider.rsplit('/').next() == mark
+}
+
+/// One look, if this instance leads.
+pub async fn cycle(world: &World, me: &str) -> Result<()> {
+    let nodes = world.cluster.list("v1", "Node", None).await?;
+    for node in nodes.into_iter().filter(has_left) {
+        if let Leader::Other(_) = leader::lead(world, me).await? {
+            return Ok(());
+        }
+        let name = node["metadata"]["name"].as_str().unwrap_or_default();
+        if world.cluster.delete_seen(&node).await? {
+            info!("deleted Node {name}, which has said goodbye");
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::testing::FakeWorld;
+
+    fn node(name: &str, instance: &str, left: &str) -> Value {
+        json!({
+            "apiVersion": "v1", "kind": "Node",
+            "metadata": {"name": name, "uid": name, "annotations": {LEFT: left}},
+            "spec": {"providerID": format!("aws:///eu-central-1a/{instance}")},
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_leader_deletes_who_has_left_and_nobody_else() {
+        let fake = FakeWorld::new();
+        for node in [
+            node("stays", "i-1", ""),
+            node("left", "i-2", "i-2"),
+            node("has-the-name-of-one-who-left", "i-3", "i-0"),
+        ] {
+            fake.cluster.put(node);
+        }
+        leader::lead(&fake.ports(), "i-cp1").await.unwrap();
+        cycle(&fake.ports(), "i-cp2").await.unwrap();
+        assert_eq!(fake.cluster.objects().len(), 4, "only the leader deletes");
+        cycle(&fake.ports(), "i-cp1").await.unwrap();
+        let left: Vec<String> = fake.cluster.objects().into_keys().collect();
+        assert_eq!(
+            left,
+            [
+                "Lease kube-system/k8s-bootstrap-leader",
+                "Node has-the-name-of-one-who-left",
+                "Node stays"
+            ]
+        );
+    }
+}

@@ -1,0 +1,69 @@
+//! No new pods on this node, and new ones again.
+
+use async_trait::async_trait;
+use serde::Serialize;
+use serde_json::json;
+
+use super::{LEAVING, annotation, get, reference};
+use crate::{
+    error::Result,
+    phases::{Notes, State, Step},
+    ports::{Part, World},
+};
+
+/// The node is cordoned; unless a person did it before, with the mark that it was the agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Cordon {
+    /// The node's name.
+    pub node: String,
+}
+
+#[async_trait]
+impl Step for Cordon {
+    async fn check(&self, world: &World) -> Result<State> {
+        let node = get(world, &self.node).await?;
+        Ok(match node {
+            Some(node) if node["spec"]["unschedulable"] != true => {
+                State::Differs(format!("pods may still come to {}", self.node))
+            }
+            _ => State::AsWanted,
+        })
+    }
+
+    async fn apply(&self, world: &World, _notes: &Notes) -> Result<()> {
+        let now = world.clock.now().to_string();
+        let patch = json!({
+            "metadata": {"annotations": {LEAVING: now}},
+            "spec": {"unschedulable": true},
+        });
+        let node = reference(&self.node);
+        world.cluster.patch(&node, Part::Whole, &patch).await
+    }
+}
+
+/// Pods may come again to a node that came back, if it was the agent that cordoned it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Uncordon {
+    /// The node's name.
+    pub node: String,
+}
+
+#[async_trait]
+impl Step for Uncordon {
+    async fn check(&self, world: &World) -> Result<State> {
+        let node = get(world, &self.node).await?;
+        let since = node.as_ref().and_then(|node| annotation(node, LEAVING));
+        Ok(since.map_or(State::AsWanted, |since| {
+            State::Differs(format!("its agent cordoned {} at {since}", self.node))
+        }))
+    }
+
+    async fn apply(&self, world: &World, _notes: &Notes) -> Result<()> {
+        let patch = json!({
+            "metadata": {"annotations": {LEAVING: null}},
+            "spec": {"unschedulable": null},
+        });
+        let node = reference(&self.node);
+        world.cluster.patch(&node, Part::Whole, &patch).await
+    }
+}

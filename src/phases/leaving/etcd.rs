@@ -1,0 +1,135 @@
+//! This control plane's member leaves etcd.
+
+use async_trait::async_trait;
+use serde::Serialize;
+
+use crate::{
+    error::{Error, Result},
+    phases::{Notes, State, Step},
+    ports::{Member, World},
+};
+
+/// etcd does without this node's member: another leads, and this one is removed. It stays
+/// where the healthy voters left would not be a majority of what remains, and where it is
+/// the only one: then the data would go with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LeaveEtcd {
+    /// The node's name, which is its member's.
+    pub node: String,
+}
+
+/// What leaving means for the others, from what is known of all members and of the health of
+/// the others.
+fn judge(own: &Member, others: &[(Member, bool)]) -> Result<Option<u64>, String> {
+    // A learner has no vote to be missed.
+    if own.learner {
+        return Ok(None);
+    }
+    let voters: Vec<_> = others.iter().filter(|(other, _)| !other.learner).collect();
+    let healthy: Vec<u64> = voters
+        .iter()
+        .filter(|(_, healthy)| *healthy)
+        .map(|(other, _)| other.id)
+        .collect();
+    if healthy.len() * 2 > voters.len() {
+        return Ok(healthy.first().copied());
+    }
+    Err(match voters.len() {
+        0 => "it is the only voter".to_owned(),
+        all => format!(
+            "only {} of the {all} other voters are healthy",
+            healthy.len()
+        ),
+    })
+}
+
+impl LeaveEtcd {
+    async fn own(&self, world: &World) -> Result<(Option<Member>, Vec<Member>)> {
+        let members = world.etcd.members().await?;
+        let (own, others) = members.into_iter().partition(|m| m.name == self.node);
+        let own: Vec<Member> = own;
+        Ok((own.into_iter().next(), others))
+    }
+}
+
+#[async_trait]
+impl Step for LeaveEtcd {
+    async fn check(&self, world: &World) -> Result<State> {
+        let (own, _) = self.own(world).await?;
+        Ok(own.map_or(State::AsWanted, |own| {
+            State::Differs(format!("member {} of etcd is on {}", own.hex(), self.node))
+        }))
+    }
+
+    async fn apply(&self, world: &World, _notes: &Notes) -> Result<()> {
+        let (Some(own), others) = self.own(world).await? else {
+            return Ok(());
+        };
+        let mut seen = Vec::new();
+        for other in others {
+            let healthy = world.etcd.is_healthy(&other).await;
+            seen.push((other, healthy));
+        }
+        let heir = judge(&own, &seen)
+            .map_err(|why| Error::refused(format!("member {} stays in etcd: {why}", own.hex())))?;
+        if let Some(heir) = heir
+            && world.etcd.leader().await? == Some(own.id)
+        {
+            world.etcd.transfer_leadership(heir).await?;
+        }
+        world.etcd.remove(own.id).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(id: u64, learner: bool) -> Member {
+        Member {
+            id,
+            name: format!("cp{id}"),
+            address: [10, 42, 0, 10].into(),
+            learner,
+        }
+    }
+
+    #[test]
+    fn a_member_leaves_only_where_a_healthy_majority_stays() {
+        let voter = |id, healthy| (member(id, false), healthy);
+        let learner = (member(9, true), true);
+        for (case, others, expected) in [
+            ("the only one", vec![], Err("it is the only voter")),
+            (
+                "beside a learner",
+                vec![learner],
+                Err("it is the only voter"),
+            ),
+            ("of two", vec![voter(2, true)], Ok(Some(2))),
+            (
+                "of two, the other ill",
+                vec![voter(2, false)],
+                Err("only 0 of the 1 other voters are healthy"),
+            ),
+            (
+                "of three",
+                vec![voter(2, true), voter(3, true)],
+                Ok(Some(2)),
+            ),
+            (
+                "of three, one ill",
+                vec![voter(2, false), voter(3, true)],
+                Err("only 1 of the 2 other voters are healthy"),
+            ),
+            (
+                "of four, one ill",
+                vec![voter(2, false), voter(3, true), voter(4, true)],
+                Ok(Some(3)),
+            ),
+        ] {
+            let expected = expected.map_err(str::to_owned);
+            assert_eq!(judge(&member(1, false), &others), expected, "{case}");
+        }
+        assert_eq!(judge(&member(1, true), &[]), Ok(None), "a learner");
+    }
+}

@@ -1,0 +1,38 @@
+//! The Auto Scaling group need not wait any longer.
+
+use async_trait::async_trait;
+use serde::Serialize;
+
+use crate::{
+    error::Result,
+    phases::{Notes, State, Step},
+    ports::World,
+};
+
+/// Every termination hook that waits for this instance is completed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CompleteHooks {
+    /// The instance.
+    pub instance: String,
+}
+
+#[async_trait]
+impl Step for CompleteHooks {
+    async fn check(&self, world: &World) -> Result<State> {
+        let hooks = world.scaling.waiting_for(&self.instance).await?;
+        Ok(match hooks.first() {
+            None => State::AsWanted,
+            Some(hook) => State::Differs(format!(
+                "the hook {} of {} waits for {}",
+                hook.name, hook.group, self.instance
+            )),
+        })
+    }
+
+    async fn apply(&self, world: &World, _notes: &Notes) -> Result<()> {
+        for hook in world.scaling.waiting_for(&self.instance).await? {
+            world.scaling.complete(&hook, &self.instance).await?;
+        }
+        Ok(())
+    }
+}

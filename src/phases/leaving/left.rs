@@ -1,0 +1,40 @@
+//! The Node object goes.
+
+use async_trait::async_trait;
+use serde::Serialize;
+use serde_json::json;
+
+use super::{LEFT, annotation, get, reference};
+use crate::{
+    error::Result,
+    phases::{Notes, State, Step},
+    ports::{Part, World},
+};
+
+/// The Node is marked as left, for the leader to delete, or is gone already.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Left {
+    /// The node's name.
+    pub node: String,
+    /// Its instance.
+    pub instance: String,
+}
+
+#[async_trait]
+impl Step for Left {
+    async fn check(&self, world: &World) -> Result<State> {
+        let node = get(world, &self.node).await?;
+        let marked = |node| annotation(node, LEFT) == Some(self.instance.as_str());
+        Ok(if node.as_ref().is_none_or(marked) {
+            State::AsWanted
+        } else {
+            State::Differs(format!("the cluster still counts on {}", self.node))
+        })
+    }
+
+    async fn apply(&self, world: &World, _notes: &Notes) -> Result<()> {
+        let patch = json!({"metadata": {"annotations": {LEFT: self.instance}}});
+        let node = reference(&self.node);
+        world.cluster.patch(&node, Part::Whole, &patch).await
+    }
+}

@@ -1,0 +1,59 @@
+//! Visitors who know this node's address find somebody until they know better.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::{LEAVING, annotation, get};
+use crate::{
+    error::Result,
+    phases::{Notes, State, Step},
+    ports::World,
+};
+
+/// So much time has passed since the node was cordoned: the record set no longer names it, and
+/// resolvers have forgotten it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Linger {
+    /// The node's name.
+    pub node: String,
+    /// How long, in seconds.
+    pub seconds: u64,
+}
+
+impl Linger {
+    /// What is left of the time; none for a node that is gone, or that a person cordoned.
+    async fn left(&self, world: &World) -> Result<Option<Duration>> {
+        let node = get(world, &self.node).await?;
+        let since = node.as_ref().and_then(|node| annotation(node, LEAVING));
+        let since: Option<Timestamp> = since.and_then(|since| since.parse().ok());
+        Ok(since.and_then(|since| {
+            let end = since + Duration::from_secs(self.seconds);
+            let left = end.duration_since(world.clock.now());
+            Duration::try_from(left).ok().filter(|left| !left.is_zero())
+        }))
+    }
+}
+
+#[async_trait]
+impl Step for Linger {
+    async fn check(&self, world: &World) -> Result<State> {
+        Ok(self.left(world).await?.map_or(State::AsWanted, |left| {
+            State::Differs(format!(
+                "visitors may know {} for {} s more",
+                self.node,
+                left.as_secs_f64().ceil()
+            ))
+        }))
+    }
+
+    async fn apply(&self, world: &World, notes: &Notes) -> Result<()> {
+        if let Some(left) = self.left(world).await? {
+            notes.waiting_for("resolvers to forget this node's address");
+            world.clock.sleep(left).await;
+        }
+        Ok(())
+    }
+}

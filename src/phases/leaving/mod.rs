@@ -1,0 +1,55 @@
+//! Saying goodbye: what a node does before it goes, and when it comes back.
+//!
+//! The Node's annotation [`LEAVING`] says that the agent cordoned it, and since when; [`LEFT`]
+//! asks the leader to delete it, which a worker may not do itself.
+
+mod cordon;
+mod etcd;
+mod evict;
+mod hooks;
+mod left;
+mod linger;
+mod removal;
+mod unready;
+
+pub use cordon::{Cordon, Uncordon};
+pub use etcd::LeaveEtcd;
+pub use evict::Evict;
+pub use hooks::CompleteHooks;
+pub use left::Left;
+pub use linger::Linger;
+pub use removal::Removal;
+pub use unready::Unready;
+
+use serde_json::Value;
+
+use crate::{
+    error::Result,
+    ports::{ObjectRef, World},
+};
+
+/// On a Node: its agent cordoned it, at this time.
+pub const LEAVING: &str = "k8s-bootstrap.io/leaving";
+
+/// On a Node: its instance, by this id, has left for good.
+pub const LEFT: &str = "k8s-bootstrap.io/left";
+
+fn reference(node: &str) -> ObjectRef {
+    ObjectRef {
+        api_version: "v1".to_owned(),
+        kind: "Node".to_owned(),
+        namespace: None,
+        name: node.to_owned(),
+    }
+}
+
+async fn get(world: &World, node: &str) -> Result<Option<Value>> {
+    world.cluster.get(&reference(node)).await
+}
+
+fn annotation<'a>(node: &'a Value, key: &str) -> Option<&'a str> {
+    node["metadata"]["annotations"].get(key)?.as_str()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,53 @@
+//! The node is called not Ready before it is.
+
+use async_trait::async_trait;
+use serde::Serialize;
+use serde_json::json;
+
+use super::{get, reference};
+use crate::{
+    error::Result,
+    phases::{Notes, State, Step},
+    ports::{Part, World},
+};
+
+/// The node's Ready condition is `False`: its pods leave the endpoints of services at once, and
+/// not 40 s after its kubelet has fallen silent. The kubelet says otherwise when it is back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Unready {
+    /// The node's name.
+    pub node: String,
+}
+
+#[async_trait]
+impl Step for Unready {
+    async fn check(&self, world: &World) -> Result<State> {
+        let node = get(world, &self.node).await?;
+        let ready = node.iter().any(|node| {
+            let conditions = node["status"]["conditions"].as_array();
+            conditions
+                .into_iter()
+                .flatten()
+                .any(|c| c["type"] == "Ready" && c["status"] == "True")
+        });
+        Ok(if ready {
+            State::Differs(format!("{} is Ready", self.node))
+        } else {
+            State::AsWanted
+        })
+    }
+
+    async fn apply(&self, world: &World, _notes: &Notes) -> Result<()> {
+        let now = world.clock.now();
+        let patch = json!({"status": {"conditions": [{
+            "type": "Ready",
+            "status": "False",
+            "reason": "Leaving",
+            "message": "the machine is shutting down",
+            "lastTransitionTime": format!("{now:.0}"),
+            "lastHeartbeatTime": format!("{now:.0}"),
+        }]}});
+        let node = reference(&self.node);
+        world.cluster.patch(&node, Part::Status, &patch).await
+    }
+}
