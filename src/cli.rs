@@ -69,6 +69,12 @@ pub enum Command {
         #[arg(long)]
         config: Option<PathBuf>,
     },
+    /// Take this node out of its cluster, for good: drain it, leave, remove what was made here.
+    Reset {
+        /// Really do it.
+        #[arg(long)]
+        yes: bool,
+    },
     /// Ask etcd, on a control plane.
     #[command(subcommand)]
     Etcd(EtcdCommand),

@@ -39,6 +39,7 @@ async fn carry_out(command: Command) -> Result<()> {
         Command::UserData { role, url, config } => {
             commands::user_data(&url, role, config.as_deref())
         }
+        Command::Reset { yes } => commands::reset(yes).await,
         Command::Etcd(EtcdCommand::Members { json }) => commands::etcd::members(json).await,
         Command::Etcd(EtcdCommand::Snapshot { to }) => commands::etcd::snapshot(to).await,
         Command::Etcd(EtcdCommand::Restore { from, yes, force }) => {

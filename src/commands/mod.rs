@@ -5,6 +5,7 @@ pub mod etcd;
 mod install;
 mod kubeconfig;
 mod plan;
+mod reset;
 pub mod restore;
 mod run;
 mod status;
@@ -20,6 +21,7 @@ pub use configure::{check_config, user_data};
 pub use install::install;
 pub use kubeconfig::kubeconfig;
 pub use plan::plan;
+pub use reset::reset;
 pub use run::run;
 pub use status::status;
 

@@ -1,0 +1,57 @@
+//! `reset`: takes this node out of its cluster, and the cluster off this node.
+
+use std::path::Path;
+
+use super::{print, require_root};
+use crate::{
+    adapters::wiring::Wiring,
+    boot,
+    error::{Error, Result},
+    journal::{self, Journal},
+    leaving::{self, Notice, Why},
+    phases::leaving::Removal,
+    ports::Host,
+    runner::Runner,
+};
+
+/// `reset`: the goodbye, which must succeed here, and then the removal.
+pub async fn reset(yes: bool) -> Result<()> {
+    let wiring = Wiring::new()?;
+    require_root(&wiring, "to reset a node").await?;
+    if !yes {
+        return Err(Error::usage(
+            "reset ends this node: its pods go elsewhere, its Node, containers, certificates and, on a control plane, its copy of the cluster's data are removed",
+        )
+        .hint("say that you mean it: `k8s-bootstrap reset --yes`"));
+    }
+    let (settings, me, _) = boot::who_am_i(wiring.imds.as_ref(), wiring.host.as_ref()).await?;
+    let world = wiring.world(&settings, &me)?;
+    let journal = Journal::open(world.host.as_ref(), &me.instance_id).await?;
+    let joined = journal.membership.is_some();
+    let runner = Runner::new(world.clone(), journal);
+    if joined {
+        let notice = Notice {
+            why: Why::Reset,
+            seconds: settings.leaving.deadline,
+        };
+        // One after the other, and none of the rest after one that fails: nothing is lost yet.
+        for phase in leaving::plan(&notice, &settings, &me) {
+            runner.run(&[phase]).await.map_err(|error| {
+                error.hint("mend it and reset again; until then this node is cordoned: `kubectl uncordon` ends that")
+            })?;
+        }
+    }
+    for phase in Removal::plan() {
+        runner.run(&[phase]).await?;
+    }
+    forget(world.host.as_ref()).await?;
+    print(&format!(
+        "{} is no node any more. Volumes of pods in folders of this machine and the kernel's packet rules are left: a reboot ends the rules.",
+        me.node_name
+    ))
+}
+
+/// Last of all: the runner writes it to the end.
+async fn forget(host: &dyn Host) -> Result<()> {
+    host.remove(Path::new(journal::FILE)).await
+}
