@@ -30,3 +30,4 @@ pub mod kubernetes;
 pub mod lifecycle;
 pub mod status;
 pub mod up;
+pub mod visitors;

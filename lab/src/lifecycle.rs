@@ -10,7 +10,7 @@ use crate::ec2::client::{Aws, Wish};
 use crate::layout::{Layout, namespace};
 use crate::machine::{disk, enter, supervisor};
 use crate::network;
-use crate::state::{Machine, MetadataOptions, Phase, State, now};
+use crate::state::{Machine, MetadataOptions, Notice, Phase, State, now};
 use crate::userdata::{self, Agent};
 
 /// What `launch` needs of what `up` prepared; kept beside the state.
@@ -125,6 +125,7 @@ fn describe(state: &State, role: &str, options: &Options) -> Result<Machine> {
         tags,
         metadata: options.metadata,
         launched: now(),
+        notice: None,
     })
 }
 
@@ -140,11 +141,12 @@ fn set_phase(layout: &Layout, name: &str, phase: Phase) -> Result<()> {
 /// Powers a machine off and keeps its disk; `hard` pulls the plug.
 pub async fn stop(layout: &Layout, wanted: &str, hard: bool) -> Result<Machine> {
     let machine = State::require(layout)?.find(wanted)?.clone();
-    set_phase(layout, &machine.name, Phase::Stopped)?;
+    set_phase(layout, &machine.name, Phase::Stopping)?;
     enter::power_off(layout, &machine.name, hard)?;
     Aws::over_socket(layout)?
         .change_instance("StopInstances", &machine.id)
         .await?;
+    set_phase(layout, &machine.name, Phase::Stopped)?;
     Ok(machine)
 }
 
@@ -167,6 +169,17 @@ pub async fn start(layout: &Layout, wanted: &str) -> Result<Machine> {
     Ok(machine)
 }
 
+/// Tells a machine of its end, by its metadata.
+pub fn notify(layout: &Layout, wanted: &str, notice: Notice) -> Result<Machine> {
+    State::update(layout, |state| {
+        let name = state.find(wanted)?.name.clone();
+        let machine = state.machines.iter_mut().find(|m| m.name == name);
+        let machine = machine.context("the machine vanished from the state")?;
+        machine.notice = Some(notice);
+        Ok(machine.clone())
+    })
+}
+
 /// Changes a machine's metadata options, at once and without a restart.
 pub fn modify_metadata(layout: &Layout, wanted: &str, options: MetadataOptions) -> Result<Machine> {
     State::update(layout, |state| {
@@ -184,13 +197,13 @@ pub async fn terminate(layout: &Layout, wanted: &str, hard: bool) -> Result<Mach
     // As in EC2, the metadata service answers the instance until it is off.
     set_phase(layout, &machine.name, Phase::ShuttingDown)?;
     enter::power_off(layout, &machine.name, hard)?;
-    set_phase(layout, &machine.name, Phase::Terminated)?;
     // A launch that failed early has no instance in EC2.
     if !machine.id.is_empty() {
         Aws::over_socket(layout)?
             .change_instance("TerminateInstances", &machine.id)
             .await?;
     }
+    set_phase(layout, &machine.name, Phase::Terminated)?;
     let own = namespace(&machine.name);
     if network::namespaces().contains(&own) {
         network::remove(&own)?;

@@ -113,6 +113,17 @@ pub fn become_curl(arguments: &[String]) -> Result<()> {
     Err(anyhow!(curl.exec()).context("cannot start curl in the VPC's namespace"))
 }
 
+/// Becomes the lab's own visitors inside the VPC's namespace. Returns only on failure.
+pub fn become_visitors(name: &str, rate: u32, seconds: u64) -> Result<()> {
+    let own = std::env::current_exe().context("cannot find the lab's own program")?;
+    let mut visitors = Command::new("ip");
+    visitors
+        .args(["netns", "exec", &namespace("vpc")])
+        .arg(own)
+        .args(["visitors", name, &rate.to_string(), &seconds.to_string()]);
+    Err(anyhow!(visitors.exec()).context("cannot start visitors in the VPC's namespace"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

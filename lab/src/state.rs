@@ -38,6 +38,8 @@ pub enum Phase {
     Pending,
     /// Its supervisor runs it.
     Running,
+    /// Being stopped: it powers off.
+    Stopping,
     /// Powered off; the disk is kept.
     Stopped,
     /// Being terminated: it powers off and does not come back.
@@ -52,6 +54,7 @@ impl Phase {
         match self {
             Self::Pending => "pending",
             Self::Running => "running",
+            Self::Stopping => "stopping",
             Self::Stopped => "stopped",
             Self::ShuttingDown => "shutting-down",
             Self::Terminated => "terminated",
@@ -105,6 +108,19 @@ pub struct Machine {
     pub metadata: MetadataOptions,
     /// Launch time, seconds since the epoch.
     pub launched: u64,
+    /// What its metadata says of its end.
+    #[serde(default)]
+    pub notice: Option<Notice>,
+}
+
+/// What EC2 tells an instance before it ends it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Notice {
+    /// Its Auto Scaling group wants it terminated.
+    Group,
+    /// The spot market takes it back at this time, seconds since the epoch.
+    Spot(u64),
 }
 
 impl Machine {
@@ -266,6 +282,7 @@ pub(crate) mod tests {
             tags: BTreeMap::from([("Name".into(), name.into())]),
             metadata: MetadataOptions::default(),
             launched: 1_700_000_000,
+            notice: None,
         }
     }
 

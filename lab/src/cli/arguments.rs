@@ -75,6 +75,15 @@ pub(super) enum Command {
         /// Id, its unique start, node name or short name.
         instance: String,
     },
+    /// Tell a machine that it ends: in two minutes by the spot market, or by its group.
+    #[command(hide = true)]
+    Notice {
+        /// Id, its unique start, node name or short name.
+        instance: String,
+        /// By its Auto Scaling group.
+        #[arg(long)]
+        group: bool,
+    },
     /// Run a command in a machine.
     Exec {
         /// Id, its unique start, node name or short name.
@@ -94,6 +103,25 @@ pub(super) enum Command {
         /// curl's arguments; machines have the addresses that `status` shows.
         #[arg(last = true, required = true)]
         arguments: Vec<String>,
+    },
+    /// Visit a page by its name, at a steady rate, as browsers do; says what failed, as JSON.
+    Visit {
+        /// The name; the lab's resolver must know it.
+        #[arg(default_value = lab::zone::WORKERS)]
+        name: String,
+        /// Visits a second.
+        #[arg(long, default_value_t = 50)]
+        rate: u32,
+        /// For so long.
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+    },
+    /// The visitors, inside the VPC's namespace.
+    #[command(hide = true)]
+    Visitors {
+        name: String,
+        rate: u32,
+        seconds: u64,
     },
     /// Show a machine's agent's journal, or its console.
     Logs {

@@ -10,7 +10,7 @@ use lab::ec2::client::Aws;
 use lab::layout::Layout;
 use lab::lifecycle::{self, Options};
 use lab::machine::{enter, supervisor};
-use lab::state::State;
+use lab::state::{Notice, State, now};
 use lab::up::{self, Until};
 use lab::{down, host, kubernetes, serve, status};
 
@@ -25,6 +25,15 @@ pub async fn run(cli: Cli) -> Result<()> {
         }
         Command::Supervise { dir, name, rootfs } => {
             return supervisor::run(&Layout::at(dir), &name, &rootfs).await;
+        }
+        Command::Visitors {
+            name,
+            rate,
+            seconds,
+        } => {
+            let report = lab::visitors::run(&name, rate, seconds).await?;
+            println!("{}", serde_json::to_string_pretty(&report)?);
+            return Ok(());
         }
         _ => {}
     }
@@ -133,6 +142,11 @@ async fn run_on_one(layout: &Layout, command: Command) -> Result<()> {
         Command::Start { instance } => said(lifecycle::start(layout, &instance).await?, "running"),
         Command::Exec { instance, command } => enter::become_command(&find(&instance)?, &command)?,
         Command::Kubectl { arguments } => kubernetes::become_kubectl(layout, &arguments)?,
+        Command::Visit {
+            name,
+            rate,
+            seconds,
+        } => lab::network::become_visitors(&name, rate, seconds)?,
         Command::Curl { arguments } => lab::network::become_curl(&arguments)?,
         Command::Logs { instance, console } => {
             let name = find(&instance)?;
@@ -160,6 +174,14 @@ async fn run_on_one(layout: &Layout, command: Command) -> Result<()> {
             Aws::over_socket(layout)?
                 .put_policy(&role, &without)
                 .await?;
+        }
+        Command::Notice { instance, group } => {
+            let notice = if group {
+                Notice::Group
+            } else {
+                Notice::Spot(now() + 120)
+            };
+            said(lifecycle::notify(layout, &instance, notice)?, "notified");
         }
         Command::MotoRestart => Aws::over_socket(layout)?.restart_moto().await?,
         _ => bail!("this command is not meant for one machine"),

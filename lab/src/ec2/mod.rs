@@ -7,3 +7,4 @@ pub mod moto;
 pub mod policies;
 pub mod proxy;
 pub mod replay;
+pub mod states;

@@ -20,7 +20,9 @@ use tokio_rustls::server::TlsStream;
 use super::faults::{Faults, Verdict, Wanted, error_body};
 use super::moto;
 use super::replay::{Call, Journal, seed, send};
+use super::states;
 use crate::layout::Layout;
+use crate::serve::StateReader;
 
 /// Largest body of a call.
 const LARGEST_BODY: usize = 16 << 20;
@@ -48,6 +50,7 @@ pub struct Api {
     client: reqwest::Client,
     faults: Mutex<Faults>,
     backend: AsyncMutex<Backend>,
+    state: StateReader,
 }
 
 impl Api {
@@ -57,6 +60,7 @@ impl Api {
             layout: layout.clone(),
             client: super::client::plain()?,
             faults: Mutex::default(),
+            state: StateReader::new(layout),
             backend: AsyncMutex::new(Backend {
                 process: moto::start(layout).await?,
                 journal: Journal::default(),
@@ -82,11 +86,18 @@ impl Api {
         let status = answer.status();
         let mut response = Response::builder().status(status.as_u16());
         for (name, value) in answer.headers() {
-            if name != header::TRANSFER_ENCODING && name != header::CONNECTION {
+            if name != header::TRANSFER_ENCODING
+                && name != header::CONNECTION
+                && name != header::CONTENT_LENGTH
+            {
                 response = response.header(name, value);
             }
         }
-        let body = answer.bytes().await?;
+        let mut body = answer.bytes().await?;
+        if call.action() == "DescribeInstances" {
+            let said = states::going_down(&String::from_utf8_lossy(&body), &self.state.get());
+            body = said.into();
+        }
         if changes && status.is_success() {
             backend.journal.keep(call);
         }

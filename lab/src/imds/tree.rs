@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::network::{REGION, SUBNET_CIDR, VPC_CIDR, ZONE};
-use crate::state::Machine;
+use crate::state::{Machine, Notice};
 
 /// The account that moto plays.
 pub const ACCOUNT: &str = "123456789012";
@@ -69,6 +69,22 @@ pub fn metadata(machine: &Machine) -> Value {
         && let Some(root) = tree.as_object_mut()
     {
         root.insert("tags".into(), json!({ "instance": machine.tags }));
+    }
+    if let Some(root) = tree.as_object_mut() {
+        match machine.notice {
+            None => {}
+            Some(Notice::Group) => {
+                let state = json!({ "target-lifecycle-state": "Terminated" });
+                root.insert("autoscaling".into(), state);
+            }
+            Some(Notice::Spot(at)) => {
+                let action = json!({ "action": "terminate", "time": stamp(at) });
+                root.insert(
+                    "spot".into(),
+                    json!({ "instance-action": action.to_string() }),
+                );
+            }
+        }
     }
     tree
 }
@@ -155,6 +171,22 @@ mod tests {
         );
         assert_eq!(read(&tree, &["spot"]), None);
         assert_eq!(read(&tree, &["mac", "deeper"]), None);
+    }
+
+    #[test]
+    fn the_end_of_an_instance_is_told_in_its_place() {
+        let mut w1 = machine("w1", 10);
+        let spot = ["spot", "instance-action"];
+        let group = ["autoscaling", "target-lifecycle-state"];
+        assert_eq!(read(&metadata(&w1), &spot), None);
+        w1.notice = Some(Notice::Spot(951_782_400));
+        assert_eq!(
+            read(&metadata(&w1), &spot).as_deref(),
+            Some(r#"{"action":"terminate","time":"2000-02-29T00:00:00Z"}"#)
+        );
+        w1.notice = Some(Notice::Group);
+        let state = read(&metadata(&w1), &group);
+        assert_eq!(state.as_deref(), Some("Terminated"));
     }
 
     #[test]

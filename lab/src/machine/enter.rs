@@ -10,8 +10,9 @@ use super::{cgroups, supervisor};
 use crate::layout::Layout;
 use crate::process;
 
-/// How long a machine may take to power off before its plug is pulled.
-const POWER_OFF: Duration = Duration::from_secs(45);
+/// How long a machine may take to power off before its plug is pulled: beyond the agent's
+/// goodbye, for which EC2 has the patience as well.
+const POWER_OFF: Duration = Duration::from_secs(200);
 
 fn command(name: &str, words: &[String]) -> Result<Command> {
     let pid = cgroups::init_process(name).ok_or_else(|| {
