@@ -40,6 +40,14 @@ const SCENARIOS: &[Scenario] = &[
         scenarios::reports::the_printed_kubeconfig_reaches_the_api_from_another_machine,
     ),
     (
+        "the_workers_name_stands_for_exactly_the_ready_ones",
+        scenarios::workload::the_workers_name_stands_for_exactly_the_ready_ones,
+    ),
+    (
+        "a_terminated_worker_leaves_without_a_visitor_noticing",
+        scenarios::workload::a_terminated_worker_leaves_without_a_visitor_noticing,
+    ),
+    (
         "systemctl_status_says_ready_and_why",
         scenarios::reports::systemctl_status_says_ready_and_why,
     ),
@@ -78,6 +86,10 @@ const SCENARIOS: &[Scenario] = &[
     (
         "a_killed_agent_goes_on_where_it_was",
         scenarios::life::a_killed_agent_goes_on_where_it_was,
+    ),
+    (
+        "a_spot_notice_empties_the_node",
+        scenarios::life::a_spot_notice_empties_the_node,
     ),
     (
         "a_rebooted_node_comes_back",

@@ -1,7 +1,7 @@
 //! The lab as the scenarios use it: through its own command line.
 
 use std::{
-    process::{Command, Output},
+    process::{Child, Command, Output, Stdio},
     sync::{
         OnceLock,
         atomic::{AtomicBool, Ordering},
@@ -74,6 +74,30 @@ impl Stage {
             .args(args)
             .output()
             .map_err(|error| format!("cannot run the lab: {error}").into())
+    }
+
+    /// Starts the lab's command, to be finished later.
+    pub fn start(&self, args: &[&str]) -> Result<Child, Failed> {
+        Command::new(self.command)
+            .args(args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|error| format!("cannot run the lab: {error}").into())
+    }
+
+    /// Waits for a command that was started, and gives its output.
+    pub fn finish(child: Child) -> Result<String, Failed> {
+        let output = child.wait_with_output()?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        Err(format!(
+            "the lab's command ended with {}:\n{}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        )
+        .into())
     }
 
     /// Runs the lab's command and gives its output.

@@ -116,8 +116,36 @@ pub fn a_killed_agent_goes_on_where_it_was(stage: &Stage) -> Result<(), Failed> 
         Ok(text(&stage.agent(&machine)?["node"]))
     })?;
     stage.lab(&["terminate", &machine])?;
-    stage.kubectl(&["delete", "node", &name])?;
-    Ok(())
+    until(60, "the leader to delete the node that has left", || {
+        let nodes = stage.get(&["nodes"])?;
+        let there = crate::stage::list(&nodes["items"])
+            .iter()
+            .any(|node| node["metadata"]["name"] == name.as_str());
+        ensure(!there, format!("{name} is still there"))
+    })
+}
+
+/// The spot market's two minutes are enough: the Node is gone while the machine still runs.
+pub fn a_spot_notice_empties_the_node(stage: &Stage) -> Result<(), Failed> {
+    stage.lab(&["launch", "--role", "worker"])?;
+    let status = crate::stage::json(&stage.lab(&["status", "--json"])?)?;
+    let newest = crate::stage::list(&status["machines"]).last().cloned();
+    let newest = newest.unwrap_or_default();
+    let (machine, node) = (text(&newest["name"]), text(&newest["node"]));
+    stage.lab(&["notice", &machine])?;
+    until(110, "the node to leave", || {
+        let nodes = stage.get(&["nodes"])?;
+        let there = crate::stage::list(&nodes["items"])
+            .iter()
+            .any(|there| there["metadata"]["name"] == node.as_str());
+        ensure(!there, format!("{node} is still there"))
+    })?;
+    let agent = stage.agent(&machine)?;
+    ensure(
+        agent["stage"] == "leaving",
+        format!("the agent says {}", agent["stage"]),
+    )?;
+    stage.lab(&["terminate", &machine]).map(drop)
 }
 
 fn comes_back(

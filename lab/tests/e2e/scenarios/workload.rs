@@ -102,3 +102,114 @@ pub fn the_count_goes_on_after_redis_and_its_machine_restart(stage: &Stage) -> R
         format!("{after_pod} before, {after_machine} after the machine restarted"),
     )
 }
+
+/// What the workers' name stands for, as a machine of the VPC is told.
+fn record(stage: &Stage) -> Result<Vec<String>, Failed> {
+    let found = stage.exec("cp1", &["getent", "ahostsv4", lab::zone::WORKERS])?;
+    let mut addresses: Vec<String> = found
+        .lines()
+        .filter_map(|line| line.split_whitespace().next().map(str::to_owned))
+        .collect();
+    addresses.sort();
+    addresses.dedup();
+    Ok(addresses)
+}
+
+fn record_holds_the_ready_workers(stage: &Stage) -> Result<(), Failed> {
+    let mut ready = workers(stage)?;
+    ready.sort();
+    let there = record(stage)?;
+    ensure(
+        there == ready,
+        format!("{there:?} are in the record, {ready:?} are Ready"),
+    )
+}
+
+pub fn the_workers_name_stands_for_exactly_the_ready_ones(stage: &Stage) -> Result<(), Failed> {
+    until(60, "the record of the workers", || {
+        record_holds_the_ready_workers(stage)
+    })?;
+    let node = text(&stage.agent("w2")?["node"]);
+    let address = stage.get(&["node", &node])?;
+    let address = list(&address["status"]["addresses"])
+        .iter()
+        .find(|address| address["type"] == "InternalIP")
+        .map(|address| text(&address["address"]))
+        .unwrap_or_default();
+    stage.kubectl(&["cordon", &node])?;
+    let left = until(60, "the cordoned worker to leave the record", || {
+        let there = record(stage)?;
+        ensure(!there.contains(&address), format!("{there:?} are there"))
+    });
+    stage.kubectl(&["uncordon", &node])?;
+    left?;
+    until(60, "the worker to come back", || {
+        record_holds_the_ready_workers(stage)
+    })
+}
+
+/// A worker more is terminated while 50 visits a second go to all of them.
+pub fn a_terminated_worker_leaves_without_a_visitor_noticing(stage: &Stage) -> Result<(), Failed> {
+    stage.lab(&["launch", "--role", "worker"])?;
+    let status = crate::stage::json(&stage.lab(&["status", "--json"])?)?;
+    let newest = list(&status["machines"])
+        .last()
+        .cloned()
+        .unwrap_or_default();
+    let (name, address) = (text(&newest["name"]), text(&newest["address"]));
+    until(90, "the new worker in the record", || {
+        let there = record(stage)?;
+        ensure(there.contains(&address), format!("{there:?} are there"))
+    })?;
+    until(120, "the new worker to serve the page", || {
+        visit(stage, &address)
+    })?;
+    // A pod of the page on the worker that goes, so that one has to move.
+    let node = text(&newest["node"]);
+    stage.kubectl(&["rollout", "restart", "-n", "visits", "deployment/backend"])?;
+    stage.kubectl(&[
+        "rollout",
+        "status",
+        "-n",
+        "visits",
+        "deployment/backend",
+        "--timeout=180s",
+    ])?;
+
+    let visits = stage.start(&["visit", "--rate", "50", "--seconds", "90"])?;
+    let terminated_ms = lab::visitors::now_ms();
+    let terminated = stage.start(&["terminate", &name])?;
+    until(60, "the terminated worker to leave the record", || {
+        let there = record(stage)?;
+        ensure(!there.contains(&address), format!("{there:?} are there"))
+    })?;
+    Stage::finish(terminated)?;
+    let report: lab::visitors::Report = serde_json::from_str(&Stage::finish(visits)?)?;
+    let since: Vec<_> = report
+        .failed
+        .iter()
+        .filter(|failure| failure.began_ms >= terminated_ms)
+        .collect();
+    ensure(
+        since.is_empty() && report.served > 4000,
+        format!(
+            "{} served; {} failed, of which began after the termination: {since:#?}",
+            report.served,
+            report.failed.len()
+        ),
+    )?;
+    until(60, "the Node to be deleted", || {
+        let nodes = stage.get(&["nodes"])?;
+        let there = list(&nodes["items"])
+            .iter()
+            .any(|there| there["metadata"]["name"] == node.as_str());
+        ensure(!there, format!("{node} is still there"))
+    })?;
+    until(120, "the pods of the page elsewhere", || {
+        let page = stage.get(&["deployment", "-n", "visits", "backend"])?;
+        ensure(
+            page["status"]["readyReplicas"] == page["spec"]["replicas"],
+            format!("{}", page["status"]),
+        )
+    })
+}
