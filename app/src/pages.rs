@@ -3,8 +3,10 @@
 
 use askama::Template;
 
-/// Stands in a template where the number will be. No setting can hold it.
-const GAP: &str = "\u{1}";
+/// Stand in a template where the number will be, plain for programs and with its
+/// thousands apart for people. No setting can hold them.
+const NUMBER: char = '\u{1}';
+const GROUPED: char = '\u{2}';
 
 #[derive(Template)]
 #[template(path = "index.html")]
@@ -12,7 +14,8 @@ struct Index<'a> {
     pod: &'a str,
     node: &'a str,
     version: &'a str,
-    gap: &'a str,
+    number: char,
+    grouped: char,
     counted: bool,
 }
 
@@ -34,8 +37,14 @@ pub struct Pages {
 
 /// A page with gaps.
 struct Page {
-    parts: Vec<String>,
+    parts: Vec<Part>,
     length: usize,
+}
+
+enum Part {
+    Fixed(String),
+    Number,
+    Grouped,
 }
 
 impl Pages {
@@ -50,14 +59,12 @@ impl Pages {
                 pod,
                 node,
                 version,
-                gap: GAP,
+                number: NUMBER,
+                grouped: GROUPED,
                 counted,
             }
             .render()?;
-            Ok::<_, askama::Error>(Page {
-                length: text.len(),
-                parts: text.split(GAP).map(str::to_owned).collect(),
-            })
+            Ok::<_, askama::Error>(Page::of(&text))
         };
         Ok(Self {
             counted: index(true)?,
@@ -78,20 +85,33 @@ impl Pages {
 }
 
 impl Page {
-    /// Each gap but the last takes the plain number, which programs read; the last
-    /// takes it with its thousands apart, which people read.
+    fn of(text: &str) -> Self {
+        let mut parts = Vec::new();
+        for piece in text.split_inclusive([NUMBER, GROUPED]) {
+            let fixed = piece.trim_end_matches([NUMBER, GROUPED]);
+            parts.push(Part::Fixed(fixed.to_owned()));
+            match piece.chars().last() {
+                Some(NUMBER) => parts.push(Part::Number),
+                Some(GROUPED) => parts.push(Part::Grouped),
+                _ => {}
+            }
+        }
+        Self {
+            parts,
+            length: text.len(),
+        }
+    }
+
     fn with(&self, number: u64) -> String {
         let plain = number.to_string();
         let grouped = grouped(&plain);
         let mut text = String::with_capacity(self.length + 64);
-        let last = self.parts.len().saturating_sub(1);
-        for (index, part) in self.parts.iter().enumerate() {
-            text.push_str(part);
-            if index + 1 == last {
-                text.push_str(&grouped);
-            } else if index < last {
-                text.push_str(&plain);
-            }
+        for part in &self.parts {
+            text.push_str(match part {
+                Part::Fixed(fixed) => fixed,
+                Part::Number => &plain,
+                Part::Grouped => &grouped,
+            });
         }
         text
     }
@@ -133,7 +153,7 @@ mod tests {
             "{page}"
         );
         assert!(page.contains("pod-a") && page.contains("node-b"));
-        assert!(!page.contains(GAP));
+        assert!(!page.contains([NUMBER, GROUPED]));
     }
 
     #[test]
