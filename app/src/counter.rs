@@ -1,8 +1,8 @@
 //! Deals out the visits' numbers: one task, one round trip for all who wait.
 //!
-//! While a batch is on its way the next one gathers, so the ledger sees one addition
-//! per round trip however many visitors there are, and still each of them gets a
-//! number of their own. While the ledger is away nobody waits: visits are kept in
+//! While a batch is on its way the next one gathers, and round trips keep a pace, so the
+//! ledger sees one addition every few milliseconds however many visitors there are, and
+//! still each of them gets a number of their own. While the ledger is away nobody waits: visits are kept in
 //! memory and added when it is back.
 
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::ledger::{Batch, Ledger, Session};
 use crate::metrics::Metrics;
@@ -20,6 +20,10 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// How often the ledger is asked while nobody visits, so that readiness is not stale.
 const HEARTBEAT: Duration = Duration::from_secs(1);
+/// Round trips begin at least so far apart, so that visitors share them: without it nearly
+/// every visit of a busy process makes one of its own, as the ledger answers sooner than
+/// the next visitor comes. The first after a quiet moment waits for nothing.
+const PACE: Duration = Duration::from_millis(5);
 /// A bound on memory only; a batch is as large as the number of open requests.
 const LARGEST_BATCH: usize = 16_384;
 
@@ -62,7 +66,7 @@ pub struct Counter {
 
 impl Counter {
     /// Starts the task. A round trip takes `limit` at most, so a visitor waits for two
-    /// at most: the one under way and their own.
+    /// at most, the one under way and their own, and for the pace of these.
     pub fn start<L: Ledger>(
         ledger: L,
         limit: Duration,
@@ -181,6 +185,7 @@ impl<L: Ledger> Task<L> {
             self.meanwhile(bounded(limit, session.total())).await?;
         }
         let mut waiting = Vec::new();
+        let mut next = Instant::now();
         loop {
             self.announce(Link::Up);
             if self.kept == 0 {
@@ -198,6 +203,13 @@ impl<L: Ledger> Task<L> {
                 }
             }
             if self.kept > 0 || !waiting.is_empty() {
+                sleep_until(next).await;
+                while waiting.len() < LARGEST_BATCH
+                    && let Ok(visitor) = self.arrivals.try_recv()
+                {
+                    waiting.push(visitor);
+                }
+                next = Instant::now() + PACE;
                 self.settle(session, &mut waiting).await?;
             }
         }

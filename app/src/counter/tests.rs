@@ -133,6 +133,35 @@ async fn a_thousand_visitors_at_once_get_a_thousand_numbers_in_a_few_round_trips
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_stream_of_visitors_shares_round_trips() {
+    let ledger = Memory::new(Mood::Fine);
+    let (counter, _task) = start(&ledger).await;
+    let mut visitors = Vec::new();
+    for _ in 0..100 {
+        let counter = counter.clone();
+        visitors.push(tokio::spawn(async move { counter.visit().await }));
+        sleep(Duration::from_millis(1)).await;
+    }
+    for (index, visitor) in visitors.into_iter().enumerate() {
+        assert_eq!(visitor.await.unwrap(), Visit::Counted(index as u64 + 1));
+    }
+    let round_trips = ledger.book().batches.len();
+    assert!(round_trips <= 22, "{round_trips} round trips");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_visitor_in_a_quiet_time_waits_for_one_round_trip() {
+    let ledger = Memory::new(Mood::Fine);
+    let (counter, _task) = start(&ledger).await;
+    for number in 1..=3 {
+        let before = Instant::now();
+        assert_eq!(counter.visit().await, Visit::Counted(number));
+        assert_eq!(before.elapsed(), Duration::from_millis(1));
+        sleep(PACE).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_ledger_that_hangs_holds_the_first_visitor_for_the_limit_and_nobody_after() {
     let ledger = Memory::new(Mood::Fine);
     let (counter, _task) = start(&ledger).await;
