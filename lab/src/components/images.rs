@@ -30,6 +30,9 @@ pub const BUSYBOX: &str = "docker.io/lab/busybox:1";
 /// Where Debian has it.
 const BUSYBOX_PROGRAM: &str = "/usr/bin/busybox";
 
+/// The registry's folder in the cache.
+pub const COMPONENT: &str = "registry";
+
 /// Bumped when what is built from the same inputs changes.
 const RECIPE: &str = "3";
 
@@ -58,7 +61,7 @@ pub fn built(
     wanted.push(BUSYBOX.to_owned());
     wanted.sort();
     wanted.dedup();
-    let folder = cache.component("registry", &stamp(&wanted), |folder, log| {
+    let folder = cache.component(COMPONENT, &stamp(&wanted), |folder, log| {
         let storage = Storage::new(folder);
         let work = folder.join("work");
         let maker = Maker {

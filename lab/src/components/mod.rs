@@ -11,6 +11,7 @@ mod cache;
 mod command;
 mod debian;
 mod families;
+mod flask;
 mod golang;
 mod image;
 mod images;
@@ -66,6 +67,27 @@ pub async fn ensure(layout: &Layout, progress: &MultiProgress) -> Result<Built> 
     tokio::task::spawn_blocking(move || build(&layout, progress))
         .await
         .context("the thread that builds the components ended early")?
+}
+
+/// Adds the image of the application's Flask twin to the registry of a lab that is up;
+/// only the bench wants it.
+///
+/// # Errors
+/// When Python's packages cannot be had, or no lab was up in this folder before.
+pub async fn ensure_flask(layout: &Layout, progress: &MultiProgress) -> Result<()> {
+    let (layout, progress) = (layout.clone(), progress.clone());
+    tokio::task::spawn_blocking(move || {
+        let cache = cache::Cache::open(&layout.cache(), progress, tools::check)?;
+        let debian = debian::built(&cache)?;
+        let repository = layout.repository();
+        let folder = flask::built(&cache, repository, &debian)?;
+        let registry = layout.cache().join(images::COMPONENT);
+        cache.added("flask-image", &registry, |work, _| {
+            flask::store(&folder, repository, &debian, &registry, work)
+        })
+    })
+    .await
+    .context("the thread that builds the Flask twin ended early")?
 }
 
 fn build(layout: &Layout, progress: MultiProgress) -> Result<Built> {
