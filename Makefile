@@ -6,7 +6,7 @@ CARGO ?= cargo
 LAB    = $(CARGO) run --quiet --package lab --
 RELEASE = $(CARGO) build --release --locked --package k8s-bootstrap
 
-.PHONY: demo test check unit e2e build tools audit clean-lab
+.PHONY: demo test check unit e2e bench-app build tools audit clean-lab
 
 demo: tools build
 	$(LAB) up --control-planes 1 --workers 2
@@ -41,6 +41,12 @@ unit:
 # cannot run the lab the tests say that they are skipped; with CI=true they fail.
 e2e: tools build
 	$(CARGO) test --package lab --locked --features e2e --test e2e
+
+# The application against its Flask twin, in turn, on the lab that is up or on one of its own:
+# 50,000 requests, 500 at once. More by `cargo run -p lab -- bench-app --help`.
+bench-app: tools build
+	bench/packages.sh
+	$(LAB) bench-app --results bench/results
 
 build:
 	$(RELEASE)

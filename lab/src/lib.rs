@@ -3,7 +3,8 @@
 //! The lab is what an instance sees of EC2, and no more: a VPC with its
 //! resolver, machines that boot systemd and cloud-init, the metadata service,
 //! the EC2 API (moto), and, in place of the internet, an artifact server and an
-//! image registry. `up` reads in the order of these modules.
+//! image registry. `up` reads in the order of these modules. `bench` measures what
+//! runs on it.
 
 pub mod layout;
 pub mod process;
@@ -25,6 +26,7 @@ pub mod zone;
 pub mod machine;
 pub mod userdata;
 
+pub mod bench;
 pub mod down;
 pub mod kubernetes;
 pub mod lifecycle;

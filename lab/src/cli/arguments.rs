@@ -131,6 +131,10 @@ pub(super) enum Command {
         #[arg(long)]
         console: bool,
     },
+    /// Load the application and its Flask twin in turn, and compare them.
+    ///
+    /// On the lab that is up, else on one of its own that is ended afterwards.
+    BenchApp(BenchOptions),
     /// Make the AWS API fail; without options, stop that.
     #[command(hide = true)]
     Faults(FaultOptions),
@@ -272,6 +276,28 @@ impl MachineOptions {
             user_data: self.user_data.as_ref().map(read).transpose()?,
         })
     }
+}
+
+#[derive(Args)]
+pub(super) struct BenchOptions {
+    /// Requests in one run.
+    #[arg(long, default_value_t = 50_000)]
+    pub(super) requests: u64,
+    /// How many are open at once.
+    #[arg(long, default_value_t = 500)]
+    pub(super) concurrency: u64,
+    /// Runs of each of the two.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=20))]
+    pub(super) rounds: u8,
+    /// Print the figures for programs.
+    #[arg(long)]
+    pub(super) json: bool,
+    /// A folder that figures and chart are written to.
+    #[arg(long)]
+    pub(super) results: Option<PathBuf>,
+    /// Measure nothing: show what an earlier run's JSON says.
+    #[arg(long)]
+    pub(super) from: Option<PathBuf>,
 }
 
 #[derive(Args)]
