@@ -137,7 +137,10 @@ fn node_name(facts: &InstanceFacts) -> Result<String> {
     .hint("check domain-name in the DHCP options of the VPC"))
 }
 
-fn labels(settings: &Settings, facts: &InstanceFacts) -> Result<BTreeMap<String, String>> {
+pub(crate) fn labels(
+    settings: &Settings,
+    facts: &InstanceFacts,
+) -> Result<BTreeMap<String, String>> {
     let mut labels: BTreeMap<String, String> = [
         (ZONE, &facts.zone),
         (REGION, &facts.region),
@@ -161,7 +164,7 @@ fn labels(settings: &Settings, facts: &InstanceFacts) -> Result<BTreeMap<String,
     Ok(labels)
 }
 
-fn taints(settings: &Settings, role: Role) -> Result<Vec<Taint>> {
+pub(crate) fn taints(settings: &Settings, role: Role) -> Result<Vec<Taint>> {
     let mut taints = BTreeSet::new();
     if role == Role::ControlPlane {
         taints.insert(Taint {

@@ -12,6 +12,7 @@
 //!   -> runner     carries phases out, in parallel where `after` allows
 //!   -> report     systemd, journal, HTTP
 //!   -> steady     the same again, for the life of the node
+//!   -> join       whom a control plane lets in, and which certificates kubelets get
 //!   -> leader     what one control plane at a time does for the whole cluster
 //!   -> leaving    how a node goes
 //! ```
@@ -24,6 +25,7 @@ pub mod config;
 pub mod decide;
 pub mod error;
 pub mod identity;
+pub mod join;
 pub mod journal;
 pub mod leader;
 pub mod lease;

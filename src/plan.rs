@@ -4,6 +4,7 @@ use crate::{
     config::Settings,
     error::Result,
     identity::Identity,
+    join::BlanketApproval,
     journal::{Course, Membership},
     phases::{
         Action, NodeReady,
@@ -11,7 +12,7 @@ use crate::{
         host::{Artifact, Containerd, Hosts, Images, Kernel, KubeletUnit, Preflight, Swap, Sysctl},
         kubeadm::{ApiReady, ConfigFiles, InitPhase, Join, KubeadmPhase},
         leaving::Uncordon,
-        record::{JoinTickets, RecordCluster},
+        record::RecordCluster,
     },
     ports::{MachineFacts, Role},
     runner::Phase,
@@ -104,8 +105,8 @@ fn found(
     plan.add("kubeadm-bootstrap-token", api, &["kubeadm-upload-config"], "the rights that join tokens have", init(Init::BootstrapToken)?);
     plan.add("kubeadm-kubelet-finalize", api, &["api-ready"], "the kubelet's certificate rotates", init(Init::KubeletFinalize)?);
     plan.add("kubeadm-addons", api, &["kubeadm-upload-config"], "CoreDNS and kube-proxy", init(Init::Addons)?);
-    plan.add("record-cluster", api, &["kubeadm-upload-config"], "from here on every instance joins this cluster", RecordCluster { cluster_uid: membership.cluster_uid.clone(), founder: me.instance_id.clone() });
-    plan.add("join-tickets", api, &["kubeadm-bootstrap-token", "record-cluster"], "what joiners prove themselves with, renewed before it ends", JoinTickets::for_all());
+    plan.add("no-blanket-approval", api, &["kubeadm-bootstrap-token"], "a bootstrap token becomes no other node than the one that it was made for", BlanketApproval::gone());
+    plan.add("record-cluster", api, &["kubeadm-upload-config", "no-blanket-approval"], "from here on every instance joins this cluster", RecordCluster { cluster_uid: membership.cluster_uid.clone(), founder: me.instance_id.clone() });
     let mut before = vec!["kubeadm-addons".to_owned()];
     for group in Addon::of_the_founder(settings) {
         let after: Vec<&str> = before.iter().map(String::as_str).collect();
@@ -127,32 +128,32 @@ fn join(settings: &Settings, me: &Identity, machine: &MachineFacts) -> Result<Ve
     let mut plan = Plan(Vec::new());
     let prepared = ["kubelet-unit", "hosts", "swap", "sysctl", "artifact-kubeadm"];
     let files = match me.role {
-        // Its tickets need the founder's file too: kubeadm uploads the certificates by it.
+        // When others join through it, kubeadm uploads the certificates by the founder's file.
         Role::ControlPlane => ConfigFiles::init(settings, me, machine)?,
         Role::Worker => ConfigFiles::join(settings, me, machine)?,
     };
     plan.add("kubeadm-config", LOCAL, &["preflight"], "what kubeadm reads", files);
-    // The first ticket may come as late as the cluster itself.
+    // The join service may answer as late as the cluster itself.
     let patience = settings.deadlines.peers + settings.deadlines.join;
     plan.add("kubeadm-join", patience, &[prepared.as_slice(), &["kubeadm-config"]].concat(), "the kubelet gets its certificate for this node's name", Join::new(settings, me)?);
     if me.role == Role::ControlPlane {
-        plan.add("join-tickets", settings.deadlines.api, &["kubeadm-join"], "what joiners prove themselves with, renewed before it ends", JoinTickets::for_all());
+        plan.add("no-blanket-approval", settings.deadlines.api, &["kubeadm-join"], "a bootstrap token becomes no other node than the one that it was made for", BlanketApproval::gone());
     }
     plan.add("uncordon", settings.deadlines.api, &["kubeadm-join"], "the agent cordons its node before it goes down", Uncordon { node: me.node_name.clone() });
     plan.add("node-ready", settings.deadlines.rollout, &["kubeadm-join"], "pods can be scheduled here", NodeReady::new(settings, me));
     Ok(plan.0)
 }
 
-/// What must be renewed on a node that is up: looked at in each cycle.
+/// What is looked at on a node that is up in each cycle.
 pub fn renewal(settings: &Settings, me: &Identity) -> Vec<Phase<Action>> {
     let mut plan = Plan(Vec::new());
     if me.role == Role::ControlPlane {
         plan.add(
-            "join-tickets",
+            "no-blanket-approval",
             settings.deadlines.api,
             &[],
-            "what joiners prove themselves with, renewed before it ends",
-            JoinTickets::by_the_leader(&me.instance_id),
+            "a bootstrap token becomes no other node than the one that it was made for",
+            BlanketApproval::gone(),
         );
     }
     plan.0

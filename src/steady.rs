@@ -16,7 +16,7 @@ use crate::{
     snapshots::Subject,
 };
 
-/// How often the cheap things are looked at: peers, tickets, the node's condition.
+/// How often the cheap things are looked at: peers, the node's condition.
 const CYCLE: Duration = Duration::from_secs(30);
 
 /// How often every phase is checked again, digests of programs included.

@@ -10,6 +10,7 @@ pub mod etcd;
 pub mod host;
 pub mod http;
 pub mod imds;
+pub mod join;
 pub mod kube;
 pub mod store;
 pub mod wiring;

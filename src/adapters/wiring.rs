@@ -6,7 +6,7 @@ use super::{
     archive::Archives,
     aws::{
         Aws, autoscaling::AutoScaling, ec2::Ec2Api, endpoint::Endpoints, route53::Route53, s3::S3,
-        ssm::Ssm,
+        ssm::Ssm, sts::StsApi,
     },
     clock::SystemClock,
     commands::LocalCommands,
@@ -15,6 +15,7 @@ use super::{
     host::LocalHost,
     http::Clients,
     imds::Imds,
+    join::JoinClient,
     kube::KubeCluster,
     store::{FolderStore, SsmStore},
 };
@@ -73,6 +74,11 @@ impl Wiring {
                 &me.cluster,
             )),
         };
+        let cluster = Arc::new(KubeCluster::new(
+            vec![paths::ADMIN_CONF.into(), paths::KUBELET_CONF.into()],
+            kubeadm::config::endpoint(settings),
+        ));
+        let sts = Arc::new(StsApi::new(aws.clone()));
         Ok(World {
             metadata: self.imds.clone(),
             ec2: Arc::new(Ec2Api::new(aws.clone())),
@@ -84,14 +90,14 @@ impl Wiring {
                 settings.downloads.parallel,
                 Duration::from_secs(settings.deadlines.download),
             )),
-            cluster: Arc::new(KubeCluster::new(
-                vec![paths::ADMIN_CONF.into(), paths::KUBELET_CONF.into()],
-                kubeadm::config::endpoint(settings),
-            )),
             archive: Arc::new(Archives::new(S3::new(aws.clone()))),
+            certificates: cluster.clone(),
+            cluster,
             etcd: Arc::new(EtcdGateway::new(paths::ETCD_PKI)),
             dns: Arc::new(Route53::new(aws.clone())),
             scaling: Arc::new(AutoScaling::new(aws)),
+            join: Arc::new(JoinClient::new(sts.clone())),
+            sts,
             clock: self.clock.clone(),
         })
     }

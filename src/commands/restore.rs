@@ -9,7 +9,7 @@ use crate::{
     observe, plan as plans,
     ports::{Command, Etcd, World},
     runner::Runner,
-    snapshots::restore::{Fetched, end_tickets, fetch, may_restore, put_back, source},
+    snapshots::restore::{Fetched, fetch, may_restore, put_back, source},
 };
 
 /// `etcd restore`.
@@ -32,7 +32,6 @@ pub async fn restore(from: &str, yes: bool, force: bool) -> Result<()> {
     runner.run(&plans::host(&settings, &me)?).await?;
     eprintln!("restoring {}", fetched.name);
     put_back(&world, &settings, &me, &fetched).await?;
-    end_tickets(&world).await?;
     runner
         .commit_to(Membership {
             cluster_uid: cluster.cluster_uid.clone(),

@@ -14,12 +14,15 @@ use super::{ADDRESS_FILE, require_root};
 use crate::{
     adapters::{
         balancer::{self, ReadyzProbe},
+        join as joins,
         wiring::Wiring,
     },
     boot::{self, Agent},
     error::{Context, Result},
+    join::{JoinService, approver},
     journal::Journal,
     phases::kubeadm::paths,
+    ports::Role,
     report::{Reporter, Stage, http, systemd},
     runner::Runner,
 };
@@ -128,6 +131,7 @@ async fn live(reporter: Arc<Reporter>, told: &mut Told) -> Result<()> {
             outcome = stay(&agent, told) => outcome,
             outcome = http::serve(listener, reporter.subscribe()) => outcome,
             outcome = balancer => outcome,
+            outcome = let_in(&agent), if agent.me.role == Role::ControlPlane => outcome,
             () = relay_progress(&agent) => Ok(()),
         }
     }
@@ -177,6 +181,18 @@ async fn serve_balancer(agent: &Agent) -> Result<()> {
         outcome = balancer::serve(listener, agent.api_servers.subscribe(), health.clone()) => outcome,
         () = health.watch_over(agent.api_servers.subscribe(), &probe) => Ok(()),
     }
+}
+
+/// A control plane's part for the others: the join service and the approver of certificates.
+async fn let_in(agent: &Agent) -> Result<()> {
+    let listener = joins::listen(agent.me.private_ip, agent.settings.join.port).await?;
+    let certificate = joins::Certificate::new(agent.world.host.clone());
+    let service = JoinService::new(agent.world.clone(), &agent.settings, &agent.me);
+    tokio::join!(
+        joins::serve(listener, certificate, service, joins::Times::default()),
+        approver::keep(&agent.world, &agent.me.cluster),
+    );
+    Ok(())
 }
 
 async fn relay_progress(agent: &Agent) {

@@ -18,6 +18,7 @@ pub struct Settings {
     pub cluster: Cluster,
     pub node: Node,
     pub store: Store,
+    pub join: Join,
     pub kubernetes: Kubernetes,
     pub kubeadm: Kubeadm,
     pub kubelet: Component,
@@ -76,6 +77,16 @@ pub enum StoreKind {
     Ssm,
     /// A directory that all nodes share.
     Folder,
+}
+
+/// `[join]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Join {
+    pub port: u16,
+    pub worker_roles: Vec<String>,
+    pub control_plane_roles: Vec<String>,
 }
 
 /// `[kubernetes]`

@@ -25,6 +25,9 @@ pub fn validate(settings: &Settings) -> Result<()> {
                 .hint("the default is 4"),
         );
     }
+    if settings.join.port == 0 {
+        return Err(Error::refused("join.port: 0 is no port").hint("the default is 7444"));
+    }
     if !settings.store.prefix.starts_with('/') || settings.store.prefix.ends_with('/') {
         return Err(Error::refused(format!(
             "store.prefix: `{}` must start with `/` and not end with it",
@@ -269,6 +272,7 @@ mod tests {
                 "snapshots = { to = 'file:///b', keep = 0 }",
                 "snapshots.keep: 0",
             ),
+            ("join.port = 0", "join.port: 0 is no port"),
             ("store.prefix = 'x'", "store.prefix: `x` must start"),
             (
                 "pins.runc.sha256.amd64 = 'abc'",

@@ -1,6 +1,8 @@
 //! Decisions as tables: what is seen, what follows.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 
 use super::*;
@@ -27,6 +29,9 @@ fn instance(id: &str, role: Role, state: InstanceState) -> Instance {
         public_ip: None,
         private_dns_name: None,
         launched: at("2026-11-23T11:00:00Z"),
+        zone: "eu-central-1a".to_owned(),
+        instance_type: "c7i-flex.large".to_owned(),
+        tags: BTreeMap::new(),
     }
 }
 

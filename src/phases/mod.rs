@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 pub use node_ready::NodeReady;
 
-use crate::{error::Result, ports::World};
+use crate::{error::Result, join::BlanketApproval, ports::World};
 
 /// Whether the wanted state is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,8 +121,8 @@ actions! {
     Join(kubeadm::Join),
     /// The cluster in the store.
     RecordCluster(record::RecordCluster),
-    /// Tickets in the store.
-    JoinTickets(record::JoinTickets),
+    /// Nodes are approved one by one.
+    BlanketApproval(BlanketApproval),
     /// Manifests.
     Addon(addons::Addon),
     /// The node's Ready condition.

@@ -98,7 +98,7 @@ fn a_worker_holds_nothing_of_a_control_plane() {
 #[test]
 fn every_control_plane_has_the_file_by_which_kubeadm_uploads_certificates_for_the_next() {
     for phases in every_plan(&load(&[]).unwrap()) {
-        let joins_as_control_plane_or_founds = names(&phases).contains(&"join-tickets");
+        let joins_as_control_plane_or_founds = names(&phases).contains(&"no-blanket-approval");
         let written = phases.iter().any(|phase| {
             matches!(&phase.step, Action::ConfigFiles(step) if step.files.contains_key(paths::INIT_CONFIG))
         });
@@ -124,10 +124,10 @@ fn certificates_are_made_while_images_load() {
 }
 
 #[test]
-fn only_control_planes_have_something_to_renew() {
+fn only_control_planes_look_after_the_cluster_in_each_cycle() {
     assert_eq!(
         names(&renewal(&load(&[]).unwrap(), &control_plane("i-1"))),
-        ["join-tickets"]
+        ["no-blanket-approval"]
     );
     assert!(renewal(&load(&[]).unwrap(), &worker("i-1")).is_empty());
 }

@@ -1,5 +1,7 @@
 //! The cluster's instances.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -30,6 +32,12 @@ pub struct Instance {
     pub private_dns_name: Option<String>,
     /// When it was launched.
     pub launched: Timestamp,
+    /// `eu-central-1a`.
+    pub zone: String,
+    /// `c7i-flex.large`.
+    pub instance_type: String,
+    /// Its tags.
+    pub tags: BTreeMap<String, String>,
 }
 
 /// EC2's life-cycle states.

@@ -4,6 +4,7 @@
 //! phases run in tests and simulations exactly as on an instance.
 
 mod archive;
+mod certificates;
 mod cluster;
 mod commands;
 mod dns;
@@ -11,6 +12,7 @@ mod downloads;
 mod ec2;
 mod etcd;
 mod host;
+mod join;
 mod metadata;
 mod scaling;
 mod store;
@@ -21,6 +23,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 pub use archive::{Archive, Place};
+pub use certificates::CertificateRequests;
 pub use cluster::{Cluster, Eviction, NodeCondition, ObjectRef, Part};
 pub use commands::{Command, Commands, Output};
 pub use dns::{Dns, RecordSet};
@@ -28,6 +31,7 @@ pub use downloads::{Download, Downloads, Target};
 pub use ec2::{Ec2, Instance, InstanceState, Role};
 pub use etcd::{Etcd, Member, Snapshot};
 pub use host::{Host, MachineFacts};
+pub use join::{Applicant, Caller, JoinServices, JoinTicket, Proof, Sts};
 pub use metadata::{InstanceFacts, Interruption, Metadata, Notices};
 pub use scaling::{Hook, Scaling};
 pub use store::{Created, Store};
@@ -68,6 +72,12 @@ pub struct World {
     pub dns: Arc<dyn Dns>,
     /// Auto Scaling.
     pub scaling: Arc<dyn Scaling>,
+    /// The cluster's requests for certificates.
+    pub certificates: Arc<dyn CertificateRequests>,
+    /// Who signed a request.
+    pub sts: Arc<dyn Sts>,
+    /// The control planes' join services.
+    pub join: Arc<dyn JoinServices>,
     /// Time.
     pub clock: Arc<dyn Clock>,
 }

@@ -20,10 +20,6 @@ pub trait Store: Send + Sync {
     async fn get(&self, key: &str) -> Result<Option<String>>;
     /// All keys under a prefix such as `founder/`, with their values, sorted by key.
     async fn list(&self, prefix: &str) -> Result<BTreeMap<String, String>>;
-    /// Writes a secret, over an older one too; stored encrypted where the store can.
-    async fn put_secret(&self, key: &str, value: &secrecy::SecretString) -> Result<()>;
-    /// Reads a secret.
-    async fn get_secret(&self, key: &str) -> Result<Option<secrecy::SecretString>>;
     /// Removes a key; one that does not exist is no error.
     async fn delete(&self, key: &str) -> Result<()>;
 }

@@ -17,7 +17,7 @@ use crate::{
     phases::{
         Notes, Step,
         host::Images,
-        kubeadm::{JoinTicket, ca_cert_hash, paths},
+        kubeadm::{ca_cert_hash, paths},
     },
     ports::{Command, InstanceState, Place, Role, World},
     wait::{self, Patience, Probe},
@@ -340,17 +340,6 @@ async fn run(world: &World, program: &str, args: &[&str]) -> Result<()> {
     let command = Command::new(program, args.iter().copied()).within(Duration::from_mins(10));
     let output = world.commands.run(command.clone()).await?;
     output.success(&command).map(drop)
-}
-
-/// Tickets whose tokens the backup may not know end now: new ones are made at once.
-pub async fn end_tickets(world: &World) -> Result<()> {
-    for role in [Role::Worker, Role::ControlPlane] {
-        if let Some(mut ticket) = JoinTicket::fetch(world, role).await? {
-            ticket.expires = world.clock.now();
-            ticket.publish(world, role).await?;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -2,14 +2,13 @@
 
 use std::pin::{Pin, pin};
 
-use secrecy::ExposeSecret;
 use tokio::time::{sleep, timeout};
 
 use super::*;
 use crate::{
     identity::Identity,
     journal::{Course, Membership},
-    phases::{kubeadm::JoinTicket, record::JoinTickets},
+    phases::record::RecordCluster,
     testing::{FakeWorld, agent, control_plane, not_ready, ready, running, worker},
 };
 
@@ -17,7 +16,9 @@ const ME: &str = "ip-10-42-0-10.eu-central-1.compute.internal";
 
 /// The agent of a node that has joined and is Ready.
 async fn member(fake: &FakeWorld, me: Identity) -> Agent {
-    fake.ec2.list([running(&me, 10)]);
+    // Beside it the control plane that lets nodes in.
+    fake.ec2
+        .list([running(&me, 10), running(&control_plane("i-cp"), 2)]);
     fake.cluster.node_conditions([Some(ready())]);
     let agent = agent(fake, me).await;
     let membership = Membership {
@@ -26,6 +27,14 @@ async fn member(fake: &FakeWorld, me: Identity) -> Agent {
     };
     agent.runner.commit_to(membership).await.unwrap();
     agent
+}
+
+/// What a founder has written into the store.
+fn recorded() -> RecordCluster {
+    RecordCluster {
+        cluster_uid: "uid".to_owned(),
+        founder: "i-cp".to_owned(),
+    }
 }
 
 /// Lets the agent work for a while, in which it must not end.
@@ -100,31 +109,27 @@ async fn what_only_a_person_can_mend_is_said_beside_and_the_agent_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_control_plane_renews_tickets_when_they_are_due_and_a_worker_makes_none() {
+async fn a_control_plane_removes_the_blanket_approval_whenever_it_comes_back() {
     let fake = FakeWorld::founded();
     let agent = member(&fake, control_plane("i-1")).await;
-    let token = async || {
-        let ticket = JoinTicket::fetch(&fake.ports(), Role::Worker).await;
-        ticket.unwrap().map(|t| t.token.expose_secret().to_owned())
-    };
-    member(&fake, worker("i-1")).await.cycle(false).await;
-    assert_eq!(token().await, None);
-    agent.cycle(false).await;
-    let first = token().await;
-    assert!(first.is_some());
-    sleep(Duration::from_mins(59)).await;
-    agent.cycle(false).await;
-    assert_eq!(token().await, first);
-    sleep(Duration::from_mins(2)).await;
-    agent.cycle(false).await;
-    let second = token().await;
-    assert!(second.is_some() && second != first);
+    let key = "ClusterRoleBinding kubeadm:node-autoapprove-bootstrap";
+    for _ in 0..2 {
+        fake.cluster.put(serde_json::json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRoleBinding",
+            "metadata": {"name": "kubeadm:node-autoapprove-bootstrap"},
+        }));
+        member(&fake, worker("i-1")).await.cycle(false).await;
+        assert!(fake.cluster.objects().contains_key(key));
+        agent.cycle(false).await;
+        assert!(!fake.cluster.objects().contains_key(key));
+    }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_full_check_mends_a_removed_file_and_only_that() {
     let founder = FakeWorld::founded();
-    founder.carry_out(&JoinTickets::for_all()).await;
+    founder.carry_out(&recorded()).await;
     let fake = founder.another_host().with_a_whole_kernel().with_a_way_in();
     let agent = member(&fake, worker("i-1")).await;
     // All is to be done at first: a whole boot.
@@ -154,7 +159,7 @@ async fn a_full_check_mends_a_removed_file_and_only_that() {
 #[tokio::test(start_paused = true)]
 async fn a_full_check_that_cannot_be_carried_out_is_said_beside() {
     let founder = FakeWorld::founded();
-    founder.carry_out(&JoinTickets::for_all()).await;
+    founder.carry_out(&recorded()).await;
     let fake = founder.another_host().with_a_whole_kernel().with_a_way_in();
     let agent = member(&fake, worker("i-1")).await;
     agent.cycle(true).await;

@@ -29,6 +29,9 @@ pub fn running(me: &Identity, last: u8) -> Instance {
         public_ip: None,
         private_dns_name: None,
         launched: "2026-11-23T11:59:00Z".parse().unwrap(),
+        zone: "eu-central-1a".to_owned(),
+        instance_type: "c7i-flex.large".to_owned(),
+        tags: BTreeMap::new(),
     }
 }
 

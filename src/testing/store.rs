@@ -3,7 +3,6 @@
 use std::{collections::BTreeMap, sync::Mutex};
 
 use async_trait::async_trait;
-use secrecy::{ExposeSecret, SecretString};
 
 use crate::{
     adapters::store::rules::{check_key, check_prefix},
@@ -11,11 +10,10 @@ use crate::{
     ports::{Created, Store},
 };
 
-/// Values and secrets by key.
+/// Values by key.
 #[derive(Default)]
 pub struct MemoryStore {
     values: Mutex<BTreeMap<String, String>>,
-    secrets: Mutex<BTreeMap<String, SecretString>>,
 }
 
 #[async_trait]
@@ -45,22 +43,9 @@ impl Store for MemoryStore {
         Ok(values)
     }
 
-    async fn put_secret(&self, key: &str, value: &SecretString) -> Result<()> {
-        check_key(key)?;
-        let mut secrets = self.secrets.lock().unwrap();
-        secrets.insert(key.to_owned(), value.clone());
-        Ok(())
-    }
-
-    async fn get_secret(&self, key: &str) -> Result<Option<SecretString>> {
-        check_key(key)?;
-        Ok(self.secrets.lock().unwrap().get(key).cloned())
-    }
-
     async fn delete(&self, key: &str) -> Result<()> {
         check_key(key)?;
         self.values.lock().unwrap().remove(key);
-        self.secrets.lock().unwrap().remove(key);
         Ok(())
     }
 }
@@ -69,7 +54,6 @@ impl Store for MemoryStore {
 pub async fn promises(store: &dyn Store) {
     a_key_is_created_once_and_again_after_its_removal(store).await;
     a_list_has_whole_keys_below_its_prefix(store).await;
-    a_secret_is_replaced_and_never_shown_as_a_value(store).await;
     keys_cannot_leave_their_cluster(store).await;
 }
 
@@ -106,30 +90,12 @@ async fn a_list_has_whole_keys_below_its_prefix(store: &dyn Store) {
     assert!(store.list("").await.unwrap().is_empty());
 }
 
-async fn a_secret_is_replaced_and_never_shown_as_a_value(store: &dyn Store) {
-    let key = "join/worker";
-    assert!(store.get_secret(key).await.unwrap().is_none());
-    for secret in ["one", "two"] {
-        store.put_secret(key, &secret.into()).await.unwrap();
-        let read = store.get_secret(key).await.unwrap().unwrap();
-        assert_eq!(read.expose_secret(), secret);
-    }
-    assert_eq!(store.get(key).await.unwrap(), None);
-    assert!(store.list("").await.unwrap().is_empty());
-    store.delete(key).await.unwrap();
-    assert!(store.get_secret(key).await.unwrap().is_none());
-    store.create(key, "no secret").await.unwrap();
-    assert!(store.get_secret(key).await.unwrap().is_none());
-    store.delete(key).await.unwrap();
-}
-
 async fn keys_cannot_leave_their_cluster(store: &dyn Store) {
     for key in ["../test/initialized", "/initialized", "a//b", ""] {
         let error = store.create(key, "x").await.unwrap_err();
         assert_eq!(error.kind(), Kind::Refused);
         assert!(error.one_line().contains(&format!("`{key}`")), "{error}");
         assert!(store.get(key).await.is_err(), "{key}");
-        assert!(store.put_secret(key, &"x".into()).await.is_err(), "{key}");
     }
 }
 

@@ -3,14 +3,15 @@
 use std::{path::Path, sync::Arc};
 
 use super::{
-    FakeClock, FakeCluster, FakeCommands, FakeDns, FakeDownloads, FakeEc2, FakeEtcd, FakeHost,
-    FakeMetadata, FakeScaling, Files, MemoryStore, Pki, output, rotating_kubeconfig,
+    FakeCertificates, FakeClock, FakeCluster, FakeCommands, FakeDns, FakeDownloads, FakeEc2,
+    FakeEtcd, FakeHost, FakeJoin, FakeMetadata, FakeScaling, FakeSts, Files, MemoryStore, Pki,
+    control_plane, output, rotating_kubeconfig, running,
 };
 use crate::{
     adapters::archive::Archives,
     error::Result,
     phases::{Notes, State, Step, kubeadm::paths},
-    ports::{Command, Output, World},
+    ports::{Clock, Command, JoinTicket, Output, World},
 };
 
 /// A world whose host is a folder of its own; all else is in memory.
@@ -35,6 +36,12 @@ pub struct FakeWorld {
     pub scaling: Arc<FakeScaling>,
     /// The hosted zones.
     pub dns: Arc<FakeDns>,
+    /// Certificate requests.
+    pub certificates: Arc<FakeCertificates>,
+    /// The STS API.
+    pub sts: Arc<FakeSts>,
+    /// The join services.
+    pub join: Arc<FakeJoin>,
     /// The download hosts.
     pub downloads: Arc<FakeDownloads>,
     /// The time: tests that wait pause tokio's.
@@ -59,6 +66,9 @@ impl FakeWorld {
             dns: Arc::default(),
             metadata: Arc::default(),
             scaling: Arc::default(),
+            certificates: Arc::default(),
+            sts: Arc::default(),
+            join: Arc::default(),
             clock: Arc::new(FakeClock::at_noon()),
         }
     }
@@ -96,16 +106,30 @@ impl FakeWorld {
         self
     }
 
+    /// The same with a control plane, i-cp at 10.42.0.2, whose join service gives this ticket.
+    pub fn with_a_join_service(self, ticket: JoinTicket) -> Self {
+        self.ec2.list([running(&control_plane("i-cp"), 2)]);
+        self.join.gives(ticket);
+        self
+    }
+
     /// The same with a `kubeadm join` that goes through: the kubelet has its certificate.
     pub fn with_a_way_in(self) -> Self {
-        self.on("kubeadm join", |_, files| {
+        let expires = self.clock.now() + std::time::Duration::from_mins(10);
+        let this = self.with_a_join_service(JoinTicket {
+            token: "abcdef.0123456789abcdef".into(),
+            ca: "the CA".to_owned(),
+            certificate_key: None,
+            expires,
+        });
+        this.on("kubeadm join", |_, files| {
             let ca = &Pki::new().files["ca.crt"];
             files.put(paths::CA, ca);
             files.put(paths::KUBELET_CONF, rotating_kubeconfig(ca));
             files.put(paths::KUBELET_CLIENT, "");
             output(0, "", "")
         });
-        self
+        this
     }
 
     /// Another machine in the same world: its own files, the same store, cloud and time.
@@ -117,6 +141,9 @@ impl FakeWorld {
             store: self.store.clone(),
             ec2: self.ec2.clone(),
             dns: self.dns.clone(),
+            certificates: self.certificates.clone(),
+            sts: self.sts.clone(),
+            join: self.join.clone(),
             clock: self.clock.clone(),
             ..other
         }
@@ -136,6 +163,9 @@ impl FakeWorld {
             etcd: self.etcd.clone(),
             dns: self.dns.clone(),
             scaling: self.scaling.clone(),
+            certificates: self.certificates.clone(),
+            sts: self.sts.clone(),
+            join: self.join.clone(),
             clock: self.clock.clone(),
         }
     }

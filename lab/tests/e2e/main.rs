@@ -48,6 +48,18 @@ const SCENARIOS: &[Scenario] = &[
         scenarios::workload::a_terminated_worker_leaves_without_a_visitor_noticing,
     ),
     (
+        "nothing_is_left_that_would_let_anybody_in",
+        scenarios::joining::nothing_is_left_that_would_let_anybody_in,
+    ),
+    (
+        "kubelets_serve_with_certificates_of_the_clusters_ca",
+        scenarios::joining::kubelets_serve_with_certificates_of_the_clusters_ca,
+    ),
+    (
+        "a_token_that_the_service_did_not_make_gets_no_certificate",
+        scenarios::joining::a_token_that_the_service_did_not_make_gets_no_certificate,
+    ),
+    (
         "systemctl_status_says_ready_and_why",
         scenarios::reports::systemctl_status_says_ready_and_why,
     ),

@@ -157,6 +157,11 @@ mod tests {
                 "a; b",
             ),
             (
+                "<ErrorResponse><Error><Type>Sender</Type><Code>Throttling</Code><Message>Rate exceeded</Message></Error></ErrorResponse>",
+                "Throttling",
+                "Rate exceeded",
+            ),
+            (
                 r#"{"__type":"com.amazonaws.ssm#ParameterNotFound"}"#,
                 "ParameterNotFound",
                 "",

@@ -5,7 +5,7 @@ use std::{
         Arc,
         atomic::{AtomicI64, Ordering},
     },
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use aws_credential_types::Credentials;
@@ -34,6 +34,12 @@ use crate::{
 /// AWS accepts signatures that are five minutes off; a clock that differs by
 /// less than this is not what a rejection is about.
 const TOLERATED_SKEW: i64 = 60;
+
+/// How long a forwarded call may take.
+const FORWARDING: Duration = Duration::from_secs(10);
+
+/// The longest answer to a forwarded call, in bytes.
+const LONGEST_FORWARDED: usize = 16 << 10;
 
 /// AWS in one region, with this instance's credentials.
 pub struct Aws {
@@ -177,7 +183,7 @@ impl Aws {
         call: &Call,
         credentials: &RoleCredentials,
     ) -> Result<Response> {
-        let now = self.clock.now() + SignedDuration::from_secs(self.skew.load(Ordering::Relaxed));
+        let now = self.now();
         let mut request = self.http.request(call.method.clone(), url.clone());
         for (name, value) in &call.headers {
             request = request.header(*name, value);
@@ -201,6 +207,57 @@ impl Aws {
             .map_err(reqwest::Error::without_url)
             .attempting(|| "the answer from AWS broke off".to_owned())?;
         Ok(Response { status, date, body })
+    }
+
+    /// A call's headers with a signature of now, for somebody else to send.
+    pub(super) async fn signed(&self, call: &Call) -> Result<Vec<(String, String)>> {
+        let url = self.endpoints.url(call.service)?;
+        let credentials = self.credentials.current().await?;
+        let signature = self.signature(&url, call, &credentials, self.now())?;
+        let own = call.headers.iter();
+        let own = own.map(|(name, value)| ((*name).to_owned(), value.clone()));
+        Ok(own.chain(signature).collect())
+    }
+
+    /// Sends once what somebody else has signed, and gives what STS answers: status and body.
+    ///
+    /// It goes to the service's own address, whatever was signed; redirects are not followed
+    /// and an answer is cut where it is longer than this service's ever are.
+    pub(super) async fn forward(
+        &self,
+        service: Service,
+        headers: &[(String, String)],
+        body: &'static str,
+    ) -> Result<(u16, String)> {
+        let mut request = self.http.post(self.endpoints.url(service)?);
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
+        let answer = request.timeout(FORWARDING).body(body).send().await;
+        let mut answer = answer
+            .map_err(reqwest::Error::without_url)
+            .attempting(|| format!("no answer from {}", service.name()))?;
+        let status = answer.status().as_u16();
+        let mut body = Vec::new();
+        while let Some(part) = answer
+            .chunk()
+            .await
+            .map_err(reqwest::Error::without_url)
+            .attempting(|| format!("the answer from {} broke off", service.name()))?
+        {
+            body.extend_from_slice(&part);
+            if body.len() > LONGEST_FORWARDED {
+                return Err(Error::failed(format!(
+                    "the answer from {} does not end",
+                    service.name()
+                )));
+            }
+        }
+        Ok((status, String::from_utf8_lossy(&body).into_owned()))
+    }
+
+    fn now(&self) -> Timestamp {
+        self.clock.now() + SignedDuration::from_secs(self.skew.load(Ordering::Relaxed))
     }
 
     /// The headers that sign a call.

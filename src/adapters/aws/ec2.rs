@@ -1,7 +1,7 @@
 //! EC2 by its query protocol: form in, XML out.
 //! <https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeInstances.html>
 
-use std::{net::Ipv4Addr, sync::Arc};
+use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -127,7 +127,18 @@ struct Item {
     private_dns_name: String,
     launch_time: Timestamp,
     #[serde(default)]
+    placement: Placement,
+    #[serde(default)]
+    instance_type: String,
+    #[serde(default)]
     tag_set: Items<Tag>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Placement {
+    #[serde(default)]
+    availability_zone: String,
 }
 
 #[derive(Deserialize)]
@@ -155,14 +166,22 @@ impl Item {
         };
         let private_ip = address(&self.private_ip_address)?;
         let public_ip = address(&self.ip_address)?;
-        let role = self.tag_set.item.iter().find(|tag| tag.key == tags::ROLE);
+        let tags: BTreeMap<String, String> = self
+            .tag_set
+            .item
+            .into_iter()
+            .map(|tag| (tag.key, tag.value))
+            .collect();
         Ok(Instance {
-            role: role.and_then(|tag| tag.value.parse().ok()),
+            role: tags.get(tags::ROLE).and_then(|role| role.parse().ok()),
             state: self.instance_state.name,
             private_ip,
             public_ip,
             private_dns_name: Some(self.private_dns_name).filter(|name| !name.is_empty()),
             launched: self.launch_time,
+            zone: self.placement.availability_zone,
+            instance_type: self.instance_type,
+            tags,
             id: self.instance_id,
         })
     }

@@ -17,6 +17,8 @@ pub enum Service {
     S3,
     /// Systems Manager.
     Ssm,
+    /// The Security Token Service.
+    Sts,
 }
 
 impl Service {
@@ -28,6 +30,7 @@ impl Service {
             Self::Route53 => "route53",
             Self::S3 => "s3",
             Self::Ssm => "ssm",
+            Self::Sts => "sts",
         }
     }
 }
@@ -123,7 +126,9 @@ impl Endpoints {
     pub fn signing_region(&self, service: Service) -> &str {
         match service {
             Service::Route53 => self.partition().route53.1,
-            Service::AutoScaling | Service::Ec2 | Service::S3 | Service::Ssm => &self.region,
+            Service::AutoScaling | Service::Ec2 | Service::S3 | Service::Ssm | Service::Sts => {
+                &self.region
+            }
         }
     }
 

@@ -1,8 +1,8 @@
 //! The few AWS calls that the agent makes: signed with Signature Version 4, sent by reqwest.
 //!
 //! [`Aws`] owns what all calls share: endpoints, credentials, the clock's skew and
-//! the retries of `retry`. [`autoscaling`], [`ec2`], [`route53`], [`s3`] and [`ssm`]
-//! own their protocols.
+//! the retries of `retry`. [`autoscaling`], [`ec2`], [`route53`], [`s3`], [`ssm`] and
+//! [`sts`] own their protocols.
 
 mod answer;
 pub mod autoscaling;
@@ -13,6 +13,7 @@ mod retry;
 pub mod route53;
 pub mod s3;
 pub mod ssm;
+pub mod sts;
 
 use std::sync::Arc;
 

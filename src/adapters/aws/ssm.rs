@@ -20,7 +20,7 @@ use crate::{
 #[derive(Clone)]
 pub struct Ssm(Arc<Aws>);
 
-/// A parameter as Systems Manager shows it. It may hold a secret, so it cannot be printed.
+/// A parameter as Systems Manager shows it. Somebody's secret may be among them, so it cannot be printed.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Parameter {
@@ -64,20 +64,8 @@ impl Ssm {
         }
     }
 
-    /// Writes an encrypted parameter, over an older one too.
-    pub async fn put_secret(&self, name: &str, value: &str) -> Result<()> {
-        let call = call(
-            "PutParameter",
-            &json!({"Name": name, "Value": value, "Type": "SecureString", "Overwrite": true}),
-        );
-        match self.0.call(&call).await? {
-            Answer::Done(_) => Ok(()),
-            Answer::Rejected(no, role) => Err(self.error(&call, no, &role, name)),
-        }
-    }
-
-    /// A parameter, decrypted where asked for.
-    pub async fn parameter(&self, name: &str, decrypt: bool) -> Result<Option<Parameter>> {
+    /// A parameter; an encrypted one as ciphertext.
+    pub async fn parameter(&self, name: &str) -> Result<Option<Parameter>> {
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
         struct Found {
@@ -85,7 +73,7 @@ impl Ssm {
         }
         let call = call(
             "GetParameter",
-            &json!({"Name": name, "WithDecryption": decrypt}),
+            &json!({"Name": name, "WithDecryption": false}),
         );
         match self.0.call(&call).await? {
             Answer::Done(body) => Ok(Some(read::<Found>(&body, &call)?.parameter)),

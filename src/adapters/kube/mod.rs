@@ -1,6 +1,7 @@
 //! The Kubernetes API through the `kube` crate.
 
 mod apply;
+mod certificates;
 mod change;
 mod connection;
 mod rollout;

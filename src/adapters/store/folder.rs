@@ -1,8 +1,7 @@
 //! The record in a folder that all nodes share: for tests and for clusters off AWS.
 //!
-//! A value is the file PATH/PREFIX/CLUSTER/KEY (mode 0644), a secret the same
-//! below `.secret` (0600). Files appear whole: they are written and synced under
-//! a temporary name first, then renamed, or for `create` renamed only if nothing
+//! A value is the file PATH/PREFIX/CLUSTER/KEY (mode 0644). Files appear whole:
+//! they are written and synced under a temporary name first, then renamed, or for `create` renamed only if nothing
 //! has the name (`RENAME_NOREPLACE`, or a hard link where the file system lacks
 //! it, such as NFS).
 
@@ -14,7 +13,6 @@ use std::{
 };
 
 use async_trait::async_trait;
-use secrecy::{ExposeSecret, SecretString};
 
 use super::{check_key, check_prefix};
 use crate::{
@@ -22,8 +20,6 @@ use crate::{
     error::{Context, Result},
     ports::{Created, Store},
 };
-
-const SECRETS: &str = ".secret";
 
 /// Files in a folder.
 #[derive(Debug, Clone)]
@@ -42,11 +38,6 @@ impl FolderStore {
     fn value(&self, key: &str) -> Result<PathBuf> {
         check_key(key)?;
         Ok(self.root.join(key))
-    }
-
-    fn secret(&self, key: &str) -> Result<PathBuf> {
-        check_key(key)?;
-        Ok(self.root.join(SECRETS).join(key))
     }
 }
 
@@ -87,7 +78,7 @@ fn collect(folder: &Path, key: &str, found: &mut BTreeMap<String, String>) -> io
     for entry in entries {
         let entry = entry?;
         let name = entry.file_name();
-        // Files that are being written, and secrets.
+        // Files that are being written.
         let Some(name) = name.to_str().filter(|name| !name.starts_with('.')) else {
             continue;
         };
@@ -131,28 +122,10 @@ impl Store for FolderStore {
         .await
     }
 
-    async fn put_secret(&self, key: &str, value: &SecretString) -> Result<()> {
-        let (path, value) = (self.secret(key)?, value.clone());
-        let attempted = format!("cannot write {}", path.display());
-        blocking(attempted, move || {
-            host::write_whole(&path, value.expose_secret().as_bytes(), 0o600)
-        })
-        .await
-    }
-
-    async fn get_secret(&self, key: &str) -> Result<Option<SecretString>> {
-        let path = self.secret(key)?;
-        let attempted = format!("cannot read {}", path.display());
-        let found = blocking(attempted, move || if_there(fs::read_to_string(path))).await?;
-        Ok(found.map(SecretString::from))
-    }
-
     async fn delete(&self, key: &str) -> Result<()> {
-        for path in [self.value(key)?, self.secret(key)?] {
-            let attempted = format!("cannot remove {}", path.display());
-            blocking(attempted, move || if_there(fs::remove_file(path)).map(drop)).await?;
-        }
-        Ok(())
+        let path = self.value(key)?;
+        let attempted = format!("cannot remove {}", path.display());
+        blocking(attempted, move || if_there(fs::remove_file(path)).map(drop)).await
     }
 }
 
@@ -235,26 +208,6 @@ mod tests {
             store.create("initialized", "c").await.unwrap(),
             Created::Yes
         );
-    }
-
-    #[tokio::test]
-    async fn secrets_are_replaced_private_and_never_listed() {
-        let Shared { store, folder } = shared();
-        assert!(store.get_secret("join/token").await.unwrap().is_none());
-        for secret in ["one", "two"] {
-            store
-                .put_secret("join/token", &secret.into())
-                .await
-                .unwrap();
-            let read = store.get_secret("join/token").await.unwrap().unwrap();
-            assert_eq!(read.expose_secret(), secret);
-        }
-        let path = folder.path().join("k8s-bootstrap/prod/.secret/join/token");
-        assert_eq!(mode(&path), 0o600);
-        assert!(store.list("").await.unwrap().is_empty());
-        assert_eq!(store.get("join/token").await.unwrap(), None);
-        store.delete("join/token").await.unwrap();
-        assert!(store.get_secret("join/token").await.unwrap().is_none());
     }
 
     #[tokio::test]

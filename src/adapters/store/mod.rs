@@ -1,8 +1,7 @@
 //! The cluster's shared record, in Parameter Store or in a folder.
 //!
 //! Keys are relative and made of segments of `A-Z a-z 0-9 _ . -`, such as
-//! `founder/1`; both stores put PREFIX/CLUSTER/ before them. A key holds either
-//! a value or a secret: `get` and `list` never show secrets.
+//! `founder/1`; both stores put PREFIX/CLUSTER/ before them. No secret lies there.
 
 mod folder;
 mod ssm;

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use secrecy::{ExposeSecret, SecretString};
 
 use super::{check_key, check_prefix};
 use crate::{
@@ -12,7 +11,7 @@ use crate::{
     ports::{Created, Store},
 };
 
-/// Parameters PREFIX/CLUSTER/KEY. Secrets are `SecureString`s under the account's own KMS key.
+/// Parameters PREFIX/CLUSTER/KEY.
 #[derive(Clone)]
 pub struct SsmStore {
     ssm: Ssm,
@@ -45,7 +44,7 @@ impl Store for SsmStore {
     }
 
     async fn get(&self, key: &str) -> Result<Option<String>> {
-        let found = self.ssm.parameter(&self.name(key)?, false).await?;
+        let found = self.ssm.parameter(&self.name(key)?).await?;
         Ok(found.filter(|p| !p.is_secret()).map(|p| p.value))
     }
 
@@ -63,18 +62,6 @@ impl Store for SsmStore {
                 Some((key.to_owned(), parameter.value))
             })
             .collect())
-    }
-
-    async fn put_secret(&self, key: &str, value: &SecretString) -> Result<()> {
-        let name = self.name(key)?;
-        self.ssm.put_secret(&name, value.expose_secret()).await
-    }
-
-    async fn get_secret(&self, key: &str) -> Result<Option<SecretString>> {
-        let found = self.ssm.parameter(&self.name(key)?, true).await?;
-        Ok(found
-            .filter(super::super::aws::ssm::Parameter::is_secret)
-            .map(|p| p.value.into()))
     }
 
     async fn delete(&self, key: &str) -> Result<()> {

@@ -55,6 +55,9 @@ fn instance(number: u8, state: InstanceState) -> Instance {
         public_ip: None,
         private_dns_name: None,
         launched: noon(),
+        zone: "eu-central-1a".to_owned(),
+        instance_type: "c7i-flex.large".to_owned(),
+        tags: [].into(),
     }
 }
 

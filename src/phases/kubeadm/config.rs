@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::{
     documents::{
         ApiEndpoint, ApiServer, Arg, BootstrapTokenSpec, ClusterConfiguration, Component,
-        Discovery, DiscoveryToken, Etcd, Image, InitConfiguration, JoinConfiguration,
+        Discovery, DiscoveryFile, Etcd, Image, InitConfiguration, JoinConfiguration,
         JoinControlPlane, KUBEADM_API, KubeProxyConfiguration, KubeletConfiguration, LocalEtcd,
         Networking, NodeRegistration, Patches, Timeouts,
     },
@@ -127,7 +127,11 @@ fn cluster(settings: &Settings, identity: &Identity) -> ClusterConfiguration {
             dns_domain: settings.cluster.dns_domain.clone(),
         },
         api_server: ApiServer {
-            extra_args: vec![quiet()],
+            // kubelets serve with certificates of the cluster's CA: see `join`.
+            extra_args: vec![
+                quiet(),
+                Arg::new("kubelet-certificate-authority", paths::CA),
+            ],
             cert_sans: vec![
                 "127.0.0.1".to_owned(),
                 "localhost".to_owned(),
@@ -176,10 +180,8 @@ fn join(settings: &Settings, identity: &Identity) -> Result<JoinConfiguration> {
         kind: "JoinConfiguration",
         node_registration: node(settings, identity)?,
         discovery: Discovery {
-            bootstrap_token: DiscoveryToken {
-                api_server_endpoint: endpoint(settings).to_owned(),
-                token: String::new(),
-                ca_cert_hashes: Vec::new(),
+            file: DiscoveryFile {
+                kube_config_path: paths::DISCOVERY_CONF,
             },
             tls_bootstrap_token: String::new(),
         },
@@ -307,7 +309,7 @@ fn kubelet(settings: &Settings) -> Result<KubeletConfiguration> {
         max_pods: MAX_PODS,
         protect_kernel_defaults: false,
         rotate_certificates: true,
-        server_tls_bootstrap: false,
+        server_tls_bootstrap: true,
     })
 }
 

@@ -208,18 +208,16 @@ pub struct JoinConfiguration {
 #[serde(rename_all = "camelCase")]
 #[allow(missing_docs)]
 pub struct Discovery {
-    pub bootstrap_token: DiscoveryToken,
+    pub file: DiscoveryFile,
     pub tls_bootstrap_token: String,
 }
 
-/// Discovery by token; `token` and `ca_cert_hashes` come from the join ticket.
+/// Discovery by a kubeconfig with the pinned CA in it: nothing has to be signed with the token first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[allow(missing_docs)]
-pub struct DiscoveryToken {
-    pub api_server_endpoint: String,
-    pub token: String,
-    pub ca_cert_hashes: Vec<String>,
+pub struct DiscoveryFile {
+    pub kube_config_path: &'static str,
 }
 
 /// A further control plane.

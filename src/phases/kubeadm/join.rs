@@ -1,8 +1,9 @@
 //! A node's way into an existing cluster.
 
-use std::{path::Path, time::Duration};
+use std::{net::SocketAddr, path::Path, time::Duration};
 
 use async_trait::async_trait;
+use base64::{Engine, prelude::BASE64_STANDARD};
 use secrecy::ExposeSecret;
 use serde::Serialize;
 use serde_json::Value;
@@ -11,22 +12,26 @@ use super::{
     config,
     kubeconfig::{self, Credentials},
     paths,
-    ticket::JoinTicket,
 };
 use crate::{
     config::Settings,
     error::{Error, Result},
     identity::Identity,
+    observe::record,
     phases::{Notes, State, Step},
-    ports::{Command, Role, World},
+    ports::{Applicant, Command, InstanceState, JoinTicket, Role, World},
     wait::{self, Patience, Probe},
 };
 
-/// `kubeadm join`, with a ticket taken from the cluster's store when it runs.
+/// `kubeadm join`, with a ticket from a control plane's join service when it runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Join {
-    /// What the node is for.
-    pub role: Role,
+    /// Who joins.
+    pub applicant: Applicant,
+    /// The port of the join services.
+    pub port: u16,
+    /// `host:port` of the API.
+    pub endpoint: String,
     /// The `JoinConfiguration` without its secrets.
     pub document: Value,
     /// How long to wait for a ticket, and then for kubeadm, in seconds.
@@ -37,7 +42,16 @@ impl Join {
     /// For this node, with the role of its identity.
     pub fn new(settings: &Settings, identity: &Identity) -> Result<Self> {
         Ok(Self {
-            role: identity.role,
+            applicant: Applicant {
+                cluster: identity.cluster.clone(),
+                role: identity.role,
+                node: identity.node_name.clone(),
+                instance: identity.instance_id.clone(),
+                labels: settings.node.labels.clone(),
+                taints: settings.node.taints.clone(),
+            },
+            port: settings.join.port,
+            endpoint: config::endpoint(settings).to_owned(),
             document: config::join_document(settings, identity)?,
             deadline: settings.deadlines.join,
         })
@@ -47,15 +61,9 @@ impl Join {
     fn file(&self, ticket: &JoinTicket) -> Result<String> {
         let mut document = self.document.clone();
         let mut secrets = serde_json::json!({
-            "discovery": {
-                "tlsBootstrapToken": ticket.token.expose_secret(),
-                "bootstrapToken": {
-                    "token": ticket.token.expose_secret(),
-                    "caCertHashes": [ticket.ca_cert_hash],
-                },
-            },
+            "discovery": {"tlsBootstrapToken": ticket.token.expose_secret()},
         });
-        if self.role == Role::ControlPlane {
+        if self.applicant.role == Role::ControlPlane {
             let key = ticket.certificate_key.as_ref().ok_or_else(|| {
                 Error::failed("the join ticket for a control plane has no certificate key")
             })?;
@@ -65,13 +73,70 @@ impl Join {
         config::pretty(&document)
     }
 
+    /// The kubeconfig in which kubeadm finds the cluster and its CA; it holds no secret.
+    fn discovery(&self, ticket: &JoinTicket) -> Result<String> {
+        config::pretty(&serde_json::json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": self.applicant.cluster, "cluster": {
+                "server": format!("https://{}", self.endpoint),
+                "certificate-authority-data": BASE64_STANDARD.encode(&ticket.ca),
+            }}],
+            "contexts": [{"name": "join", "context": {"cluster": self.applicant.cluster, "user": ""}}],
+            "current-context": "join",
+        }))
+    }
+
+    /// Asks the control planes' join services, one after the other, until one lets this node in.
+    async fn ticket(&self, world: &World, notes: &Notes) -> Result<JoinTicket> {
+        wait::until(
+            world.clock.as_ref(),
+            notes,
+            Patience::remote(Duration::from_secs(self.deadline)),
+            "a control plane to let this node in",
+            || async {
+                let record = record::read(world.store.as_ref()).await?;
+                let Some(initialized) = record.initialized else {
+                    return Ok(Probe::NotYet("the store records no cluster".to_owned()));
+                };
+                let mut reasons = Vec::new();
+                for instance in world.ec2.instances(&self.applicant.cluster).await? {
+                    let may = instance.role == Some(Role::ControlPlane)
+                        && instance.state == InstanceState::Running
+                        && instance.id != self.applicant.instance;
+                    let Some(address) = instance.private_ip.filter(|_| may) else {
+                        continue;
+                    };
+                    let server = SocketAddr::from((address, self.port));
+                    let pin = &initialized.ca_hash;
+                    match world.join.ask(server, pin, &self.applicant).await {
+                        Ok(ticket) => return Ok(Probe::Done(ticket)),
+                        Err(error) => reasons.push(error.one_line()),
+                    }
+                }
+                if reasons.is_empty() {
+                    reasons.push("EC2 lists no running control plane".to_owned());
+                }
+                Ok(Probe::NotYet(reasons.join("; ")))
+            },
+        )
+        .await
+        .map_err(|error| {
+            error.hint(
+                "the reason stands in the control plane's journal as well: journalctl -u k8s-bootstrap",
+            )
+        })
+    }
+
     /// What is missing for this node to be a member; none when it is one.
     async fn missing(&self, world: &World) -> Result<Option<String>> {
         if let Some(missing) = kubelet_identity(world).await? {
             return Ok(Some(missing));
         }
         // A control plane's join has more to do once the kubelet has its certificate.
-        if self.role == Role::ControlPlane && !world.host.exists(Path::new(paths::JOINED)).await? {
+        if self.applicant.role == Role::ControlPlane
+            && !world.host.exists(Path::new(paths::JOINED)).await?
+        {
             return Ok(Some("kubeadm join has not come to its end".to_owned()));
         }
         Ok(None)
@@ -80,7 +145,7 @@ impl Join {
     /// Clears what an interrupted join left: kubeadm refuses to begin over it.
     async fn clear_way(&self, world: &World) -> Result<()> {
         let mut traces = vec![paths::KUBELET_CONF, paths::BOOTSTRAP_KUBELET_CONF];
-        match self.role {
+        match self.applicant.role {
             Role::Worker => traces.push(paths::CA),
             Role::ControlPlane => {
                 traces.extend([paths::ADMIN_CONF, "/etc/kubernetes/manifests/etcd.yaml"]);
@@ -93,7 +158,7 @@ impl Join {
         if !found {
             return Ok(());
         }
-        if self.role == Role::ControlPlane {
+        if self.applicant.role == Role::ControlPlane {
             // It also takes the half-joined etcd member out of the cluster.
             let reset = Command::new(
                 "kubeadm",
@@ -113,39 +178,24 @@ impl Join {
 
     async fn run(&self, world: &World, notes: &Notes) -> Result<()> {
         let deadline = Duration::from_secs(self.deadline);
-        let key = JoinTicket::key(self.role);
-        let ticket = wait::until(
-            world.clock.as_ref(),
-            notes,
-            Patience::remote(deadline),
-            "a join ticket from a control plane",
-            || async {
-                Ok(match JoinTicket::fetch(world, self.role).await? {
-                    None => Probe::NotYet(format!("the store has no `{key}`")),
-                    Some(ticket) if ticket.expires <= world.clock.now() => Probe::NotYet(format!(
-                        "the one in the store expired at {}",
-                        ticket.expires
-                    )),
-                    Some(ticket) => Probe::Done(ticket),
-                })
-            },
-        )
-        .await?;
-
+        let ticket = self.ticket(world, notes).await?;
         self.clear_way(world).await?;
-        let file = Path::new(paths::JOIN_CONFIG);
-        world
-            .host
-            .write(file, self.file(&ticket)?.as_bytes(), 0o600)
-            .await?;
+        for (path, content) in [
+            (paths::DISCOVERY_CONF, self.discovery(&ticket)?),
+            (paths::JOIN_CONFIG, self.file(&ticket)?),
+        ] {
+            let path = Path::new(path);
+            world.host.write(path, content.as_bytes(), 0o600).await?;
+        }
         notes.waiting_for("kubeadm join");
         let join =
             Command::new("kubeadm", ["join", "--config", paths::JOIN_CONFIG]).within(deadline);
         let ended = world.commands.run(join.clone()).await;
         // The token goes from the disk whatever became of the join.
-        world.host.remove(file).await?;
+        world.host.remove(Path::new(paths::JOIN_CONFIG)).await?;
+        world.host.remove(Path::new(paths::DISCOVERY_CONF)).await?;
         ended?.success(&join)?;
-        if self.role == Role::ControlPlane {
+        if self.applicant.role == Role::ControlPlane {
             world
                 .host
                 .write(Path::new(paths::JOINED), b"", 0o600)
@@ -172,7 +222,7 @@ impl Step for Join {
     async fn apply(&self, world: &World, notes: &Notes) -> Result<()> {
         if let Some(missing) = self.missing(world).await? {
             // To join again is to reset first, and that takes a running etcd member out of the cluster.
-            if self.role == Role::ControlPlane
+            if self.applicant.role == Role::ControlPlane
                 && world.host.exists(Path::new(paths::JOINED)).await?
             {
                 return Err(Error::refused(format!(

@@ -6,6 +6,7 @@
 //! `KubeletStart`, [`ApiReady`], then the phases that write to the API. Every other
 //! node takes [`Join`].
 
+mod ca;
 pub mod config;
 pub mod documents;
 mod init;
@@ -16,10 +17,9 @@ mod pki;
 mod ready;
 pub mod reserved;
 mod result;
-mod ticket;
 
+pub use ca::{ca_cert_hash, key_hash, own_ca_cert_hash, upload_certificates};
 pub use init::{ConfigFiles, InitPhase, KubeadmPhase};
 pub use join::Join;
 pub use ready::ApiReady;
 pub use result::PhaseResult;
-pub use ticket::{JoinTicket, TICKET_TTL, ca_cert_hash, mint, own_ca_cert_hash};

@@ -4,6 +4,10 @@
 pub const CRI_SOCKET: &str = "unix:///run/containerd/containerd.sock";
 /// kubeadm's folder.
 pub const KUBERNETES: &str = "/etc/kubernetes";
+/// The API server's certificate.
+pub const API_SERVER: &str = "/etc/kubernetes/pki/apiserver.crt";
+/// Its key.
+pub const API_SERVER_KEY: &str = "/etc/kubernetes/pki/apiserver.key";
 /// Certificates and keys.
 pub const PKI: &str = "/etc/kubernetes/pki";
 /// Certificates and keys of etcd, its members' and its clients'.
@@ -22,6 +26,8 @@ pub const BOOTSTRAP_KUBELET_CONF: &str = "/etc/kubernetes/bootstrap-kubelet.conf
 pub const INIT_CONFIG: &str = "/etc/kubernetes/k8s-bootstrap/kubeadm.yaml";
 /// A joiner's configuration, there only while it joins: it holds the token.
 pub const JOIN_CONFIG: &str = "/etc/kubernetes/k8s-bootstrap/join.yaml";
+/// Where a joiner finds the cluster and which CA it trusts, there only while it joins.
+pub const DISCOVERY_CONF: &str = "/etc/kubernetes/k8s-bootstrap/discovery.conf";
 /// Changes to shared documents for this node.
 pub const PATCHES: &str = "/etc/kubernetes/k8s-bootstrap/patches";
 /// The merge patch for the KubeletConfiguration; kubeadm reads target and kind from the name.

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use secrecy::ExposeSecret;
 use tokio::time::sleep;
 
 use super::*;
@@ -17,18 +16,6 @@ fn cluster(uid: &str) -> RecordCluster {
         cluster_uid: uid.to_owned(),
         founder: "i-1".to_owned(),
     }
-}
-
-async fn token(fake: &FakeWorld, role: Role) -> String {
-    let ticket = JoinTicket::fetch(&fake.ports(), role).await.unwrap();
-    ticket.unwrap().token.expose_secret().to_owned()
-}
-
-async fn tokens(fake: &FakeWorld) -> [String; 2] {
-    [
-        token(fake, Role::Worker).await,
-        token(fake, Role::ControlPlane).await,
-    ]
 }
 
 #[tokio::test(start_paused = true)]
@@ -83,80 +70,4 @@ async fn nothing_is_recorded_before_there_is_a_ca() {
         "/etc/kubernetes/pki/ca.crt does not exist: this node has no cluster yet"
     );
     assert_eq!(fake.store.get("initialized").await.unwrap(), None);
-}
-
-#[tokio::test(start_paused = true)]
-async fn tickets_are_due_past_half_of_their_life_and_not_before() {
-    let fake = FakeWorld::founded();
-    let step = JoinTickets::for_all();
-    assert_eq!(
-        fake.differs(&step).await,
-        "join tickets are due for: worker, control-plane"
-    );
-    fake.carry_out(&step).await;
-    let first = tokens(&fake).await;
-
-    sleep(TICKET_TTL / 2).await;
-    fake.holds(&step).await;
-    assert_eq!(tokens(&fake).await, first);
-
-    sleep(Duration::from_secs(1)).await;
-    fake.carry_out(&step).await;
-    let second = tokens(&fake).await;
-    assert!(first[0] != second[0] && first[1] != second[1]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn only_the_ticket_that_is_due_is_made_anew() {
-    let fake = FakeWorld::founded();
-    let step = JoinTickets::for_all();
-    fake.carry_out(&step).await;
-    let before = tokens(&fake).await;
-    fake.store
-        .delete(&JoinTicket::key(Role::Worker))
-        .await
-        .unwrap();
-    assert_eq!(
-        fake.differs(&step).await,
-        "join tickets are due for: worker"
-    );
-    fake.carry_out(&step).await;
-    let after = tokens(&fake).await;
-    assert_ne!(after[0], before[0]);
-    assert_eq!(after[1], before[1]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_unparsable_ticket_is_named_without_its_content() {
-    let fake = FakeWorld::founded();
-    let key = JoinTicket::key(Role::Worker);
-    for damaged in [
-        "abcdef.secretsecret",
-        r#"{"token": "abcdef.secretsecret", "expires": "secretsecret"}"#,
-        r#"{"token": "abcdef.secretsecr"#,
-    ] {
-        fake.store.put_secret(&key, &damaged.into()).await.unwrap();
-        let step = JoinTickets::for_all();
-        for error in [
-            fake.check(&step).await.unwrap_err(),
-            fake.apply(&step).await.unwrap_err(),
-        ] {
-            let said = format!("{error}\n{error:?}");
-            assert!(said.contains("`join/worker` is no join ticket"), "{said}");
-            assert!(!said.contains("secretsecr"), "{said}");
-        }
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn of_several_control_planes_only_the_leader_renews() {
-    let fake = FakeWorld::founded();
-    let led = leader::lead(&fake.ports(), "i-2").await.unwrap();
-    assert_eq!(led, Leader::Me);
-    fake.holds(&JoinTickets::by_the_leader("i-1")).await;
-    let due = "join tickets are due for: worker, control-plane";
-    assert_eq!(fake.differs(&JoinTickets::by_the_leader("i-2")).await, due);
-    // A founder that is not through yet has nobody to leave it to.
-    assert_eq!(fake.differs(&JoinTickets::for_all()).await, due);
-    fake.carry_out(&JoinTickets::by_the_leader("i-2")).await;
 }

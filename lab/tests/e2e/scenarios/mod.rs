@@ -4,6 +4,7 @@ pub mod arrival;
 pub mod control_planes;
 pub mod disaster;
 pub mod etcd;
+pub mod joining;
 pub mod life;
 pub mod permissions;
 pub mod refusals;

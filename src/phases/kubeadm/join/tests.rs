@@ -9,17 +9,28 @@ fn step(role: Role) -> Join {
     Join::new(&testing::settings(), &testing::identity(role)).unwrap()
 }
 
-async fn with_ticket(role: Role, hours: i64) -> FakeWorld {
-    let fake = FakeWorld::new();
-    let world = fake.ports();
-    let ticket = JoinTicket {
+/// A world with a cluster, whose control plane i-cp lets nodes in.
+async fn open(role: Role) -> FakeWorld {
+    let fake = FakeWorld::new().with_a_join_service(JoinTicket {
         token: TOKEN.to_owned().into(),
-        ca_cert_hash: "sha256:00".into(),
+        ca: "the CA".to_owned(),
         certificate_key: (role == Role::ControlPlane).then(|| "key".to_owned().into()),
-        expires: world.clock.now() + jiff::SignedDuration::from_hours(hours),
-    };
-    ticket.publish(&world, role).await.unwrap();
+        expires: "2026-11-23T12:10:00Z".parse().unwrap(),
+    });
+    recorded(&fake).await;
     fake
+}
+
+async fn recorded(fake: &FakeWorld) {
+    let initialized = crate::observe::Initialized {
+        cluster_uid: "uid".to_owned(),
+        ca_hash: "sha256:00".to_owned(),
+        founder: "i-cp".to_owned(),
+        time: "2026-11-23T11:00:00Z".parse().unwrap(),
+    };
+    record::initialize(fake.store.as_ref(), &initialized)
+        .await
+        .unwrap();
 }
 
 /// What a join that goes through leaves on the disk.
@@ -39,17 +50,19 @@ fn joins(fake: &FakeWorld) -> usize {
 
 #[tokio::test(start_paused = true)]
 async fn a_worker_joins_and_leaves_no_token_behind() {
-    let fake = with_ticket(Role::Worker, 1).await;
+    let fake = open(Role::Worker).await;
     fake.on("kubeadm join", |_, host| {
         let document: Value = serde_json::from_str(&host.get(paths::JOIN_CONFIG).unwrap()).unwrap();
         let discovery = &document["discovery"];
-        assert_eq!(discovery["bootstrapToken"]["token"], TOKEN);
-        assert_eq!(discovery["bootstrapToken"]["caCertHashes"][0], "sha256:00");
-        assert_eq!(
-            discovery["bootstrapToken"]["apiServerEndpoint"],
-            "127.0.0.1:7443"
-        );
         assert_eq!(discovery["tlsBootstrapToken"], TOKEN);
+        let file = discovery["file"]["kubeConfigPath"].as_str().unwrap();
+        let file = host.get(file).unwrap();
+        let found: Value = serde_json::from_str(&file).unwrap();
+        let cluster = &found["clusters"][0]["cluster"];
+        assert_eq!(cluster["server"], "https://127.0.0.1:7443");
+        let ca = BASE64_STANDARD.encode("the CA");
+        assert_eq!(cluster["certificate-authority-data"], ca);
+        assert!(!file.contains(TOKEN));
         assert_eq!(host.mode(paths::JOIN_CONFIG), 0o600);
         member(host);
         testing::output(0, "", "")
@@ -61,13 +74,17 @@ async fn a_worker_joins_and_leaves_no_token_behind() {
     ));
     step.apply(&world, &Notes::unread()).await.unwrap();
     assert_eq!(step.check(&world).await.unwrap(), State::AsWanted);
-    assert!(!fake.files.has(paths::JOIN_CONFIG));
+    assert!(!fake.files.has(paths::JOIN_CONFIG) && !fake.files.has(paths::DISCOVERY_CONF));
     assert!(!format!("{step:?}").contains(TOKEN));
+    let (server, pin, applicant) = fake.join.asked().remove(0);
+    assert_eq!(server.to_string(), "10.42.0.2:7444");
+    assert_eq!(pin, "sha256:00");
+    assert_eq!(applicant, step.applicant);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_failed_join_says_why_and_leaves_no_token_behind() {
-    let fake = with_ticket(Role::Worker, 1).await;
+    let fake = open(Role::Worker).await;
     fake.on("kubeadm join", |_, _| {
         testing::output(1, "", "[ERROR Port-10250]: Port 10250 is in use")
     });
@@ -81,7 +98,7 @@ async fn a_failed_join_says_why_and_leaves_no_token_behind() {
 
 #[tokio::test(start_paused = true)]
 async fn what_a_killed_join_left_is_cleared_before_the_next() {
-    let fake = with_ticket(Role::Worker, 1).await;
+    let fake = open(Role::Worker).await;
     for path in [paths::BOOTSTRAP_KUBELET_CONF, paths::CA, paths::JOIN_CONFIG] {
         fake.files.put(path, "half");
     }
@@ -120,7 +137,7 @@ async fn a_worker_whose_kubelet_got_its_certificate_never_joins_again() {
 
 #[tokio::test(start_paused = true)]
 async fn a_control_plane_killed_on_the_way_is_reset_and_joins_again() {
-    let fake = with_ticket(Role::ControlPlane, 1).await;
+    let fake = open(Role::ControlPlane).await;
     member(&fake.files);
     fake.files
         .put("/etc/kubernetes/manifests/etcd.yaml", "half");
@@ -146,31 +163,39 @@ async fn a_control_plane_killed_on_the_way_is_reset_and_joins_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_joiner_waits_for_a_ticket_that_is_still_good() {
-    let fake = with_ticket(Role::Worker, -1).await;
-    let error = step(Role::Worker)
-        .apply(&fake.ports(), &Notes::unread())
-        .await
-        .unwrap_err();
-    assert!(
-        error.one_line().contains("expired at 2026-11-23T11:00:00Z"),
-        "{error}"
-    );
-    assert_eq!(joins(&fake), 0);
-
-    let error = step(Role::Worker)
-        .apply(&FakeWorld::new().ports(), &Notes::unread())
-        .await
-        .unwrap_err();
-    assert!(
-        error.one_line().contains("the store has no `join/worker`"),
-        "{error}"
-    );
+async fn a_joiner_that_nobody_lets_in_says_what_each_control_plane_said() {
+    let no_cluster = FakeWorld::new();
+    let no_control_plane = FakeWorld::new();
+    let refused = FakeWorld::new();
+    for fake in [&no_control_plane, &refused] {
+        recorded(fake).await;
+    }
+    let listed = |id: &str, last: u8| testing::running(&testing::control_plane(id), last);
+    let mut stopped = listed("i-stopped", 4);
+    stopped.state = InstanceState::Stopped;
+    let me = &step(Role::Worker).applicant.instance;
+    let others = [listed("i-a", 2), listed("i-b", 3), stopped, listed(me, 10)];
+    refused.ec2.list(others);
+    for (fake, expected) in [
+        (no_cluster, "the store records no cluster"),
+        (no_control_plane, "EC2 lists no running control plane"),
+        (
+            refused,
+            "10.42.0.2:7444 lets nobody in; 10.42.0.3:7444 lets nobody in",
+        ),
+    ] {
+        let error = step(Role::Worker)
+            .apply(&fake.ports(), &Notes::unread())
+            .await
+            .unwrap_err();
+        assert!(error.one_line().ends_with(expected), "{error}");
+        assert_eq!(joins(&fake), 0);
+    }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_control_plane_that_has_joined_is_never_reset() {
-    let fake = with_ticket(Role::ControlPlane, 1).await;
+    let fake = open(Role::ControlPlane).await;
     member(&fake.files);
     fake.files.put(paths::JOINED, "");
     fake.files.delete(paths::KUBELET_CLIENT);

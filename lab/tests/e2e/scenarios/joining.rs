@@ -1,0 +1,106 @@
+//! How nodes came in: by proof, one by one.
+
+use libtest_mimic::Failed;
+
+use crate::stage::{Stage, ensure, list, text, until};
+
+/// No secret lies in the store, no token in the cluster, and kubeadm's blanket approval is gone.
+pub fn nothing_is_left_that_would_let_anybody_in(stage: &Stage) -> Result<(), Failed> {
+    let bindings = stage.get(&["clusterrolebindings"])?;
+    let names: Vec<String> = list(&bindings["items"])
+        .iter()
+        .map(|binding| text(&binding["metadata"]["name"]))
+        .collect();
+    ensure(
+        !names
+            .iter()
+            .any(|n| n == "kubeadm:node-autoapprove-bootstrap"),
+        "kubeadm's binding for bootstrap tokens exists",
+    )?;
+    ensure(
+        names
+            .iter()
+            .any(|n| n == "kubeadm:node-autoapprove-certificate-rotation"),
+        "kubelets cannot renew their certificates",
+    )?;
+    until(30, "tokens that have been used to go", || {
+        let secrets = stage.get(&["secrets", "-n", "kube-system"])?;
+        let ours: Vec<String> = list(&secrets["items"])
+            .iter()
+            .filter(|secret| !secret["metadata"]["annotations"]["k8s-bootstrap.io/node"].is_null())
+            .map(|secret| text(&secret["metadata"]["name"]))
+            .collect();
+        ensure(ours.is_empty(), format!("tokens are left: {ours:?}"))
+    })?;
+    let said = stage.shell("cp1", "journalctl -u k8s-bootstrap -o cat --no-pager")?;
+    for worker in ["w1", "w2"] {
+        let node = text(&stage.agent(worker)?["node"]);
+        let joined = said
+            .lines()
+            .any(|line| line.contains(&format!("joins as {node}, proven by")));
+        ensure(
+            joined,
+            format!("the control plane does not say that {node} proved itself"),
+        )?;
+    }
+    Ok(())
+}
+
+/// The API server verifies the kubelet that it takes logs from, so this works only with a
+/// certificate of the cluster's CA for the kubelet's own address.
+pub fn kubelets_serve_with_certificates_of_the_clusters_ca(stage: &Stage) -> Result<(), Failed> {
+    let manifest = "/etc/kubernetes/manifests/kube-apiserver.yaml";
+    stage.shell(
+        "cp1",
+        &format!("grep -q kubelet-certificate-authority=/etc/kubernetes/pki/ca.crt {manifest}"),
+    )?;
+    for machine in ["cp1", "w1", "w2"] {
+        let node = text(&stage.agent(machine)?["node"]);
+        let pods = stage.get(&[
+            "pods",
+            "-n",
+            "kube-system",
+            "-l",
+            "k8s-app=kube-proxy",
+            "--field-selector",
+            &format!("spec.nodeName={node}"),
+        ])?;
+        let pod = list(&pods["items"])
+            .first()
+            .map(|pod| text(&pod["metadata"]["name"]))
+            .unwrap_or_default();
+        let logs = stage.kubectl(&["logs", "-n", "kube-system", "--tail=1", &pod])?;
+        ensure(
+            !logs.trim().is_empty(),
+            format!("{pod} on {machine} has no logs"),
+        )?;
+    }
+    Ok(())
+}
+
+/// A token of a person's, as `kubeadm token create` makes it, becomes no node: not even a new one.
+pub fn a_token_that_the_service_did_not_make_gets_no_certificate(
+    stage: &Stage,
+) -> Result<(), Failed> {
+    let ask = "set -e; cd /run; token=$(kubeadm token create --ttl 5m); \
+        openssl req -new -newkey rsa:2048 -nodes -keyout stolen.key -subj '/O=system:nodes/CN=system:node:stolen' -out stolen.csr 2>/dev/null; \
+        printf 'apiVersion: certificates.k8s.io/v1\\nkind: CertificateSigningRequest\\nmetadata: {name: stolen}\\nspec:\\n  signerName: kubernetes.io/kube-apiserver-client-kubelet\\n  usages: [digital signature, client auth]\\n  request: %s\\n' $(base64 -w0 stolen.csr) > stolen.yaml; \
+        kubectl --kubeconfig /dev/null --server https://127.0.0.1:7443 --certificate-authority /etc/kubernetes/pki/ca.crt --token $token create -f stolen.yaml; \
+        kubeadm token delete $token; rm stolen.*";
+    stage.shell("cp1", ask)?;
+    let outcome = until(30, "the denial", || {
+        let request = stage.get(&["csr", "stolen"])?;
+        let condition = &request["status"]["conditions"][0];
+        ensure(
+            condition["type"] == "Denied"
+                && text(&condition["message"]).contains("not made by a join service"),
+            format!("the request says {condition}"),
+        )?;
+        ensure(
+            request["status"]["certificate"].is_null(),
+            "it has a certificate",
+        )
+    });
+    stage.kubectl(&["delete", "csr", "stolen"])?;
+    outcome
+}

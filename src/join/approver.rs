@@ -1,0 +1,130 @@
+//! The agents' own approver of kubelet certificates, on every control plane.
+//!
+//! All of them look; the API server lets one decide on a request.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tracing::{debug, info, warn};
+
+use super::{
+    csr::{CLIENT, Request, SERVING, Verdict, judge},
+    tokens::{self, Bound},
+};
+use crate::{
+    error::{Error, Result},
+    ports::World,
+};
+
+/// How often requests are looked for: a joiner waits for two of them.
+const CYCLE: Duration = Duration::from_millis(500);
+
+/// Looks again and again, as long as the agent lives.
+pub async fn keep(world: &World, cluster: &str) {
+    loop {
+        if let Err(error) = cycle(world, cluster).await {
+            // Before the API is there and while it restarts, which the node's own status says.
+            debug!(
+                HINT = error.remedy(),
+                "certificate requests: {}",
+                error.one_line()
+            );
+        }
+        world.clock.sleep(CYCLE).await;
+    }
+}
+
+/// One look. What goes wrong with one request holds up no other.
+pub async fn cycle(world: &World, cluster: &str) -> Result<()> {
+    for signer in [CLIENT, SERVING] {
+        let requests = world.certificates.undecided(signer).await?;
+        let requests: Vec<_> = requests
+            .into_iter()
+            .map(|object| (Request::of(&object), object))
+            .collect();
+        // Not for requests that stay undecided: they would ask EC2 for ever.
+        let mut instances = Vec::new();
+        if requests.iter().any(|(r, _)| r.serving_node().is_some()) {
+            instances = world.ec2.instances(cluster).await?;
+        }
+        for (request, object) in requests {
+            let mut token = None;
+            if let Some(id) = request.token_id() {
+                token = world.cluster.get(&tokens::reference(id)).await?;
+            }
+            let bound = token.as_ref().map(Bound::of);
+            let verdict = judge(&request, bound.as_ref(), &instances, world.clock.now());
+            if let Err(error) = carry_out(world, &request, object, token, verdict).await {
+                warn!(
+                    HINT = error.remedy(),
+                    "certificate request {}: {}",
+                    request.name,
+                    error.one_line()
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn carry_out(
+    world: &World,
+    request: &Request,
+    mut object: Value,
+    token: Option<Value>,
+    verdict: Verdict,
+) -> Result<()> {
+    let (kind, reason, message) = match verdict {
+        Verdict::Leave => return Ok(()),
+        Verdict::Approve => ("Approved", "JoinedNode", String::new()),
+        Verdict::Deny(why) => ("Denied", "NotThisNode", why),
+    };
+    if kind == "Approved"
+        && let Some(secret) = token
+    {
+        // Written first: a second request by the same token then finds it used, whoever looks.
+        let already = Bound::of(&secret).used_by.as_deref() == Some(request.uid.as_str());
+        let used = tokens::used(secret, &request.uid);
+        if !already && !world.cluster.compare_and_set(&used).await? {
+            return Err(Error::failed("its token was changed meanwhile"));
+        }
+    }
+    let now = world.clock.now();
+    let now = now.round(jiff::Unit::Second).unwrap_or(now).to_string();
+    object["status"]["conditions"] = json!([{
+        "type": kind,
+        "status": "True",
+        "reason": reason,
+        "message": format!("k8s-bootstrap: {}", if message.is_empty() { "confirmed" } else { &message }),
+        "lastUpdateTime": now,
+        "lastTransitionTime": now,
+    }]);
+    if !world.certificates.decide(&object).await? {
+        debug!(
+            "certificate request {} was decided by another",
+            request.name
+        );
+        return Ok(());
+    }
+    if kind == "Denied" {
+        warn!(
+            "certificate request {} of {} denied: {message}",
+            request.name,
+            request.username()
+        );
+        return Ok(());
+    }
+    info!(
+        "certificate request {} of {} approved",
+        request.name,
+        request.username()
+    );
+    if let Some(node) = request.serving_node() {
+        // The kubelet speaks with its own certificate by now.
+        tokens::revoke(world, node).await?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

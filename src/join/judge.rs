@@ -1,0 +1,126 @@
+//! Whether a proven instance may join: from data to a verdict.
+
+use std::net::IpAddr;
+
+use serde_json::Value;
+
+use super::Refusal;
+use crate::ports::{Applicant, Caller, Instance, InstanceState, Role};
+
+/// What this control plane goes by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rules {
+    /// The cluster's name.
+    pub cluster: String,
+    /// This control plane's own account and role, as STS says.
+    pub own: Caller,
+    /// The roles of workers; none given means any of the account.
+    pub worker_roles: Vec<String>,
+    /// The roles of control planes; none given means this control plane's own.
+    pub control_plane_roles: Vec<String>,
+}
+
+/// One application and what the world says about it.
+#[derive(Debug, Clone, Copy)]
+pub struct Case<'a> {
+    /// What is asked for.
+    pub applicant: &'a Applicant,
+    /// Where the connection comes from.
+    pub source: IpAddr,
+    /// Who signed the proof.
+    pub caller: &'a Caller,
+    /// The cluster's instances as EC2 lists them.
+    pub instances: &'a [Instance],
+    /// The Node of that name, if there is one.
+    pub node: Option<&'a Value>,
+}
+
+/// What to do about the Node of somebody who is let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NodeIs {
+    /// There is none: make it.
+    Missing,
+    /// It is this instance's own from an earlier attempt.
+    Its,
+    /// It is of an instance that had the name before: replace it.
+    Stale,
+}
+
+/// The verdict: the instance as EC2 has it, or why not.
+pub fn judge<'a>(rules: &Rules, case: &Case<'a>) -> Result<(&'a Instance, NodeIs), Refusal> {
+    let applicant = case.applicant;
+    if applicant.cluster != rules.cluster {
+        return Err(Refusal::denied("this is another cluster"));
+    }
+    role_may(rules, case.caller, applicant.role)?;
+    if case.caller.session != applicant.instance {
+        return Err(Refusal::denied("the proof was not signed by that instance"));
+    }
+    let instance = case
+        .instances
+        .iter()
+        .find(|instance| instance.id == applicant.instance)
+        .ok_or_else(|| Refusal::denied("EC2 lists no such instance in this cluster"))?;
+    if instance.state != InstanceState::Running {
+        return Err(Refusal::denied("EC2 says that the instance does not run"));
+    }
+    if instance.role != Some(applicant.role) {
+        return Err(Refusal::denied(format!(
+            "the instance is not tagged as {}",
+            applicant.role
+        )));
+    }
+    if instance.private_ip.map(IpAddr::V4) != Some(case.source) {
+        return Err(Refusal::denied(
+            "the connection does not come from the instance's private address",
+        ));
+    }
+    let name = instance.private_dns_name.as_deref().unwrap_or_default();
+    if !name.eq_ignore_ascii_case(&applicant.node) || name.is_empty() {
+        return Err(Refusal::denied(
+            "the node's name is not the instance's private DNS name",
+        ));
+    }
+    Ok((instance, node_is(case.node, instance)?))
+}
+
+/// The account must be ours, and the role one that may.
+fn role_may(rules: &Rules, caller: &Caller, role: Role) -> Result<(), Refusal> {
+    if caller.account != rules.own.account {
+        return Err(Refusal::denied("the proof is of another account"));
+    }
+    let may = match role {
+        Role::Worker => rules.worker_roles.is_empty() || rules.worker_roles.contains(&caller.role),
+        Role::ControlPlane if rules.control_plane_roles.is_empty() => caller.role == rules.own.role,
+        Role::ControlPlane => rules.control_plane_roles.contains(&caller.role),
+    };
+    if may {
+        return Ok(());
+    }
+    Err(Refusal::denied(format!(
+        "the IAM role {} may not join as {role}",
+        caller.role
+    )))
+}
+
+fn node_is(node: Option<&Value>, instance: &Instance) -> Result<NodeIs, Refusal> {
+    let Some(node) = node else {
+        return Ok(NodeIs::Missing);
+    };
+    let provider = node["spec"]["providerID"].as_str().unwrap_or_default();
+    let its = provider.rsplit('/').next() == Some(instance.id.as_str());
+    if its {
+        return Ok(NodeIs::Its);
+    }
+    let conditions = node["status"]["conditions"].as_array();
+    let ready = conditions
+        .into_iter()
+        .flatten()
+        .any(|condition| condition["type"] == "Ready" && condition["status"] == "True");
+    if ready {
+        return Err(Refusal::denied(
+            "a node of that name is Ready and belongs to another instance",
+        ));
+    }
+    Ok(NodeIs::Stale)
+}

@@ -1,0 +1,180 @@
+//! How often and how many at a time: for each address, and for all together.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use jiff::Timestamp;
+
+use super::Refusal;
+
+/// Connections at a time.
+pub const OPEN: usize = 256;
+/// Connections at a time from one address.
+pub const OPEN_PER_SOURCE: usize = 8;
+/// Connections a second in the long run, and at once.
+const OVERALL: (f64, f64) = (200.0, 400.0);
+/// The same from one address: a join takes two.
+const PER_SOURCE: (f64, f64) = (1.0, 20.0);
+/// Addresses that are remembered: as many as a VPC of four /20 subnets has.
+const SOURCES: usize = 16_384;
+
+/// A bucket that tokens drip into.
+#[derive(Debug, Clone, Copy)]
+struct Bucket {
+    tokens: f64,
+    since: Timestamp,
+}
+
+impl Bucket {
+    fn take(&mut self, (rate, burst): (f64, f64), now: Timestamp) -> bool {
+        let passed = now.duration_since(self.since).as_secs_f64().max(0.0);
+        self.tokens = (self.tokens + passed * rate).min(burst);
+        self.since = now;
+        let enough = self.tokens >= 1.0;
+        if enough {
+            self.tokens -= 1.0;
+        }
+        enough
+    }
+
+    fn is_full(&self, (rate, burst): (f64, f64), now: Timestamp) -> bool {
+        let passed = now.duration_since(self.since).as_secs_f64();
+        self.tokens + passed * rate >= burst
+    }
+}
+
+#[derive(Debug)]
+struct Source {
+    bucket: Bucket,
+    open: usize,
+}
+
+/// What is open, and what each address may still ask.
+#[derive(Debug, Default)]
+pub struct Limits {
+    sources: BTreeMap<IpAddr, Source>,
+    overall: Option<Bucket>,
+    open: usize,
+}
+
+impl Limits {
+    /// A connection begins, or is refused; one that begins also ends.
+    pub fn begin(&mut self, source: IpAddr, now: Timestamp) -> Result<(), Refusal> {
+        if self.open >= OPEN {
+            return Err(Refusal::busy("too many connections are open"));
+        }
+        if self.sources.len() >= SOURCES {
+            self.sources
+                .retain(|_, s| s.open > 0 || !s.bucket.is_full(PER_SOURCE, now));
+            if self.sources.len() >= SOURCES {
+                return Err(Refusal::busy("too many addresses ask"));
+            }
+        }
+        let known = self.sources.entry(source).or_insert_with(|| Source {
+            bucket: Bucket {
+                tokens: PER_SOURCE.1,
+                since: now,
+            },
+            open: 0,
+        });
+        if known.open >= OPEN_PER_SOURCE {
+            return Err(Refusal::busy("too many connections from this address"));
+        }
+        if !known.bucket.take(PER_SOURCE, now) {
+            return Err(Refusal::busy("this address asks too often"));
+        }
+        let overall = self.overall.get_or_insert(Bucket {
+            tokens: OVERALL.1,
+            since: now,
+        });
+        if !overall.take(OVERALL, now) {
+            return Err(Refusal::busy("all together ask too often"));
+        }
+        known.open += 1;
+        self.open += 1;
+        Ok(())
+    }
+
+    /// A connection that had begun has ended.
+    pub fn end(&mut self, source: IpAddr) {
+        self.open = self.open.saturating_sub(1);
+        if let Some(known) = self.sources.get_mut(&source) {
+            known.open = known.open.saturating_sub(1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + seconds).unwrap()
+    }
+
+    fn address(n: usize) -> IpAddr {
+        [
+            10,
+            1,
+            u8::try_from(n / 256).unwrap(),
+            u8::try_from(n % 256).unwrap(),
+        ]
+        .into()
+    }
+
+    #[test]
+    fn one_address_asks_in_bursts_and_then_once_a_second() {
+        let mut limits = Limits::default();
+        let mut once = |when| {
+            let begun = limits.begin(address(1), at(when));
+            if begun.is_ok() {
+                limits.end(address(1));
+            }
+            begun.map_err(|refusal| refusal.reason)
+        };
+        for _ in 0..20 {
+            assert_eq!(once(0), Ok(()));
+        }
+        let often = Err("this address asks too often".to_owned());
+        assert_eq!(once(0), often);
+        assert_eq!(once(1), Ok(()));
+        assert_eq!(once(1), often);
+    }
+
+    #[test]
+    fn one_address_holds_few_connections_and_all_together_more() {
+        let mut limits = Limits::default();
+        for _ in 0..OPEN_PER_SOURCE {
+            limits.begin(address(1), at(0)).unwrap();
+        }
+        let reason = |refused: Result<(), Refusal>| refused.unwrap_err().reason;
+        assert_eq!(
+            reason(limits.begin(address(1), at(0))),
+            "too many connections from this address"
+        );
+        for n in OPEN_PER_SOURCE..OPEN {
+            limits.begin(address(n), at(0)).unwrap();
+        }
+        assert_eq!(
+            reason(limits.begin(address(999), at(0))),
+            "too many connections are open"
+        );
+        limits.end(address(1));
+        limits.begin(address(999), at(0)).unwrap();
+    }
+
+    #[test]
+    fn all_together_ask_in_a_larger_burst() {
+        let mut limits = Limits::default();
+        let mut served = 0;
+        for n in 0..500 {
+            if limits.begin(address(n), at(0)).is_ok() {
+                limits.end(address(n));
+                served += 1;
+            }
+        }
+        assert_eq!(served, 400);
+        limits.begin(address(0), at(1)).unwrap();
+    }
+}

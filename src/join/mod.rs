@@ -1,0 +1,30 @@
+//! Who may join: a control plane's judgement of nodes that ask to be let in, and of the
+//! certificates that kubelets ask for.
+//!
+//! ```text
+//! nonce                      one for this source, good once and for a minute      nonces
+//! signed GetCallerIdentity   the form that alone is forwarded to STS              proof
+//! what STS and EC2 say       the account's, this role, this very instance         judge
+//! Node                       made of what EC2 says, before the kubelet comes      node
+//! bootstrap token            for one node's name, ten minutes, one certificate    tokens
+//! certificate requests       by that token and for that name only                 csr, approver
+//! ```
+//!
+//! Decisions are pure and stand apart from [`service`] and [`approver`], which carry them out.
+
+pub mod approver;
+mod csr;
+mod judge;
+mod limits;
+mod node;
+mod nonces;
+mod proof;
+mod refusal;
+pub mod service;
+mod tokens;
+
+pub use limits::Limits;
+pub use node::BlanketApproval;
+pub use proof::{BODY, CLUSTER_HEADER, CONTENT_TYPE, NONCE_HEADER};
+pub use refusal::Refusal;
+pub use service::JoinService;

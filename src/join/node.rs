@@ -1,0 +1,141 @@
+//! The Node of a joiner, and what kubeadm allows that the join service must not.
+
+use async_trait::async_trait;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::{Refusal, judge::NodeIs};
+use crate::{
+    config::{Fragment, load, tags},
+    error::{Error, Result},
+    identity,
+    phases::{Notes, State, Step},
+    ports::{Applicant, Instance, InstanceFacts, ObjectRef, World},
+};
+
+/// The joiner's Node as its own agent would have described it, but of EC2's data.
+///
+/// Labels and taints of the applicant's settings are taken where EC2's tags say nothing else,
+/// and only such as a kubelet may give itself: with them it gains nothing.
+pub fn node(applicant: &Applicant, instance: &Instance, region: &str) -> Result<Value, Refusal> {
+    let wrong =
+        |error: &Error| Refusal::denied(format!("no Node can be made: {}", error.one_line()));
+    let table = |map: &std::collections::BTreeMap<String, String>| -> toml::Table {
+        let pairs = map.iter();
+        pairs
+            .map(|(key, value)| (key.clone(), value.clone().into()))
+            .collect()
+    };
+    let mut wishes = toml::Table::new();
+    wishes.insert("labels".to_owned(), table(&applicant.labels).into());
+    wishes.insert("taints".to_owned(), table(&applicant.taints).into());
+    let wishes = toml::Table::from_iter([("node".to_owned(), wishes.into())]);
+    let tags = tags::fragment(&instance.tags).map_err(|error| wrong(&error))?;
+    let settings = load(&[
+        Fragment::made("the applicant", wishes),
+        Fragment::made("EC2 tags", tags),
+    ])
+    .map_err(|error| wrong(&error))?;
+    let name = name(instance);
+    let facts = InstanceFacts {
+        instance_id: instance.id.clone(),
+        instance_type: instance.instance_type.clone(),
+        region: region.to_owned(),
+        zone: instance.zone.clone(),
+        account: String::new(),
+        private_ip: instance
+            .private_ip
+            .unwrap_or(std::net::Ipv4Addr::UNSPECIFIED),
+        local_hostname: name.clone(),
+    };
+    let labels = identity::labels(&settings, &facts).map_err(|error| wrong(&error))?;
+    let taints = identity::taints(&settings, applicant.role).map_err(|error| wrong(&error))?;
+    Ok(json!({
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": name, "labels": labels},
+        "spec": {
+            "providerID": format!("aws:///{}/{}", instance.zone, instance.id),
+            "taints": taints,
+        },
+    }))
+}
+
+/// The name of an instance's node.
+pub fn name(instance: &Instance) -> String {
+    let name = instance.private_dns_name.as_deref().unwrap_or_default();
+    name.to_lowercase()
+}
+
+/// The Node of this name.
+pub fn reference(name: &str) -> ObjectRef {
+    ObjectRef {
+        api_version: "v1".to_owned(),
+        kind: "Node".to_owned(),
+        namespace: None,
+        name: name.to_owned(),
+    }
+}
+
+/// Puts the Node there, for the kubelet to find.
+pub async fn put(world: &World, node: &Value, there: NodeIs) -> Result<()> {
+    let object = ObjectRef::of(node);
+    match there {
+        NodeIs::Its => return Ok(()),
+        NodeIs::Missing => {}
+        NodeIs::Stale => {
+            if let Some(stale) = world.cluster.get(&object).await? {
+                world.cluster.delete_seen(&stale).await?;
+            }
+        }
+    }
+    if world.cluster.compare_and_set(node).await? {
+        return Ok(());
+    }
+    Err(Error::failed(format!(
+        "{object} was made by somebody else meanwhile"
+    )))
+}
+
+/// kubeadm's binding by which any bootstrap token becomes any node is gone.
+///
+/// The binding for rotation stays: by it a kubelet renews the certificate of its own name,
+/// and of no other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct BlanketApproval {
+    binding: ObjectRef,
+}
+
+impl BlanketApproval {
+    /// That it is gone.
+    pub fn gone() -> Self {
+        Self {
+            binding: ObjectRef {
+                api_version: "rbac.authorization.k8s.io/v1".to_owned(),
+                kind: "ClusterRoleBinding".to_owned(),
+                namespace: None,
+                name: "kubeadm:node-autoapprove-bootstrap".to_owned(),
+            },
+        }
+    }
+}
+
+#[async_trait]
+impl Step for BlanketApproval {
+    async fn check(&self, world: &World) -> Result<State> {
+        Ok(match world.cluster.get(&self.binding).await? {
+            Some(_) => State::Differs(format!("{} exists", self.binding)),
+            None => State::AsWanted,
+        })
+    }
+
+    async fn apply(&self, world: &World, _notes: &Notes) -> Result<()> {
+        if let Some(binding) = world.cluster.get(&self.binding).await? {
+            world.cluster.delete_seen(&binding).await?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,221 @@
+//! The join service: carries the judgement out.
+
+use std::{
+    net::IpAddr,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use secrecy::ExposeSecret;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Mutex as AsyncMutex, OnceCell};
+use tracing::info;
+
+use super::{
+    Limits, Refusal,
+    judge::{Case, Rules, judge},
+    node,
+    nonces::Nonces,
+    proof, tokens,
+};
+use crate::{
+    config::Settings,
+    error::{Error, Kind, Result as Fallible},
+    identity::Identity,
+    phases::kubeadm::{self, paths},
+    ports::{Applicant, Caller, Instance, Proof, Role, World},
+};
+
+/// How old a list of instances may be: a thousand joiners at once are not a thousand questions to EC2.
+const FRESH: Duration = Duration::from_secs(2);
+
+/// What is posted to `/join`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Application {
+    /// Who wants in.
+    pub applicant: Applicant,
+    /// Its proof.
+    pub proof: Proof,
+}
+
+/// What comes back: a [`crate::ports::JoinTicket`] on the wire.
+#[derive(Serialize, Deserialize)]
+pub struct Admission {
+    /// The bootstrap token.
+    pub token: String,
+    /// The cluster CA's certificate.
+    pub ca: String,
+    /// For control planes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate_key: Option<String>,
+    /// The end of the token.
+    pub expires: Timestamp,
+}
+
+/// One control plane's join service, without its sockets.
+pub struct JoinService {
+    world: World,
+    region: String,
+    cluster: String,
+    worker_roles: Vec<String>,
+    control_plane_roles: Vec<String>,
+    nonces: Mutex<Nonces>,
+    limits: Mutex<Limits>,
+    own: OnceCell<Caller>,
+    instances: AsyncMutex<Option<(Timestamp, Vec<Instance>)>>,
+    /// kubeadm replaces what it uploaded before: one at a time.
+    uploading: AsyncMutex<()>,
+}
+
+impl JoinService {
+    /// For this control plane.
+    pub fn new(world: World, settings: &Settings, me: &Identity) -> Self {
+        Self {
+            world,
+            region: me.region.clone(),
+            cluster: me.cluster.clone(),
+            worker_roles: settings.join.worker_roles.clone(),
+            control_plane_roles: settings.join.control_plane_roles.clone(),
+            nonces: Mutex::default(),
+            limits: Mutex::default(),
+            own: OnceCell::new(),
+            instances: AsyncMutex::default(),
+            uploading: AsyncMutex::default(),
+        }
+    }
+
+    /// The ports that the service works with.
+    pub fn world(&self) -> &World {
+        &self.world
+    }
+
+    /// A connection begins, or is refused.
+    pub fn begin(&self, source: IpAddr) -> Result<(), Refusal> {
+        let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+        limits.begin(source, self.world.clock.now())
+    }
+
+    /// A connection that had begun has ended.
+    pub fn end(&self, source: IpAddr) {
+        let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+        limits.end(source);
+    }
+
+    /// A nonce for the source.
+    pub fn nonce(&self, source: IpAddr) -> Result<String, Refusal> {
+        // 36^32 is more than 2^165.
+        let nonce = tokens::random(32);
+        let mut nonces = self.nonces.lock().unwrap_or_else(PoisonError::into_inner);
+        nonces.issue(nonce.clone(), source, self.world.clock.now())?;
+        Ok(nonce)
+    }
+
+    /// Judges an application and lets the applicant in, or not.
+    pub async fn join(&self, source: IpAddr, body: &[u8]) -> Result<Admission, Refusal> {
+        // The parser's own message would quote what it read.
+        let application: Application = serde_json::from_slice(body)
+            .map_err(|_| Refusal::malformed("the application is not of the expected form"))?;
+        let Application { applicant, proof } = application;
+        let nonce = proof::inspect(&proof, &self.cluster, &self.region)?;
+        self.redeem(nonce, source)?;
+        let caller = self.world.sts.identify(&proof).await.map_err(|error| {
+            if error.kind() == Kind::Refused {
+                return Refusal::denied("STS does not accept the signature");
+            }
+            Refusal::unavailable("STS gives no verdict now", &error)
+        })?;
+        let rules = Rules {
+            cluster: self.cluster.clone(),
+            own: self.own().await?,
+            worker_roles: self.worker_roles.clone(),
+            control_plane_roles: self.control_plane_roles.clone(),
+        };
+        let instances = self.instances(&applicant).await?;
+        let name = applicant.node.to_lowercase();
+        let there = self.world.cluster.get(&node::reference(&name)).await;
+        let there = there.map_err(|error| api_is_away(&error))?;
+        let case = Case {
+            applicant: &applicant,
+            source,
+            caller: &caller,
+            instances: &instances,
+            node: there.as_ref(),
+        };
+        let (instance, node_is) = judge(&rules, &case)?;
+        let node = node::node(&applicant, instance, &self.region)?;
+        node::put(&self.world, &node, node_is)
+            .await
+            .map_err(|error| api_is_away(&error))?;
+        let admission = self
+            .admit(&applicant, instance)
+            .await
+            .map_err(|error| Refusal::unavailable("no ticket can be made now", &error))?;
+        info!(
+            "{} {} joins as {name}, proven by the IAM role {}",
+            applicant.role, instance.id, caller.role
+        );
+        Ok(admission)
+    }
+
+    fn redeem(&self, nonce: &str, source: IpAddr) -> Result<(), Refusal> {
+        let mut nonces = self.nonces.lock().unwrap_or_else(PoisonError::into_inner);
+        nonces.redeem(nonce, source, self.world.clock.now())
+    }
+
+    /// Who this control plane is itself, in the words of STS.
+    async fn own(&self) -> Result<Caller, Refusal> {
+        let ask = || async {
+            let sts = &self.world.sts;
+            sts.identify(&sts.prove("own", &self.cluster).await?).await
+        };
+        let own = self.own.get_or_try_init(ask).await;
+        own.cloned().map_err(|error| {
+            Refusal::unavailable("this control plane's own role is unknown", &error)
+        })
+    }
+
+    /// EC2's list, asked anew where it is old or lacks the applicant.
+    async fn instances(&self, applicant: &Applicant) -> Result<Vec<Instance>, Refusal> {
+        let mut held = self.instances.lock().await;
+        let now = self.world.clock.now();
+        if let Some((asked, list)) = &*held
+            && now < *asked + FRESH
+            && list
+                .iter()
+                .any(|instance| instance.id == applicant.instance)
+        {
+            return Ok(list.clone());
+        }
+        let list = self.world.ec2.instances(&self.cluster).await;
+        let list = list.map_err(|error| Refusal::unavailable("EC2 does not answer now", &error))?;
+        *held = Some((now, list.clone()));
+        Ok(list)
+    }
+
+    async fn admit(&self, applicant: &Applicant, instance: &Instance) -> Fallible<Admission> {
+        let ca = self.world.host.read(paths::CA.as_ref()).await?;
+        let ca = ca.and_then(|pem| String::from_utf8(pem).ok());
+        let ca = ca.ok_or_else(|| Error::failed(format!("{} cannot be read", paths::CA)))?;
+        let certificate_key = match applicant.role {
+            Role::Worker => None,
+            Role::ControlPlane => {
+                let _one = self.uploading.lock().await;
+                Some(kubeadm::upload_certificates(&self.world).await?)
+            }
+        };
+        let name = node::name(instance);
+        let (token, expires) = tokens::mint(&self.world, instance, &name).await?;
+        Ok(Admission {
+            token: token.expose_secret().to_owned(),
+            ca,
+            certificate_key: certificate_key.map(|key| key.expose_secret().to_owned()),
+            expires,
+        })
+    }
+}
+
+fn api_is_away(error: &Error) -> Refusal {
+    Refusal::unavailable("the Kubernetes API does not answer now", error)
+}

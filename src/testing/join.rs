@@ -1,0 +1,106 @@
+//! Proofs of identity, join services and certificate requests, scripted.
+
+use std::{net::SocketAddr, sync::Mutex};
+
+use async_trait::async_trait;
+use serde_json::Value;
+
+use crate::{
+    error::{Error, Result},
+    ports::{Applicant, Caller, CertificateRequests, JoinServices, JoinTicket, Proof, Sts},
+};
+
+/// An STS that knows nobody; the join service's own tests have one that verifies signatures.
+#[derive(Default)]
+pub struct FakeSts;
+
+#[async_trait]
+impl Sts for FakeSts {
+    async fn prove(&self, _nonce: &str, _cluster: &str) -> Result<Proof> {
+        Ok(Proof(Vec::new()))
+    }
+
+    async fn identify(&self, _proof: &Proof) -> Result<Caller> {
+        Err(Error::refused("nobody signed that"))
+    }
+}
+
+/// Join services that let nobody in until they are told.
+#[derive(Default)]
+pub struct FakeJoin {
+    ticket: Mutex<Option<JoinTicket>>,
+    asked: Mutex<Vec<(SocketAddr, String, Applicant)>>,
+}
+
+impl FakeJoin {
+    /// Gives everybody this ticket from now on.
+    pub fn gives(&self, ticket: JoinTicket) {
+        *self.ticket.lock().unwrap() = Some(ticket);
+    }
+
+    /// Who was asked so far: server, pin and applicant.
+    pub fn asked(&self) -> Vec<(SocketAddr, String, Applicant)> {
+        self.asked.lock().unwrap().clone()
+    }
+}
+
+#[async_trait]
+impl JoinServices for FakeJoin {
+    async fn ask(
+        &self,
+        server: SocketAddr,
+        pin: &str,
+        applicant: &Applicant,
+    ) -> Result<JoinTicket> {
+        let mut asked = self.asked.lock().unwrap();
+        asked.push((server, pin.to_owned(), applicant.clone()));
+        let ticket = self.ticket.lock().unwrap().clone();
+        ticket.ok_or_else(|| Error::failed(format!("{server} lets nobody in")))
+    }
+}
+
+/// Certificate requests, as the API server holds them.
+#[derive(Default)]
+pub struct FakeCertificates {
+    requests: Mutex<Vec<Value>>,
+}
+
+impl FakeCertificates {
+    /// A kubelet asks.
+    pub fn ask(&self, request: Value) {
+        self.requests.lock().unwrap().push(request);
+    }
+
+    /// The condition of the request of this name: its type and message.
+    pub fn outcome(&self, name: &str) -> Option<(String, String)> {
+        let requests = self.requests.lock().unwrap();
+        let request = requests.iter().find(|r| r["metadata"]["name"] == name)?;
+        let condition = &request["status"]["conditions"][0];
+        let text = |key: &str| condition[key].as_str().map(str::to_owned);
+        Some((text("type")?, text("message")?))
+    }
+}
+
+#[async_trait]
+impl CertificateRequests for FakeCertificates {
+    async fn undecided(&self, signer: &str) -> Result<Vec<Value>> {
+        let mut requests = self.requests.lock().unwrap().clone();
+        requests.retain(|request| {
+            request["spec"]["signerName"] == signer && request["status"]["conditions"][0].is_null()
+        });
+        Ok(requests)
+    }
+
+    async fn decide(&self, request: &Value) -> Result<bool> {
+        let mut requests = self.requests.lock().unwrap();
+        let name = &request["metadata"]["name"];
+        let there = requests.iter_mut().find(|r| r["metadata"]["name"] == *name);
+        Ok(match there {
+            Some(there) if there["status"]["conditions"][0].is_null() => {
+                *there = request.clone();
+                true
+            }
+            _ => false,
+        })
+    }
+}
