@@ -10,7 +10,7 @@ use std::{
 
 use aws_credential_types::Credentials;
 use aws_sigv4::{
-    http_request::{SignableBody, SignableRequest, SigningSettings, sign},
+    http_request::{PayloadChecksumKind, SignableBody, SignableRequest, SigningSettings, sign},
     sign::v4,
 };
 use aws_smithy_runtime_api::client::identity::Identity;
@@ -270,6 +270,11 @@ impl Aws {
     ) -> Result<Vec<(String, String)>> {
         let attempted = || format!("cannot sign {}", call.iam_action());
         let time: SystemTime = now.try_into().attempting(attempted)?;
+        let mut settings = SigningSettings::default();
+        if call.method == Method::GET {
+            // A verifier that takes the query for a form would hash that in place of the body.
+            settings.payload_checksum_kind = PayloadChecksumKind::XAmzSha256;
+        }
         let identity: Identity = Credentials::new(
             &credentials.access_key_id,
             credentials.secret_access_key.expose_secret(),
@@ -286,7 +291,7 @@ impl Aws {
             .region(self.endpoints.signing_region(call.service))
             .name(call.service.name())
             .time(time)
-            .settings(SigningSettings::default())
+            .settings(settings)
             .build()
             .attempting(attempted)?
             .into();
