@@ -117,7 +117,6 @@ impl Health {
             (*server, answer)
         }))
         .await;
-        let was_dead = self.all_dead();
         self.0.send_if_modified(|known| {
             let before = known.clone();
             known.retain(|server, _| servers.contains(server));
@@ -128,10 +127,6 @@ impl Health {
             }
             *known != before
         });
-        if self.all_dead() && !was_dead {
-            let tried: Vec<String> = servers.iter().map(ToString::to_string).collect();
-            warn!("no API server is ready: tried {}", tried.join(", "));
-        }
     }
 }
 
