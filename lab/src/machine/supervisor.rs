@@ -21,7 +21,7 @@ pub const SUBCOMMAND: &str = "supervise";
 /// nspawn's exit status when the machine asked to be rebooted.
 const REBOOT: i32 = 133;
 /// Longest boot until systemd runs.
-const BOOT_DEADLINE: Duration = Duration::from_secs(20);
+const BOOT_DEADLINE: Duration = Duration::from_secs(90);
 
 /// Starts the supervisor and waits until the machine's systemd runs.
 pub fn start(layout: &Layout, name: &str, rootfs: &Path) -> Result<()> {
