@@ -6,6 +6,7 @@
 //! signed GetCallerIdentity   the form that alone is forwarded to STS              proof
 //! what STS and EC2 say       the account's, this role, this very instance         judge
 //! Node                       made of what EC2 says, before the kubelet comes      node
+//! turn                       of control planes, one after the other               turn
 //! bootstrap token            for one node's name, ten minutes, one certificate    tokens
 //! certificate requests       by that token and for that name only                 csr, approver
 //! ```
@@ -22,9 +23,11 @@ mod proof;
 mod refusal;
 pub mod service;
 mod tokens;
+mod turn;
 
 pub use limits::Limits;
 pub use node::BlanketApproval;
 pub use proof::{BODY, CLUSTER_HEADER, CONTENT_TYPE, NONCE_HEADER};
 pub use refusal::Refusal;
 pub use service::JoinService;
+pub use turn::TURN;

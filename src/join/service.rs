@@ -17,7 +17,7 @@ use super::{
     judge::{Case, Rules, judge},
     node,
     nonces::Nonces,
-    proof, tokens,
+    proof, tokens, turn,
 };
 use crate::{
     config::Settings,
@@ -144,6 +144,12 @@ impl JoinService {
             node: there.as_ref(),
         };
         let (instance, node_is) = judge(&rules, &case)?;
+        if applicant.role == Role::ControlPlane {
+            let waits = turn::take(&self.world, instance, &instances).await;
+            if let Some(why) = waits.map_err(|error| api_is_away(&error))? {
+                return Err(Refusal::busy(why));
+            }
+        }
         let node = node::node(&applicant, instance, &self.region)?;
         node::put(&self.world, &node, node_is)
             .await

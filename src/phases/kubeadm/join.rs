@@ -7,6 +7,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use secrecy::ExposeSecret;
 use serde::Serialize;
 use serde_json::Value;
+use tracing::warn;
 
 use super::{
     config,
@@ -17,6 +18,7 @@ use crate::{
     config::Settings,
     error::{Error, Result},
     identity::Identity,
+    join::TURN,
     observe::record,
     phases::{Notes, State, Step},
     ports::{Applicant, Command, InstanceState, JoinTicket, Role, World},
@@ -82,7 +84,9 @@ impl Join {
                 "server": format!("https://{}", self.endpoint),
                 "certificate-authority-data": BASE64_STANDARD.encode(&ticket.ca),
             }}],
-            "contexts": [{"name": "join", "context": {"cluster": self.applicant.cluster, "user": ""}}],
+            // kubeadm takes no context without a user; this one has nothing to show.
+            "users": [{"name": "nobody", "user": {}}],
+            "contexts": [{"name": "join", "context": {"cluster": self.applicant.cluster, "user": "nobody"}}],
             "current-context": "join",
         }))
     }
@@ -200,6 +204,11 @@ impl Join {
                 .host
                 .write(Path::new(paths::JOINED), b"", 0o600)
                 .await?;
+            // Otherwise the next one waits until the turn runs out; to join again for that
+            // would be to leave first.
+            if let Err(error) = TURN.release(world, &self.applicant.instance).await {
+                warn!("cannot give the turn to join back: {}", error.one_line());
+            }
         }
         Ok(())
     }

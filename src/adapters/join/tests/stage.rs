@@ -130,6 +130,7 @@ impl Stage {
         let pki = Pki::new();
         let pin = ca_cert_hash(&pki.files["ca.crt"]).unwrap();
         let fake = FakeWorld::founded().with_pki(&pki);
+        fake.etcd.voter("cp", 10);
         fake.ec2.list([instance(), control_plane_instance()]);
         let clock = StoppedClock::showing("2026-11-23T12:00:00Z");
         let world = World {
