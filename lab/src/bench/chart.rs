@@ -312,12 +312,9 @@ fn escaped(words: &str) -> String {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::float_cmp)]
-    use std::fs;
-    use std::path::Path;
 
     use super::super::report::tests::example;
     use super::*;
-    use crate::bench;
 
     #[test]
     fn an_axis_ends_at_a_round_number_and_has_at_most_five_steps() {
