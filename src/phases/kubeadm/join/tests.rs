@@ -62,6 +62,9 @@ async fn a_worker_joins_and_leaves_no_token_behind() {
         assert_eq!(cluster["server"], "https://127.0.0.1:7443");
         let ca = BASE64_STANDARD.encode("the CA");
         assert_eq!(cluster["certificate-authority-data"], ca);
+        // kubeadm takes no context without a user that is there.
+        assert_eq!(found["contexts"][0]["context"]["user"], "nobody");
+        assert_eq!(found["users"][0]["name"], "nobody");
         assert!(!file.contains(TOKEN));
         assert_eq!(host.mode(paths::JOIN_CONFIG), 0o600);
         member(host);
