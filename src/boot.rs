@@ -1,24 +1,29 @@
 //! From first boot to a Ready node: the flow of the agent on one screen.
 
-use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
+use serde::Serialize;
 use tokio::{sync::watch, try_join};
 use tracing::info;
-use uuid::Uuid;
 
 use crate::{
     adapters::balancer::{API_PORT, Health},
     config::{self, Fragment, Settings, Sources, user_data},
-    decide::{Decision, decide},
+    decide::{Agreement, Decision, Judge},
     error::{Context, Error, Result},
     identity::Identity,
     journal::{Course, Membership},
     observe::{self, Claim, Observation, record},
-    phases::Notes,
+    phases::{Notes, Step},
     plan,
     ports::{Created, Host, InstanceState, MachineFacts, Metadata, Role, World},
     report::{Reporter, Stage},
-    runner::{Runner, Summary},
+    runner::{Phase, Runner, Summary},
     wait::{Patience, Probe, until},
 };
 
@@ -33,6 +38,8 @@ pub struct Agent {
     pub machine: Arc<MachineFacts>,
     /// The world that it acts on.
     pub world: World,
+    /// How it decides whether to found or to join.
+    pub judge: Judge,
     /// Carries its plans out.
     pub runner: Arc<Runner>,
     /// Tells people and programs.
@@ -81,13 +88,24 @@ pub async fn who_am_i(
 impl Agent {
     /// Prepares the host while it finds out which cluster to found or join, then does that.
     pub async fn boot(&self) -> Result<Summary> {
+        let host = plan::host(&self.settings, &self.me)?;
+        self.boot_by(&host, |membership| {
+            plan::cluster(&self.settings, &self.me, &self.machine, membership)
+        })
+        .await
+    }
+
+    /// The same by these plans: the second is made once the instance has chosen its cluster.
+    pub async fn boot_by<A: Step + Serialize>(
+        &self,
+        host: &[Phase<A>],
+        cluster: impl FnOnce(&Membership) -> Result<Vec<Phase<A>>>,
+    ) -> Result<Summary> {
         let now = self.world.clock.now();
         self.reporter.stage(Stage::Working, "", now);
-        let host = plan::host(&self.settings, &self.me)?;
-        let (prepared, belonging) = try_join!(self.runner.run(&host), async {
+        let (prepared, belonging) = try_join!(self.runner.run(host), async {
             let membership = self.choose_cluster().await?;
-            let cluster = plan::cluster(&self.settings, &self.me, &self.machine, &membership)?;
-            self.runner.run(&cluster).await
+            self.runner.run(&cluster(&membership)?).await
         })?;
         Ok(Summary {
             done: prepared.done + belonging.done,
@@ -109,14 +127,17 @@ impl Agent {
             std::future::pending::<()>().await;
         };
         let deadline = Duration::from_secs(self.settings.deadlines.peers);
+        let agreement = Mutex::default();
         let choice = until(
             self.world.clock.as_ref(),
             &notes,
             Patience::remote(deadline),
             "a cluster to found or to join",
-            async || self.decide_once().await,
+            async || self.decide_once(&agreement).await,
         );
+        // Biased, so that a simulation with the same seed takes the same way.
         let membership = tokio::select! {
+            biased;
             chosen = choice => chosen?,
             () = relay => return Err(Error::failed("the relay of notes ended")),
         };
@@ -126,12 +147,21 @@ impl Agent {
         Ok(membership)
     }
 
-    async fn decide_once(&self) -> Result<Probe<Membership>> {
+    async fn decide_once(&self, agreement: &Mutex<Agreement>) -> Result<Probe<Membership>> {
         loop {
             let seen = self.observe().await?;
-            let (course, cluster_uid) = match decide(&self.me, &seen) {
-                Decision::Claim { number, why } => {
-                    self.claim(number, &why).await?;
+            let decision = {
+                let mut agreement = agreement.lock().unwrap_or_else(PoisonError::into_inner);
+                (self.judge)(&self.me, &seen, &mut agreement)
+            };
+            let (course, cluster_uid) = match decision {
+                Decision::Claim { number, why, .. } => {
+                    if self.claim(number, &why).await? == Created::AlreadyThere {
+                        // A store whose lists lag would have it claimed without a pause.
+                        return Ok(Probe::NotYet(format!(
+                            "claim {number} is taken; the store does not list it yet"
+                        )));
+                    }
                     continue;
                 }
                 Decision::Found { cluster_uid } => (Course::Found, cluster_uid),
@@ -168,18 +198,13 @@ impl Agent {
         Ok(seen)
     }
 
-    async fn claim(&self, number: u32, why: &str) -> Result<()> {
-        let claim = Claim {
-            number,
-            instance: self.me.instance_id.clone(),
-            cluster_uid: Uuid::new_v4().to_string(),
-            time: self.world.clock.now(),
-        };
+    async fn claim(&self, number: u32, why: &str) -> Result<Created> {
+        let claim = Claim::new(number, &self.me.instance_id, self.world.clock.now());
         let created = record::claim(self.world.store.as_ref(), &claim).await?;
         if created == Created::Yes {
             info!("claim {number} to found the cluster is ours, because {why}");
         }
-        Ok(())
+        Ok(created)
     }
 }
 

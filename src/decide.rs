@@ -1,6 +1,11 @@
 //! What this instance does next, as a pure function of what it sees.
+//!
+//! [`decide`] judges one look. [`judge`] is what an agent follows: it also asks for
+//! [`Agreement`] of several looks where a single incomplete answer could mislead.
 
-use std::time::Duration;
+mod agreement;
+
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -12,10 +17,19 @@ use crate::{
     ports::{InstanceState, Role},
 };
 
+pub use agreement::Agreement;
+
 /// EC2's answers are eventually consistent: an instance that claimed may be missing
 /// from the list for a while. Only a claim older than this, of an instance that is
 /// not listed at all, counts as one of an instance long terminated.
 const SETTLED: Duration = Duration::from_mins(30);
+
+/// A store's answers may lag behind its writes, so the last word of a founder that is gone
+/// may not be seen yet. Whoever took over from it looks again for so long before it founds.
+const LAST_WORD: Duration = Duration::from_mins(1);
+
+/// How an agent decides: [`judge`], unless somebody listens in.
+pub type Judge = Arc<dyn Fn(&Identity, &Observation, &mut Agreement) -> Decision + Send + Sync>;
 
 /// What to do next.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -27,6 +41,8 @@ pub enum Decision {
         number: u32,
         /// Why it may be made.
         why: String,
+        /// Whether that rests on what EC2 does not list, which one incomplete answer can feign.
+        by_absence: bool,
     },
     /// Found the cluster.
     Found {
@@ -54,7 +70,12 @@ pub enum Decision {
     },
 }
 
-/// Decides.
+/// Decides, once several looks agree on what one of them may have got wrong.
+pub fn judge(me: &Identity, seen: &Observation, agreement: &mut Agreement) -> Decision {
+    agreement.weigh(decide(me, seen), seen.now)
+}
+
+/// Decides by one look.
 pub fn decide(me: &Identity, seen: &Observation) -> Decision {
     let Some(listed) = seen.instances.iter().find(|i| i.id == me.instance_id) else {
         return wait(format!(
@@ -150,6 +171,7 @@ fn found(me: &Identity, seen: &Observation, membership: Option<&Membership>) -> 
         return Decision::Claim {
             number: 1,
             why: "nobody has claimed to found the cluster".to_owned(),
+            by_absence: false,
         };
     };
     if last.instance == me.instance_id {
@@ -161,6 +183,12 @@ fn found(me: &Identity, seen: &Observation, membership: Option<&Membership>) -> 
                 ),
                 "replace this instance",
             ),
+            None if last.number > 1 && !is_older(last.time, seen.now, LAST_WORD) => wait(format!(
+                "claim {} is ours; whether {} founded the cluster with its last breath shows within {} s",
+                last.number,
+                predecessor(last, seen),
+                LAST_WORD.as_secs()
+            )),
             _ => Decision::Found {
                 cluster_uid: last.cluster_uid.clone(),
             },
@@ -175,17 +203,28 @@ fn found(me: &Identity, seen: &Observation, membership: Option<&Membership>) -> 
             "replace this instance: another one founds the cluster",
         );
     }
+    let claim = |why, by_absence| Decision::Claim {
+        number: last.number + 1,
+        why,
+        by_absence,
+    };
     match holder(last, seen) {
-        Holder::Gone(why) => Decision::Claim {
-            number: last.number + 1,
-            why,
-        },
+        Holder::Gone(why) => claim(why, false),
+        Holder::Forgotten(why) => claim(why, true),
         Holder::Alive(why) => wait(why),
     }
 }
 
+fn predecessor(claim: &Claim, seen: &Observation) -> String {
+    let mut newest_first = seen.record.claims.iter().rev();
+    newest_first
+        .find(|other| other.number < claim.number)
+        .map_or_else(|| "the one before".to_owned(), |c| c.instance.clone())
+}
+
 enum Holder {
     Gone(String),
+    Forgotten(String),
     Alive(String),
 }
 
@@ -204,7 +243,7 @@ fn holder(claim: &Claim, seen: &Observation) -> Holder {
         }
         Some(_) => Holder::Alive(format!("{id} is founding the cluster")),
         None if is_older(claim.time, seen.now, SETTLED) => {
-            Holder::Gone(format!("EC2 has long forgotten {id}, which claimed before"))
+            Holder::Forgotten(format!("EC2 has long forgotten {id}, which claimed before"))
         }
         None => Holder::Alive(format!("{id} claimed; EC2 does not list it yet")),
     }

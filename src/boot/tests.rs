@@ -1,13 +1,21 @@
 //! How instances come to agree on one founder.
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
 use futures::future::join_all;
 
 use super::*;
 use crate::{
     error::Kind,
-    testing::{FakeWorld, agent, control_plane, running, worker},
+    ports::Store,
+    testing::{FakeWorld, MemoryStore, agent, control_plane, running, worker},
 };
+
+async fn once(agent: &Agent) -> Result<Probe<Membership>> {
+    agent.decide_once(&Mutex::default()).await
+}
 
 #[tokio::test(start_paused = true)]
 async fn of_five_control_planes_at_once_one_founds() {
@@ -21,7 +29,7 @@ async fn of_five_control_planes_at_once_one_founds() {
     for (host, me) in hosts.iter().zip(&identities) {
         agents.push(agent(host, me.clone()).await);
     }
-    let found = join_all(agents.iter().map(Agent::decide_once)).await;
+    let found = join_all(agents.iter().map(once)).await;
     let founders: Vec<Membership> = found
         .into_iter()
         .filter_map(|probe| match probe.unwrap() {
@@ -32,7 +40,7 @@ async fn of_five_control_planes_at_once_one_founds() {
     assert_eq!(founders.len(), 1, "{founders:?}");
     assert_eq!(founders[0].course, Course::Found);
     // Asked again, the one still founds and the others say whom they wait for.
-    let again = join_all(agents.iter().map(Agent::decide_once)).await;
+    let again = join_all(agents.iter().map(once)).await;
     let waits = again
         .into_iter()
         .filter_map(|probe| match probe.unwrap() {
@@ -45,6 +53,80 @@ async fn of_five_control_planes_at_once_one_founds() {
         .filter(|why| why.ends_with("is founding the cluster"))
         .count();
     assert_eq!(waits, 4);
+}
+
+/// A store that shows nothing of what it was given yet.
+#[derive(Default)]
+struct Lagging {
+    store: MemoryStore,
+    created: Mutex<usize>,
+}
+
+#[async_trait]
+impl Store for Lagging {
+    async fn create(&self, key: &str, value: &str) -> Result<Created> {
+        *self.created.lock().unwrap() += 1;
+        self.store.create(key, value).await
+    }
+
+    async fn get(&self, _key: &str) -> Result<Option<String>> {
+        Ok(None)
+    }
+
+    async fn list(&self, _prefix: &str) -> Result<BTreeMap<String, String>> {
+        Ok(BTreeMap::new())
+    }
+
+    async fn delete(&self, key: &str) -> Result<()> {
+        self.store.delete(key).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_the_store_does_not_list_yet_is_not_made_again_without_a_pause() {
+    let fake = FakeWorld::new();
+    let me = control_plane("i-1");
+    fake.ec2.list([running(&me, 10)]);
+    let store = Arc::new(Lagging::default());
+    let mut agent = agent(&fake, me).await;
+    agent.world.store = store.clone();
+    let error = agent.choose_cluster().await.unwrap_err();
+    assert!(
+        error
+            .one_line()
+            .ends_with("claim 1 is taken; the store does not list it yet"),
+        "{error}"
+    );
+    // In half an hour, with pauses of up to five seconds.
+    let created = *store.created.lock().unwrap();
+    assert!((2..1000).contains(&created), "{created}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_answer_without_the_record_does_not_refuse_a_member() {
+    let fake = FakeWorld::new();
+    let me = control_plane("i-1");
+    fake.ec2.list([running(&me, 10)]);
+    let agent = agent(&fake, me).await;
+    let membership = Membership {
+        cluster_uid: "uid".to_owned(),
+        course: Course::Join,
+    };
+    agent.runner.commit_to(membership).await.unwrap();
+    let agreement = Mutex::default();
+    for _ in 0..10 {
+        let probe = agent.decide_once(&agreement).await.unwrap();
+        assert!(matches!(probe, Probe::NotYet(_)), "{probe:?}");
+    }
+    // Minutes of them do.
+    let begun = fake.clock.since_noon();
+    let error = agent.choose_cluster().await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Refused);
+    let took = fake.clock.since_noon() - begun;
+    assert!(
+        took >= Duration::from_mins(3) && took < Duration::from_mins(5),
+        "{took:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -18,6 +18,7 @@ use crate::{
         wiring::Wiring,
     },
     boot::{self, Agent},
+    decide::judge,
     error::{Context, Result},
     join::{JoinService, approver},
     journal::Journal,
@@ -123,6 +124,7 @@ async fn live(reporter: Arc<Reporter>, told: &mut Told) -> Result<()> {
             me: Arc::new(me),
             machine: Arc::new(machine),
             world,
+            judge: Arc::new(judge),
             reporter: reporter.clone(),
         };
         let balancer = serve_balancer(&agent);

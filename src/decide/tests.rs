@@ -82,6 +82,11 @@ impl Observation {
         self
     }
 
+    fn later(mut self, by: Duration) -> Self {
+        self.now += by;
+        self
+    }
+
     fn where_other_is(mut self, state: InstanceState) -> Self {
         self.instances[1].state = state;
         self
@@ -143,11 +148,39 @@ fn a_control_plane_decides() {
             "wait",
         ),
         (
-            "I took over",
+            "I took over just now: the one before may have founded with its last breath",
             world()
                 .claimed_by(OTHER)
                 .where_other_is(Terminated)
                 .claimed_by(ME),
+            "wait",
+        ),
+        (
+            "I took over a while ago",
+            world()
+                .claimed_by(OTHER)
+                .where_other_is(Terminated)
+                .claimed_by(ME)
+                .later(LAST_WORD),
+            "found uid-2",
+        ),
+        (
+            "I took over and the one before had founded",
+            world()
+                .claimed_by(OTHER)
+                .where_other_is(Terminated)
+                .claimed_by(ME)
+                .initialized_by(OTHER, "uid-1")
+                .later(LAST_WORD),
+            "refuse",
+        ),
+        (
+            "I took over, began to found and was interrupted",
+            world()
+                .claimed_by(OTHER)
+                .where_other_is(Terminated)
+                .claimed_by(ME)
+                .remembering(Course::Found, "uid-2"),
             "found uid-2",
         ),
         (

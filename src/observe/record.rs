@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use sha2::{Digest, Sha256};
 
 use crate::{
     error::{Context, Error, Result},
@@ -34,6 +35,23 @@ pub struct Claim {
     pub cluster_uid: String,
     /// When it claimed.
     pub time: Timestamp,
+}
+
+impl Claim {
+    /// A claim with a cluster uid of its own: no instance makes two of one number at one moment.
+    pub fn new(number: u32, instance: &str, time: Timestamp) -> Self {
+        let digest = Sha256::digest(format!("{instance} {number} {}", time.as_nanosecond()));
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&digest[..16]);
+        Self {
+            number,
+            instance: instance.to_owned(),
+            cluster_uid: uuid::Builder::from_custom_bytes(bytes)
+                .into_uuid()
+                .to_string(),
+            time,
+        }
+    }
 }
 
 /// The fact that the cluster exists.

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::{FakeWorld, installable, machine, settings};
-use crate::{boot::Agent, identity::Identity, journal::Journal, report::Reporter, runner::Runner};
+use crate::{
+    boot::Agent, decide::judge, identity::Identity, journal::Journal, report::Reporter,
+    runner::Runner,
+};
 
 /// The agent of this instance, with the shipped settings as far as downloads can be faked and the journal on its host.
 pub async fn agent(fake: &FakeWorld, me: Identity) -> Agent {
@@ -20,6 +23,7 @@ pub async fn agent(fake: &FakeWorld, me: Identity) -> Agent {
         runner: Arc::new(Runner::new(world.clone(), journal)),
         reporter: Arc::new(Reporter::new(world.clock.now())),
         world,
+        judge: Arc::new(judge),
         api_servers: watch::Sender::new(Vec::new()),
         api_health: Arc::default(),
     }

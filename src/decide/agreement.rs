@@ -1,0 +1,143 @@
+//! Several looks that agree, where one could mislead.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::Decision;
+
+/// EC2's and the store's answers can be old by seconds, or lack an instance that is there.
+/// What follows from such a gap must follow from every look for this long.
+const AGREED: Duration = Duration::from_mins(3);
+
+/// And from at least so many of them.
+const LOOKS: u32 = 5;
+
+/// What the last looks agree on, as far as they do.
+#[derive(Debug, Default)]
+pub struct Agreement(Option<Opinion>);
+
+#[derive(Debug)]
+struct Opinion {
+    decision: Decision,
+    since: Timestamp,
+    looks: u32,
+}
+
+impl Agreement {
+    /// The decision of this look, or to wait until enough looks have come to the same.
+    ///
+    /// A refusal ends the agent until a person comes, and a founder that EC2 does not list may
+    /// be alive: both wait. Everything else can be taken back by the next look.
+    pub fn weigh(&mut self, decision: Decision, now: Timestamp) -> Decision {
+        let (Decision::Refuse { why, .. }
+        | Decision::Claim {
+            why,
+            by_absence: true,
+            ..
+        }) = &decision
+        else {
+            self.0 = None;
+            return decision;
+        };
+        let opinion = match self.0.take() {
+            Some(before) if before.decision == decision => Opinion {
+                looks: before.looks + 1,
+                ..before
+            },
+            _ => Opinion {
+                decision: decision.clone(),
+                since: now,
+                looks: 1,
+            },
+        };
+        let agreed = opinion.looks >= LOOKS && opinion.since + AGREED <= now;
+        self.0 = Some(opinion);
+        if agreed {
+            return decision;
+        }
+        Decision::Wait {
+            why: format!(
+                "{why}; this counts when all looks of {} s agree",
+                AGREED.as_secs()
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn refusal(why: &str) -> Decision {
+        Decision::Refuse {
+            why: why.to_owned(),
+            remedy: String::new(),
+        }
+    }
+
+    fn takeover(by_absence: bool) -> Decision {
+        Decision::Claim {
+            number: 2,
+            why: "i-1 is gone".to_owned(),
+            by_absence,
+        }
+    }
+
+    /// Weighs decisions at these seconds; where they pass as they are.
+    fn passed(looks: &[(i64, Decision)]) -> Vec<i64> {
+        let mut agreement = Agreement::default();
+        let mut passed = Vec::new();
+        for (second, decision) in looks {
+            let now = Timestamp::from_second(1_800_000_000 + second).unwrap();
+            if agreement.weigh(decision.clone(), now) == *decision {
+                passed.push(*second);
+            }
+        }
+        passed
+    }
+
+    fn every_minute(decision: &Decision) -> Vec<(i64, Decision)> {
+        (0..6).map(|n| (n * 60, decision.clone())).collect()
+    }
+
+    #[test]
+    fn what_may_rest_on_a_gap_counts_once_looks_agree_for_long_enough() {
+        let found = Decision::Found {
+            cluster_uid: "uid".to_owned(),
+        };
+        for (case, decision, expected) in [
+            ("a refusal", refusal("a"), vec![240, 300]),
+            (
+                "a takeover from an instance that is not listed",
+                takeover(true),
+                vec![240, 300],
+            ),
+            (
+                "a takeover from a terminated instance",
+                takeover(false),
+                vec![0, 60, 120, 180, 240, 300],
+            ),
+            ("founding", found, vec![0, 60, 120, 180, 240, 300]),
+        ] {
+            assert_eq!(passed(&every_minute(&decision)), expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn many_looks_within_a_moment_are_no_agreement() {
+        let looks: Vec<_> = (0..100).map(|second| (second, refusal("a"))).collect();
+        assert_eq!(passed(&looks), Vec::<i64>::new());
+    }
+
+    #[test]
+    fn one_look_that_sees_otherwise_begins_it_anew() {
+        let mut looks = every_minute(&refusal("a"));
+        looks[3].1 = refusal("b");
+        assert_eq!(passed(&looks), Vec::<i64>::new());
+        looks[3].1 = Decision::Wait { why: String::new() };
+        // The wait itself passes.
+        assert_eq!(passed(&looks), [180]);
+    }
+}
