@@ -78,6 +78,27 @@ pub enum Command {
     /// Ask etcd, on a control plane.
     #[command(subcommand)]
     Etcd(EtcdCommand),
+    /// Play clusters on a virtual clock with seeded faults, and check that each founds itself exactly once.
+    Simulate {
+        /// Control planes that are launched.
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
+        control_planes: u16,
+        /// Workers that are launched.
+        #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(..=10_000))]
+        workers: u16,
+        /// The first seed: it decides all that happens.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// How many seeds to play, one after the other.
+        #[arg(long, default_value_t = 1)]
+        seeds: u32,
+        /// Print what happens, a line each, instead of the summary.
+        #[arg(long)]
+        trace: bool,
+        /// The summary as JSON.
+        #[arg(long, conflicts_with = "trace")]
+        json: bool,
+    },
 }
 
 /// What can be asked of etcd.

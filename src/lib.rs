@@ -37,6 +37,7 @@ pub mod plan;
 pub mod ports;
 pub mod report;
 pub mod runner;
+pub mod simulate;
 pub mod snapshots;
 pub mod steady;
 #[cfg(test)]

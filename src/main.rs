@@ -8,6 +8,7 @@ use k8s_bootstrap::{
     commands,
     error::{Error, Result},
     logging,
+    simulate::Size,
 };
 
 fn main() -> ExitCode {
@@ -46,6 +47,20 @@ async fn carry_out(command: Command) -> Result<()> {
         Command::Etcd(EtcdCommand::Snapshot { to }) => commands::etcd::snapshot(to).await,
         Command::Etcd(EtcdCommand::Restore { from, yes, force }) => {
             commands::restore::restore(&from, yes, force).await
+        }
+        Command::Simulate {
+            control_planes,
+            workers,
+            seed,
+            seeds,
+            trace,
+            json,
+        } => {
+            let size = Size {
+                control_planes: control_planes.into(),
+                workers: workers.into(),
+            };
+            commands::simulate(size, seed..seed.saturating_add(seeds.into()), trace, json)
         }
     }
 }

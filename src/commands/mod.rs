@@ -8,6 +8,7 @@ mod plan;
 mod reset;
 pub mod restore;
 mod run;
+mod simulate;
 mod status;
 
 use std::io::Write;
@@ -23,6 +24,7 @@ pub use kubeconfig::kubeconfig;
 pub use plan::plan;
 pub use reset::reset;
 pub use run::run;
+pub use simulate::simulate;
 pub use status::status;
 
 /// Where `run` leaves the address of its HTTP interface for `status`.

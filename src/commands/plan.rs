@@ -73,7 +73,9 @@ fn expected_membership(decision: &Decision) -> Option<Membership> {
 
 fn plan_text(me: &Identity, decision: &Decision, planned: &[Planned]) -> String {
     let decision = match decision {
-        Decision::Claim { number, why, .. } => format!("claim {number} to found the cluster: {why}"),
+        Decision::Claim { number, why, .. } => {
+            format!("claim {number} to found the cluster: {why}")
+        }
         Decision::Found { cluster_uid } => format!("found cluster {cluster_uid}"),
         Decision::Join { cluster_uid, .. } => format!("join cluster {cluster_uid}"),
         Decision::Wait { why } => format!("wait: {why}"),

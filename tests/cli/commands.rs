@@ -19,6 +19,7 @@ fn help_lists_every_command_and_what_the_exit_status_means() {
         "check-config",
         "user-data",
         "etcd",
+        "simulate",
     ] {
         let listed = help
             .lines()

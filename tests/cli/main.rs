@@ -6,6 +6,7 @@ mod check_config;
 mod commands;
 mod documentation;
 mod script;
+mod simulate;
 mod user_data;
 
 use std::process::Output;

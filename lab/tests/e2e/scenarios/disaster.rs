@@ -62,7 +62,7 @@ pub fn the_cluster_comes_back_from_a_backup(stage: &Stage) -> Result<(), Failed>
     let status = json(&stage.lab(&["status", "--json"])?)?;
     let new = list(&status["machines"]).last().map(|m| text(&m["name"]));
     let new = new.ok_or("there is no new machine")?;
-    until(180, "the new control plane's refusal", || {
+    until(300, "the new control plane's refusal", || {
         let entries = stage.journal(&new)?;
         let said =
             |e: &serde_json::Value| text(&e["MESSAGE"]).contains("no control plane of cluster");

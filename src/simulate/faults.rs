@@ -1,0 +1,113 @@
+//! What goes wrong, and how often: drawn from the seed.
+
+use std::time::Duration;
+
+use rand::{Rng, RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
+
+/// All chance of a simulation: the same seed, the same chance, on every machine.
+pub struct Dice(Xoshiro256PlusPlus);
+
+impl Dice {
+    /// Those of a seed.
+    pub fn new(seed: u64) -> Self {
+        Self(Xoshiro256PlusPlus::seed_from_u64(seed))
+    }
+
+    /// True with this probability.
+    pub fn chance(&mut self, probability: f64) -> bool {
+        self.fraction() < probability
+    }
+
+    /// In 0..1.
+    pub fn fraction(&mut self) -> f64 {
+        self.0.random()
+    }
+
+    /// A number.
+    pub fn number(&mut self) -> u32 {
+        self.0.next_u32()
+    }
+
+    /// Between nothing and this, in whole milliseconds.
+    pub fn up_to(&mut self, longest: Duration) -> Duration {
+        let longest = u64::try_from(longest.as_millis()).unwrap_or(u64::MAX);
+        Duration::from_millis(self.0.random_range(0..=longest))
+    }
+
+    /// One of 0..count, where there is one.
+    pub fn below(&mut self, count: usize) -> Option<usize> {
+        (count > 0).then(|| self.0.random_range(0..count))
+    }
+
+    /// One of these.
+    pub fn one_of<T: Copy>(&mut self, choices: &[T], otherwise: T) -> T {
+        let index = self.below(choices.len());
+        index
+            .and_then(|index| choices.get(index).copied())
+            .unwrap_or(otherwise)
+    }
+}
+
+/// The troubles of a simulation. Each seed has some of them, some often and some seldom, so that
+/// none hides another.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Faults {
+    /// A call takes at most so long on its way, and an answer at most so long back.
+    pub latency: Duration,
+    /// Calls that are turned away.
+    pub throttled: f64,
+    /// Calls that take effect and whose answer is lost.
+    pub lost: f64,
+    /// Answers of the store that are as old as [`Self::store_lag`] at the most.
+    pub stale_store: f64,
+    /// How old those are.
+    pub store_lag: Duration,
+    /// Answers of EC2 that are as old as [`Self::ec2_lag`] at the most.
+    pub stale_ec2: f64,
+    /// How old those are.
+    pub ec2_lag: Duration,
+    /// Answers of EC2 that lack an instance which is there.
+    pub incomplete: f64,
+    /// How long after its launch EC2 may first list an instance.
+    pub listed_late: Duration,
+    /// How long after that its role's tag may be missing.
+    pub tagged_late: Duration,
+    /// Processes that end at a call or a write, before it or after it.
+    pub crash: f64,
+    /// Writes to the disk that fail.
+    pub disk: f64,
+}
+
+impl Faults {
+    /// Nothing goes wrong.
+    pub fn none() -> Self {
+        Self {
+            latency: Duration::from_millis(50),
+            ..Self::default()
+        }
+    }
+
+    /// Those of a seed. A store's answers lag by less than [`decide`](crate::decide) allows for.
+    pub fn drawn(dice: &mut Dice) -> Self {
+        let mut often = |choices: &[f64]| dice.one_of(choices, 0.0);
+        let (throttled, lost) = (often(&[0.0, 0.02, 0.3]), often(&[0.0, 0.05, 0.4]));
+        let (stale_store, stale_ec2) = (often(&[0.0, 0.1, 0.6]), often(&[0.0, 0.1, 0.6]));
+        let (incomplete, crash) = (often(&[0.0, 0.0, 0.1]), often(&[0.0, 0.002, 0.02]));
+        let disk = often(&[0.0, 0.0, 0.05]);
+        let mut seconds = |choices: &[u64]| Duration::from_secs(dice.one_of(choices, 0));
+        Self {
+            throttled,
+            lost,
+            stale_store,
+            stale_ec2,
+            incomplete,
+            crash,
+            disk,
+            latency: Duration::from_millis(20) + seconds(&[0, 1, 8]),
+            store_lag: seconds(&[3, 45]),
+            ec2_lag: seconds(&[5, 90]),
+            listed_late: seconds(&[0, 10, 120]),
+            tagged_late: seconds(&[0, 0, 60]),
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! The disk of a simulated instance: what is written there is what the instance does.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use async_trait::async_trait;
+
+use super::{
+    absent::absent,
+    acts::{self, Edge},
+    place::Place,
+    scene::{Moment, Scene},
+};
+use crate::{
+    error::{Error, Result},
+    journal::{self, Course, Journal},
+    ports::{Host, MachineFacts, Role},
+};
+
+impl Scene {
+    /// A file was written: what that means.
+    fn wrote(&mut self, by: usize, path: &Path, content: &[u8]) {
+        if path == Path::new(journal::FILE) {
+            let Ok(journal) = serde_json::from_slice::<Journal>(content) else {
+                return;
+            };
+            let news = self.laws.memberships.get(&by) != journal.membership.as_ref();
+            let membership = journal.membership.filter(|_| news);
+            if let Some(membership) = membership.clone() {
+                self.note_of(by, || {
+                    format!("is to {:?} {}", membership.course, membership.cluster_uid)
+                });
+            }
+            if news {
+                self.laws.journaled(by, membership, &self.machines);
+                self.reached(by, Moment::Committed);
+            }
+        } else if let Some(act) = acts::of(path) {
+            let uid = String::from_utf8_lossy(content).into_owned();
+            self.note_of(by, || format!("{act}"));
+            self.laws.acts(by, act.course, &uid, &self.machines);
+            let role = self.machines[by].me.role;
+            if act.edge == Edge::Done
+                && acts::serves(&act, role)
+                && !self.laws.serving.contains(&by)
+            {
+                self.laws.serving.push(by);
+            }
+            let acts = match act.course {
+                Course::Found => &mut self.counts.acts_of_founding,
+                Course::Join => &mut self.counts.acts_of_joining,
+            };
+            *acts += 1;
+            let moment = match act.course {
+                Course::Found => Moment::Founded(*acts),
+                Course::Join => Moment::Joined(*acts),
+            };
+            self.reached(by, moment);
+        }
+    }
+}
+
+#[async_trait]
+impl Host for Place {
+    async fn read(&self, path: &Path) -> Result<Option<Vec<u8>>> {
+        let scene = self.scene();
+        Ok(scene.machines[self.index].disk.get(path).cloned())
+    }
+
+    /// Takes no time. A crash comes before it or after it, never within.
+    async fn write(&self, path: &Path, content: &[u8], _mode: u32) -> Result<()> {
+        self.risk_a_crash().await;
+        {
+            let mut scene = self.scene();
+            let full = scene.faults.disk;
+            if scene.dice.chance(full) {
+                return Err(Error::failed(format!("cannot write {}", path.display())));
+            }
+            let disk = &mut scene.machines[self.index].disk;
+            disk.insert(path.to_owned(), content.to_owned());
+            scene.wrote(self.index, path, content);
+        }
+        self.survive().await;
+        self.risk_a_crash().await;
+        Ok(())
+    }
+
+    async fn remove(&self, path: &Path) -> Result<()> {
+        self.scene().machines[self.index].disk.remove(path);
+        Ok(())
+    }
+
+    async fn list(&self, _folder: &Path) -> Result<Option<Vec<PathBuf>>> {
+        absent("folders")
+    }
+
+    async fn exists(&self, path: &Path) -> Result<bool> {
+        Ok(self.scene().machines[self.index].disk.contains_key(path))
+    }
+
+    async fn set_kernel_parameter(&self, _path: &Path, _value: &str) -> Result<()> {
+        absent("kernel")
+    }
+
+    async fn machine(&self) -> Result<MachineFacts> {
+        Ok(facts())
+    }
+
+    async fn port_in_use(&self, _port: u16) -> Result<bool> {
+        absent("kernel")
+    }
+
+    async fn swap_off(&self, _path: &Path) -> Result<()> {
+        absent("kernel")
+    }
+
+    async fn load_module(&self, _name: &str) -> Result<()> {
+        absent("kernel")
+    }
+
+    async fn sha256(&self, _path: &Path) -> Result<Option<String>> {
+        absent("digests")
+    }
+}
+
+/// The machine that each instance is.
+pub fn facts() -> MachineFacts {
+    MachineFacts {
+        cpus: 2,
+        memory_bytes: 4 << 30,
+        arch: "amd64".to_owned(),
+        cgroup_version: 2,
+        disk_free_bytes: 20 << 30,
+        root: true,
+        kernel: "simulated".to_owned(),
+    }
+}
+
+/// The name, role and address of the instance with this index.
+pub fn identity(index: usize, instance_id: String, role: Role) -> crate::identity::Identity {
+    let [high, low] = u16::try_from(index + 10).unwrap_or(u16::MAX).to_be_bytes();
+    crate::identity::Identity {
+        cluster: "simulated".to_owned(),
+        role,
+        node_name: format!("ip-10-42-{high}-{low}.eu-central-1.compute.internal"),
+        provider_id: format!("aws:///eu-central-1a/{instance_id}"),
+        instance_id,
+        region: "eu-central-1".to_owned(),
+        zone: "eu-central-1a".to_owned(),
+        private_ip: [10, 42, high, low].into(),
+        arch: facts().arch,
+        labels: BTreeMap::new(),
+        taints: Vec::new(),
+    }
+}

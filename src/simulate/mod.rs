@@ -1,0 +1,221 @@
+//! Whole clusters on a virtual clock: the proof that a cluster founds itself exactly once.
+//!
+//! Each instance runs the agent's own code, from observing and deciding over the journal to the
+//! runner. Simulated are EC2, the store, the instances' disks and the work of the phases; they
+//! delay, throttle, lag, lose answers and crash as a seed has it. The laws are checked against
+//! what is really so, after every step.
+//!
+//! ```text
+//! director     launches instances, starts agents, lets blows fall
+//!   executor     one task an agent, one thread, a clock that jumps
+//!   scene        what there is
+//!     faults       what goes wrong, drawn from the seed
+//!     laws         what must hold
+//!   agent        the real one, in a place of the scene
+//!     place        how a call ends
+//!     services, host, absent   the ports
+//!     acts         the phases
+//! ```
+
+mod absent;
+mod acts;
+mod agent;
+mod director;
+mod executor;
+mod faults;
+mod host;
+mod laws;
+mod place;
+mod scene;
+mod services;
+
+use std::{
+    ops::Range,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+};
+
+use serde::Serialize;
+use tracing::subscriber::{NoSubscriber, with_default};
+
+pub use laws::{Law, Violation};
+
+use crate::{
+    config::{self, Settings},
+    decide::{self, Agreement, Decision},
+    error::Result,
+    identity::Identity,
+    observe::Observation,
+    ports::World,
+};
+
+/// How many instances are launched at the begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Size {
+    /// Candidates to found the cluster.
+    pub control_planes: usize,
+    /// Instances that only join.
+    pub workers: usize,
+}
+
+/// What happened, in numbers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Counts {
+    /// Instances that were launched.
+    pub instances: usize,
+    /// Claims that were written.
+    pub claims: usize,
+    /// Those of them that followed another one.
+    pub takeovers: usize,
+    /// Processes that were killed.
+    pub crashes: usize,
+    /// Instances that were terminated.
+    pub terminations: usize,
+    /// Instances that were stopped.
+    pub stops: usize,
+    /// Agents that stopped for a person.
+    pub refusals: usize,
+    /// Clusters all of whose control planes were terminated.
+    pub lost: usize,
+    /// How long it took on the virtual clock.
+    pub virtual_seconds: u64,
+    #[serde(skip)]
+    acts_of_founding: usize,
+    #[serde(skip)]
+    acts_of_joining: usize,
+}
+
+impl Counts {
+    fn add(&mut self, other: &Self) {
+        self.instances += other.instances;
+        self.claims += other.claims;
+        self.takeovers += other.takeovers;
+        self.crashes += other.crashes;
+        self.terminations += other.terminations;
+        self.stops += other.stops;
+        self.refusals += other.refusals;
+        self.lost += other.lost;
+        self.virtual_seconds += other.virtual_seconds;
+        self.acts_of_founding += other.acts_of_founding;
+        self.acts_of_joining += other.acts_of_joining;
+    }
+}
+
+/// The agent's code where the simulation meets it; tests put broken pieces in its place.
+#[derive(Clone, Copy)]
+struct Code {
+    judge: fn(&Identity, &Observation, &mut Agreement) -> Decision,
+    ports: fn(World) -> World,
+}
+
+impl Default for Code {
+    /// As an instance runs it.
+    fn default() -> Self {
+        Self {
+            judge: decide::judge,
+            ports: |world| world,
+        }
+    }
+}
+
+/// What became of one seed.
+#[derive(Debug, Clone)]
+pub struct Played {
+    /// The seed.
+    pub seed: u64,
+    /// In numbers.
+    pub counts: Counts,
+    /// The law that did not hold.
+    pub violation: Option<Violation>,
+    /// What happened, a line each, where that was asked for.
+    pub trace: Vec<String>,
+}
+
+impl Played {
+    /// What a person must know of a broken law: the seed, the law, the end of the trace.
+    pub fn report(&self, lines: usize) -> String {
+        let broken = self.violation.as_ref().map_or_else(
+            || "no law is broken".to_owned(),
+            |violation| {
+                format!(
+                    "it does not hold that {}: {}",
+                    violation.law, violation.what
+                )
+            },
+        );
+        let begin = self.trace.len().saturating_sub(lines);
+        let end = self.trace[begin..].join("\n");
+        format!("seed {}: {broken}\n{end}", self.seed)
+    }
+}
+
+/// Simulations of one size.
+pub struct Simulation {
+    size: Size,
+    settings: Arc<Settings>,
+    code: Code,
+}
+
+impl Simulation {
+    /// Of clusters of this size, with the default settings.
+    pub fn new(size: Size) -> Result<Self> {
+        Ok(Self {
+            size,
+            settings: Arc::new(config::load(&[])?),
+            code: Code::default(),
+        })
+    }
+
+    /// Plays one seed.
+    pub fn play(&self, seed: u64, trace: bool) -> Played {
+        let (code, settings) = (self.code, self.settings.clone());
+        // What a thousand simulated agents log is not for this machine's journal.
+        let (counts, violation, trace) = with_default(NoSubscriber::default(), || {
+            director::Director::new(self.size, seed, code, settings, trace).play()
+        });
+        Played {
+            seed,
+            counts,
+            violation,
+            trace,
+        }
+    }
+
+    /// Plays seeds on all processors until a law is broken; the sum of all, and the first seed
+    /// that broke one, with its trace.
+    pub fn play_all(&self, seeds: Range<u64>) -> (u64, Counts, Option<Played>) {
+        let next = AtomicU64::new(seeds.start);
+        let end = AtomicU64::new(seeds.end);
+        let sum = Mutex::new((0, Counts::default(), None::<u64>));
+        let threads = thread::available_parallelism().map_or(1, usize::from);
+        thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(|| {
+                    loop {
+                        let seed = next.fetch_add(1, Ordering::Relaxed);
+                        if seed >= end.load(Ordering::Relaxed) {
+                            return;
+                        }
+                        let played = self.play(seed, false);
+                        let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
+                        sum.0 += 1;
+                        sum.1.add(&played.counts);
+                        if played.violation.is_some() {
+                            // Smaller seeds are still looked at, so that it is the first one.
+                            end.fetch_min(seed, Ordering::Relaxed);
+                            sum.2 = Some(sum.2.map_or(seed, |other| other.min(seed)));
+                        }
+                    }
+                });
+            }
+        });
+        let (played, counts, broken) = sum.into_inner().unwrap_or_else(PoisonError::into_inner);
+        (played, counts, broken.map(|seed| self.play(seed, true)))
+    }
+}
+
+#[cfg(test)]
+mod tests;

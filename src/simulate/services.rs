@@ -1,0 +1,107 @@
+//! EC2, the store and the clock as a simulated instance meets them.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+
+use super::{
+    absent::absent,
+    place::Place,
+    scene::{Moment, Scene, time},
+};
+use crate::{
+    error::Result,
+    observe::{Claim, Initialized},
+    ports::{Clock, Created, Ec2, Instance, Store},
+};
+
+/// The buckets of [`Scene::buckets`].
+const EC2: usize = 0;
+const STORE: usize = 1;
+
+#[async_trait]
+impl Clock for Place {
+    fn now(&self) -> Timestamp {
+        let scene = self.scene();
+        time(scene.timeline.now(), scene.machines[self.index].ahead)
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        Place::sleep(self, duration).await;
+    }
+
+    fn jitter(&self) -> f64 {
+        self.scene().dice.fraction()
+    }
+}
+
+#[async_trait]
+impl Ec2 for Place {
+    async fn instances(&self, _cluster: &str) -> Result<Vec<Instance>> {
+        self.call(EC2, "list instances", false, Scene::list).await
+    }
+}
+
+impl Scene {
+    /// Creates a key, if it is not there, and checks what that means.
+    fn create(&mut self, by: usize, key: &str, value: &str) -> Created {
+        let created = if self.store.contains_key(key) {
+            Created::AlreadyThere
+        } else {
+            let now = self.timeline.now();
+            self.store.insert(key.to_owned(), (now, value.to_owned()));
+            self.written(by, key, value);
+            Created::Yes
+        };
+        self.note_of(by, || format!("create {key}: {created:?}"));
+        created
+    }
+
+    fn written(&mut self, by: usize, key: &str, value: &str) {
+        let number = key.strip_prefix("founder/").and_then(|n| n.parse().ok());
+        if let (Some(number), Ok(claim)) = (number, serde_json::from_str::<Claim>(value)) {
+            self.counts.claims += 1;
+            self.counts.takeovers += usize::from(number > 1);
+            let claim = Claim { number, ..claim };
+            self.laws.claimed(by, claim, &self.machines);
+            self.reached(by, Moment::Claimed);
+        } else if let Ok(initialized) = serde_json::from_str::<Initialized>(value) {
+            self.laws
+                .initialized(by, &initialized.cluster_uid, &self.machines);
+            self.reached(by, Moment::Initialized);
+        }
+    }
+
+    /// All keys that begin like this, as the store shows them.
+    fn below(&mut self, start: &str) -> BTreeMap<String, String> {
+        let moment = self.store_moment();
+        let keys = self.store.iter();
+        keys.filter(|(key, (since, _))| key.starts_with(start) && *since <= moment)
+            .map(|(key, (_, value))| (key.clone(), value.clone()))
+            .collect()
+    }
+}
+
+#[async_trait]
+impl Store for Place {
+    async fn create(&self, key: &str, value: &str) -> Result<Created> {
+        let what = format!("create {key}");
+        let create = |scene: &mut Scene| scene.create(self.index, key, value);
+        self.call(STORE, &what, true, create).await
+    }
+
+    async fn get(&self, key: &str) -> Result<Option<String>> {
+        self.call(STORE, "get", false, |scene| scene.below(key).remove(key))
+            .await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<BTreeMap<String, String>> {
+        self.call(STORE, "list", false, |scene| scene.below(prefix))
+            .await
+    }
+
+    async fn delete(&self, _key: &str) -> Result<()> {
+        absent("agent that deletes keys")
+    }
+}

@@ -1,0 +1,172 @@
+//! Ports that make an agent behave like one whose code is wrong.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use serde_json::Value;
+
+use crate::{
+    error::Result,
+    journal,
+    ports::{Created, Host, MachineFacts, Store, World},
+};
+
+/// What is wrong with what an agent makes of the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    /// An error of `create` counts as a failure: the next number is claimed.
+    TrustsErrors,
+    /// A call whose answer is lost is waited for without a deadline.
+    WaitsForEver,
+}
+
+struct Calls {
+    inner: Arc<dyn Store>,
+    fault: Fault,
+}
+
+fn calls(world: World, fault: Fault) -> World {
+    let store = Arc::new(Calls {
+        inner: world.store.clone(),
+        fault,
+    });
+    World { store, ..world }
+}
+
+pub fn trusts_errors(world: World) -> World {
+    calls(world, Fault::TrustsErrors)
+}
+
+pub fn waits_for_ever(world: World) -> World {
+    calls(world, Fault::WaitsForEver)
+}
+
+#[async_trait]
+impl Store for Calls {
+    async fn create(&self, key: &str, value: &str) -> Result<Created> {
+        let outcome = self.inner.create(key, value).await;
+        let number = key
+            .strip_prefix("founder/")
+            .and_then(|n| n.parse::<u32>().ok());
+        match (number, outcome) {
+            (Some(number), Err(_)) if self.fault == Fault::TrustsErrors => {
+                let next = format!("founder/{}", number + 1);
+                self.inner.create(&next, value).await
+            }
+            (_, Err(_)) if self.fault == Fault::WaitsForEver => std::future::pending().await,
+            (_, outcome) => outcome,
+        }
+    }
+
+    async fn get(&self, key: &str) -> Result<Option<String>> {
+        self.inner.get(key).await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<BTreeMap<String, String>> {
+        self.inner.list(prefix).await
+    }
+
+    async fn delete(&self, key: &str) -> Result<()> {
+        self.inner.delete(key).await
+    }
+}
+
+/// What is wrong with an agent's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Memory {
+    /// A start knows nothing of the one before.
+    Forgets,
+    /// The membership is written down once something was done for it.
+    Late,
+}
+
+struct Disk {
+    inner: Arc<dyn Host>,
+    memory: Memory,
+}
+
+fn disk(world: World, memory: Memory) -> World {
+    let inner = world.host.clone();
+    World {
+        host: Arc::new(Disk { inner, memory }),
+        ..world
+    }
+}
+
+pub fn forgets(world: World) -> World {
+    disk(world, Memory::Forgets)
+}
+
+pub fn journals_late(world: World) -> World {
+    disk(world, Memory::Late)
+}
+
+/// The journal as it would be if the membership came after the first act.
+fn without_early_membership(content: &[u8]) -> Vec<u8> {
+    let mut journal: Value = serde_json::from_slice(content).unwrap();
+    let acted = ["certificates", "kubelet"]
+        .iter()
+        .any(|phase| !journal["phases"][phase]["held"].is_null());
+    if !acted {
+        journal["membership"] = Value::Null;
+    }
+    serde_json::to_vec(&journal).unwrap()
+}
+
+#[async_trait]
+impl Host for Disk {
+    async fn read(&self, path: &Path) -> Result<Option<Vec<u8>>> {
+        if self.memory == Memory::Forgets && path == Path::new(journal::FILE) {
+            return Ok(None);
+        }
+        self.inner.read(path).await
+    }
+
+    async fn write(&self, path: &Path, content: &[u8], mode: u32) -> Result<()> {
+        if self.memory == Memory::Late && path == Path::new(journal::FILE) {
+            let content = without_early_membership(content);
+            return self.inner.write(path, &content, mode).await;
+        }
+        self.inner.write(path, content, mode).await
+    }
+
+    async fn remove(&self, path: &Path) -> Result<()> {
+        self.inner.remove(path).await
+    }
+
+    async fn list(&self, folder: &Path) -> Result<Option<Vec<PathBuf>>> {
+        self.inner.list(folder).await
+    }
+
+    async fn exists(&self, path: &Path) -> Result<bool> {
+        self.inner.exists(path).await
+    }
+
+    async fn set_kernel_parameter(&self, path: &Path, value: &str) -> Result<()> {
+        self.inner.set_kernel_parameter(path, value).await
+    }
+
+    async fn machine(&self) -> Result<MachineFacts> {
+        self.inner.machine().await
+    }
+
+    async fn port_in_use(&self, port: u16) -> Result<bool> {
+        self.inner.port_in_use(port).await
+    }
+
+    async fn swap_off(&self, path: &Path) -> Result<()> {
+        self.inner.swap_off(path).await
+    }
+
+    async fn load_module(&self, name: &str) -> Result<()> {
+        self.inner.load_module(name).await
+    }
+
+    async fn sha256(&self, path: &Path) -> Result<Option<String>> {
+        self.inner.sha256(path).await
+    }
+}

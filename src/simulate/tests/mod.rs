@@ -1,0 +1,68 @@
+//! Seeds by the thousand, and broken code that must be caught.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod broken;
+mod variants;
+
+use super::*;
+
+fn simulation(control_planes: usize, workers: usize) -> Simulation {
+    Simulation::new(Size {
+        control_planes,
+        workers,
+    })
+    .unwrap()
+}
+
+/// Plays seeds, none of which may break a law.
+fn hold(size: (usize, usize), seeds: Range<u64>) -> Counts {
+    let count = seeds.end - seeds.start;
+    let (played, counts, broken) = simulation(size.0, size.1).play_all(seeds);
+    if let Some(broken) = broken {
+        panic!("{}", broken.report(60));
+    }
+    assert_eq!(played, count);
+    counts
+}
+
+#[test]
+fn ten_thousand_seeds_found_one_cluster_each() {
+    let mut sum = Counts::default();
+    for (size, seeds) in [
+        ((3, 1), 0..1_000),
+        ((2, 1), 1_000..4_500),
+        ((2, 0), 4_500..8_500),
+        ((1, 1), 8_500..9_700),
+        ((5, 2), 9_700..10_000),
+    ] {
+        sum.add(&hold(size, seeds));
+    }
+    // A simulation in which nothing happens proves nothing.
+    assert!(sum.takeovers > 500, "{sum:?}");
+    assert!(sum.crashes > 5_000, "{sum:?}");
+    assert!(sum.terminations > 2_000, "{sum:?}");
+    assert!(sum.stops > 1_000, "{sum:?}");
+    assert!(sum.refusals > 100, "{sum:?}");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace() {
+    for seed in 0..40 {
+        // Each in a thread of its own, where nothing is left of the one before.
+        let trace = || thread::spawn(move || simulation(3, 2).play(seed, true));
+        let [one, two] = [trace(), trace()].map(|thread| thread.join().unwrap());
+        assert_eq!(one.trace, two.trace, "seed {seed}");
+        assert_eq!(one.counts, two.counts);
+        assert!(one.trace.len() > 20, "{:?}", one.trace);
+        let quiet = simulation(3, 2).play(seed, false);
+        assert_eq!(quiet.counts, one.counts, "looking on changes what happens");
+        assert_eq!(quiet.trace, Vec::<String>::new());
+    }
+}
+
+#[test]
+fn other_seeds_give_other_traces() {
+    let simulation = simulation(3, 2);
+    let [one, two] = [1, 2].map(|seed| simulation.play(seed, true).trace);
+    assert_ne!(one, two);
+}

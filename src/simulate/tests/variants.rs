@@ -1,0 +1,205 @@
+//! Wrong code, each way of it caught within a few thousand seeds.
+
+use std::time::Duration;
+
+use super::{broken, *};
+use crate::{
+    decide::{decide, judge},
+    ports::{InstanceState, Role},
+};
+
+type Judged = fn(&Identity, &Observation, &mut Agreement) -> Decision;
+
+/// So many seeds may wrong code survive.
+const SEEDS: u64 = 8_000;
+
+fn caught(code: Code, laws: &[Law]) {
+    caught_among((3, 2), code, laws);
+}
+
+fn caught_among(size: (usize, usize), code: Code, laws: &[Law]) {
+    let simulation = Simulation {
+        code,
+        ..simulation(size.0, size.1)
+    };
+    let (played, counts, broken) = simulation.play_all(0..SEEDS);
+    let broken = broken.unwrap_or_else(|| panic!("{played} seeds survived: {counts:?}"));
+    let law = broken.violation.as_ref().unwrap().law;
+    assert!(laws.contains(&law), "{}", broken.report(30));
+    let last = broken.trace.last().unwrap();
+    assert!(last.contains("VIOLATION"), "{last}");
+}
+
+fn judged(judge: Judged, laws: &[Law]) {
+    let code = Code {
+        judge,
+        ..Code::default()
+    };
+    caught(code, laws);
+}
+
+fn ported(ports: fn(World) -> World, laws: &[Law]) {
+    let code = Code {
+        ports,
+        ..Code::default()
+    };
+    caught(code, laws);
+}
+
+/// As if EC2 said of these states that they are `terminated`.
+fn taken_for_terminated(seen: &Observation, states: &[InstanceState]) -> Observation {
+    let mut seen = seen.clone();
+    for instance in &mut seen.instances {
+        if states.contains(&instance.state) {
+            instance.state = InstanceState::Terminated;
+        }
+    }
+    seen
+}
+
+/// As if every claim that passes were so much older.
+fn aged(seen: &Observation, by: Duration, which: impl Fn(&str) -> bool) -> Observation {
+    let mut seen = seen.clone();
+    for claim in &mut seen.record.claims {
+        if which(&claim.instance) {
+            claim.time -= by;
+        }
+    }
+    seen
+}
+
+#[test]
+fn a_founder_by_the_lowest_id_is_caught() {
+    judged(
+        |me, seen, agreement| {
+            let candidates = seen.instances.iter();
+            let lowest = candidates
+                .filter(|i| i.role == Some(Role::ControlPlane) && !i.state.is_gone())
+                .map(|i| i.id.as_str())
+                .min();
+            let free = seen.record.initialized.is_none() && seen.membership.is_none();
+            if free && lowest == Some(me.instance_id.as_str()) {
+                return Decision::Found {
+                    cluster_uid: format!("of {}", me.instance_id),
+                };
+            }
+            judge(me, seen, agreement)
+        },
+        &[Law::OneFounder],
+    );
+}
+
+#[test]
+fn a_takeover_from_a_stopped_holder_is_caught() {
+    use InstanceState::{Stopped, Stopping};
+    judged(
+        |me, seen, agreement| {
+            judge(
+                me,
+                &taken_for_terminated(seen, &[Stopped, Stopping]),
+                agreement,
+            )
+        },
+        &[Law::ClaimsInTurn],
+    );
+}
+
+#[test]
+fn a_takeover_from_a_dying_holder_is_caught() {
+    judged(
+        |me, seen, agreement| {
+            let seen = taken_for_terminated(seen, &[InstanceState::ShuttingDown]);
+            judge(me, &seen, agreement)
+        },
+        &[Law::ClaimsInTurn],
+    );
+}
+
+#[test]
+fn a_takeover_from_a_holder_that_ec2_does_not_list_yet_is_caught() {
+    judged(
+        |me, seen, agreement| match decide(me, &aged(seen, Duration::from_hours(1), |_| true)) {
+            claim @ Decision::Claim { .. } => claim,
+            _ => judge(me, seen, agreement),
+        },
+        &[Law::ClaimsInTurn],
+    );
+}
+
+#[test]
+fn a_takeover_that_ignores_the_cluster_is_caught() {
+    judged(
+        |me, seen, agreement| {
+            let mut without = seen.clone();
+            without.record.initialized = None;
+            let free = seen.membership.is_none() && me.role == Role::ControlPlane;
+            match decide(me, &without) {
+                claim @ Decision::Claim { .. } if free => claim,
+                Decision::Found { .. } if free => judge(me, &without, agreement),
+                _ => judge(me, seen, agreement),
+            }
+        },
+        &[Law::OneFounder],
+    );
+}
+
+/// The last word of the one before may not be seen yet. With five candidates one of them is
+/// more likely to look in that moment.
+#[test]
+fn founding_right_after_a_takeover_is_caught() {
+    let code = Code {
+        judge: |me, seen, agreement| {
+            let mine = |instance: &str| instance == me.instance_id;
+            judge(me, &aged(seen, Duration::from_mins(5), mine), agreement)
+        },
+        ..Code::default()
+    };
+    caught_among((5, 0), code, &[Law::OneFounder]);
+}
+
+#[test]
+fn a_worker_that_claims_is_caught() {
+    judged(
+        |me, seen, agreement| {
+            let (mut me, mut seen) = (me.clone(), seen.clone());
+            me.role = Role::ControlPlane;
+            for instance in &mut seen.instances {
+                instance.role = Some(Role::ControlPlane);
+            }
+            judge(&me, &seen, agreement)
+        },
+        &[Law::JoinersNeverFound],
+    );
+}
+
+#[test]
+fn a_refusal_after_one_look_is_caught() {
+    judged(|me, seen, _| decide(me, seen), &[Law::TrueRefusals]);
+}
+
+#[test]
+fn a_membership_that_is_written_down_too_late_is_caught() {
+    ported(broken::journals_late, &[Law::MembershipFirst]);
+}
+
+#[test]
+fn a_joiner_that_forgets_and_founds_is_caught() {
+    ported(
+        broken::forgets,
+        &[
+            Law::MembershipKept,
+            Law::JoinersNeverFound,
+            Law::ClaimsInTurn,
+        ],
+    );
+}
+
+#[test]
+fn trusting_the_error_of_a_claim_whose_answer_was_lost_is_caught() {
+    ported(broken::trusts_errors, &[Law::ClaimsInTurn]);
+}
+
+#[test]
+fn a_wait_without_an_end_is_caught() {
+    ported(broken::waits_for_ever, &[Law::BoundedWaits]);
+}
