@@ -223,7 +223,28 @@ impl Aws {
     ///
     /// It goes to the service's own address, whatever was signed; redirects are not followed
     /// and an answer is cut where it is longer than this service's ever are.
+    ///
+    /// Where the service asks to come back later that is done for some seconds: what was signed
+    /// is good for one passing on by us, so the signer would have to begin anew.
     pub(super) async fn forward(
+        &self,
+        service: Service,
+        headers: &[(String, String)],
+        body: &'static str,
+    ) -> Result<(u16, String)> {
+        let mut schedule = Schedule::within(self.clock.as_ref(), FORWARDING);
+        loop {
+            let (status, said) = self.forward_once(service, headers, body).await?;
+            let later = is_transient(status, &Rejection::read(status, &said).code);
+            let pause = later.then(|| schedule.next_pause(self.clock.as_ref()));
+            let Some(pause) = pause.flatten() else {
+                return Ok((status, said));
+            };
+            self.clock.sleep(pause).await;
+        }
+    }
+
+    async fn forward_once(
         &self,
         service: Service,
         headers: &[(String, String)],

@@ -31,8 +31,13 @@ pub(super) struct Schedule {
 
 impl Schedule {
     pub fn begin(clock: &dyn Clock) -> Self {
+        Self::within(clock, DEADLINE)
+    }
+
+    /// For a call that somebody waits for meanwhile: its attempts begin within this time.
+    pub fn within(clock: &dyn Clock, time: Duration) -> Self {
         Self {
-            end: clock.now() + DEADLINE,
+            end: clock.now() + time,
             attempt: 1,
         }
     }

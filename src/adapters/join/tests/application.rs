@@ -387,6 +387,19 @@ async fn an_sts_that_redirects_fails_or_never_ends_lets_nobody_in() {
 }
 
 #[tokio::test]
+async fn an_sts_that_is_busy_for_a_moment_is_asked_again_with_the_same_proof() {
+    let stage = Stage::new().await;
+    let busy = "<ErrorResponse><Error><Code>Throttling</Code></Error></ErrorResponse>";
+    Mock::given(matchers::any())
+        .respond_with(ResponseTemplate::new(400).set_body_string(busy))
+        .up_to_n_times(2)
+        .with_priority(1)
+        .mount(&stage.sts)
+        .await;
+    stage.join().await.unwrap();
+}
+
+#[tokio::test]
 async fn other_accounts_and_users_are_nobody() {
     for (case, keys, reason) in [
         (
