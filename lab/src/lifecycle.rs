@@ -59,8 +59,22 @@ pub struct Options {
     pub user_data: Option<String>,
 }
 
-/// Launches one machine of a role and waits until its systemd runs.
-pub async fn launch(layout: &Layout, role: &str, options: &Options) -> Result<Machine> {
+/// Launches machines of these roles, which start within a moment of each other: whoever is
+/// to be first is decided among them.
+pub async fn launch(layout: &Layout, roles: &[&str], options: &Options) -> Result<Vec<Machine>> {
+    let mut machines = Vec::new();
+    for role in roles {
+        machines.push(prepare(layout, role, options).await?);
+    }
+    let rootfs = Image::load(layout)?.rootfs;
+    for machine in &machines {
+        supervisor::start(layout, &machine.name, &rootfs)?;
+    }
+    Ok(machines)
+}
+
+/// An instance in EC2 with its disk, which has not booted yet.
+async fn prepare(layout: &Layout, role: &str, options: &Options) -> Result<Machine> {
     if !matches!(role, "control-plane" | "worker") {
         bail!("{role:?} is no role: it is control-plane or worker");
     }
@@ -96,7 +110,6 @@ pub async fn launch(layout: &Layout, role: &str, options: &Options) -> Result<Ma
             .context("the machine vanished from the state while it was launched")
     })?;
     disk::create(layout, &machine, &image.rootfs, &user_data)?;
-    supervisor::start(layout, &machine.name, &image.rootfs)?;
     Ok(machine)
 }
 

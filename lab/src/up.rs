@@ -104,12 +104,10 @@ pub async fn run(layout: &Layout, wanted: &Wanted) -> Result<()> {
     finish(&bar, "VPC and its servers");
 
     let roles = std::iter::repeat_n("control-plane", wanted.control_planes as usize)
-        .chain(std::iter::repeat_n("worker", wanted.workers as usize));
+        .chain(std::iter::repeat_n("worker", wanted.workers as usize))
+        .collect::<Vec<_>>();
     let bar = step(&progress, "machines");
-    let mut machines = Vec::new();
-    for role in roles {
-        machines.push(launch(layout, role, &wanted.options).await?);
-    }
+    let machines = launch(layout, &roles, &wanted.options).await?;
     for machine in &machines {
         supervisor::wait_bus(&machine.name)?;
     }

@@ -109,13 +109,12 @@ async fn launch(
     options: &Options,
 ) -> Result<()> {
     let progress = MultiProgress::new();
-    let mut machines = Vec::new();
-    for _ in 0..count {
-        let bar = up::step(&progress, "launching");
-        let machine = lifecycle::launch(layout, role, options).await?;
+    let bar = up::step(&progress, "launching");
+    let roles = vec![role; count as usize];
+    let machines = lifecycle::launch(layout, &roles, options).await?;
+    for machine in &machines {
         supervisor::wait_bus(&machine.name)?;
         up::finish(&bar, &format!("{} {} booted", machine.name, machine.id));
-        machines.push(machine);
     }
     if waiting.until() == Until::Ready {
         up::wait_ready(
