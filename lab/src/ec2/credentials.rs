@@ -1,6 +1,8 @@
 //! Temporary keys of instance roles, as the metadata service hands them out.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result};
 use serde_json::json;
@@ -17,14 +19,24 @@ const RENEW_AFTER: u64 = 1800;
 /// Asks STS and keeps the answers.
 pub struct Credentials {
     aws: Aws,
-    kept: Mutex<HashMap<String, (u64, String)>>,
+    restarts: Arc<AtomicUsize>,
+    kept: Mutex<HashMap<String, Kept>>,
+}
+
+/// A document that was handed out.
+struct Kept {
+    at: u64,
+    /// How often moto had been restarted by then: it knows no older keys.
+    restarts: usize,
+    document: String,
 }
 
 impl Credentials {
-    /// Keys from the lab's AWS API.
-    pub fn new(layout: &Layout) -> Result<Self> {
+    /// Keys from the lab's AWS API, which counts its restarts in `restarts`.
+    pub fn new(layout: &Layout, restarts: Arc<AtomicUsize>) -> Result<Self> {
         Ok(Self {
             aws: Aws::over_socket(layout)?,
+            restarts,
             kept: Mutex::default(),
         })
     }
@@ -32,10 +44,12 @@ impl Credentials {
     /// The document below `iam/security-credentials/ROLE`.
     pub async fn of(&self, machine: &Machine) -> Result<String> {
         let mut kept = self.kept.lock().await;
-        if let Some((at, document)) = kept.get(&machine.id)
-            && now() < at + RENEW_AFTER
+        let restarts = self.restarts.load(Ordering::Relaxed);
+        if let Some(kept) = kept.get(&machine.id)
+            && now() < kept.at + RENEW_AFTER
+            && kept.restarts == restarts
         {
-            return Ok(document.clone());
+            return Ok(kept.document.clone());
         }
         let xml = self.aws.assume_role(machine).await?;
         let get = |name| {
@@ -51,7 +65,12 @@ impl Credentials {
             "Expiration": get("Expiration")?,
         })
         .to_string();
-        kept.insert(machine.id.clone(), (now(), document.clone()));
+        let new = Kept {
+            at: now(),
+            restarts,
+            document: document.clone(),
+        };
+        kept.insert(machine.id.clone(), new);
         Ok(document)
     }
 }

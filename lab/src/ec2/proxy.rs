@@ -1,5 +1,6 @@
 //! The AWS API as machines see it: TLS, faults on command, moto behind.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -50,6 +51,7 @@ pub struct Api {
     client: reqwest::Client,
     faults: Mutex<Faults>,
     backend: AsyncMutex<Backend>,
+    restarts: Arc<AtomicUsize>,
     state: StateReader,
 }
 
@@ -60,6 +62,7 @@ impl Api {
             layout: layout.clone(),
             client: super::client::plain()?,
             faults: Mutex::default(),
+            restarts: Arc::default(),
             state: StateReader::new(layout),
             backend: AsyncMutex::new(Backend {
                 process: moto::start(layout).await?,
@@ -113,7 +116,14 @@ impl Api {
         backend.process = moto::start(&self.layout).await?;
         moto::enforce(&self.client, false).await?;
         backend.journal.replay(&self.client, &moto::base()).await?;
-        moto::enforce(&self.client, true).await
+        moto::enforce(&self.client, true).await?;
+        self.restarts.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// How often moto was restarted, as it goes on.
+    pub fn restarts(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.restarts)
     }
 
     fn judge(&self, call: &Call) -> Verdict {
