@@ -26,8 +26,8 @@ use crate::{
 /// containerd's client, which the host's preparation has put there.
 const CTR: &str = "/usr/local/bin/ctr";
 
-/// Where etcd's image is looked into: its own tool restores its snapshot.
-const IMAGE: &str = "/run/k8s-bootstrap/etcd-image";
+/// The container in which etcd's own tool restores its snapshot.
+const CONTAINER: &str = "k8s-bootstrap-restore";
 
 /// Where the new data are made, on the file system that they stay on.
 const MADE: &str = "/var/lib/etcd/restored";
@@ -214,15 +214,8 @@ pub async fn put_back(
     fetched: &Fetched,
 ) -> Result<()> {
     refuse_other_keys(world, &fetched.keys).await?;
-    let tool = mount_etcd(world, settings).await?;
-    let made = make_data(world, me, &tool).await;
-    run(
-        world,
-        CTR,
-        &["--namespace", "k8s.io", "images", "unmount", "--rm", IMAGE],
-    )
-    .await?;
-    made?;
+    let image = etcd_image(world, settings).await?;
+    make_data(world, me, &image).await?;
     stop(world).await?;
     for (name, content) in &fetched.keys {
         world
@@ -266,8 +259,8 @@ async fn refuse_other_keys(world: &World, keys: &pki::Files) -> Result<()> {
     Ok(())
 }
 
-/// Shows etcd's image as a folder; gives the path of its tool.
-async fn mount_etcd(world: &World, settings: &Settings) -> Result<String> {
+/// etcd's image, on this machine.
+async fn etcd_image(world: &World, settings: &Settings) -> Result<String> {
     let kubernetes = &settings.kubernetes;
     let image = format!(
         "{}/etcd:{}",
@@ -278,23 +271,35 @@ async fn mount_etcd(world: &World, settings: &Settings) -> Result<String> {
         deadline: settings.deadlines.download,
     };
     pulled.apply(world, &Notes::unread()).await?;
-    // A restore that was interrupted may have left it.
-    let unmount = ["--namespace", "k8s.io", "images", "unmount", "--rm", IMAGE];
-    let _ = world.commands.run(Command::new(CTR, unmount)).await?;
-    run(world, "mkdir", &["-p", IMAGE]).await?;
-    let mount = ["--namespace", "k8s.io", "images", "mount", &image, IMAGE];
-    run(world, CTR, &mount).await?;
-    Ok(format!("{IMAGE}/usr/local/bin/etcdutl"))
+    Ok(image)
 }
 
 /// A new member's data, beside those that etcd uses.
-async fn make_data(world: &World, me: &Identity, tool: &str) -> Result<()> {
+async fn make_data(world: &World, me: &Identity, image: &str) -> Result<()> {
+    // A restore that was interrupted may have left its container and half of the data.
+    for left in [&["tasks", "rm", "--force"][..], &["containers", "rm"]] {
+        let remove = [&["--namespace", "k8s.io"], left, &[CONTAINER]].concat();
+        let _ = world.commands.run(Command::new(CTR, remove)).await?;
+    }
     run(world, "rm", &["-rf", MADE]).await?;
     run(world, "mkdir", &["-p", "-m", "700", paths::ETCD]).await?;
     let peer = format!("https://{}:2380", me.private_ip);
     let snapshot = work(DATA).display().to_string();
     let cluster = format!("{}={peer}", me.node_name);
+    let from = format!("type=bind,src={WORK},dst={WORK},options=rbind:ro");
+    let to = format!("type=bind,src={0},dst={0},options=rbind:rw", paths::ETCD);
     let restore = [
+        "--namespace",
+        "k8s.io",
+        "run",
+        "--rm",
+        "--mount",
+        &from,
+        "--mount",
+        &to,
+        image,
+        CONTAINER,
+        "/usr/local/bin/etcdutl",
         "snapshot",
         "restore",
         &snapshot,
@@ -310,7 +315,7 @@ async fn make_data(world: &World, me: &Identity, tool: &str) -> Result<()> {
         BUMP,
         "--mark-compacted",
     ];
-    run(world, tool, &restore).await
+    run(world, CTR, &restore).await
 }
 
 /// Ends this machine's control plane, if it has one: its kubelet stops what has no manifest.
