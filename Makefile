@@ -16,9 +16,9 @@ demo: tools build
 	@echo; $(LAB) kubectl -- wait --for=create --timeout=180s --namespace visits statefulset/redis
 	@$(LAB) kubectl -- rollout status --timeout=180s --namespace visits statefulset/redis
 	@for worker in 10.42.0.11 10.42.0.12; do \
-	    $(LAB) curl -- --silent --show-error --fail --retry 60 --retry-delay 2 --retry-all-errors \
-	        --output target/visits.html "http://$$worker/" && \
-	    sed -n "s|.*id=\"\([a-z]*\)\" value=\"\([0-9]*\)\".*|the page through $$worker: \1 \2|p" target/visits.html; \
+	    timeout 180 sh -c "until $(LAB) curl -- --silent --show-error --fail --output target/visits.html http://$$worker/ \
+	        && grep -q 'id=.visits.' target/visits.html; do sleep 2; done" && \
+	    sed -n "s|.*id=\"\(visits\)\" value=\"\([0-9]*\)\".*|the page through $$worker: \1 \2|p" target/visits.html || exit 1; \
 	done
 	@echo; echo 'The cluster is left running. To go on, as root:'
 	@echo '  cargo run -p lab -- status                      what the machines do'

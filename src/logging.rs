@@ -7,17 +7,21 @@
 
 use std::io::{self, IsTerminal};
 
-use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
-/// The variable that chooses what is logged, in `tracing-subscriber`'s directives: `debug`, `k8s_bootstrap=trace`.
+/// The variable that chooses what is logged, in the directives of `tracing-subscriber`'s
+/// [`Targets`]: `debug`, `info,k8s_bootstrap=debug`.
 pub const VARIABLE: &str = "K8S_BOOTSTRAP_LOG";
 
 /// Under systemd: events go to the journal as they are, with their fields. Elsewhere
 /// they go to stderr.
 pub fn start() {
-    // kube logs each refused connection as an error; the wait that sees it says so better.
-    let directives = std::env::var(VARIABLE).unwrap_or_else(|_| "info,kube_client=off".to_owned());
-    let filter = EnvFilter::builder().parse_lossy(directives);
+    let asked = std::env::var(VARIABLE).ok();
+    let (filter, mistake) = filter(asked.as_deref());
     let journal = under_systemd()
         .then(|| tracing_journald::layer().ok())
         .flatten()
@@ -33,9 +37,55 @@ pub fn start() {
         .with(journal)
         .with(stderr)
         .init();
+    if let Some(mistake) = mistake {
+        tracing::warn!("{mistake}");
+    }
+}
+
+/// What to log. A mistake in the variable must not silence the agent, nor stop it.
+fn filter(asked: Option<&str>) -> (Targets, Option<String>) {
+    // kube logs each refused connection as an error; the wait that sees it says so better.
+    let usual = || {
+        Targets::new()
+            .with_default(LevelFilter::INFO)
+            .with_target("kube_client", LevelFilter::OFF)
+    };
+    match asked.map(str::parse::<Targets>) {
+        None => (usual(), None),
+        Some(Ok(filter)) => (filter, None),
+        Some(Err(cause)) => (
+            usual(),
+            Some(format!(
+                "{VARIABLE} is ignored, since it cannot be read: {cause}"
+            )),
+        ),
+    }
 }
 
 /// systemd sets this where stdout or stderr is connected to the journal.
 fn under_systemd() -> bool {
     std::env::var_os("JOURNAL_STREAM").is_some() && std::env::var_os("NOTIFY_SOCKET").is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::Level;
+
+    use super::*;
+
+    #[test]
+    fn each_target_has_the_level_that_was_asked_for() {
+        let (filter, mistake) = filter(Some("warn,k8s_bootstrap=debug"));
+        assert_eq!(mistake, None);
+        assert!(filter.would_enable("k8s_bootstrap::boot", &Level::DEBUG));
+        assert!(!filter.would_enable("hyper", &Level::INFO));
+    }
+
+    #[test]
+    fn a_mistake_is_told_and_changes_nothing() {
+        let (filter, mistake) = filter(Some("k8s_bootstrap=loud"));
+        assert!(mistake.is_some_and(|said| said.contains(VARIABLE)));
+        assert!(filter.would_enable("k8s_bootstrap::boot", &Level::INFO));
+        assert!(!filter.would_enable("kube_client::client", &Level::ERROR));
+    }
 }

@@ -176,6 +176,10 @@ const SCENARIOS: &[Scenario] = &[
         scenarios::control_planes::a_terminated_founder_is_replaced,
     ),
     (
+        "the_cluster_comes_back_from_a_backup",
+        scenarios::disaster::the_cluster_comes_back_from_a_backup,
+    ),
+    (
         "down_leaves_nothing_behind",
         scenarios::life::down_leaves_nothing_behind,
     ),

@@ -129,11 +129,26 @@ impl Stage {
             .copied()
             .collect();
         self.lab(&args)?;
-        let status = json(&self.lab(&["status", "--json"])?)?;
-        let newest = list(&status["machines"]).last();
+        let newest = self.machines()?.pop();
         Ok(newest
             .map(|machine| text(&machine["name"]))
             .unwrap_or_default())
+    }
+
+    /// What the lab says of each machine, the newest last.
+    pub fn machines(&self) -> Result<Vec<Value>, Failed> {
+        let status = json(&self.lab(&["status", "--json"])?)?;
+        Ok(list(&status["machines"]).to_vec())
+    }
+
+    /// The control planes of the cluster that run, the oldest first.
+    pub fn control_planes(&self) -> Result<Vec<String>, Failed> {
+        Ok(self
+            .machines()?
+            .iter()
+            .filter(|m| m["role"] == "control-plane" && m["phase"] == "running")
+            .map(|m| text(&m["name"]))
+            .collect())
     }
 
     /// Runs a command in a machine.

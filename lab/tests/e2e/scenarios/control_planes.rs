@@ -10,8 +10,24 @@ use crate::stage::{Stage, ensure, json, list, text, until};
 /// through that worker's own balancer.
 const KUBECONFIG: &str = "/run/e2e-kubeconfig";
 
-/// Has this worker ask the API through its balancer again and again, until the unit is stopped.
-fn ask_through_the_balancer(stage: &Stage, worker: &str, request: &str) -> Result<(), Failed> {
+/// A worker that asks the API through its balancer again and again, until this is dropped.
+struct Asking<'a> {
+    stage: &'a Stage,
+    worker: &'a str,
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        let stop = ["exec", self.worker, "--", "systemctl", "stop", "e2e-asks"];
+        let _ = self.stage.try_lab(&stop);
+    }
+}
+
+fn ask_through_the_balancer<'a>(
+    stage: &'a Stage,
+    worker: &'a str,
+    request: &str,
+) -> Result<Asking<'a>, Failed> {
     let printed = stage.exec(
         "cp1",
         &["k8s-bootstrap", "kubeconfig", "--server", "127.0.0.1:7443"],
@@ -38,9 +54,11 @@ fn ask_through_the_balancer(stage: &Stage, worker: &str, request: &str) -> Resul
             &line,
         ],
     )?;
+    let asking = Asking { stage, worker };
     until(30, "the first answer", || {
         answers(stage, worker, 1).map(drop)
-    })
+    })?;
+    Ok(asking)
 }
 
 /// The answers so far, once there are at least so many good ones.
@@ -125,8 +143,8 @@ pub fn two_more_control_planes_join_at_once(stage: &Stage) -> Result<(), Failed>
 pub fn a_request_after_the_death_of_an_api_server_goes_through(
     stage: &Stage,
 ) -> Result<(), Failed> {
-    ask_through_the_balancer(stage, "w1", "get nodes -o name")?;
-    for machine in ["cp1", "cp2", "cp3"] {
+    let asking = ask_through_the_balancer(stage, "w1", "get nodes -o name")?;
+    for machine in &stage.control_planes()? {
         stage.exec(machine, &["pkill", "-KILL", "-x", "kube-apiserver"])?;
         let failed = failures(stage, "w1")?;
         ensure(
@@ -138,7 +156,7 @@ pub fn a_request_after_the_death_of_an_api_server_goes_through(
             voters(stage, machine, 3).map(drop)
         })?;
     }
-    stage.exec("w1", &["systemctl", "stop", "e2e-asks"])?;
+    drop(asking);
     Ok(())
 }
 
@@ -146,17 +164,19 @@ pub fn a_request_after_the_death_of_an_api_server_goes_through(
 pub fn a_terminated_founder_is_replaced(stage: &Stage) -> Result<(), Failed> {
     let dead = text(&stage.agent("cp1")?["node"]);
     stage.kubectl(&["create", "configmap", "e2e-writes"])?;
-    ask_through_the_balancer(
+    let asking = ask_through_the_balancer(
         stage,
         "w1",
         "patch configmap e2e-writes --type=merge -p \"{\\\"data\\\":{\\\"at\\\":\\\"$at\\\"}}\"",
     )?;
     stage.lab(&["terminate", "cp1", "--hard"])?;
     let failed = failures(stage, "w1")?;
-    stage.exec("w1", &["systemctl", "stop", "e2e-asks"])?;
+    drop(asking);
+    let left = stage.control_planes()?;
+    let survivor = left.first().ok_or("no control plane is left")?;
     eprintln!("writes that failed when the founder died: {failed:?}");
     until(120, "the dead one's member and Node to go", || {
-        let names = voters(stage, "cp2", 2)?;
+        let names = voters(stage, survivor, 2)?;
         let nodes = stage.kubectl(&["get", "nodes", "-o", "name"])?;
         ensure(
             !names.contains(&dead) && !nodes.contains(&dead),
@@ -165,14 +185,14 @@ pub fn a_terminated_founder_is_replaced(stage: &Stage) -> Result<(), Failed> {
     })?;
     stage.lab(&["launch", "--role", "control-plane"])?;
     until(120, "three voters again", || {
-        voters(stage, "cp2", 3).map(drop)
+        voters(stage, survivor, 3).map(drop)
     })?;
-    let uids = ["cp2", "cp3", "cp4", "w1"].map(|machine| {
-        stage
-            .agent(machine)
-            .map(|status| text(&status["cluster_uid"]))
-    });
-    let uids = uids.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let mut machines = stage.control_planes()?;
+    machines.push("w1".to_owned());
+    let uids = machines
+        .iter()
+        .map(|machine| Ok(text(&stage.agent(machine)?["cluster_uid"])))
+        .collect::<Result<Vec<_>, Failed>>()?;
     ensure(
         uids.iter().all(|uid| !uid.is_empty() && *uid == uids[0]),
         format!("the machines' clusters are {uids:?}"),

@@ -139,9 +139,7 @@ pub fn a_killed_agent_goes_on_where_it_was(stage: &Stage) -> Result<(), Failed> 
 /// The spot market's two minutes are enough: the Node is gone while the machine still runs.
 pub fn a_spot_notice_empties_the_node(stage: &Stage) -> Result<(), Failed> {
     stage.lab(&["launch", "--role", "worker"])?;
-    let status = crate::stage::json(&stage.lab(&["status", "--json"])?)?;
-    let newest = crate::stage::list(&status["machines"]).last().cloned();
-    let newest = newest.unwrap_or_default();
+    let newest = stage.machines()?.pop().unwrap_or_default();
     let (machine, node) = (text(&newest["name"]), text(&newest["node"]));
     stage.lab(&["notice", &machine])?;
     until(110, "the node to leave", || {

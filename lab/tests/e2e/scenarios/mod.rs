@@ -2,6 +2,7 @@
 
 pub mod arrival;
 pub mod control_planes;
+pub mod disaster;
 pub mod etcd;
 pub mod joining;
 pub mod life;

@@ -1,0 +1,90 @@
+//! The loss of every control plane, and the way back.
+
+use libtest_mimic::Failed;
+
+use crate::stage::{Stage, ensure, json, list, text, until};
+
+/// In the lab's bucket.
+const PLACE: &str = "s3://k8s-bootstrap-backups/lab";
+
+fn note(stage: &Stage, name: &str) -> Result<(), Failed> {
+    let create = ["create", "configmap", name, "--from-literal=written=yes"];
+    stage.kubectl(&create).map(drop)
+}
+
+fn uid(stage: &Stage) -> Result<String, Failed> {
+    let namespace = stage.get(&["namespace", "kube-system"])?;
+    Ok(text(&namespace["metadata"]["uid"]))
+}
+
+pub fn the_cluster_comes_back_from_a_backup(stage: &Stage) -> Result<(), Failed> {
+    let all = stage.control_planes()?;
+    let one = all.first().ok_or("no control plane runs")?;
+    let before = uid(stage)?;
+    let nodes = stage.ready_nodes()?;
+    let lost = all
+        .iter()
+        .map(|name| stage.agent(name).map(|status| text(&status["node"])));
+    let lost = lost.collect::<Result<Vec<_>, _>>()?;
+    note(stage, "before-the-backup")?;
+    let backup = stage.exec(one, &["k8s-bootstrap", "etcd", "snapshot", "--to", PLACE])?;
+    ensure(
+        backup.starts_with(PLACE) && backup.trim().contains(".json"),
+        backup.clone(),
+    )?;
+    note(stage, "after-the-backup")?;
+
+    // A control plane that lives is never replaced by an old copy of itself.
+    let from = backup.trim();
+    let restore = ["k8s-bootstrap", "etcd", "restore", "--yes", "--from", from];
+    let args: Vec<&str> = [&["exec", one, "--"][..], &restore].concat();
+    let refused = stage.try_lab(&args)?;
+    ensure(
+        refused.status.code() == Some(3)
+            && String::from_utf8_lossy(&refused.stderr)
+                .contains("other control planes are not terminated"),
+        String::from_utf8_lossy(&refused.stderr),
+    )?;
+
+    for name in &all {
+        stage.lab(&["terminate", "--hard", name])?;
+    }
+    let new = stage.launch_as("control-plane", &[])?;
+    until(300, "the new control plane's refusal", || {
+        let entries = stage.journal(&new)?;
+        let said =
+            |e: &serde_json::Value| text(&e["MESSAGE"]).contains("no control plane of cluster");
+        ensure(entries.iter().any(said), "it has not refused yet")
+    })?;
+
+    stage.exec(&new, &restore)?;
+    until(300, "the restored control plane", || {
+        let status = stage.agent(&new)?;
+        ensure(
+            status["stage"] == "ready",
+            format!("the agent says {}: {}", status["stage"], status["message"]),
+        )
+    })?;
+    until(180, "the nodes that were Ready before", || {
+        let ready = stage.ready_nodes()?;
+        let missing: Vec<_> = nodes
+            .iter()
+            .filter(|node| !lost.contains(node) && !ready.contains(node))
+            .collect();
+        ensure(missing.is_empty(), format!("not Ready are {missing:?}"))
+    })?;
+    ensure(uid(stage)? == before, "this is another cluster")?;
+    let maps = stage.get(&["configmaps"])?;
+    let names: Vec<String> = list(&maps["items"])
+        .iter()
+        .map(|map| text(&map["metadata"]["name"]))
+        .collect();
+    ensure(
+        names.contains(&"before-the-backup".to_owned())
+            && !names.contains(&"after-the-backup".to_owned()),
+        format!("there are {names:?}"),
+    )?;
+    stage.lab(&["launch", "--role", "control-plane"])?;
+    let members = stage.exec(&new, &["k8s-bootstrap", "etcd", "members", "--json"])?;
+    ensure(list(&json(&members)?).len() == 2, members)
+}
