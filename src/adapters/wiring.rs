@@ -17,7 +17,7 @@ use super::{
     imds::Imds,
     join::JoinClient,
     kube::KubeCluster,
-    store::{FolderStore, SsmStore},
+    store::{FolderStore, S3Store, SsmStore},
 };
 use crate::{
     config::{Settings, StoreKind},
@@ -65,6 +65,12 @@ impl Wiring {
         let store: Arc<dyn Store> = match settings.store.kind {
             StoreKind::Ssm => Arc::new(SsmStore::new(
                 Ssm::new(aws.clone()),
+                &settings.store.prefix,
+                &me.cluster,
+            )),
+            StoreKind::S3 => Arc::new(S3Store::new(
+                S3::new(aws.clone()),
+                &settings.store.bucket,
                 &settings.store.prefix,
                 &me.cluster,
             )),

@@ -66,6 +66,7 @@ pub struct Node {
 pub struct Store {
     pub kind: StoreKind,
     pub prefix: String,
+    pub bucket: String,
     pub path: PathBuf,
 }
 
@@ -75,6 +76,8 @@ pub struct Store {
 pub enum StoreKind {
     /// AWS Systems Manager Parameter Store.
     Ssm,
+    /// A bucket of S3.
+    S3,
     /// A directory that all nodes share.
     Folder,
 }

@@ -2,10 +2,10 @@
 
 use std::net::Ipv4Addr;
 
-use super::{EMBEDDED, Settings, Snapshots, Source, embedded, settings::Dns};
+use super::{EMBEDDED, Settings, Snapshots, Source, StoreKind, embedded, settings::Dns};
 use crate::{
     error::{Error, Result},
-    ports::Place,
+    ports::{Place, is_bucket},
 };
 
 /// Refuses settings that contradict themselves or that no cluster could run with.
@@ -34,6 +34,17 @@ pub fn validate(settings: &Settings) -> Result<()> {
             settings.store.prefix
         ))
         .hint("example: prefix = \"/k8s-bootstrap\""));
+    }
+    let bucket = &settings.store.bucket;
+    let fits = match settings.store.kind {
+        StoreKind::S3 => is_bucket(bucket),
+        StoreKind::Ssm | StoreKind::Folder => bucket.is_empty(),
+    };
+    if !fits {
+        return Err(Error::refused(format!(
+            "store.bucket: `{bucket}` does not go with the kind of store"
+        ))
+        .hint("kind \"s3\" needs a bucket's name without s3://, every other kind none"));
     }
     // TimeoutStopSec of the unit is beyond it.
     if settings.leaving.deadline > 120 {
@@ -273,6 +284,15 @@ mod tests {
                 "snapshots.keep: 0",
             ),
             ("join.port = 0", "join.port: 0 is no port"),
+            ("store.kind = 's3'", "store.bucket: `` does not go"),
+            (
+                "store = { kind = 's3', bucket = 's3://b' }",
+                "store.bucket: `s3://b` does not go",
+            ),
+            (
+                "store.bucket = 'my-bucket'",
+                "store.bucket: `my-bucket` does not go",
+            ),
             ("store.prefix = 'x'", "store.prefix: `x` must start"),
             (
                 "pins.runc.sha256.amd64 = 'abc'",

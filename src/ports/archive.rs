@@ -65,8 +65,9 @@ impl Place {
     }
 }
 
+/// Whether a bucket may have this name.
 /// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html>
-fn is_bucket(name: &str) -> bool {
+pub fn is_bucket(name: &str) -> bool {
     (3..=63).contains(&name.len())
         && name
             .bytes()

@@ -22,7 +22,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-pub use archive::{Archive, Place};
+pub use archive::{Archive, Place, is_bucket};
 pub use certificates::CertificateRequests;
 pub use cluster::{Cluster, Eviction, NodeCondition, ObjectRef, Part};
 pub use commands::{Command, Commands, Output};

@@ -104,6 +104,10 @@ const SCENARIOS: &[Scenario] = &[
         scenarios::life::a_spot_notice_empties_the_node,
     ),
     (
+        "a_reset_worker_leaves_and_may_join_again",
+        scenarios::life::a_reset_worker_leaves_and_may_join_again,
+    ),
+    (
         "a_rebooted_node_comes_back",
         scenarios::life::a_rebooted_node_comes_back,
     ),
@@ -148,6 +152,14 @@ const SCENARIOS: &[Scenario] = &[
         scenarios::permissions::a_control_plane_names_each_action_that_its_policy_lacks,
     ),
     (
+        "the_leader_names_each_action_that_the_workers_name_needs",
+        scenarios::permissions::the_leader_names_each_action_that_the_workers_name_needs,
+    ),
+    (
+        "a_node_that_its_group_ends_leaves_and_names_the_action_that_its_policy_lacks",
+        scenarios::permissions::a_node_that_its_group_ends_leaves_and_names_the_action_that_its_policy_lacks,
+    ),
+    (
         "cgroup_v1_is_refused_without_the_override",
         scenarios::refusals::cgroup_v1_is_refused_without_the_override,
     ),
@@ -174,6 +186,10 @@ const SCENARIOS: &[Scenario] = &[
     (
         "a_terminated_founder_is_replaced",
         scenarios::control_planes::a_terminated_founder_is_replaced,
+    ),
+    (
+        "a_reset_control_plane_leaves_etcd_and_may_join_again",
+        scenarios::control_planes::a_reset_control_plane_leaves_etcd_and_may_join_again,
     ),
     (
         "the_cluster_comes_back_from_a_backup",

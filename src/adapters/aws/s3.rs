@@ -1,4 +1,4 @@
-//! Objects of S3: whole files, one part each, which S3 takes up to 5 GiB.
+//! Objects of S3, files and small ones: one part each, which S3 takes up to 5 GiB.
 //! <https://docs.aws.amazon.com/AmazonS3/latest/API/API_PutObject.html>
 //!
 //! Buckets stand in the path, not in the host: so one name and one certificate serve all,
@@ -25,6 +25,7 @@ use quick_xml::de::from_str;
 use reqwest::{Method, Response, header};
 use secrecy::ExposeSecret;
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
 use tokio::{fs::File, io::AsyncWriteExt};
 use url::Url;
 
@@ -37,6 +38,7 @@ use super::{
 use crate::{
     adapters::{host, imds::RoleCredentials},
     error::{Context, Error, Result},
+    ports::Created,
 };
 
 /// sha256 of nothing.
@@ -57,14 +59,19 @@ struct Request<'a> {
     bucket: &'a str,
     key: &'a str,
     query: Vec<(&'static str, String)>,
-    /// The file that is sent.
-    file: Option<Upload>,
+    /// What is sent.
+    upload: Option<Upload>,
 }
 
 struct Upload {
-    path: PathBuf,
+    content: Content,
     bytes: u64,
     sha256: String,
+}
+
+enum Content {
+    File(PathBuf),
+    Bytes(Vec<u8>),
 }
 
 /// What became of it.
@@ -87,23 +94,48 @@ impl S3 {
             host::blocking(move || Ok((std::fs::metadata(&path)?.len(), host::sha256_of(&path)?)))
                 .await
                 .attempting(reading)?;
+        let upload = Upload {
+            content: Content::File(file.to_owned()),
+            bytes,
+            sha256,
+        };
+        self.write(bucket, key, upload).await.map(drop)
+    }
+
+    /// Writes a small object unless there is one of that key, and tells so.
+    pub async fn create(&self, bucket: &str, key: &str, content: Vec<u8>) -> Result<Created> {
+        let upload = Upload {
+            bytes: content.len() as u64,
+            sha256: hex::encode(Sha256::digest(&content)),
+            content: Content::Bytes(content),
+        };
+        self.write(bucket, key, upload).await
+    }
+
+    async fn write(&self, bucket: &str, key: &str, upload: Upload) -> Result<Created> {
         let request = Request {
-            method: Method::PUT,
-            action: "s3:PutObject",
-            bucket,
-            key,
-            query: Vec::new(),
-            file: Some(Upload {
-                path: file.to_owned(),
-                bytes,
-                sha256,
-            }),
+            upload: Some(upload),
+            ..Request::new(Method::PUT, "s3:PutObject", bucket, key)
         };
         match self.call(&request).await? {
-            Outcome::Done(_) => Ok(()),
-            Outcome::Rejected(no, _) if no.status == 412 => Ok(()),
+            Outcome::Done(_) => Ok(Created::Yes),
+            Outcome::Rejected(no, _) if no.status == 412 => Ok(Created::AlreadyThere),
             Outcome::Rejected(no, role) => Err(self.error(&request, no, &role)),
         }
+    }
+
+    /// A small object; none where there is no such key.
+    pub async fn read(&self, bucket: &str, key: &str) -> Result<Option<Vec<u8>>> {
+        let request = Request::new(Method::GET, "s3:GetObject", bucket, key);
+        let answer = match self.call(&request).await? {
+            Outcome::Done(answer) => answer,
+            Outcome::Rejected(no, _) if no.code == "NoSuchKey" => return Ok(None),
+            Outcome::Rejected(no, role) => return Err(self.error(&request, no, &role)),
+        };
+        let content = answer.bytes().await.map_err(reqwest::Error::without_url);
+        let content = content.attempting(|| "the transfer broke off".to_owned());
+        let content = content.map_err(|error| error.during(self.attempted(&request)))?;
+        Ok(Some(content.into()))
     }
 
     /// Fetches an object into a file, see [`crate::ports::Archive::get`].
@@ -261,7 +293,7 @@ impl S3 {
         credentials: &RoleCredentials,
     ) -> Result<Response> {
         let aws = &self.0;
-        let bytes = request.file.as_ref().map_or(0, |file| file.bytes);
+        let bytes = request.upload.as_ref().map_or(0, |upload| upload.bytes);
         let patience = Duration::from_secs(60 + bytes / SLOWEST);
         let mut call = aws
             .http
@@ -272,12 +304,17 @@ impl S3 {
             call = call.timeout(Duration::from_hours(1));
         }
         let mut own = Vec::new();
-        if let Some(file) = &request.file {
+        if let Some(upload) = &request.upload {
             own.push(("if-none-match", "*"));
-            let content = File::open(&file.path)
-                .await
-                .attempting(|| format!("cannot read {}", file.path.display()))?;
-            call = call.header(header::CONTENT_LENGTH, bytes).body(content);
+            call = call.header(header::CONTENT_LENGTH, bytes);
+            call = match &upload.content {
+                Content::Bytes(content) => call.body(content.clone()),
+                Content::File(path) => call.body(
+                    File::open(path)
+                        .await
+                        .attempting(|| format!("cannot read {}", path.display()))?,
+                ),
+            };
         }
         for (name, value) in &own {
             call = call.header(*name, *value);
@@ -326,9 +363,9 @@ impl S3 {
             .attempting(attempted)?
             .into();
         let digest = request
-            .file
+            .upload
             .as_ref()
-            .map_or_else(|| EMPTY.to_owned(), |file| file.sha256.clone());
+            .map_or_else(|| EMPTY.to_owned(), |upload| upload.sha256.clone());
         let signable = SignableRequest::new(
             request.method.as_str(),
             url.as_str(),
@@ -352,7 +389,7 @@ impl<'a> Request<'a> {
             bucket,
             key,
             query: Vec::new(),
-            file: None,
+            upload: None,
         }
     }
 }

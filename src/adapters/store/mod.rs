@@ -1,12 +1,14 @@
-//! The cluster's shared record, in Parameter Store or in a folder.
+//! The cluster's shared record, in Parameter Store, in a bucket or in a folder.
 //!
 //! Keys are relative and made of segments of `A-Z a-z 0-9 _ . -`, such as
-//! `founder/1`; both stores put PREFIX/CLUSTER/ before them. No secret lies there.
+//! `founder/1`; all stores put PREFIX/CLUSTER/ before them. No secret lies there.
 
 mod folder;
+mod s3;
 mod ssm;
 
 pub use folder::FolderStore;
+pub use s3::S3Store;
 pub use ssm::SsmStore;
 
 use crate::error::{Error, Result};

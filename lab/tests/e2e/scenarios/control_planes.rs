@@ -198,3 +198,31 @@ pub fn a_terminated_founder_is_replaced(stage: &Stage) -> Result<(), Failed> {
         format!("the machines' clusters are {uids:?}"),
     )
 }
+
+/// A member that a person resets leaves etcd before its data go, and joins again as a new one.
+pub fn a_reset_control_plane_leaves_etcd_and_may_join_again(stage: &Stage) -> Result<(), Failed> {
+    let all = stage.control_planes()?;
+    let (Some(machine), Some(other)) = (all.last(), all.first()) else {
+        return Err("there is no control plane".into());
+    };
+    let node = text(&stage.agent(machine)?["node"]);
+    stage.exec(machine, &["k8s-bootstrap", "reset", "--yes"])?;
+    let names = voters(stage, other, all.len() - 1)?;
+    ensure(!names.contains(&node), format!("members {names:?}"))?;
+    let start = [
+        "systemctl",
+        "enable",
+        "--now",
+        "--no-block",
+        "k8s-bootstrap",
+    ];
+    stage.exec(machine, &start)?;
+    until(300, "the member's return", || {
+        let names = voters(stage, other, all.len())?;
+        let ready = stage.ready_nodes()?;
+        ensure(
+            names.contains(&node) && ready.contains(&node),
+            format!("members {names:?}, Ready {ready:?}"),
+        )
+    })
+}

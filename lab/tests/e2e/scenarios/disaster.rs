@@ -17,6 +17,23 @@ fn uid(stage: &Stage) -> Result<String, Failed> {
     Ok(text(&namespace["metadata"]["uid"]))
 }
 
+/// Without a majority nothing can be written; what was written is still read, and nothing is
+/// taken out of a cluster that cannot agree to it.
+fn the_survivor_says_what_is_lost(stage: &Stage, survivor: &str) -> Result<(), Failed> {
+    until(120, "the survivor's word", || {
+        let said = stage.agent(survivor)?.to_string();
+        ensure(said.contains("etcd has lost its majority"), said)
+    })?;
+    let read = "kubectl --kubeconfig=/etc/kubernetes/admin.conf --server=https://127.0.0.1:6443 \
+                get --raw '/api/v1/namespaces/default/configmaps?resourceVersion=0'";
+    let maps = until(60, "an answer from the survivor", || {
+        stage.shell(survivor, read)
+    })?;
+    ensure(maps.contains("after-the-backup"), maps)?;
+    let members = stage.exec(survivor, &["k8s-bootstrap", "etcd", "members", "--json"])?;
+    ensure(list(&json(&members)?).len() == 3, members)
+}
+
 pub fn the_cluster_comes_back_from_a_backup(stage: &Stage) -> Result<(), Failed> {
     let all = stage.control_planes()?;
     let one = all.first().ok_or("no control plane runs")?;
@@ -46,9 +63,13 @@ pub fn the_cluster_comes_back_from_a_backup(stage: &Stage) -> Result<(), Failed>
         String::from_utf8_lossy(&refused.stderr),
     )?;
 
-    for name in &all {
+    for name in all.iter().skip(1) {
         stage.lab(&["terminate", "--hard", name])?;
     }
+    if all.len() > 2 {
+        the_survivor_says_what_is_lost(stage, one)?;
+    }
+    stage.lab(&["terminate", "--hard", one])?;
     let new = stage.launch_as("control-plane", &[])?;
     until(300, "the new control plane's refusal", || {
         let entries = stage.journal(&new)?;

@@ -157,6 +157,47 @@ pub fn a_spot_notice_empties_the_node(stage: &Stage) -> Result<(), Failed> {
     stage.lab(&["terminate", &machine]).map(drop)
 }
 
+/// A person takes a node out of the cluster and the cluster off the node. Started again, it
+/// joins as one that was never there.
+pub fn a_reset_worker_leaves_and_may_join_again(stage: &Stage) -> Result<(), Failed> {
+    let machines = stage.machines()?;
+    let newest = machines
+        .iter()
+        .rfind(|m| m["role"] == "worker" && m["phase"] == "running");
+    let newest = newest.cloned().unwrap_or_default();
+    let (machine, node) = (text(&newest["name"]), text(&newest["node"]));
+    let uid = node_uid(stage, &machine)?;
+    stage.exec(&machine, &["k8s-bootstrap", "reset", "--yes"])?;
+    until(60, "the leader to delete the Node", || {
+        let nodes = stage.kubectl(&["get", "nodes", "-o", "name"])?;
+        ensure(!nodes.contains(&node), format!("{node} is still there"))
+    })?;
+    let left = "ls -d /etc/kubernetes /etc/cni/net.d /var/lib/k8s-bootstrap/journal.json 2>/dev/null; \
+                pgrep -l 'kubelet|containerd|k8s-bootstrap|calico'; \
+                systemctl is-enabled kubelet containerd k8s-bootstrap | grep enabled; true";
+    let left = stage.shell(&machine, left)?;
+    ensure(
+        left.trim().lines().all(|line| line == "disabled"),
+        format!("{machine} still has\n{left}"),
+    )?;
+    let start = [
+        "systemctl",
+        "enable",
+        "--now",
+        "--no-block",
+        "k8s-bootstrap",
+    ];
+    stage.exec(&machine, &start)?;
+    until(240, "the node to join again", || {
+        ensure(
+            stage.ready_nodes()?.contains(&node),
+            format!("{node} is not Ready"),
+        )
+    })?;
+    let again = until(60, "the agent's status", || node_uid(stage, &machine))?;
+    ensure(again != uid, "it is the same Node object as before")
+}
+
 fn comes_back(
     stage: &Stage,
     machine: &str,

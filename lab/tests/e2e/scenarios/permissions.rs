@@ -2,6 +2,7 @@
 //! each call. Here one action after the other is missing.
 
 use libtest_mimic::Failed;
+use serde_json::Value;
 
 use crate::stage::{Stage, ensure, text, until};
 
@@ -58,4 +59,79 @@ pub fn a_control_plane_names_each_action_that_its_policy_lacks(
         "ssm:GetParametersByPath",
     ];
     each_is_named(stage, "control-plane", &actions, Some(claim))
+}
+
+/// Restores the whole policy of a role when this is dropped.
+struct Without<'a> {
+    stage: &'a Stage,
+    role: &'a str,
+}
+
+impl<'a> Without<'a> {
+    fn action(stage: &'a Stage, role: &'a str, action: &str) -> Result<Self, Failed> {
+        stage.lab(&["policy", "--role", role, "--without", action])?;
+        Ok(Self { stage, role })
+    }
+}
+
+impl Drop for Without<'_> {
+    fn drop(&mut self) {
+        let _ = self.stage.try_lab(&["policy", "--role", self.role]);
+    }
+}
+
+/// The workers' record set is read all the time, and written when a worker leaves it.
+pub fn the_leader_names_each_action_that_the_workers_name_needs(
+    stage: &Stage,
+) -> Result<(), Failed> {
+    let says = |action: &str| {
+        until(90, action, || {
+            let said = stage.agent("cp1")?.to_string();
+            ensure(said.contains(action), said)
+        })
+    };
+    let (read, write) = (
+        "route53:ListResourceRecordSets",
+        "route53:ChangeResourceRecordSets",
+    );
+    let without = Without::action(stage, "control-plane", read)?;
+    says(read)?;
+    drop(without);
+    let node = text(&stage.agent("w1")?["node"]);
+    let without = Without::action(stage, "control-plane", write)?;
+    stage.kubectl(&["cordon", &node])?;
+    let said = says(write);
+    drop(without);
+    stage.kubectl(&["uncordon", &node])?;
+    said?;
+    until(90, "the agent to be content again", || {
+        let said = stage.agent("cp1")?.to_string();
+        ensure(!said.contains("route53:"), said)
+    })
+}
+
+/// A node that may not ask its group for hooks leaves all the same, and says what it lacks.
+pub fn a_node_that_its_group_ends_leaves_and_names_the_action_that_its_policy_lacks(
+    stage: &Stage,
+) -> Result<(), Failed> {
+    stage.lab(&["launch", "--role", "worker"])?;
+    let newest = stage.machines()?.pop().unwrap_or_default();
+    let (machine, node) = (text(&newest["name"]), text(&newest["node"]));
+    let action = "autoscaling:DescribeAutoScalingInstances";
+    let without = Without::action(stage, "worker", action)?;
+    stage.lab(&["notice", "--group", &machine])?;
+    until(150, "the node to leave", || {
+        let nodes = stage.kubectl(&["get", "nodes", "-o", "name"])?;
+        ensure(!nodes.contains(&node), format!("{node} is still there"))
+    })?;
+    drop(without);
+    let entries = stage.journal(&machine)?;
+    let names = |field: &Value| field.as_str().is_some_and(|said| said.contains(action));
+    ensure(
+        entries
+            .iter()
+            .any(|e| names(&e["MESSAGE"]) || names(&e["HINT"])),
+        format!("its journal does not name {action}"),
+    )?;
+    stage.lab(&["terminate", &machine]).map(drop)
 }

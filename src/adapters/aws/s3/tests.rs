@@ -17,8 +17,10 @@ use crate::{
     adapters::{
         aws::{CredentialSource, endpoint::Endpoints},
         http::Clients,
+        store::S3Store,
     },
-    testing::StoppedClock,
+    ports::Store,
+    testing::{StoppedClock, promises},
 };
 
 struct Keys;
@@ -244,4 +246,21 @@ async fn what_is_not_there_leaves_no_file() {
     let error = stand.get("nothing").await.unwrap_err();
     assert!(error.one_line().contains("NoSuchKey"), "{error}");
     assert!(!stand.folder.path().join("fetched").exists());
+}
+
+#[tokio::test]
+async fn a_bucket_keeps_what_a_store_promises() {
+    let stand = Stand::new().await;
+    let store = S3Store::new(stand.s3.clone(), "backups", "/k8s-bootstrap", "prod");
+    promises(&store).await;
+    stand.bucket.busy.store(1, Ordering::SeqCst);
+    store.create("founder/7", "one").await.unwrap();
+    assert!(
+        stand
+            .bucket
+            .objects
+            .lock()
+            .unwrap()
+            .contains_key("k8s-bootstrap/prod/founder/7")
+    );
 }
