@@ -1,6 +1,6 @@
 //! The real adapters, put together.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use super::{
     archive::Archives,
@@ -17,7 +17,7 @@ use super::{
     imds::Imds,
     join::JoinClient,
     kube::KubeCluster,
-    store::{FolderStore, S3Store, SsmStore},
+    store::{FolderStore, S3Store, SsmStore, TagStore},
 };
 use crate::{
     config::{Settings, StoreKind},
@@ -26,6 +26,9 @@ use crate::{
     phases::kubeadm::{self, paths},
     ports::{Clock, Commands, Host, Store, World},
 };
+
+/// What an instance of a cluster without a store has recorded itself.
+const RECORD: &str = "/var/lib/k8s-bootstrap/record";
 
 /// What can be reached before it is known which cluster this instance belongs to.
 pub struct Wiring {
@@ -73,6 +76,12 @@ impl Wiring {
                 &settings.store.bucket,
                 &settings.store.prefix,
                 &me.cluster,
+            )),
+            StoreKind::None => Arc::new(TagStore::new(
+                Arc::new(Ec2Api::new(aws.clone())),
+                me,
+                settings.store.control_planes,
+                Path::new(RECORD),
             )),
             StoreKind::Folder => Arc::new(FolderStore::new(
                 &settings.store.path,

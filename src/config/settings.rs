@@ -67,6 +67,7 @@ pub struct Store {
     pub kind: StoreKind,
     pub prefix: String,
     pub bucket: String,
+    pub control_planes: usize,
     pub path: PathBuf,
 }
 
@@ -80,6 +81,8 @@ pub enum StoreKind {
     S3,
     /// A directory that all nodes share.
     Folder,
+    /// None: the control planes' own tags.
+    None,
 }
 
 /// `[join]`

@@ -21,6 +21,8 @@ const LABEL: &str = "label:";
 const TAINT: &str = "taint:";
 /// Written by agents, no settings.
 const REPORTS: [&str; 2] = ["ca", "phase"];
+/// `k8s-bootstrap:record:KEY`, written by agents: the record of a cluster without a store.
+pub const RECORD: &str = "k8s-bootstrap:record:";
 const EXPECTED: &str = "cluster, role, label:KEY and taint:KEY";
 
 /// The settings that tags give: `cluster.name`, `node.role`, `node.labels`, `node.taints`.
@@ -33,7 +35,7 @@ pub fn fragment(tags: &BTreeMap<String, String>) -> Result<Table> {
         let Some(key) = tag.strip_prefix(PREFIX) else {
             continue;
         };
-        if REPORTS.contains(&key) {
+        if REPORTS.contains(&key) || tag.starts_with(RECORD) {
             continue;
         }
         if tag == CLUSTER {
@@ -101,6 +103,7 @@ mod tests {
             ("k8s-bootstrap:label:disk", "ssd"),
             ("k8s-bootstrap:label:example.com/team", ""),
             ("k8s-bootstrap:phase", "ready"),
+            ("k8s-bootstrap:record:founder:1", "{}"),
             ("k8s-bootstrap:role", "worker"),
             ("k8s-bootstrap:taint:gpu", "yes:NoSchedule"),
         ]);

@@ -38,13 +38,20 @@ pub fn validate(settings: &Settings) -> Result<()> {
     let bucket = &settings.store.bucket;
     let fits = match settings.store.kind {
         StoreKind::S3 => is_bucket(bucket),
-        StoreKind::Ssm | StoreKind::Folder => bucket.is_empty(),
+        StoreKind::Ssm | StoreKind::Folder | StoreKind::None => bucket.is_empty(),
     };
     if !fits {
         return Err(Error::refused(format!(
             "store.bucket: `{bucket}` does not go with the kind of store"
         ))
         .hint("kind \"s3\" needs a bucket's name without s3://, every other kind none"));
+    }
+    if (settings.store.kind == StoreKind::None) != (settings.store.control_planes > 0) {
+        return Err(Error::refused(format!(
+            "store.control_planes: {} does not go with the kind of store",
+            settings.store.control_planes
+        ))
+        .hint("kind \"none\" needs the number of control planes, every other kind 0"));
     }
     // TimeoutStopSec of the unit is beyond it.
     if settings.leaving.deadline > 120 {
@@ -284,6 +291,11 @@ mod tests {
                 "snapshots.keep: 0",
             ),
             ("join.port = 0", "join.port: 0 is no port"),
+            ("store.kind = 'none'", "store.control_planes: 0 does not go"),
+            (
+                "store.control_planes = 3",
+                "store.control_planes: 3 does not go",
+            ),
             ("store.kind = 's3'", "store.bucket: `` does not go"),
             (
                 "store = { kind = 's3', bucket = 's3://b' }",

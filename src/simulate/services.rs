@@ -41,6 +41,10 @@ impl Ec2 for Place {
     async fn instances(&self, _cluster: &str) -> Result<Vec<Instance>> {
         self.call(EC2, "list instances", false, Scene::list).await
     }
+
+    async fn tag(&self, _instance: &str, _key: &str, _value: &str) -> Result<()> {
+        absent("store in tags")
+    }
 }
 
 impl Scene {

@@ -62,6 +62,14 @@ impl Ec2 for FakeEc2 {
             None => Ok(self.instances.lock().unwrap().clone()),
         }
     }
+
+    async fn tag(&self, instance: &str, key: &str, value: &str) -> Result<()> {
+        let mut instances = self.instances.lock().unwrap();
+        for tagged in instances.iter_mut().filter(|i| i.id == instance) {
+            tagged.tags.insert(key.to_owned(), value.to_owned());
+        }
+        Ok(())
+    }
 }
 
 /// A metadata service that above the adapters is asked for notices only.

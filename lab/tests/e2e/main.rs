@@ -172,6 +172,10 @@ const SCENARIOS: &[Scenario] = &[
         scenarios::refusals::run_without_root_is_refused,
     ),
     (
+        "a_founder_that_dies_early_is_followed",
+        scenarios::control_planes::a_founder_that_dies_early_is_followed,
+    ),
+    (
         "without_any_api_server_a_node_says_so_and_recovers",
         scenarios::control_planes::without_any_api_server_a_node_says_so_and_recovers,
     ),

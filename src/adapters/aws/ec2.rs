@@ -62,21 +62,39 @@ impl Ec2 for Ec2Api {
         found.sort_by(|a, b| a.id.cmp(&b.id));
         Ok(found)
     }
+
+    async fn tag(&self, instance: &str, key: &str, value: &str) -> Result<()> {
+        let parameters = [
+            ("ResourceId.1", instance),
+            ("Tag.1.Key", key),
+            ("Tag.1.Value", value),
+        ];
+        self.0
+            .done(&call("CreateTags", &parameters))
+            .await
+            .map(drop)
+    }
 }
 
 fn describe(cluster: &str, token: Option<&str>) -> Call {
+    let filter = format!("tag:{}", tags::CLUSTER);
+    let mut parameters = vec![
+        ("Filter.1.Name", filter.as_str()),
+        ("Filter.1.Value.1", cluster),
+        ("MaxResults", PAGE),
+    ];
+    parameters.extend(token.map(|token| ("NextToken", token)));
+    call("DescribeInstances", &parameters)
+}
+
+fn call(action: &'static str, parameters: &[(&str, &str)]) -> Call {
     let mut form = form_urlencoded::Serializer::new(String::new());
-    form.append_pair("Action", "DescribeInstances")
+    form.append_pair("Action", action)
         .append_pair("Version", API_VERSION)
-        .append_pair("Filter.1.Name", &format!("tag:{}", tags::CLUSTER))
-        .append_pair("Filter.1.Value.1", cluster)
-        .append_pair("MaxResults", PAGE);
-    if let Some(token) = token {
-        form.append_pair("NextToken", token);
-    }
+        .extend_pairs(parameters);
     Call {
         service: Service::Ec2,
-        action: "DescribeInstances",
+        action,
         method: Method::POST,
         path: "/".to_owned(),
         headers: vec![(

@@ -190,6 +190,19 @@ async fn a_terminated_instance_without_address_or_tags_is_listed_too() {
 }
 
 #[tokio::test]
+async fn an_instance_gets_a_tag() {
+    let region = Region::new().await;
+    region.answers([ResponseTemplate::new(200)]).await;
+    let tagged = region.ec2.tag("i-1", "a:b", "{\"c\":1}").await;
+    tagged.unwrap();
+    let requests = region.requests().await;
+    assert_eq!(
+        std::str::from_utf8(&requests[0].body).unwrap(),
+        "Action=CreateTags&Version=2016-11-15&ResourceId.1=i-1&Tag.1.Key=a%3Ab&Tag.1.Value=%7B%22c%22%3A1%7D"
+    );
+}
+
+#[tokio::test]
 async fn a_repeated_page_token_ends_in_an_error_instead_of_a_loop() {
     let region = Region::new().await;
     region

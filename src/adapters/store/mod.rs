@@ -1,15 +1,17 @@
-//! The cluster's shared record, in Parameter Store, in a bucket or in a folder.
+//! The cluster's shared record, in Parameter Store, in a bucket, in a folder, or in tags.
 //!
 //! Keys are relative and made of segments of `A-Z a-z 0-9 _ . -`, such as
-//! `founder/1`; all stores put PREFIX/CLUSTER/ before them. No secret lies there.
+//! `founder/1`; all but the tags put PREFIX/CLUSTER/ before them. No secret lies there.
 
 mod folder;
 mod s3;
 mod ssm;
+mod tags;
 
 pub use folder::FolderStore;
 pub use s3::S3Store;
 pub use ssm::SsmStore;
+pub use tags::TagStore;
 
 use crate::error::{Error, Result};
 

@@ -97,6 +97,64 @@ fn voters(stage: &Stage, machine: &str, count: usize) -> Result<Vec<String>, Fai
     Ok(members.iter().map(|member| text(&member["name"])).collect())
 }
 
+/// Which of these machines claimed to found their cluster.
+fn founder<'a>(stage: &Stage, machines: &'a [String]) -> Result<&'a String, Failed> {
+    until(120, "a claim to found the cluster", || {
+        for machine in machines {
+            let claimed = |e: &Value| text(&e["MESSAGE"]).starts_with("claim 1 to found");
+            if stage.journal(machine)?.iter().any(claimed) {
+                return Ok(machine);
+            }
+        }
+        Err("nobody has claimed yet".into())
+    })
+}
+
+/// A founder that dies in the first minute of its cluster is followed by another control plane,
+/// which founds a cluster of its own: nothing was in the first one yet. Two clusters beside the
+/// scenarios' own, one for each moment of death.
+pub fn a_founder_that_dies_early_is_followed(stage: &Stage) -> Result<(), Failed> {
+    let begins_to_found = |e: &Value| e["PHASE"] == "kubeadm-init";
+    let has_recorded = |e: &Value| e["PHASE"] == "record-cluster" && !e["DURATION_MS"].is_null();
+    let moments: [(&str, &dyn Fn(&Value) -> bool); 2] = [
+        ("dies-in-kubeadm-init", &begins_to_found),
+        ("dies-once-initialized", &has_recorded),
+    ];
+    let mut followers = Vec::new();
+    for (cluster, moment) in moments {
+        let tag = format!("k8s-bootstrap:cluster={cluster}");
+        let launch = ["launch", "--role", "control-plane", "--count", "2"];
+        stage.lab(&[&launch[..], &["--until", "booted", "--tag", &tag]].concat())?;
+        let machines = stage.machines()?;
+        let pair: Vec<String> = machines.iter().map(|m| text(&m["name"])).collect();
+        let pair = &pair[pair.len() - 2..];
+        let founder = founder(stage, pair)?;
+        until(180, cluster, || {
+            let reached = stage.journal(founder)?.iter().any(moment);
+            ensure(reached, format!("{founder} has not come so far"))
+        })?;
+        stage.lab(&["terminate", "--hard", founder])?;
+        followers.extend(pair.iter().find(|name| *name != founder).cloned());
+    }
+    for follower in &followers {
+        until(480, "the follower's cluster", || {
+            let status = stage.agent(follower)?;
+            ensure(
+                status["stage"] == "ready",
+                format!("{follower} says {}", status["message"]),
+            )
+        })?;
+        let claims = |e: &Value| text(&e["MESSAGE"]).starts_with("claim 2 to found");
+        ensure(
+            stage.journal(follower)?.iter().any(claims),
+            format!("{follower} did not found a cluster"),
+        )?;
+        voters(stage, follower, 1)?;
+        stage.lab(&["terminate", "--hard", follower])?;
+    }
+    Ok(())
+}
+
 /// With its only API server gone a node says so, and it recovers by itself.
 pub fn without_any_api_server_a_node_says_so_and_recovers(stage: &Stage) -> Result<(), Failed> {
     let manifest = "/etc/kubernetes/manifests/kube-apiserver.yaml";
