@@ -4,9 +4,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use reqwest::Method;
 use serde::{Deserialize, de::DeserializeOwned};
-use url::form_urlencoded;
 
 use super::{
     call::{Answer, Aws, Call},
@@ -94,21 +92,7 @@ impl Scaling for AutoScaling {
 }
 
 fn call(action: &'static str, parameters: &[(&str, &str)]) -> Call {
-    let mut form = form_urlencoded::Serializer::new(String::new());
-    form.append_pair("Action", action)
-        .append_pair("Version", "2011-01-01")
-        .extend_pairs(parameters);
-    Call {
-        service: Service::AutoScaling,
-        action,
-        method: Method::POST,
-        path: "/".to_owned(),
-        headers: vec![(
-            "content-type",
-            "application/x-www-form-urlencoded; charset=utf-8".to_owned(),
-        )],
-        body: form.finish(),
-    }
+    Call::query(Service::AutoScaling, "2011-01-01", action, parameters)
 }
 
 #[derive(Deserialize)]

@@ -17,7 +17,7 @@ use aws_smithy_runtime_api::client::identity::Identity;
 use jiff::{SignedDuration, Timestamp, fmt::rfc2822::DateTimeParser};
 use reqwest::{Client, Method};
 use secrecy::ExposeSecret;
-use url::Url;
+use url::{Url, form_urlencoded};
 
 use super::{
     CredentialSource,
@@ -65,6 +65,30 @@ pub(super) struct Call {
 }
 
 impl Call {
+    /// By the query protocol: a form in, XML out.
+    pub fn query(
+        service: Service,
+        version: &str,
+        action: &'static str,
+        parameters: &[(&str, &str)],
+    ) -> Self {
+        let mut form = form_urlencoded::Serializer::new(String::new());
+        form.append_pair("Action", action)
+            .append_pair("Version", version)
+            .extend_pairs(parameters);
+        Self {
+            service,
+            action,
+            method: Method::POST,
+            path: "/".to_owned(),
+            headers: vec![(
+                "content-type",
+                "application/x-www-form-urlencoded; charset=utf-8".to_owned(),
+            )],
+            body: form.finish(),
+        }
+    }
+
     /// The action as IAM policies name it.
     pub fn iam_action(&self) -> String {
         format!("{}:{}", self.service.name(), self.action)

@@ -5,9 +5,7 @@ use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use reqwest::Method;
 use serde::Deserialize;
-use url::form_urlencoded;
 
 use super::{
     call::{Aws, Call},
@@ -88,21 +86,7 @@ fn describe(cluster: &str, token: Option<&str>) -> Call {
 }
 
 fn call(action: &'static str, parameters: &[(&str, &str)]) -> Call {
-    let mut form = form_urlencoded::Serializer::new(String::new());
-    form.append_pair("Action", action)
-        .append_pair("Version", API_VERSION)
-        .extend_pairs(parameters);
-    Call {
-        service: Service::Ec2,
-        action,
-        method: Method::POST,
-        path: "/".to_owned(),
-        headers: vec![(
-            "content-type",
-            "application/x-www-form-urlencoded; charset=utf-8".to_owned(),
-        )],
-        body: form.finish(),
-    }
+    Call::query(Service::Ec2, API_VERSION, action, parameters)
 }
 
 #[derive(Deserialize)]
