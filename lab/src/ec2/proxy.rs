@@ -162,9 +162,10 @@ async fn machines_call(Shared(api): Shared<Arc<Api>>, request: Request<Body>) ->
     if verdict == Verdict::Pass {
         // moto sees a query after its server has unescaped it. What it signs then differs from
         // what was signed where a value has a slash, as each prefix of S3 has.
-        let caller = match call.service() {
-            "s3" => Caller::Lab,
-            _ => Caller::Machine,
+        let caller = if call.service() == "s3" && call.path.contains('?') {
+            Caller::Lab
+        } else {
+            Caller::Machine
         };
         return answered(api.forward(call, caller).await);
     }

@@ -156,6 +156,10 @@ const SCENARIOS: &[Scenario] = &[
         scenarios::permissions::the_leader_names_each_action_that_the_workers_name_needs,
     ),
     (
+        "a_backup_names_each_action_that_its_policy_lacks",
+        scenarios::permissions::a_backup_names_each_action_that_its_policy_lacks,
+    ),
+    (
         "a_node_that_its_group_ends_leaves_and_names_the_action_that_its_policy_lacks",
         scenarios::permissions::a_node_that_its_group_ends_leaves_and_names_the_action_that_its_policy_lacks,
     ),

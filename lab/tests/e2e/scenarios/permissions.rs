@@ -110,6 +110,20 @@ pub fn the_leader_names_each_action_that_the_workers_name_needs(
     })
 }
 
+/// A backup is written, and then read again.
+pub fn a_backup_names_each_action_that_its_policy_lacks(stage: &Stage) -> Result<(), Failed> {
+    let to = "s3://k8s-bootstrap-backups/permissions";
+    let backup = ["k8s-bootstrap", "etcd", "snapshot", "--to", to];
+    for action in ["s3:PutObject", "s3:GetObject"] {
+        let without = Without::action(stage, "control-plane", action)?;
+        let refused = stage.try_lab(&[&["exec", "cp1", "--"][..], &backup].concat())?;
+        drop(without);
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        ensure(!refused.status.success() && said.contains(action), said)?;
+    }
+    stage.exec("cp1", &backup).map(drop)
+}
+
 /// A node that may not ask its group for hooks leaves all the same, and says what it lacks.
 pub fn a_node_that_its_group_ends_leaves_and_names_the_action_that_its_policy_lacks(
     stage: &Stage,
