@@ -21,6 +21,9 @@ use crate::{
 /// <https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/Using_Tags.html#tag-restrictions>
 const LONGEST: usize = 256;
 
+/// Under this, the entries that one instance after the other may write.
+const FOUNDER: &str = "founder/";
+
 /// Tags `k8s-bootstrap:record:KEY`, with `:` for `/`: that is allowed in none that the metadata
 /// service shows.
 pub struct TagStore {
@@ -54,11 +57,13 @@ impl TagStore {
     /// All that is recorded anywhere. A control plane tags itself with what it lacks.
     async fn record(&self) -> Result<BTreeMap<String, String>> {
         let peers = self.peers().await?;
-        let mut record = self.own.list("").await?;
-        for peer in &peers {
-            for (key, value) in recorded(peer) {
-                record.entry(key).or_insert(value);
-            }
+        let mut record = BTreeMap::new();
+        for (key, value) in peers
+            .iter()
+            .flat_map(recorded)
+            .chain(self.own.list("").await?)
+        {
+            record.entry(key).or_insert(value);
         }
         if let Some(mine) = peers.iter().find(|peer| peer.id == self.me.instance_id) {
             let there = recorded(mine);
@@ -76,8 +81,15 @@ impl TagStore {
         self.ec2.tag(&self.me.instance_id, &tag, value).await
     }
 
-    /// Whether this instance is the one that may claim; an error that says what is missing.
-    async fn may_claim(&self) -> Result<()> {
+    /// Whether this instance is the one that may write this entry; an error that says what is
+    /// missing. Whoever wrote the one before may write the next: nobody else takes that for gone.
+    async fn may_write(&self, number: &str) -> Result<()> {
+        let before = number.parse::<u32>().ok().and_then(|n| n.checked_sub(1));
+        if let Some(before) = before
+            && self.own.get(&format!("{FOUNDER}{before}")).await?.is_some()
+        {
+            return Ok(());
+        }
         let peers = self.peers().await?;
         if peers.len() != self.control_planes {
             return Err(Error::failed(format!(
@@ -118,8 +130,8 @@ impl Store for TagStore {
         if self.record().await?.contains_key(key) {
             return Ok(Created::AlreadyThere);
         }
-        if key.starts_with("founder/") {
-            self.may_claim().await?;
+        if let Some(number) = key.strip_prefix(FOUNDER) {
+            self.may_write(number).await?;
         }
         // On the disk first: were it not, a claim that EC2 does not show yet would be made twice.
         let created = self.own.create(key, value).await?;
@@ -218,7 +230,7 @@ mod tests {
         }
         // A replacement is one too many until its predecessor is gone, and never the first.
         region.ec2.list([1, 2, 3, 4].map(instance));
-        let error = region.store(1).create("founder/2", "me").await.unwrap_err();
+        let error = region.store(2).create("founder/2", "me").await.unwrap_err();
         assert!(error.one_line().contains("EC2 lists 4"), "{error}");
         let mut dead = instance(1);
         dead.state = InstanceState::Terminated;
@@ -283,5 +295,14 @@ mod tests {
         assert!(error.one_line().contains("too long for a tag"), "{error}");
         assert!(region.store(1).create("../x", "x").await.is_err());
         assert!(region.store(1).delete("founder/1").await.is_err());
+    }
+
+    #[tokio::test]
+    async fn who_wrote_an_entry_may_write_the_next_however_many_there_are() {
+        let region = Region::new([1, 2, 3].map(instance));
+        region.store(1).create("founder/1", "one").await.unwrap();
+        region.ec2.list([instance(1), instance(3)]);
+        let next = region.store(1).create("founder/2", "two").await;
+        assert_eq!(next.unwrap(), Created::Yes);
     }
 }
