@@ -15,6 +15,9 @@ pub trait Etcd: Send + Sync {
     /// All members, learners included: as the majority has them. Where there is no majority,
     /// as this member knew them last; nothing can be changed then.
     async fn members(&self) -> Result<Vec<Member>>;
+    /// The same as the member at this address has them: one that was removed ends, and then
+    /// only the others know.
+    async fn members_by(&self, other: Ipv4Addr) -> Result<Vec<Member>>;
     /// Whether this member answers and is in step with the others.
     async fn is_healthy(&self, member: &Member) -> bool;
     /// The member that leads; none while there is no leader.

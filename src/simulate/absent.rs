@@ -1,6 +1,11 @@
 //! What a simulated instance does not have: it says so to whoever asks.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::Path, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use serde_json::Value;
@@ -100,6 +105,10 @@ impl Archive for Place {
 #[async_trait]
 impl Etcd for Place {
     async fn members(&self) -> Result<Vec<Member>> {
+        absent("etcd")
+    }
+
+    async fn members_by(&self, _: Ipv4Addr) -> Result<Vec<Member>> {
         absent("etcd")
     }
 

@@ -34,6 +34,8 @@ struct Members {
     seats: Vec<Seat>,
     leader: Option<u64>,
     last: u64,
+    /// Those that ran and were removed: their processes end.
+    removed: Vec<Seat>,
 }
 
 /// A cluster that has no members until a test adds some; its ids count from 1.
@@ -42,6 +44,8 @@ struct Members {
 pub struct FakeEtcd {
     state: Arc<Mutex<Members>>,
     files: Arc<Files>,
+    /// The address of the member on this machine, where a test says so.
+    local: Mutex<Option<Ipv4Addr>>,
 }
 
 impl FakeEtcd {
@@ -50,6 +54,7 @@ impl FakeEtcd {
         Self {
             state: Arc::default(),
             files,
+            local: Mutex::default(),
         }
     }
 
@@ -58,7 +63,21 @@ impl FakeEtcd {
         Self {
             state: self.state.clone(),
             files,
+            local: Mutex::default(),
         }
+    }
+
+    /// This machine's member is the one at 10.42.0.`last`: once removed, it answers no more.
+    pub fn local(&self, last: u8) {
+        *self.local.lock().unwrap() = Some([10, 42, 0, last].into());
+    }
+
+    fn is_local_gone(&self) -> bool {
+        let local = *self.local.lock().unwrap();
+        let removed = &self.state().removed;
+        removed
+            .iter()
+            .any(|seat| Some(seat.member.address) == local)
     }
 
     fn state(&self) -> MutexGuard<'_, Members> {
@@ -179,8 +198,20 @@ impl Members {
 #[async_trait]
 impl Etcd for FakeEtcd {
     async fn members(&self) -> Result<Vec<Member>> {
+        if self.is_local_gone() {
+            return Err(Error::failed("cannot ask etcd: connection refused"));
+        }
         let state = self.state();
         state.answers()?;
+        Ok(state.seats.iter().map(|seat| seat.member.clone()).collect())
+    }
+
+    async fn members_by(&self, other: Ipv4Addr) -> Result<Vec<Member>> {
+        let state = self.state();
+        let asked = |seat: &&Seat| seat.member.address == other && seat.up;
+        if !state.seats.iter().any(|seat| asked(&seat)) {
+            return Err(Error::failed("cannot ask etcd: connection refused"));
+        }
         Ok(state.seats.iter().map(|seat| seat.member.clone()).collect())
     }
 
@@ -202,7 +233,11 @@ impl Etcd for FakeEtcd {
         if let Some(seat) = state.seats.iter().find(|seat| seat.member.id == id) {
             state.may_lose(seat)?;
         }
-        state.seats.retain(|seat| seat.member.id != id);
+        let (gone, left) = std::mem::take(&mut state.seats)
+            .into_iter()
+            .partition(|seat| seat.member.id == id);
+        state.seats = left;
+        state.removed.extend::<Vec<_>>(gone);
         state.elect();
         Ok(())
     }

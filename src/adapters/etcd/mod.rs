@@ -139,16 +139,20 @@ impl EtcdGateway {
 #[async_trait]
 impl Etcd for EtcdGateway {
     async fn members(&self) -> Result<Vec<Member>> {
+        self.members_by(self.local).await
+    }
+
+    async fn members_by(&self, other: Ipv4Addr) -> Result<Vec<Member>> {
         let call = "cluster/member/list";
         let agreed: std::result::Result<MemberList, _> = self
-            .ask(self.local, call, &json!({"linearizable": true}))
+            .ask(other, call, &json!({"linearizable": true}))
             .await?;
         let list = match agreed {
             Ok(list) => list,
             Err(refusal) if refusal.is_without_majority() => {
-                self.done(self.local, call, &json!({})).await?
+                self.done(other, call, &json!({})).await?
             }
-            Err(refusal) => return Err(self.refused(self.local, call, &refusal)),
+            Err(refusal) => return Err(self.refused(other, call, &refusal)),
         };
         list.members()
     }

@@ -278,6 +278,15 @@ async fn without_a_majority_the_members_are_those_that_were_known_last() {
 }
 
 #[tokio::test]
+async fn another_member_knows_the_members_too() {
+    let stand = Stand::of(2).await;
+    stand.on(1, "cluster/member/list", 200, MEMBERS);
+    let other = Ipv4Addr::from([127, 0, 0, 2]);
+    assert_eq!(stand.etcd.members_by(other).await.unwrap().len(), 3);
+    assert!(stand.asked(0).is_empty());
+}
+
+#[tokio::test]
 async fn a_member_that_is_not_there_is_removed_already() {
     let stand = Stand::of(1).await;
     let gone = r#"{"code":5,"message":"etcdserver: member not found"}"#;

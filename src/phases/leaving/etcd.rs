@@ -6,7 +6,7 @@ use serde::Serialize;
 use crate::{
     error::{Error, Result},
     phases::{Notes, State, Step},
-    ports::{Member, World},
+    ports::{InstanceState, Member, Role, World},
 };
 
 /// etcd does without this node's member: another leads, and this one is removed. It stays
@@ -14,6 +14,10 @@ use crate::{
 /// the only one: then the data would go with it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LeaveEtcd {
+    /// The cluster, in which EC2 knows the other control planes.
+    pub cluster: String,
+    /// This instance.
+    pub instance: String,
     /// The node's name, which is its member's.
     pub node: String,
 }
@@ -45,10 +49,29 @@ fn judge(own: &Member, others: &[(Member, bool)]) -> Result<Option<u64>, String>
 
 impl LeaveEtcd {
     async fn own(&self, world: &World) -> Result<(Option<Member>, Vec<Member>)> {
-        let members = world.etcd.members().await?;
+        let members = match world.etcd.members().await {
+            Ok(members) => members,
+            Err(silent) => self.members_by_others(world, silent).await?,
+        };
         let (own, others) = members.into_iter().partition(|m| m.name == self.node);
         let own: Vec<Member> = own;
         Ok((own.into_iter().next(), others))
+    }
+
+    /// A member that was removed ends at once. Then the others know that it is none any more.
+    async fn members_by_others(&self, world: &World, silent: Error) -> Result<Vec<Member>> {
+        for peer in world.ec2.instances(&self.cluster).await? {
+            let is_other = peer.role == Some(Role::ControlPlane)
+                && peer.state == InstanceState::Running
+                && peer.id != self.instance;
+            let Some(address) = peer.private_ip.filter(|_| is_other) else {
+                continue;
+            };
+            if let Ok(members) = world.etcd.members_by(address).await {
+                return Ok(members);
+            }
+        }
+        Err(silent)
     }
 }
 

@@ -6,7 +6,10 @@ use serde_json::json;
 use tokio::time::sleep;
 
 use super::*;
-use crate::{ports::Hook, testing::FakeWorld};
+use crate::{
+    ports::Hook,
+    testing::{FakeWorld, control_plane, running},
+};
 
 const NODE: &str = "w1";
 
@@ -224,7 +227,10 @@ async fn every_hook_that_waits_is_completed() {
 async fn a_leading_member_hands_over_before_it_leaves_etcd_and_the_only_one_stays() {
     let fake = FakeWorld::new();
     let own = fake.etcd.voter("cp1", 10);
+    fake.etcd.local(10);
     let leave = LeaveEtcd {
+        cluster: "prod".to_owned(),
+        instance: "i-0".to_owned(),
         node: "cp1".to_owned(),
     };
     let error = fake.apply(&leave).await.unwrap_err();
@@ -234,7 +240,13 @@ async fn a_leading_member_hands_over_before_it_leaves_etcd_and_the_only_one_stay
     }
     let world = fake.ports();
     assert_eq!(world.etcd.leader().await.unwrap(), Some(own.id));
+    // The member ends with its removal, so that only the others can confirm it.
+    fake.ec2.list(
+        [(0, 10), (1, 11)].map(|(id, last)| running(&control_plane(&format!("i-{id}")), last)),
+    );
     fake.carry_out(&leave).await;
     assert!(world.etcd.leader().await.unwrap().is_some());
-    assert_eq!(world.etcd.members().await.unwrap().len(), 2);
+    assert!(world.etcd.members().await.is_err());
+    let others = world.etcd.members_by([10, 42, 0, 11].into()).await;
+    assert_eq!(others.unwrap().len(), 2);
 }
