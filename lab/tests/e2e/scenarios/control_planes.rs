@@ -114,9 +114,10 @@ fn founder<'a>(stage: &Stage, machines: &'a [String]) -> Result<&'a String, Fail
 /// which founds a cluster of its own: nothing was in the first one yet. Two clusters beside the
 /// scenarios' own, one for each moment of death.
 pub fn a_founder_that_dies_early_is_followed(stage: &Stage) -> Result<(), Failed> {
+    type Moment<'a> = &'a dyn Fn(&Value) -> bool;
     let begins_to_found = |e: &Value| e["PHASE"] == "kubeadm-init";
     let has_recorded = |e: &Value| e["PHASE"] == "record-cluster" && !e["DURATION_MS"].is_null();
-    let moments: [(&str, &dyn Fn(&Value) -> bool); 2] = [
+    let moments: [(&str, Moment<'_>); 2] = [
         ("dies-in-kubeadm-init", &begins_to_found),
         ("dies-once-initialized", &has_recorded),
     ];
