@@ -112,6 +112,12 @@ impl Journal {
         bytes.push(b'\n');
         host.write(&PathBuf::from(FILE), &bytes, 0o600).await
     }
+
+    /// Removes it: the last act of whoever takes a node off its machine, since until then a
+    /// runner goes on writing it.
+    pub async fn forget(host: &dyn Host) -> Result<()> {
+        host.remove(Path::new(FILE)).await
+    }
 }
 
 #[cfg(test)]

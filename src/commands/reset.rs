@@ -1,16 +1,13 @@
 //! `reset`: takes this node out of its cluster, and the cluster off this node.
 
-use std::path::Path;
-
 use super::{print, require_root};
 use crate::{
     adapters::wiring::Wiring,
     boot,
     error::{Error, Result},
-    journal::{self, Journal},
+    journal::Journal,
     leaving::{self, Notice, Why},
     phases::leaving::Removal,
-    ports::Host,
     runner::Runner,
 };
 
@@ -44,14 +41,9 @@ pub async fn reset(yes: bool) -> Result<()> {
     for phase in Removal::plan() {
         runner.run(&[phase]).await?;
     }
-    forget(world.host.as_ref()).await?;
+    Journal::forget(world.host.as_ref()).await?;
     print(&format!(
         "{} is no node any more. Volumes of pods in folders of this machine and the kernel's packet rules are left: a reboot ends the rules.",
         me.node_name
     ))
-}
-
-/// Last of all: the runner writes it to the end.
-async fn forget(host: &dyn Host) -> Result<()> {
-    host.remove(Path::new(journal::FILE)).await
 }

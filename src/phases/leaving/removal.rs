@@ -39,29 +39,43 @@ const TUNNEL: &str = "/sys/class/net/vxlan.calico";
 impl Removal {
     /// All of it, in order: the agent first, which would put back what goes.
     pub fn plan() -> Vec<Phase<Self>> {
-        let phase = |name: &str, seconds, why: &str, step| Phase {
-            name: format!("reset-{name}"),
-            why: why.to_owned(),
-            after: Vec::new(),
-            deadline_seconds: seconds,
-            step,
-        };
+        let agent = phase(
+            "agent",
+            200,
+            "it would put back what goes",
+            Self::Units {
+                names: vec!["k8s-bootstrap.service"],
+            },
+        );
+        [agent].into_iter().chain(Self::of_the_cluster()).collect()
+    }
+
+    /// The same where the agent goes on, as one that never joined the cluster. There is no API
+    /// of it any more.
+    pub fn to_start_over() -> Vec<Phase<Self>> {
+        let credentials = phase(
+            "credentials",
+            20,
+            "kubeadm would wait for an API that never answers",
+            Self::Files {
+                paths: vec![paths::ADMIN_CONF.into()],
+            },
+        );
+        let rest = Self::of_the_cluster();
+        [credentials].into_iter().chain(rest).collect()
+    }
+
+    fn of_the_cluster() -> Vec<Phase<Self>> {
         let files = [
             paths::KUBERNETES,
+            paths::ETCD_MEMBER,
+            "/var/lib/kubelet/pki",
             "/etc/cni/net.d",
             "/var/lib/cni",
             "/var/lib/calico",
             "/etc/sysctl.d/90-k8s-bootstrap.conf",
         ];
         vec![
-            phase(
-                "agent",
-                200,
-                "it would put back what goes",
-                Self::Units {
-                    names: vec!["k8s-bootstrap.service"],
-                },
-            ),
             phase(
                 "kubeadm",
                 300,
@@ -92,7 +106,7 @@ impl Removal {
     async fn left(&self, world: &World) -> Result<Option<String>> {
         match self {
             Self::Kubeadm => {
-                for path in [paths::KUBELET_CONF, paths::MANIFESTS, paths::ETCD_MEMBER] {
+                for path in [paths::KUBELET_CONF, paths::MANIFESTS] {
                     let there = match world.host.list(path.as_ref()).await {
                         Ok(Some(entries)) => !entries.is_empty(),
                         _ => world.host.read(path.as_ref()).await?.is_some(),
@@ -150,6 +164,16 @@ impl Removal {
             }
             Self::Tunnel => Command::new("ip", ["link", "delete", "vxlan.calico"]),
         }
+    }
+}
+
+fn phase(name: &str, seconds: u64, why: &str, step: Removal) -> Phase<Removal> {
+    Phase {
+        name: format!("reset-{name}"),
+        why: why.to_owned(),
+        after: Vec::new(),
+        deadline_seconds: seconds,
+        step,
     }
 }
 
