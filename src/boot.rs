@@ -19,7 +19,7 @@ use crate::{
     identity::Identity,
     journal::{Course, Membership},
     observe::{self, Claim, Observation, record},
-    phases::{Notes, Step},
+    phases::{Notes, Step, leaving::Removal},
     plan,
     ports::{Created, Host, InstanceState, MachineFacts, Metadata, Role, World},
     report::{Reporter, Stage},
@@ -48,6 +48,15 @@ pub struct Agent {
     pub api_servers: watch::Sender<Vec<SocketAddr>>,
     /// Which of them are ready, as far as the balancer knows.
     pub api_health: Arc<Health>,
+}
+
+/// What an instance is to do once it has decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Choice {
+    /// Found or join this cluster.
+    Belong(Membership),
+    /// Take off this machine what it has of a cluster that was given up, because of this.
+    StartOver(String),
 }
 
 /// Where the control planes that were seen last are kept.
@@ -89,32 +98,47 @@ impl Agent {
     /// Prepares the host while it finds out which cluster to found or join, then does that.
     pub async fn boot(&self) -> Result<Summary> {
         let host = plan::host(&self.settings, &self.me)?;
-        self.boot_by(&host, |membership| {
+        self.boot_by(&host, &Removal::to_start_over(), |membership| {
             plan::cluster(&self.settings, &self.me, &self.machine, membership)
         })
         .await
     }
 
-    /// The same by these plans: the second is made once the instance has chosen its cluster.
-    pub async fn boot_by<A: Step + Serialize>(
+    /// The same by these plans: the last is made once the instance has chosen its cluster, the
+    /// other one is carried out where that was given up.
+    pub async fn boot_by<A: Step + Serialize, B: Step + Serialize>(
         &self,
         host: &[Phase<A>],
+        removal: &[Phase<B>],
         cluster: impl FnOnce(&Membership) -> Result<Vec<Phase<A>>>,
     ) -> Result<Summary> {
         let now = self.world.clock.now();
         self.reporter.stage(Stage::Working, "", now);
+        // To start over needs a prepared host as well: kubeadm, and a containerd that runs.
         let (prepared, belonging) = try_join!(self.runner.run(host), async {
-            let membership = self.choose_cluster().await?;
-            self.runner.run(&cluster(&membership)?).await
+            let membership = match self.choose_cluster().await? {
+                Choice::Belong(membership) => membership,
+                Choice::StartOver(why) => return Ok(Err(why)),
+            };
+            let plan = cluster(&membership)?;
+            // Biased, so that a simulation with the same seed takes the same way.
+            tokio::select! {
+                biased;
+                outcome = self.runner.run(&plan) => outcome.map(Ok),
+                Some(why) = self.until_given_up() => Ok(Err(why)),
+            }
         })?;
-        Ok(Summary {
-            done: prepared.done + belonging.done,
-            held: prepared.held + belonging.held,
-        })
+        match belonging {
+            Ok(belonging) => Ok(Summary {
+                done: prepared.done + belonging.done,
+                held: prepared.held + belonging.held,
+            }),
+            Err(why) => Err(self.start_over(&why, removal).await),
+        }
     }
 
     /// Observes and decides until there is a cluster to found or to join.
-    async fn choose_cluster(&self) -> Result<Membership> {
+    async fn choose_cluster(&self) -> Result<Choice> {
         // The adapter retries throttling by itself, so the first answer can take a while.
         self.reporter
             .message("asking EC2 and the store for the cluster");
@@ -136,18 +160,20 @@ impl Agent {
             async || self.decide_once(&agreement).await,
         );
         // Biased, so that a simulation with the same seed takes the same way.
-        let membership = tokio::select! {
+        let choice = tokio::select! {
             biased;
             chosen = choice => chosen?,
             () = relay => return Err(Error::failed("the relay of notes ended")),
         };
         self.reporter.message("");
-        self.runner.commit_to(membership.clone()).await?;
-        self.reporter.membership(&membership);
-        Ok(membership)
+        if let Choice::Belong(membership) = &choice {
+            self.runner.commit_to(membership.clone()).await?;
+            self.reporter.membership(membership);
+        }
+        Ok(choice)
     }
 
-    async fn decide_once(&self, agreement: &Mutex<Agreement>) -> Result<Probe<Membership>> {
+    async fn decide_once(&self, agreement: &Mutex<Agreement>) -> Result<Probe<Choice>> {
         loop {
             let seen = self.observe().await?;
             let decision = {
@@ -166,13 +192,14 @@ impl Agent {
                 }
                 Decision::Found { cluster_uid } => (Course::Found, cluster_uid),
                 Decision::Join { cluster_uid, .. } => (Course::Join, cluster_uid),
+                Decision::StartOver { why } => return Ok(Probe::Done(Choice::StartOver(why))),
                 Decision::Wait { why } => return Ok(Probe::NotYet(why)),
                 Decision::Refuse { why, remedy } => return Err(Error::refused(why).hint(remedy)),
             };
-            return Ok(Probe::Done(Membership {
+            return Ok(Probe::Done(Choice::Belong(Membership {
                 cluster_uid,
                 course,
-            }));
+            })));
         }
     }
 

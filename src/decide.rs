@@ -7,13 +7,12 @@ mod agreement;
 
 use std::{sync::Arc, time::Duration};
 
-use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::{
     identity::Identity,
     journal::{Course, Membership},
-    observe::{Claim, Initialized, Observation},
+    observe::{Claim, Initialized, Observation, record::is_settled},
     ports::{InstanceState, Role},
 };
 
@@ -22,11 +21,7 @@ pub use agreement::Agreement;
 /// EC2's answers are eventually consistent: an instance that claimed may be missing
 /// from the list for a while. Only a claim older than this, of an instance that is
 /// not listed at all, counts as one of an instance long terminated.
-const SETTLED: Duration = Duration::from_mins(30);
-
-/// A store's answers may lag behind its writes, so the last word of a founder that is gone
-/// may not be seen yet. Whoever took over from it looks again for so long before it founds.
-const LAST_WORD: Duration = Duration::from_mins(1);
+const FORGOTTEN: Duration = Duration::from_mins(30);
 
 /// How an agent decides: [`judge`], unless somebody listens in.
 pub type Judge = Arc<dyn Fn(&Identity, &Observation, &mut Agreement) -> Decision + Send + Sync>;
@@ -55,6 +50,11 @@ pub enum Decision {
         cluster_uid: String,
         /// What its CA must hash to.
         ca_hash: String,
+    },
+    /// Take from this node what it has of a cluster that was given up, and decide anew.
+    StartOver {
+        /// Why that cluster has no future.
+        why: String,
     },
     /// Look again later.
     Wait {
@@ -92,139 +92,174 @@ pub fn decide(me: &Identity, seen: &Observation) -> Decision {
             "add the tag k8s-bootstrap:role=control-plane",
         );
     }
-    match (&seen.record.initialized, &seen.membership) {
-        (Some(cluster), membership) => belong(me, seen, cluster, membership.as_ref()),
-        (
-            None,
-            Some(Membership {
-                cluster_uid,
-                course: Course::Join,
-            }),
-        ) => refuse(
+    match &seen.membership {
+        None => arrive(me, seen),
+        Some(Membership {
+            cluster_uid,
+            course: Course::Found,
+        }) => go_on_founding(me, seen, cluster_uid),
+        Some(Membership {
+            cluster_uid,
+            course: Course::Join,
+        }) => go_on_joining(seen, cluster_uid),
+    }
+}
+
+/// This instance belongs to no cluster yet.
+fn arrive(me: &Identity, seen: &Observation) -> Decision {
+    let record = &seen.record;
+    match (&record.settled, record.cluster(), record.claims.last()) {
+        (Some(_), Some(cluster), _) => enter(me, seen, cluster),
+        (Some(settled), None, _) => refuse(
             format!(
-                "this node joined cluster {cluster_uid}, but the store no longer records any cluster"
+                "the store says that cluster {} is here to stay, but not how to know it",
+                settled.cluster_uid
             ),
-            "restore the parameters of the cluster, or replace this instance to start anew",
+            "restore the parameters of the cluster",
         ),
-        (None, membership) => match me.role {
-            Role::Worker => wait(match seen.record.claims.last() {
-                Some(claim) => format!("{} is founding the cluster", claim.instance),
-                None => "no control plane has claimed to found the cluster yet".to_owned(),
-            }),
-            Role::ControlPlane => found(me, seen, membership.as_ref()),
+        (None, cluster, Some(last)) => arrive_early(me, seen, last, cluster),
+        (None, _, None) if me.role == Role::Worker => {
+            wait("no control plane has claimed to found the cluster yet")
+        }
+        (None, _, None) => Decision::Claim {
+            number: 1,
+            why: "nobody has claimed to found the cluster".to_owned(),
+            by_absence: false,
         },
     }
 }
 
-/// The cluster exists: this instance belongs to it, joins it, or is a stranger.
-fn belong(
+/// As long as a cluster has nothing to lose, it stands and falls with its founder.
+fn arrive_early(
     me: &Identity,
     seen: &Observation,
-    cluster: &Initialized,
-    membership: Option<&Membership>,
+    last: &Claim,
+    cluster: Option<&Initialized>,
 ) -> Decision {
-    let join = Decision::Join {
-        cluster_uid: cluster.cluster_uid.clone(),
-        ca_hash: cluster.ca_hash.clone(),
-    };
-    match membership {
-        Some(mine) if mine.cluster_uid != cluster.cluster_uid => refuse(
-            format!(
-                "this node belongs to cluster {}, the store records cluster {} founded by {}",
-                mine.cluster_uid, cluster.cluster_uid, cluster.founder
+    if last.instance == me.instance_id {
+        return match cluster {
+            None => Decision::Found {
+                cluster_uid: last.cluster_uid.clone(),
+            },
+            Some(cluster) => refuse(
+                format!(
+                    "this instance founded cluster {} and has lost what it had of it",
+                    cluster.cluster_uid
+                ),
+                "terminate this instance: the cluster had nothing to lose, and another control plane founds it anew",
             ),
-            "replace this instance: what it holds is of another cluster",
-        ),
-        Some(Membership {
-            course: Course::Found,
-            cluster_uid,
-        }) => Decision::Found {
-            cluster_uid: cluster_uid.clone(),
-        },
-        None if me.role == Role::ControlPlane && !has_other_control_plane(me, seen) => refuse(
+        };
+    }
+    let (why, by_absence) = match (holder(last, seen), cluster) {
+        (Holder::Gone(why), _) => (why, false),
+        (Holder::Forgotten(why), _) => (why, true),
+        // Who joins now may have to start over soon.
+        (Holder::Away(why), _) | (Holder::Alive(why), None) => return wait(why),
+        (Holder::Alive(_), Some(cluster)) => return join(cluster),
+    };
+    if me.role == Role::Worker {
+        return wait(format!(
+            "{why}: a control plane has to found the cluster anew"
+        ));
+    }
+    Decision::Claim {
+        number: last.number + 1,
+        why,
+        by_absence,
+    }
+}
+
+/// The cluster exists: this instance joins it, if there is somebody to let it in.
+fn enter(me: &Identity, seen: &Observation, cluster: &Initialized) -> Decision {
+    if me.role == Role::ControlPlane && !has_other_control_plane(me, seen) {
+        return refuse(
             format!(
                 "no control plane of cluster {}, founded by {}, is left",
                 cluster.cluster_uid, cluster.founder
             ),
             "restore a backup: `k8s-bootstrap etcd restore --from latest`; or remove the cluster's parameters from the store to found it anew",
-        ),
-        Some(Membership {
-            course: Course::Join,
-            ..
-        })
-        | None => join,
-    }
-}
-
-/// No cluster yet: the holder of the last claim founds it.
-fn found(me: &Identity, seen: &Observation, membership: Option<&Membership>) -> Decision {
-    let Some(last) = seen.record.claims.last() else {
-        if let Some(mine) = membership {
-            return refuse(
-                format!(
-                    "this instance began to found cluster {}, but the store has no claim of it",
-                    mine.cluster_uid
-                ),
-                "restore the cluster's parameters, or replace this instance",
-            );
-        }
-        return Decision::Claim {
-            number: 1,
-            why: "nobody has claimed to found the cluster".to_owned(),
-            by_absence: false,
-        };
-    };
-    if last.instance == me.instance_id {
-        return match membership {
-            Some(mine) if mine.cluster_uid != last.cluster_uid => refuse(
-                format!(
-                    "this instance began to found cluster {}, its claim says {}",
-                    mine.cluster_uid, last.cluster_uid
-                ),
-                "replace this instance",
-            ),
-            None if last.number > 1 && !is_older(last.time, seen.now, LAST_WORD) => wait(format!(
-                "claim {} is ours; whether {} founded the cluster with its last breath shows within {} s",
-                last.number,
-                predecessor(last, seen),
-                LAST_WORD.as_secs()
-            )),
-            _ => Decision::Found {
-                cluster_uid: last.cluster_uid.clone(),
-            },
-        };
-    }
-    if membership.is_some() {
-        return refuse(
-            format!(
-                "this instance began to found a cluster, but {} has since claimed to",
-                last.instance
-            ),
-            "replace this instance: another one founds the cluster",
         );
     }
-    let claim = |why, by_absence| Decision::Claim {
-        number: last.number + 1,
-        why,
-        by_absence,
+    join(cluster)
+}
+
+/// This instance founds, or brought the cluster back from a backup. It never starts over: it
+/// alone has what there is of its cluster.
+fn go_on_founding(me: &Identity, seen: &Observation, mine: &str) -> Decision {
+    let record = &seen.record;
+    let Some(last) = record.claims.last() else {
+        return refuse(
+            format!(
+                "this instance began to found cluster {mine}, but the store has no claim of it"
+            ),
+            "restore the cluster's parameters, or replace this instance",
+        );
     };
-    match holder(last, seen) {
-        Holder::Gone(why) => claim(why, false),
-        Holder::Forgotten(why) => claim(why, true),
-        Holder::Alive(why) => wait(why),
+    let is_last = last.cluster_uid == mine;
+    if is_last && (last.instance == me.instance_id || record.cluster().is_some()) {
+        return Decision::Found {
+            cluster_uid: mine.to_owned(),
+        };
+    }
+    refuse(
+        format!(
+            "this instance began to found cluster {mine}, but the last claim is {}'s for cluster {}",
+            last.instance, last.cluster_uid
+        ),
+        "replace this instance: another one founds the cluster",
+    )
+}
+
+/// This instance joined, or began to.
+fn go_on_joining(seen: &Observation, mine: &str) -> Decision {
+    if let Some(why) = given_up(seen, mine) {
+        return Decision::StartOver { why };
+    }
+    match seen.record.cluster() {
+        Some(cluster) if cluster.cluster_uid == mine => join(cluster),
+        Some(cluster) => refuse(
+            format!(
+                "this node belongs to cluster {mine}, the store records cluster {} founded by {}",
+                cluster.cluster_uid, cluster.founder
+            ),
+            "replace this instance: what it holds is of another cluster",
+        ),
+        None => refuse(
+            format!("this node joined cluster {mine}, but the store no longer records it"),
+            "restore the parameters of the cluster, or replace this instance to start anew",
+        ),
     }
 }
 
-fn predecessor(claim: &Claim, seen: &Observation) -> String {
-    let mut newest_first = seen.record.claims.iter().rev();
-    newest_first
-        .find(|other| other.number < claim.number)
-        .map_or_else(|| "the one before".to_owned(), |c| c.instance.clone())
+/// Why this cluster has no future, if it has none: its founder is gone for good, and nobody
+/// had said that it has something to lose.
+fn given_up(seen: &Observation, cluster_uid: &str) -> Option<String> {
+    let record = &seen.record;
+    let claim = record.claim_for(cluster_uid)?;
+    let is_over = record.claims.last() != Some(claim)
+        || !is_settled(record, cluster_uid)
+            && matches!(holder(claim, seen), Holder::Gone(_) | Holder::Forgotten(_));
+    // The same words however it is known, so that looks agree.
+    is_over.then(|| {
+        format!(
+            "cluster {cluster_uid} lost its founder {} before it had anything to lose",
+            claim.instance
+        )
+    })
 }
 
+fn join(cluster: &Initialized) -> Decision {
+    Decision::Join {
+        cluster_uid: cluster.cluster_uid.clone(),
+        ca_hash: cluster.ca_hash.clone(),
+    }
+}
+
+/// What has become of the one who claimed.
 enum Holder {
     Gone(String),
     Forgotten(String),
+    Away(String),
     Alive(String),
 }
 
@@ -235,22 +270,18 @@ fn holder(claim: &Claim, seen: &Observation) -> Holder {
         Some(InstanceState::Terminated) => {
             Holder::Gone(format!("{id}, which claimed before, is terminated"))
         }
-        Some(InstanceState::Stopped | InstanceState::Stopping) => Holder::Alive(format!(
+        Some(InstanceState::Stopped | InstanceState::Stopping) => Holder::Away(format!(
             "{id} claimed to found the cluster and is stopped: start or terminate it"
         )),
         Some(InstanceState::ShuttingDown) => {
-            Holder::Alive(format!("{id}, which claimed before, is shutting down"))
+            Holder::Away(format!("{id}, which claimed before, is shutting down"))
         }
         Some(_) => Holder::Alive(format!("{id} is founding the cluster")),
-        None if is_older(claim.time, seen.now, SETTLED) => {
+        None if claim.time + FORGOTTEN < seen.now => {
             Holder::Forgotten(format!("EC2 has long forgotten {id}, which claimed before"))
         }
-        None => Holder::Alive(format!("{id} claimed; EC2 does not list it yet")),
+        None => Holder::Away(format!("{id} claimed; EC2 does not list it yet")),
     }
-}
-
-fn is_older(time: Timestamp, now: Timestamp, age: Duration) -> bool {
-    time + age < now
 }
 
 fn has_other_control_plane(me: &Identity, seen: &Observation) -> bool {

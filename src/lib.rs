@@ -7,7 +7,7 @@
 //!   -> config     what the user asked for, validated, every default known
 //!   -> identity   who this instance is
 //!   -> observe    what exists now: peers, cluster record, this host
-//!   -> decide     found, join, wait or refuse                            (pure)
+//!   -> decide     found, join, start over, wait or refuse                (pure)
 //!   -> plan       phases as data: name, step, after, deadline            (pure)
 //!   -> runner     carries phases out, in parallel where `after` allows
 //!   -> report     systemd, journal, HTTP
@@ -15,6 +15,7 @@
 //!   -> join       whom a control plane lets in, and which certificates kubelets get
 //!   -> leader     what one control plane at a time does for the whole cluster
 //!   -> leaving    how a node goes
+//!   -> start_over how it leaves a cluster that was given up
 //! ```
 
 pub mod adapters;
@@ -39,6 +40,7 @@ pub mod report;
 pub mod runner;
 pub mod simulate;
 pub mod snapshots;
+pub mod start_over;
 pub mod steady;
 #[cfg(test)]
 mod testing;

@@ -12,7 +12,7 @@ use crate::{
         host::{Artifact, Containerd, Hosts, Images, Kernel, KubeletUnit, Preflight, Swap, Sysctl},
         kubeadm::{ApiReady, ConfigFiles, InitPhase, Join, KubeadmPhase},
         leaving::Uncordon,
-        record::RecordCluster,
+        record::{RecordCluster, SettleCluster},
     },
     ports::{MachineFacts, Role},
     runner::Phase,
@@ -74,7 +74,7 @@ pub fn cluster(
 ) -> Result<Vec<Phase<Action>>> {
     match membership.course {
         Course::Found => found(settings, me, machine, membership),
-        Course::Join => join(settings, me, machine),
+        Course::Join => join(settings, me, machine, membership),
     }
 }
 
@@ -120,11 +120,19 @@ fn found(
     }
     plan.add("uncordon", api, &["kubeadm-upload-config"], "the agent cordons its node before it goes down", Uncordon { node: me.node_name.clone() });
     plan.add("node-ready", settings.deadlines.rollout, &["kubeadm-kubelet-finalize", "kubeadm-mark-control-plane"], "pods can be scheduled here", NodeReady::new(settings, me));
+    let all: Vec<String> = plan.0.iter().map(|phase| phase.name.clone()).collect();
+    let all: Vec<&str> = all.iter().map(String::as_str).collect();
+    plan.add("settle-cluster", api, &all, "from here on the cluster has something to lose: nobody founds it anew", SettleCluster { cluster_uid: membership.cluster_uid.clone(), instance: me.instance_id.clone() });
     Ok(plan.0)
 }
 
 #[rustfmt::skip] // one phase a line, to be read as a list
-fn join(settings: &Settings, me: &Identity, machine: &MachineFacts) -> Result<Vec<Phase<Action>>> {
+fn join(
+    settings: &Settings,
+    me: &Identity,
+    machine: &MachineFacts,
+    membership: &Membership,
+) -> Result<Vec<Phase<Action>>> {
     let mut plan = Plan(Vec::new());
     let prepared = ["kubelet-unit", "hosts", "swap", "sysctl", "artifact-kubeadm"];
     let files = match me.role {
@@ -135,7 +143,7 @@ fn join(settings: &Settings, me: &Identity, machine: &MachineFacts) -> Result<Ve
     plan.add("kubeadm-config", LOCAL, &["preflight"], "what kubeadm reads", files);
     // The join service may answer as late as the cluster itself.
     let patience = settings.deadlines.peers + settings.deadlines.join;
-    plan.add("kubeadm-join", patience, &[prepared.as_slice(), &["kubeadm-config"]].concat(), "the kubelet gets its certificate for this node's name", Join::new(settings, me)?);
+    plan.add("kubeadm-join", patience, &[prepared.as_slice(), &["kubeadm-config"]].concat(), "the kubelet gets its certificate for this node's name", Join::new(settings, me, &membership.cluster_uid)?);
     if me.role == Role::ControlPlane {
         plan.add("no-blanket-approval", settings.deadlines.api, &["kubeadm-join"], "a bootstrap token becomes no other node than the one that it was made for", BlanketApproval::gone());
     }

@@ -31,12 +31,22 @@ fn every(period: Duration) -> Interval {
     cycles
 }
 
+/// What ends the steady state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// The node is about to end.
+    Notice(Notice),
+    /// The node's cluster was given up, because of this.
+    GivenUp(String),
+}
+
 impl Agent {
-    /// Looks again and again, mends what differs, and reports, until there is a notice that
-    /// the node is about to end.
-    pub async fn keep(&self) -> Notice {
+    /// Looks again and again, mends what differs, and reports, until the node is about to end
+    /// or has lost its cluster.
+    pub async fn keep(&self) -> End {
         tokio::select! {
-            notice = self.await_notice() => notice,
+            notice = self.await_notice() => End::Notice(notice),
+            Some(why) = self.until_given_up() => End::GivenUp(why),
             never = self.keep_node() => match never {},
             never = self.keep_nodes(), if self.me.role == Role::ControlPlane => match never {},
             never = self.keep_addons(), if self.me.role == Role::ControlPlane => match never {},

@@ -1,5 +1,5 @@
 //! How instances come to agree on one founder.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::{
     testing::{FakeWorld, MemoryStore, agent, control_plane, running, worker},
 };
 
-async fn once(agent: &Agent) -> Result<Probe<Membership>> {
+async fn once(agent: &Agent) -> Result<Probe<Choice>> {
     agent.decide_once(&Mutex::default()).await
 }
 
@@ -30,22 +30,24 @@ async fn of_five_control_planes_at_once_one_founds() {
         agents.push(agent(host, me.clone()).await);
     }
     let found = join_all(agents.iter().map(once)).await;
-    let founders: Vec<Membership> = found
+    let founders: Vec<Choice> = found
         .into_iter()
         .filter_map(|probe| match probe.unwrap() {
-            Probe::Done(membership) => Some(membership),
+            Probe::Done(choice) => Some(choice),
             Probe::NotYet(_) => None,
         })
         .collect();
-    assert_eq!(founders.len(), 1, "{founders:?}");
-    assert_eq!(founders[0].course, Course::Found);
+    let [Choice::Belong(founder)] = &founders[..] else {
+        panic!("{founders:?}");
+    };
+    assert_eq!(founder.course, Course::Found);
     // Asked again, the one still founds and the others say whom they wait for.
     let again = join_all(agents.iter().map(once)).await;
     let waits = again
         .into_iter()
         .filter_map(|probe| match probe.unwrap() {
-            Probe::Done(membership) => {
-                assert_eq!(membership, founders[0]);
+            Probe::Done(choice) => {
+                assert_eq!(choice, founders[0]);
                 None
             }
             Probe::NotYet(why) => Some(why),
@@ -140,7 +142,8 @@ async fn the_choice_is_written_down_before_it_is_acted_on() {
         .await
         .unwrap();
     let again = agent(&fake, me).await;
-    assert_eq!(again.runner.membership().await, Some(chosen));
+    let membership = again.runner.membership().await.unwrap();
+    assert_eq!(chosen, Choice::Belong(membership));
 }
 
 #[tokio::test(start_paused = true)]

@@ -63,7 +63,9 @@ fn expected_membership(decision: &Decision) -> Option<Membership> {
         Decision::Claim { .. } => (Course::Found, String::from("(made by the claim)")),
         Decision::Found { cluster_uid } => (Course::Found, cluster_uid.clone()),
         Decision::Join { cluster_uid, .. } => (Course::Join, cluster_uid.clone()),
-        Decision::Wait { .. } | Decision::Refuse { .. } => return None,
+        Decision::StartOver { .. } | Decision::Wait { .. } | Decision::Refuse { .. } => {
+            return None;
+        }
     };
     Some(Membership {
         cluster_uid,
@@ -78,6 +80,7 @@ fn plan_text(me: &Identity, decision: &Decision, planned: &[Planned]) -> String 
         }
         Decision::Found { cluster_uid } => format!("found cluster {cluster_uid}"),
         Decision::Join { cluster_uid, .. } => format!("join cluster {cluster_uid}"),
+        Decision::StartOver { why } => format!("start over: {why}"),
         Decision::Wait { why } => format!("wait: {why}"),
         Decision::Refuse { why, remedy } => format!("refuse: {why} ({remedy})"),
     };

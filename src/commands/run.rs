@@ -22,10 +22,11 @@ use crate::{
     error::{Context, Result},
     join::{JoinService, approver},
     journal::Journal,
-    phases::kubeadm::paths,
+    phases::{kubeadm::paths, leaving::Removal},
     ports::Role,
     report::{Reporter, Stage, http, systemd},
     runner::Runner,
+    steady::End,
 };
 
 /// `run`: the whole life of the agent.
@@ -166,8 +167,10 @@ async fn boot_and_keep(agent: &Agent) -> Result<()> {
             took.as_secs()
         );
     }
-    let notice = agent.keep().await;
-    agent.say_goodbye(&notice).await;
+    match agent.keep().await {
+        End::Notice(notice) => agent.say_goodbye(&notice).await,
+        End::GivenUp(why) => return Err(agent.start_over(&why, &Removal::to_start_over()).await),
+    }
     // Nothing is kept any more: what comes is the end of the machine.
     std::future::pending().await
 }

@@ -85,7 +85,7 @@ fn text(summary: &Summary) -> String {
     format!(
         "{seeds} seeds from {first_seed}, {} control planes and {} workers each: every law holds\n\
          {} instances, {} claims ({} takeovers), {} crashes, {} terminations, {} stops\n\
-         {} agents refused, {} clusters lost with all their control planes\n\
+         {} nodes started over, {} agents refused, {} clusters lost their majority\n\
          {hours:.1} h of virtual time in {:.1} s, {:.2} ms a seed\n",
         size.control_planes,
         size.workers,
@@ -95,6 +95,7 @@ fn text(summary: &Summary) -> String {
         counts.crashes,
         counts.terminations,
         counts.stops,
+        counts.started_over,
         counts.refusals,
         counts.lost,
         Duration::from_millis(u64::try_from(summary.milliseconds).unwrap_or(u64::MAX))

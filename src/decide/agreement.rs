@@ -27,10 +27,12 @@ struct Opinion {
 impl Agreement {
     /// The decision of this look, or to wait until enough looks have come to the same.
     ///
-    /// A refusal ends the agent until a person comes, and a founder that EC2 does not list may
-    /// be alive: both wait. Everything else can be taken back by the next look.
+    /// A refusal ends the agent until a person comes, a founder that EC2 does not list may be
+    /// alive, and who starts over keeps nothing: these wait. Everything else can be taken back
+    /// by the next look.
     pub fn weigh(&mut self, decision: Decision, now: Timestamp) -> Decision {
         let (Decision::Refuse { why, .. }
+        | Decision::StartOver { why }
         | Decision::Claim {
             why,
             by_absence: true,
@@ -107,8 +109,12 @@ mod tests {
         let found = Decision::Found {
             cluster_uid: "uid".to_owned(),
         };
+        let start_over = Decision::StartOver {
+            why: "i-1 is gone".to_owned(),
+        };
         for (case, decision, expected) in [
             ("a refusal", refusal("a"), vec![240, 300]),
+            ("starting over", start_over, vec![240, 300]),
             (
                 "a takeover from an instance that is not listed",
                 takeover(true),

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::*;
 use crate::{
-    observe::Record,
+    observe::{Record, Settled},
     ports::Instance,
     testing::{control_plane, worker},
 };
@@ -64,14 +64,32 @@ impl Observation {
         self
     }
 
-    fn initialized_by(mut self, founder: &str, uid: &str) -> Self {
-        self.record.initialized = Some(Initialized {
-            cluster_uid: uid.to_owned(),
+    /// The last claim's cluster, or one that OTHER claims first.
+    fn initialized(mut self) -> Self {
+        if self.record.claims.is_empty() {
+            self = self.claimed_by(OTHER);
+        }
+        let last = self.record.claims.last().unwrap();
+        let initialized = Initialized {
+            cluster_uid: last.cluster_uid.clone(),
             ca_hash: "sha256:aa".to_owned(),
-            founder: founder.to_owned(),
+            founder: last.instance.clone(),
+            time: at(NOW),
+        };
+        self.record.initialized.insert(last.number, initialized);
+        self
+    }
+
+    /// The same, and settled.
+    fn settled(self) -> Self {
+        let mut this = self.initialized();
+        let last = this.record.claims.last().unwrap();
+        this.record.settled = Some(Settled {
+            cluster_uid: last.cluster_uid.clone(),
+            instance: last.instance.clone(),
             time: at(NOW),
         });
-        self
+        this
     }
 
     fn remembering(mut self, course: Course, uid: &str) -> Self {
@@ -79,11 +97,6 @@ impl Observation {
             cluster_uid: uid.to_owned(),
             course,
         });
-        self
-    }
-
-    fn later(mut self, by: Duration) -> Self {
-        self.now += by;
         self
     }
 
@@ -104,6 +117,7 @@ fn verdict(decision: &Decision) -> String {
         Decision::Claim { number, .. } => format!("claim {number}"),
         Decision::Found { cluster_uid } => format!("found {cluster_uid}"),
         Decision::Join { cluster_uid, .. } => format!("join {cluster_uid}"),
+        Decision::StartOver { .. } => "start over".to_owned(),
         Decision::Wait { .. } => "wait".to_owned(),
         Decision::Refuse { .. } => "refuse".to_owned(),
     }
@@ -148,31 +162,20 @@ fn a_control_plane_decides() {
             "wait",
         ),
         (
-            "I took over just now: the one before may have founded with its last breath",
+            "I took over",
             world()
                 .claimed_by(OTHER)
                 .where_other_is(Terminated)
                 .claimed_by(ME),
-            "wait",
-        ),
-        (
-            "I took over a while ago",
-            world()
-                .claimed_by(OTHER)
-                .where_other_is(Terminated)
-                .claimed_by(ME)
-                .later(LAST_WORD),
             "found uid-2",
         ),
         (
-            "I took over and the one before had founded",
+            "I took over, whatever the one before founded with its last breath",
             world()
-                .claimed_by(OTHER)
+                .initialized()
                 .where_other_is(Terminated)
-                .claimed_by(ME)
-                .initialized_by(OTHER, "uid-1")
-                .later(LAST_WORD),
-            "refuse",
+                .claimed_by(ME),
+            "found uid-2",
         ),
         (
             "I took over, began to found and was interrupted",
@@ -202,62 +205,213 @@ fn a_control_plane_decides() {
             "refuse",
         ),
         (
-            "a cluster exists",
-            world().claimed_by(OTHER).initialized_by(OTHER, "uid-1"),
-            "join uid-1",
-        ),
-        (
-            "a cluster exists, but none of its control planes",
-            world()
-                .claimed_by(OTHER)
-                .where_other_is(Terminated)
-                .initialized_by(OTHER, "uid-1"),
-            "refuse",
-        ),
-        (
             "I founded it",
             world()
                 .claimed_by(ME)
-                .initialized_by(ME, "uid-1")
+                .initialized()
                 .remembering(Course::Found, "uid-1"),
             "found uid-1",
         ),
         (
-            "I joined it",
-            world()
-                .claimed_by(OTHER)
-                .initialized_by(OTHER, "uid-1")
-                .remembering(Course::Join, "uid-1"),
-            "join uid-1",
-        ),
-        (
-            "I belong to another cluster",
-            world()
-                .initialized_by(OTHER, "uid-1")
-                .remembering(Course::Join, "uid-9"),
-            "refuse",
-        ),
-        (
-            "I joined but the record is lost: never found",
-            world().remembering(Course::Join, "uid-1"),
-            "refuse",
-        ),
-        (
-            "I founded, lost my disk, others live",
-            world().claimed_by(ME).initialized_by(ME, "uid-1"),
-            "join uid-1",
-        ),
-        (
-            "I founded, lost my disk, am alone",
+            "I founded it and it is settled",
             world()
                 .claimed_by(ME)
-                .initialized_by(ME, "uid-1")
-                .without_other(),
+                .settled()
+                .remembering(Course::Found, "uid-1"),
+            "found uid-1",
+        ),
+        (
+            "I brought it back from a backup",
+            world()
+                .settled()
+                .where_other_is(Terminated)
+                .remembering(Course::Found, "uid-1"),
+            "found uid-1",
+        ),
+    ] {
+        assert_eq!(verdict(&decide(&me, &seen)), expected, "{case}");
+    }
+}
+
+#[test]
+fn a_control_plane_joins_what_has_a_future() {
+    use InstanceState::{Pending, ShuttingDown, Stopped, Terminated};
+    let me = control_plane(ME);
+    let long_ago = |mut seen: Observation| {
+        seen.record.claims[0].time = at("2026-11-23T11:00:00Z");
+        seen
+    };
+    for (case, seen, expected) in [
+        ("a cluster exists", world().initialized(), "join uid-1"),
+        ("a settled one exists", world().settled(), "join uid-1"),
+        (
+            "its founder reboots",
+            world().initialized().where_other_is(Pending),
+            "join uid-1",
+        ),
+        (
+            "its founder is stopped, and it has nobody else",
+            world().initialized().where_other_is(Stopped),
+            "wait",
+        ),
+        (
+            "its founder is stopped, and it is settled",
+            world().settled().where_other_is(Stopped),
+            "join uid-1",
+        ),
+        (
+            "its founder is dying: it may still be settled",
+            world().initialized().where_other_is(ShuttingDown),
+            "wait",
+        ),
+        (
+            "its founder is terminated and it had nothing to lose",
+            world().initialized().where_other_is(Terminated),
+            "claim 2",
+        ),
+        (
+            "its founder is not listed yet",
+            world().initialized().without_other(),
+            "wait",
+        ),
+        (
+            "its founder is long forgotten",
+            long_ago(world().initialized().without_other()),
+            "claim 2",
+        ),
+        (
+            "a settled cluster lost all its control planes: a person restores it",
+            world().settled().where_other_is(Terminated),
+            "refuse",
+        ),
+        (
+            "the same, long ago",
+            long_ago(world().settled().without_other()),
+            "refuse",
+        ),
+        (
+            "somebody took over",
+            {
+                let mut seen = world().initialized().claimed_by("i-3");
+                seen.instances
+                    .push(instance("i-3", Role::ControlPlane, InstanceState::Running));
+                seen
+            },
+            "wait",
+        ),
+        (
+            "a list that lacks how to know the settled cluster",
+            {
+                let mut seen = world().settled();
+                seen.record.initialized.clear();
+                seen
+            },
+            "refuse",
+        ),
+        (
+            "I founded and lost my disk",
+            world().claimed_by(ME).initialized(),
+            "refuse",
+        ),
+        (
+            "I founded what is settled, lost my disk, others live",
+            world().claimed_by(ME).settled(),
+            "join uid-1",
+        ),
+        (
+            "I founded what is settled, lost my disk, am alone",
+            world().claimed_by(ME).settled().without_other(),
             "refuse",
         ),
     ] {
         assert_eq!(verdict(&decide(&me, &seen)), expected, "{case}");
     }
+}
+
+#[test]
+fn who_joined_starts_over_only_where_nothing_is_lost() {
+    use InstanceState::{ShuttingDown, Stopped, Terminated};
+    let joined = |seen: Observation| seen.remembering(Course::Join, "uid-1");
+    for (case, seen, expected) in [
+        ("it lives", joined(world().initialized()), "join uid-1"),
+        (
+            "its founder is stopped",
+            joined(world().initialized().where_other_is(Stopped)),
+            "join uid-1",
+        ),
+        (
+            "its founder is dying",
+            joined(world().initialized().where_other_is(ShuttingDown)),
+            "join uid-1",
+        ),
+        (
+            "its founder is terminated",
+            joined(world().initialized().where_other_is(Terminated)),
+            "start over",
+        ),
+        (
+            "its founder is terminated, but it is settled",
+            joined(world().settled().where_other_is(Terminated)),
+            "join uid-1",
+        ),
+        (
+            "its founder is not listed, for now",
+            joined(world().initialized().without_other()),
+            "join uid-1",
+        ),
+        (
+            "somebody took over",
+            joined(world().initialized().claimed_by("i-3")),
+            "start over",
+        ),
+        (
+            "what somebody else founded is settled",
+            joined(world().initialized().claimed_by("i-3").settled()),
+            "start over",
+        ),
+        (
+            "it is another one, of which nobody knows",
+            world().settled().remembering(Course::Join, "uid-9"),
+            "refuse",
+        ),
+        ("the record is lost: never found", joined(world()), "refuse"),
+        (
+            "half of the record is lost",
+            joined(world().claimed_by(OTHER)),
+            "refuse",
+        ),
+        (
+            "I founded it: there is nothing of it but what I have",
+            world()
+                .claimed_by(ME)
+                .initialized()
+                .claimed_by(OTHER)
+                .remembering(Course::Found, "uid-1"),
+            "refuse",
+        ),
+    ] {
+        for me in [control_plane(ME), worker(ME)] {
+            assert_eq!(verdict(&decide(&me, &seen)), expected, "{case}");
+        }
+    }
+}
+
+#[test]
+fn why_a_cluster_was_given_up_is_said_in_the_same_words_before_and_after_the_takeover() {
+    let me = worker(ME);
+    let joined = world()
+        .initialized()
+        .where_other_is(InstanceState::Terminated)
+        .remembering(Course::Join, "uid-1");
+    let before = decide(&me, &joined);
+    let Decision::StartOver { why } = &before else {
+        panic!("{before:?}");
+    };
+    assert_eq!(
+        *why,
+        format!("cluster uid-1 lost its founder {OTHER} before it had anything to lose")
+    );
+    assert_eq!(decide(&me, &joined.claimed_by("i-3")), before);
 }
 
 #[test]
@@ -274,16 +428,10 @@ fn a_worker_never_claims() {
     for (case, seen, expected) in [
         ("nobody claimed", world(), "wait"),
         ("somebody claimed", world().claimed_by(OTHER), "wait"),
-        (
-            "a cluster exists",
-            world().initialized_by(OTHER, "uid-1"),
-            "join uid-1",
-        ),
+        ("a cluster exists", world().initialized(), "join uid-1"),
         (
             "I joined it",
-            world()
-                .initialized_by(OTHER, "uid-1")
-                .remembering(Course::Join, "uid-1"),
+            world().initialized().remembering(Course::Join, "uid-1"),
             "join uid-1",
         ),
     ] {
@@ -303,6 +451,22 @@ fn a_claim_whose_holder_ec2_has_forgotten_long_ago_is_free() {
     let mut seen = world().claimed_by(OTHER).without_other();
     seen.record.claims[0].time = at("2026-11-23T11:00:00Z");
     assert_eq!(verdict(&decide(&control_plane(ME), &seen)), "claim 2");
+}
+
+#[test]
+fn a_worker_says_that_it_waits_for_a_new_founder() {
+    let seen = world()
+        .initialized()
+        .where_other_is(InstanceState::Terminated);
+    let Decision::Wait { why } = decide(&worker(ME), &seen) else {
+        panic!("not waiting");
+    };
+    assert_eq!(
+        why,
+        format!(
+            "{OTHER}, which claimed before, is terminated: a control plane has to found the cluster anew"
+        )
+    );
 }
 
 #[test]

@@ -7,6 +7,7 @@
 //! what STS and EC2 say       the account's, this role, this very instance         judge
 //! Node                       made of what EC2 says, before the kubelet comes      node
 //! turn                       of control planes, one after the other               turn
+//! settled                    in the store, before there is a third                settle
 //! bootstrap token            for one node's name, ten minutes, one certificate    tokens
 //! certificate requests       by that token and for that name only                 csr, approver
 //! ```
@@ -22,6 +23,7 @@ mod nonces;
 mod proof;
 mod refusal;
 pub mod service;
+mod settle;
 mod tokens;
 mod turn;
 
@@ -30,4 +32,5 @@ pub use node::BlanketApproval;
 pub use proof::{BODY, CLUSTER_HEADER, CONTENT_TYPE, NONCE_HEADER};
 pub use refusal::Refusal;
 pub use service::JoinService;
+pub use settle::will_outlive_its_founder;
 pub use turn::TURN;

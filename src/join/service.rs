@@ -17,7 +17,7 @@ use super::{
     judge::{Case, Rules, judge},
     node,
     nonces::Nonces,
-    proof, tokens, turn,
+    proof, settle, tokens, turn,
 };
 use crate::{
     config::Settings,
@@ -59,6 +59,7 @@ pub struct JoinService {
     world: World,
     region: String,
     cluster: String,
+    instance: String,
     worker_roles: Vec<String>,
     control_plane_roles: Vec<String>,
     nonces: Mutex<Nonces>,
@@ -76,6 +77,7 @@ impl JoinService {
             world,
             region: me.region.clone(),
             cluster: me.cluster.clone(),
+            instance: me.instance_id.clone(),
             worker_roles: settings.join.worker_roles.clone(),
             control_plane_roles: settings.join.control_plane_roles.clone(),
             nonces: Mutex::default(),
@@ -149,6 +151,10 @@ impl JoinService {
             if let Some(why) = waits.map_err(|error| api_is_away(&error))? {
                 return Err(Refusal::busy(why));
             }
+            let settled = settle::before_the_third(&self.world, &self.instance, instance).await;
+            settled.map_err(|error| {
+                Refusal::unavailable("it cannot be recorded now that this cluster stays", &error)
+            })?;
         }
         let node = node::node(&applicant, instance, &self.region)?;
         node::put(&self.world, &node, node_is)

@@ -11,7 +11,7 @@ use crate::{
     ports::{Instance, World},
 };
 
-pub use record::{Claim, Initialized, Record};
+pub use record::{Claim, Initialized, Record, Settled};
 
 /// All that a decision looks at.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,4 +1,11 @@
-//! The cluster's record in the store: who founds, what was founded.
+//! The cluster's record in the store: who founds, what was founded, what is here to stay.
+//!
+//! Under `founder/1`, `founder/2`, … stands one entry after the other, each created once. An
+//! entry is a claim to found a cluster, or it says that the cluster of the claim before it is
+//! settled: then no claim can follow, since its key is taken. So of a takeover and a settling
+//! that meet, the store lets exactly one happen.
+
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -9,18 +16,30 @@ use crate::{
     ports::{Created, Store},
 };
 
-/// The key that exists once the cluster does.
+/// Under this, the entries by their numbers.
+const FOUNDER: &str = "founder";
+/// Under this, the clusters that exist, by the numbers of their claims.
 const INITIALIZED: &str = "initialized";
-/// Under this, `founder/1`, `founder/2`, … in the order of the claims.
-const FOUNDER: &str = "founder/";
 
 /// What the store says of the cluster.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Record {
-    /// The claims to found it; the last one counts.
+    /// The claims to found it, in turn; the last one counts.
     pub claims: Vec<Claim>,
-    /// Set once the cluster exists.
-    pub initialized: Option<Initialized>,
+    /// What was founded, by the number of its claim.
+    pub initialized: BTreeMap<u32, Initialized>,
+    /// That the last claim's cluster has something to lose: nobody takes over from its founder.
+    pub settled: Option<Settled>,
+}
+
+/// An entry below `founder/`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Entry {
+    /// Somebody is to found a cluster.
+    Claim(Claim),
+    /// The cluster of the claim before is here to stay.
+    Settled(Settled),
 }
 
 /// An instance's claim to be the founder.
@@ -54,7 +73,7 @@ impl Claim {
     }
 }
 
-/// The fact that the cluster exists.
+/// The fact that a cluster exists.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Initialized {
     /// The cluster's uid.
@@ -67,54 +86,140 @@ pub struct Initialized {
     pub time: Timestamp,
 }
 
+/// The fact that a cluster has something to lose, whatever becomes of its founder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settled {
+    /// The cluster's uid.
+    pub cluster_uid: String,
+    /// The instance that says so: the founder, or another control plane.
+    pub instance: String,
+    /// When.
+    pub time: Timestamp,
+}
+
+impl Record {
+    /// The cluster that exists: that of the last claim, once it is initialized. One whose
+    /// founder was taken over from is none any more.
+    pub fn cluster(&self) -> Option<&Initialized> {
+        let last = self.claims.last()?;
+        let cluster = self.initialized.get(&last.number)?;
+        (cluster.cluster_uid == last.cluster_uid).then_some(cluster)
+    }
+
+    /// The claim for the cluster with this uid.
+    pub fn claim_for(&self, cluster_uid: &str) -> Option<&Claim> {
+        let mut newest_first = self.claims.iter().rev();
+        newest_first.find(|claim| claim.cluster_uid == cluster_uid)
+    }
+
+    /// The record that these keys and values make.
+    fn of(values: &BTreeMap<String, String>) -> Result<Self> {
+        let mut record = Self::default();
+        for (key, value) in values {
+            let (kind, number) = key.split_once('/').unwrap_or((key, ""));
+            if kind != FOUNDER && kind != INITIALIZED {
+                continue;
+            }
+            let number = number.parse().map_err(|_| {
+                Error::refused(format!(
+                    "the store has the key `{key}`, which k8s-bootstrap does not write"
+                ))
+                .hint("only k8s-bootstrap may write under its prefix: remove the key")
+            })?;
+            if kind == INITIALIZED {
+                record.initialized.insert(number, parse(key, value)?);
+                continue;
+            }
+            match parse(key, value)? {
+                Entry::Claim(claim) => record.claims.push(Claim { number, ..claim }),
+                Entry::Settled(settled) => record.settled = Some(settled),
+            }
+        }
+        record.claims.sort_by_key(|claim| claim.number);
+        Ok(record)
+    }
+}
+
 /// Reads the record.
 pub async fn read(store: &dyn Store) -> Result<Record> {
-    let mut claims = Vec::new();
-    for (key, value) in store.list(FOUNDER).await? {
-        let number = key
-            .strip_prefix(FOUNDER)
-            .and_then(|n| n.parse().ok())
-            .ok_or_else(|| {
-                Error::refused(format!("the store has the key `{key}`, which is no claim"))
-                    .hint("only k8s-bootstrap may write under its prefix: remove the key")
-            })?;
-        let claim: Claim = parse(&key, &value)?;
-        claims.push(Claim { number, ..claim });
-    }
-    claims.sort_by_key(|claim| claim.number);
-    let initialized = match store.get(INITIALIZED).await? {
-        Some(value) => Some(parse(INITIALIZED, &value)?),
-        None => None,
-    };
-    Ok(Record {
-        claims,
-        initialized,
-    })
+    Record::of(&store.list("").await?)
 }
 
 /// Claims to be the founder. Who holds the claim afterwards is seen by reading the record again.
 pub async fn claim(store: &dyn Store, claim: &Claim) -> Result<Created> {
-    let key = format!("{FOUNDER}{}", claim.number);
-    store.create(&key, &form(claim)?).await
+    let key = format!("{FOUNDER}/{}", claim.number);
+    store
+        .create(&key, &form(&Entry::Claim(claim.clone()))?)
+        .await
 }
 
 /// Records that the cluster exists. Doing it again with the same uid is no error.
 pub async fn initialize(store: &dyn Store, initialized: &Initialized) -> Result<()> {
-    if store.create(INITIALIZED, &form(initialized)?).await? == Created::Yes {
+    let record = read(store).await?;
+    let claim = own_claim(&record, &initialized.cluster_uid)?;
+    let key = format!("{INITIALIZED}/{}", claim.number);
+    if store.create(&key, &form(initialized)?).await? == Created::Yes {
         return Ok(());
     }
-    let there = read(store).await?.initialized;
-    match there {
+    let there = read(store).await?;
+    match there.initialized.get(&claim.number) {
         Some(there) if there.cluster_uid == initialized.cluster_uid => Ok(()),
         Some(there) => Err(Error::refused(format!(
             "the store already records the cluster {} founded by {}; this instance founded {}",
             there.cluster_uid, there.founder, initialized.cluster_uid
         ))
         .hint("terminate this instance: the other cluster is the one that nodes join")),
-        None => Err(Error::failed(
-            "the record `initialized` vanished while it was written",
-        )),
+        None => Err(not_listed_yet(&key)),
     }
+}
+
+/// Records that the cluster has something to lose. Doing it again is no error; a cluster whose
+/// founder was taken over from cannot be settled any more.
+pub async fn settle(store: &dyn Store, settled: &Settled) -> Result<()> {
+    let record = read(store).await?;
+    if is_settled(&record, &settled.cluster_uid) {
+        return Ok(());
+    }
+    let claim = own_claim(&record, &settled.cluster_uid)?;
+    let key = format!("{FOUNDER}/{}", claim.number + 1);
+    let entry = form(&Entry::Settled(settled.clone()))?;
+    if store.create(&key, &entry).await? == Created::Yes {
+        return Ok(());
+    }
+    let there = read(store).await?;
+    if is_settled(&there, &settled.cluster_uid) {
+        return Ok(());
+    }
+    own_claim(&there, &settled.cluster_uid)?;
+    Err(not_listed_yet(&key))
+}
+
+/// Whether this cluster is the one that is here to stay.
+pub fn is_settled(record: &Record, cluster_uid: &str) -> bool {
+    let settled = record.settled.as_ref();
+    settled.is_some_and(|settled| settled.cluster_uid == cluster_uid)
+}
+
+/// The claim for this cluster, which must be the last one.
+fn own_claim<'a>(record: &'a Record, cluster_uid: &str) -> Result<&'a Claim> {
+    match record.claims.last() {
+        Some(last) if last.cluster_uid == cluster_uid => Ok(last),
+        Some(last) if record.claim_for(cluster_uid).is_some() => Err(Error::refused(format!(
+            "cluster {cluster_uid} was given up: {} has since claimed to found another",
+            last.instance
+        ))
+        .hint("terminate this instance: the other cluster is the one that nodes join")),
+        // A list may lag behind the claim.
+        _ => Err(Error::failed(format!(
+            "the store lists no claim for cluster {cluster_uid}"
+        ))),
+    }
+}
+
+fn not_listed_yet(key: &str) -> Error {
+    Error::failed(format!(
+        "the store has `{key}` already and does not list it yet"
+    ))
 }
 
 fn form(value: &impl Serialize) -> Result<String> {
@@ -126,3 +231,6 @@ fn parse<T: DeserializeOwned>(key: &str, value: &str) -> Result<T> {
         .requiring(|| format!("the store's value of `{key}` is not what k8s-bootstrap writes"))
         .map_err(|error| error.hint("compare the agents' versions, or remove the key"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -121,6 +121,8 @@ actions! {
     Join(kubeadm::Join),
     /// The cluster in the store.
     RecordCluster(record::RecordCluster),
+    /// The cluster is here to stay.
+    SettleCluster(record::SettleCluster),
     /// Nodes are approved one by one.
     BlanketApproval(BlanketApproval),
     /// Manifests.

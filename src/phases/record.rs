@@ -1,16 +1,17 @@
-//! What the founder tells the others: that the cluster exists, and which CA it has.
+//! What the founder tells the others: that the cluster exists, which CA it has, and that it
+//! is here to stay.
 
 use async_trait::async_trait;
 use serde::Serialize;
 
 use crate::{
     error::Result,
-    observe::{Initialized, record},
+    observe::{Initialized, Settled, record},
     phases::{Notes, State, Step, kubeadm::own_ca_cert_hash},
     ports::World,
 };
 
-/// The founder writes `initialized`: from then on every instance joins.
+/// The founder writes `initialized/N`: from then on every instance joins.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RecordCluster {
     /// The cluster's uid.
@@ -22,8 +23,8 @@ pub struct RecordCluster {
 #[async_trait]
 impl Step for RecordCluster {
     async fn check(&self, world: &World) -> Result<State> {
-        let there = record::read(world.store.as_ref()).await?.initialized;
-        Ok(match there {
+        let record = record::read(world.store.as_ref()).await?;
+        Ok(match record.cluster() {
             Some(there) if there.cluster_uid == self.cluster_uid => State::AsWanted,
             Some(there) => {
                 State::Differs(format!("the store records cluster {}", there.cluster_uid))
@@ -40,6 +41,36 @@ impl Step for RecordCluster {
             time: world.clock.now(),
         };
         record::initialize(world.store.as_ref(), &initialized).await
+    }
+}
+
+/// The founder is done: from then on the cluster is not founded anew when its founder is lost.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SettleCluster {
+    /// The cluster's uid.
+    pub cluster_uid: String,
+    /// This instance.
+    pub instance: String,
+}
+
+#[async_trait]
+impl Step for SettleCluster {
+    async fn check(&self, world: &World) -> Result<State> {
+        let record = record::read(world.store.as_ref()).await?;
+        Ok(if record::is_settled(&record, &self.cluster_uid) {
+            State::AsWanted
+        } else {
+            State::Differs("the cluster would be founded anew without this instance".to_owned())
+        })
+    }
+
+    async fn apply(&self, world: &World, _notes: &Notes) -> Result<()> {
+        let settled = Settled {
+            cluster_uid: self.cluster_uid.clone(),
+            instance: self.instance.clone(),
+            time: world.clock.now(),
+        };
+        record::settle(world.store.as_ref(), &settled).await
     }
 }
 

@@ -62,9 +62,20 @@ fn without_preloading() -> Settings {
 
 #[test]
 fn every_plan_ends_with_a_ready_node() {
-    for phases in every_plan(&load(&[]).unwrap()) {
+    let [mut founder, control_plane, worker] = every_plan(&load(&[]).unwrap());
+    // The founder's very last act comes after all the others.
+    let last = founder.pop().unwrap();
+    assert_eq!(last.name, "settle-cluster");
+    assert_eq!(last.after.len(), founder.len() - host_phases());
+    for phases in [founder, control_plane, worker] {
         assert_eq!(phases.last().unwrap().name, "node-ready");
     }
+}
+
+fn host_phases() -> usize {
+    host(&load(&[]).unwrap(), &control_plane("i-1"))
+        .unwrap()
+        .len()
 }
 
 #[test]

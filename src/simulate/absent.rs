@@ -10,7 +10,7 @@ use std::{
 use async_trait::async_trait;
 use serde_json::Value;
 
-use super::place::Place;
+use super::{place::Place, scene::Scene};
 use crate::{
     error::{Error, Result},
     ports::{
@@ -26,12 +26,34 @@ pub fn absent<T>(what: &str) -> Result<T> {
     Err(Error::refused(format!("a simulation has no {what}")))
 }
 
+impl Scene {
+    /// The cluster that this instance is to belong to.
+    fn cluster_of(&self, index: usize) -> &str {
+        let membership = self.laws.memberships.get(&index);
+        membership.map_or("", |membership| &membership.cluster_uid)
+    }
+
+    fn answers_to(&self, index: usize) -> bool {
+        self.laws.answers(self.cluster_of(index), &self.machines)
+    }
+
+    fn members_seen_by(&self, index: usize) -> Vec<Member> {
+        let members = self.laws.members.get(self.cluster_of(index));
+        let seen = members.into_iter().flatten().map(|index| Member {
+            id: u64::try_from(*index).unwrap_or(u64::MAX),
+            name: self.machines[*index].me.node_name.clone(),
+            address: self.machines[*index].me.private_ip,
+            learner: false,
+        });
+        seen.collect()
+    }
+}
+
 /// The cluster as one that would join it sees it: whether a control plane answers.
 #[async_trait]
 impl Cluster for Place {
     async fn ready(&self) -> Result<bool> {
-        let scene = self.scene();
-        Ok(scene.laws.answers(&scene.machines))
+        Ok(self.scene().answers_to(self.index))
     }
 
     async fn apply(&self, _: &str, _: &[Value], _: Duration) -> Result<()> {
@@ -105,7 +127,7 @@ impl Archive for Place {
 #[async_trait]
 impl Etcd for Place {
     async fn members(&self) -> Result<Vec<Member>> {
-        absent("etcd")
+        Ok(self.scene().members_seen_by(self.index))
     }
 
     async fn members_by(&self, _: Ipv4Addr) -> Result<Vec<Member>> {

@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -12,8 +13,13 @@ use serde::Serialize;
 use crate::{
     error::{Error, Result},
     identity::Identity,
+    join::will_outlive_its_founder,
     journal::{Course, Membership},
-    phases::{Notes, State, Step, kubeadm::paths, record::RecordCluster},
+    phases::{
+        Notes, State, Step,
+        kubeadm::paths,
+        record::{RecordCluster, SettleCluster},
+    },
     ports::{Role, World},
     runner::Phase,
     wait::{Patience, Probe, until},
@@ -31,6 +37,9 @@ const PREPARE: u64 = 900;
 /// The same for an act of founding or joining.
 const ACT: u64 = 300;
 
+/// Taking a cluster off a machine takes so long.
+const REMOVAL: Duration = Duration::from_secs(10);
+
 /// How long a joiner waits for a control plane that answers.
 const PEERS: u64 = 1800;
 
@@ -44,10 +53,32 @@ pub enum Action {
     Found(Work),
     /// The real thing.
     Record(RecordCluster),
+    /// The real thing.
+    Settle(SettleCluster),
     /// Waits for a control plane that lets one in.
-    Ticket,
+    Ticket(Ticket),
     /// Makes a part of a member.
     Join(Work),
+    /// Takes all that away.
+    Remove,
+}
+
+/// What a control plane does for one that it lets in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Ticket {
+    /// Says that the cluster is settled.
+    settle: SettleCluster,
+    /// Who joins as a control plane, at which address.
+    control_plane: Option<Ipv4Addr>,
+}
+
+impl Ticket {
+    /// Whether the store has yet to learn that the cluster is settled.
+    async fn is_to_settle(&self, world: &World) -> Result<bool> {
+        Ok(self.control_plane.is_some()
+            && will_outlive_its_founder(&world.etcd.members().await?, self.control_plane)
+            && self.settle.check(world).await? != State::AsWanted)
+    }
 }
 
 /// Something that takes its time and leaves a file that says for which cluster it was done.
@@ -87,6 +118,14 @@ impl fmt::Display for Seen {
     }
 }
 
+/// All files that joining leaves on a disk, the last one first.
+pub fn of_joining() -> impl Iterator<Item = PathBuf> {
+    let names = ["etcd.done", "etcd.begun", "kubelet.done", "kubelet.begun"];
+    names
+        .into_iter()
+        .map(|name| Path::new(FOLDER).join("join").join(name))
+}
+
 /// The act that a file on a disk shows, if it does.
 pub fn of(path: &Path) -> Option<Seen> {
     let mut names = path.strip_prefix(FOLDER).ok()?.iter();
@@ -121,7 +160,27 @@ impl Action {
             Self::Prepare(work) => Some(("host", work)),
             Self::Found(work) => Some(("found", work)),
             Self::Join(work) => Some(("join", work)),
-            Self::Record(_) | Self::Ticket => None,
+            Self::Record(_) | Self::Settle(_) | Self::Ticket(_) | Self::Remove => None,
+        }
+    }
+
+    async fn holds(&self, world: &World) -> Result<bool> {
+        match self {
+            Self::Ticket(ticket) => {
+                Ok(world.cluster.ready().await? && !ticket.is_to_settle(world).await?)
+            }
+            Self::Remove => {
+                for path in of_joining() {
+                    if world.host.exists(&path).await? {
+                        return Ok(false);
+                    }
+                }
+                Ok(true)
+            }
+            _ => match self.work() {
+                Some((kind, work)) => work.is_done(kind, world).await,
+                None => Ok(true),
+            },
         }
     }
 }
@@ -160,38 +219,48 @@ impl Work {
 #[async_trait]
 impl Step for Action {
     async fn check(&self, world: &World) -> Result<State> {
-        if let Self::Record(record) = self {
-            return record.check(world).await;
+        match self {
+            Self::Record(record) => record.check(world).await,
+            Self::Settle(settle) => settle.check(world).await,
+            _ if self.holds(world).await? => Ok(State::AsWanted),
+            _ => Ok(State::Differs("it is not there yet".to_owned())),
         }
-        let holds = match self.work() {
-            Some((kind, work)) => work.is_done(kind, world).await?,
-            None => world.cluster.ready().await?,
-        };
-        Ok(if holds {
-            State::AsWanted
-        } else {
-            State::Differs("it is not there yet".to_owned())
-        })
     }
 
     async fn apply(&self, world: &World, notes: &Notes) -> Result<()> {
-        if let Self::Record(record) = self {
-            return record.apply(world, notes).await;
-        }
         if let Some((kind, work)) = self.work() {
             return work.carry_out(kind, world).await;
         }
+        match self {
+            Self::Record(record) => record.apply(world, notes).await,
+            Self::Settle(settle) => settle.apply(world, notes).await,
+            Self::Ticket(ticket) => ticket.wait(world, notes).await,
+            _ => {
+                world.clock.sleep(REMOVAL).await;
+                for path in of_joining() {
+                    world.host.remove(&path).await?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Ticket {
+    async fn wait(&self, world: &World, notes: &Notes) -> Result<()> {
         until(
             world.clock.as_ref(),
             notes,
             Patience::remote(Duration::from_secs(PEERS)),
             "a control plane",
             || async {
-                Ok(if world.cluster.ready().await? {
-                    Probe::Done(())
-                } else {
-                    Probe::NotYet("none answers".to_owned())
-                })
+                if !world.cluster.ready().await? {
+                    return Ok(Probe::NotYet("none answers".to_owned()));
+                }
+                if self.is_to_settle(world).await? {
+                    self.settle.apply(world, notes).await?;
+                }
+                Ok(Probe::Done(()))
             },
         )
         .await
@@ -221,24 +290,32 @@ pub fn host() -> Vec<Phase<Action>> {
     ]
 }
 
+/// Starting over.
+pub fn removal() -> Vec<Phase<Action>> {
+    vec![phase("remove", &[], ACT, Action::Remove)]
+}
+
 /// Founding or joining.
 #[rustfmt::skip] // one phase a line, to be read as a list
 pub fn cluster(me: &Identity, membership: &Membership) -> Vec<Phase<Action>> {
     let work = |part, seconds| Work { part, uid: membership.cluster_uid.clone(), seconds };
+    let settle = || SettleCluster { cluster_uid: membership.cluster_uid.clone(), instance: me.instance_id.clone() };
+    let ticket = |control_plane| Action::Ticket(Ticket { settle: settle(), control_plane });
     match (membership.course, me.role) {
         (Course::Found, _) => vec![
             phase("certificates", &["kernel"], ACT, Action::Found(work("certificates", 1))),
             phase("etcd", &["certificates", "images"], ACT, Action::Found(work("etcd", 5))),
             phase("api", &["etcd"], ACT, Action::Found(work("api", 5))),
             phase("record-cluster", &["api"], ACT, Action::Record(RecordCluster { cluster_uid: membership.cluster_uid.clone(), founder: me.instance_id.clone() })),
-            phase("network", &["record-cluster"], ACT, Action::Found(work("network", 8))),
+            phase("addons", &["record-cluster"], ACT, Action::Found(work("addons", 60))),
+            phase("settle-cluster", &["addons"], ACT, Action::Settle(settle())),
         ],
         (Course::Join, Role::Worker) => vec![
-            phase("ticket", &["images"], PEERS, Action::Ticket),
+            phase("ticket", &["images"], PEERS, ticket(None)),
             phase("kubelet", &["ticket"], ACT, Action::Join(work("kubelet", 3))),
         ],
         (Course::Join, Role::ControlPlane) => vec![
-            phase("ticket", &["images"], PEERS, Action::Ticket),
+            phase("ticket", &["images"], PEERS, ticket(Some(me.private_ip))),
             phase("kubelet", &["ticket"], ACT, Action::Join(work("kubelet", 3))),
             phase("etcd", &["kubelet"], ACT, Action::Join(work("etcd", 12))),
         ],

@@ -16,7 +16,7 @@ use crate::{
     runner::{Runner, Summary},
 };
 
-/// One start of an instance's agent, up to a node that is up.
+/// One start of an instance's agent, up to a node that is up in a settled cluster.
 pub async fn live(place: Place, code: Code, settings: Arc<Settings>) -> Result<Summary> {
     let me = place.scene().machines[place.index].me.clone();
     let world = (code.ports)(ports(&place));
@@ -38,11 +38,16 @@ pub async fn live(place: Place, code: Code, settings: Arc<Settings>) -> Result<S
         me: me.clone(),
         world,
     };
-    agent
-        .boot_by(&acts::host(), |membership| {
+    let removal = acts::removal();
+    let summary = agent
+        .boot_by(&acts::host(), &removal, |membership| {
             Ok(acts::cluster(&me, membership))
         })
-        .await
+        .await?;
+    match agent.until_given_up().await {
+        Some(why) => Err(agent.start_over(&why, &removal).await),
+        None => Ok(summary),
+    }
 }
 
 /// Notes a decision that differs from the last one.

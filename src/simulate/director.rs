@@ -253,8 +253,13 @@ impl Director {
             Event::Gone(index) => {
                 let role = {
                     let mut scene = lock(&self.scene);
+                    let scene = &mut *scene;
                     let now = scene.timeline.now();
+                    if scene.dice.chance(0.5) {
+                        scene.laws.leaves(index, &scene.machines);
+                    }
                     scene.machines[index].enter(now, InstanceState::Terminated);
+                    scene.laws.heal(&scene.machines);
                     scene.note_of(index, || "is terminated".to_owned());
                     scene.machines[index].me.role
                 };
@@ -291,7 +296,7 @@ impl Director {
         if self.calm.is_none() || !self.events.is_empty() {
             return false;
         }
-        let scene = lock(&self.scene);
+        let mut scene = lock(&self.scene);
         if scene.laws.is_lost(&scene.machines) {
             return true;
         }
@@ -303,6 +308,10 @@ impl Director {
                     Process::Off | Process::Runs(..) => false,
                 }
         });
+        if settled && !scene.laws.wiped {
+            let scene = &mut *scene;
+            scene.laws.ended(&scene.machines);
+        }
         drop(scene);
         if settled && self.wipe {
             self.wipe = false;
@@ -331,12 +340,13 @@ fn blow(dice: &mut Dice) -> Blow {
 /// For most seeds, one blow at one moment that matters.
 fn plot(dice: &mut Dice) -> Option<(Moment, Blow)> {
     let act = dice.below(9)?;
-    let moment = match dice.below(7)? {
+    let moment = match dice.below(8)? {
         0 => Moment::Claimed,
         1 => Moment::Committed,
         2 => Moment::Founded(act),
         3 | 4 => Moment::Initialized,
         5 => Moment::Joined(act),
+        6 => Moment::Settled,
         _ => return None,
     };
     Some((moment, blow(dice)))

@@ -6,6 +6,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use serde::Deserialize;
 
 use super::{
     absent::absent,
@@ -15,15 +16,33 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    journal::{self, Course, Journal},
+    journal::{self, Course, Membership},
     ports::{Host, MachineFacts, Role},
 };
 
+/// What matters of a journal.
+#[derive(Deserialize)]
+struct Remembered {
+    membership: Option<Membership>,
+}
+
+/// Whether two journals are the same up to their phases. To read each one takes long.
+fn differ_in_phases_only(one: &[u8], other: &[u8]) -> bool {
+    let head = |journal| {
+        let text = str::from_utf8(journal).ok()?;
+        text.split_once("\"phases\"").map(|(head, _)| head)
+    };
+    head(one).is_some_and(|one| Some(one) == head(other))
+}
+
 impl Scene {
     /// A file was written: what that means.
-    fn wrote(&mut self, by: usize, path: &Path, content: &[u8]) {
+    fn wrote(&mut self, by: usize, path: &Path, content: &[u8], before: Option<&[u8]>) {
         if path == Path::new(journal::FILE) {
-            let Ok(journal) = serde_json::from_slice::<Journal>(content) else {
+            if before.is_some_and(|before| differ_in_phases_only(before, content)) {
+                return;
+            }
+            let Ok(journal) = serde_json::from_slice::<Remembered>(content) else {
                 return;
             };
             let news = self.laws.memberships.get(&by) != journal.membership.as_ref();
@@ -42,11 +61,11 @@ impl Scene {
             self.note_of(by, || format!("{act}"));
             self.laws.acts(by, act.course, &uid, &self.machines);
             let role = self.machines[by].me.role;
-            if act.edge == Edge::Done
-                && acts::serves(&act, role)
-                && !self.laws.serving.contains(&by)
-            {
-                self.laws.serving.push(by);
+            if act.edge == Edge::Done && acts::serves(&act, role) {
+                let members = self.laws.members.entry(uid).or_default();
+                if !members.contains(&by) {
+                    members.push(by);
+                }
             }
             let acts = match act.course {
                 Course::Found => &mut self.counts.acts_of_founding,
@@ -58,6 +77,19 @@ impl Scene {
                 Course::Join => Moment::Joined(*acts),
             };
             self.reached(by, moment);
+        }
+    }
+
+    /// A file was removed: what that means.
+    fn removed(&mut self, by: usize, path: &Path, content: &[u8]) {
+        if path == Path::new(journal::FILE) {
+            self.counts.started_over += 1;
+            self.note_of(by, || "has forgotten its cluster".to_owned());
+            let traces = acts::of_joining().any(|path| self.machines[by].disk.contains_key(&path));
+            self.laws.forgot(by, traces, &self.machines);
+        } else if acts::of(path).is_some() {
+            let uid = String::from_utf8_lossy(content);
+            self.laws.threw_away(by, &uid, &self.machines);
         }
     }
 }
@@ -79,8 +111,8 @@ impl Host for Place {
                 return Err(Error::failed(format!("cannot write {}", path.display())));
             }
             let disk = &mut scene.machines[self.index].disk;
-            disk.insert(path.to_owned(), content.to_owned());
-            scene.wrote(self.index, path, content);
+            let before = disk.insert(path.to_owned(), content.to_owned());
+            scene.wrote(self.index, path, content, before.as_deref());
         }
         self.survive().await;
         self.risk_a_crash().await;
@@ -88,7 +120,15 @@ impl Host for Place {
     }
 
     async fn remove(&self, path: &Path) -> Result<()> {
-        self.scene().machines[self.index].disk.remove(path);
+        self.risk_a_crash().await;
+        {
+            let mut scene = self.scene();
+            if let Some(content) = scene.machines[self.index].disk.remove(path) {
+                scene.removed(self.index, path, &content);
+            }
+        }
+        self.survive().await;
+        self.risk_a_crash().await;
         Ok(())
     }
 

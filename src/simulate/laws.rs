@@ -1,10 +1,13 @@
 //! What must hold, checked against what is really so.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use serde::Serialize;
 
-use super::scene::Machine;
+use super::scene::{Machine, Process};
 use crate::{
     journal::{Course, Membership},
     observe::Claim,
@@ -17,13 +20,15 @@ use crate::{
 pub enum Law {
     /// A claim follows a terminated holder's, and no member of a cluster makes one.
     ClaimsInTurn,
-    /// The holder of the last claim founds, alone, and nobody once another cluster exists.
+    /// The holder of the last claim founds, alone, and nobody once another cluster is settled.
     OneFounder,
-    /// The store records one cluster, and all join that one.
+    /// Clusters are recorded by the holder of the last claim, and all end up in the same one.
     OneCluster,
+    /// A cluster is thrown away only if it is not settled and its founder is terminated.
+    NothingLost,
     /// The membership is on the disk before anything is done for it.
     MembershipFirst,
-    /// What the disk says of the membership never changes.
+    /// What the disk says of the membership does not change, until nothing of it is left.
     MembershipKept,
     /// A node that ever joined never founds, nor does a worker.
     JoinersNeverFound,
@@ -41,6 +46,7 @@ impl fmt::Display for Law {
             Self::ClaimsInTurn => "claims are made in turn",
             Self::OneFounder => "there is one founder",
             Self::OneCluster => "there is one cluster",
+            Self::NothingLost => "no settled cluster is thrown away",
             Self::MembershipFirst => "membership is written down first",
             Self::MembershipKept => "membership is kept",
             Self::JoinersNeverFound => "joiners never found",
@@ -73,10 +79,12 @@ pub struct Laws {
     pub memberships: BTreeMap<usize, Membership>,
     /// The claims in the store, with the indexes of their holders.
     pub claims: Vec<(usize, Claim)>,
-    /// The cluster in the store.
-    pub initialized: Option<String>,
-    /// Control planes whose API serves, as long as they are not gone.
-    pub serving: Vec<usize>,
+    /// The clusters that the store says exist.
+    pub initialized: BTreeSet<String>,
+    /// The one of them that it says is settled.
+    pub settled: Option<String>,
+    /// The members of each cluster's etcd, dead ones included until they are taken out.
+    pub members: BTreeMap<String, Vec<usize>>,
     /// A person removed the record of a cluster that lives.
     pub wiped: bool,
 }
@@ -100,6 +108,10 @@ impl Laws {
                 Law::ClaimsInTurn,
                 format!("{me} makes claim {number} and belongs to a cluster already"),
             );
+        }
+        if let Some(settled) = self.settled.clone() {
+            let what = format!("{me} makes claim {number} while {settled} is settled");
+            self.broke(Law::NothingLost, what);
         }
         match self.claims.last() {
             Some((holder, last)) => {
@@ -136,7 +148,20 @@ impl Laws {
                 ),
             );
         }
-        self.initialized = Some(uid.to_owned());
+        self.initialized.insert(uid.to_owned());
+    }
+
+    /// The store says from now on that this cluster is settled.
+    pub fn settled(&mut self, by: usize, uid: &str, machines: &[Machine]) {
+        let is_last = self
+            .claims
+            .last()
+            .is_some_and(|(_, l)| l.cluster_uid == uid);
+        if self.wiped || !is_last || !self.initialized.contains(uid) {
+            let what = format!("{} settles {uid}, which is not the one", machines[by]);
+            self.broke(Law::OneCluster, what);
+        }
+        self.settled = Some(uid.to_owned());
     }
 
     /// The journal was written.
@@ -150,6 +175,35 @@ impl Laws {
         }
         if let Some(membership) = membership {
             self.memberships.insert(by, membership);
+        }
+    }
+
+    /// The journal was removed; `traces` says that something of the cluster is still there.
+    pub fn forgot(&mut self, by: usize, traces: bool, machines: &[Machine]) {
+        let Some(before) = self.memberships.remove(&by) else {
+            return;
+        };
+        if traces || before.course == Course::Found {
+            let what = format!("{} forgot {before:?} too early", machines[by]);
+            self.broke(Law::MembershipKept, what);
+        }
+        self.threw_away(by, &before.cluster_uid, machines);
+        self.joiners.remove(&by);
+    }
+
+    /// Something of a cluster was taken off a machine.
+    pub fn threw_away(&mut self, by: usize, uid: &str, machines: &[Machine]) {
+        let claim = self.claims.iter().find(|(_, c)| c.cluster_uid == uid);
+        let founder = claim.map(|(holder, _)| machines[*holder].state());
+        if self.settled.as_deref() == Some(uid) || founder != Some(InstanceState::Terminated) {
+            let what = format!(
+                "{} throws {uid} away, whose founder is {founder:?}; settled is {:?}",
+                machines[by], self.settled
+            );
+            self.broke(Law::NothingLost, what);
+        }
+        if let Some(members) = self.members.get_mut(uid) {
+            members.retain(|member| *member != by);
         }
     }
 
@@ -169,10 +223,10 @@ impl Laws {
         match course {
             Course::Found => self.founds(by, uid, machines),
             Course::Join => {
-                if self.initialized.as_deref() != Some(uid) {
+                if !self.initialized.contains(uid) {
                     self.broke(
                         Law::OneCluster,
-                        format!("{me} joins {uid}, the cluster is {:?}", self.initialized),
+                        format!("{me} joins {uid}, which is none of {:?}", self.initialized),
                     );
                 }
                 if let Some(founded) = self.founders.get(&by) {
@@ -196,10 +250,10 @@ impl Laws {
                 format!("{me} founds {uid} without the last claim"),
             );
         }
-        if let Some(there) = self.initialized.clone().filter(|there| there != uid) {
+        if let Some(there) = self.settled.clone().filter(|there| there != uid) {
             self.broke(
                 Law::OneFounder,
-                format!("{me} founds {uid} while {there} exists"),
+                format!("{me} founds {uid} while {there} is settled"),
             );
         }
         let rival = self.founders.iter().find(|(other, founded)| {
@@ -224,22 +278,70 @@ impl Laws {
         }
     }
 
-    /// Whether every control plane that held the cluster's data is gone: a person must restore it.
-    pub fn is_lost(&self, machines: &[Machine]) -> bool {
-        self.initialized.is_some() && !self.is_served(machines)
+    /// Whoever is up in the end is in the same cluster.
+    pub fn ended(&mut self, machines: &[Machine]) {
+        for (index, machine) in machines.iter().enumerate() {
+            let uid = self.memberships.get(&index).map(|m| &m.cluster_uid);
+            let is_up = machine.process == Process::Up && !machine.state().is_gone();
+            if is_up && uid != self.settled.as_ref() {
+                let what = format!("{machine} is up in {uid:?}, not in {:?}", self.settled);
+                self.broken.get_or_insert(Violation {
+                    law: Law::OneCluster,
+                    what,
+                });
+            }
+        }
     }
 
-    /// Whether the cluster's API answers somewhere, or will when a stopped instance starts.
-    fn is_served(&self, machines: &[Machine]) -> bool {
-        self.serving
-            .iter()
-            .any(|index| !machines[*index].state().is_gone())
+    /// Whether a settled cluster has lost its majority for good: a person must restore it.
+    pub fn is_lost(&self, machines: &[Machine]) -> bool {
+        let settled = self.settled.as_ref();
+        settled.is_some_and(|uid| !self.most(uid, |member| !machines[member].state().is_gone()))
     }
 
     /// Whether the cluster's API answers now.
-    pub fn answers(&self, machines: &[Machine]) -> bool {
-        self.serving
-            .iter()
-            .any(|index| machines[*index].state() == InstanceState::Running)
+    pub fn answers(&self, uid: &str, machines: &[Machine]) -> bool {
+        self.most(uid, |member| {
+            machines[member].state() == InstanceState::Running
+        })
+    }
+
+    /// Whether most members of the cluster's etcd are like this.
+    fn most(&self, uid: &str, like_this: impl Fn(usize) -> bool) -> bool {
+        let members = self.members.get(uid).map_or(&[][..], Vec::as_slice);
+        members.iter().filter(|m| like_this(**m)).count() * 2 > members.len()
+    }
+
+    /// An instance is about to be terminated and leaves its cluster's etcd, if that is there to
+    /// let it go.
+    pub fn leaves(&mut self, by: usize, machines: &[Machine]) {
+        let Some(Membership { cluster_uid, .. }) = self.memberships.get(&by) else {
+            return;
+        };
+        let uid = cluster_uid.clone();
+        let serves =
+            |member: usize| member == by || machines[member].state() == InstanceState::Running;
+        let may = self.most(&uid, serves);
+        if let Some(members) = self.members.get_mut(&uid)
+            && may
+            && members.len() > 1
+        {
+            members.retain(|member| *member != by);
+        }
+    }
+
+    /// The leader takes the terminated out of etcd, wherever there is one.
+    pub fn heal(&mut self, machines: &[Machine]) {
+        let uids: Vec<String> = self.members.keys().cloned().collect();
+        for uid in uids {
+            while self.answers(&uid, machines)
+                && let Some(members) = self.members.get_mut(&uid)
+                && let Some(dead) = members
+                    .iter()
+                    .position(|m| machines[*m].state() == InstanceState::Terminated)
+            {
+                members.remove(dead);
+            }
+        }
     }
 }

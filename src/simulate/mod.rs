@@ -78,7 +78,9 @@ pub struct Counts {
     pub stops: usize,
     /// Agents that stopped for a person.
     pub refusals: usize,
-    /// Clusters all of whose control planes were terminated.
+    /// Nodes that started over, since their cluster was given up.
+    pub started_over: usize,
+    /// Settled clusters that lost their majority for good.
     pub lost: usize,
     /// How long it took on the virtual clock.
     pub virtual_seconds: u64,
@@ -97,6 +99,7 @@ impl Counts {
         self.terminations += other.terminations;
         self.stops += other.stops;
         self.refusals += other.refusals;
+        self.started_over += other.started_over;
         self.lost += other.lost;
         self.virtual_seconds += other.virtual_seconds;
         self.acts_of_founding += other.acts_of_founding;

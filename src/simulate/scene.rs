@@ -132,6 +132,8 @@ pub enum Moment {
     Founded(usize),
     /// The store has just learnt that the cluster exists.
     Initialized,
+    /// It has just learnt that the cluster is settled.
+    Settled,
     /// So many acts of joining have just begun or ended, on any instance.
     Joined(usize),
 }

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    observe::{Claim, Initialized},
+    observe::{Claim, Initialized, record::Entry},
     ports::{Clock, Created, Ec2, Instance, Store},
 };
 
@@ -64,12 +64,20 @@ impl Scene {
 
     fn written(&mut self, by: usize, key: &str, value: &str) {
         let number = key.strip_prefix("founder/").and_then(|n| n.parse().ok());
-        if let (Some(number), Ok(claim)) = (number, serde_json::from_str::<Claim>(value)) {
-            self.counts.claims += 1;
-            self.counts.takeovers += usize::from(number > 1);
-            let claim = Claim { number, ..claim };
-            self.laws.claimed(by, claim, &self.machines);
-            self.reached(by, Moment::Claimed);
+        if let (Some(number), Ok(entry)) = (number, serde_json::from_str::<Entry>(value)) {
+            match entry {
+                Entry::Claim(claim) => {
+                    self.counts.claims += 1;
+                    self.counts.takeovers += usize::from(number > 1);
+                    let claim = Claim { number, ..claim };
+                    self.laws.claimed(by, claim, &self.machines);
+                    self.reached(by, Moment::Claimed);
+                }
+                Entry::Settled(settled) => {
+                    self.laws.settled(by, &settled.cluster_uid, &self.machines);
+                    self.reached(by, Moment::Settled);
+                }
+            }
         } else if let Ok(initialized) = serde_json::from_str::<Initialized>(value) {
             self.laws
                 .initialized(by, &initialized.cluster_uid, &self.machines);

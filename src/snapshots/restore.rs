@@ -83,7 +83,7 @@ pub fn may_restore<'a>(
     leading: bool,
     force: bool,
 ) -> Result<&'a Initialized> {
-    let cluster = seen.record.initialized.as_ref().ok_or_else(|| {
+    let cluster = seen.record.cluster().ok_or_else(|| {
         Error::refused("the store records no cluster, so there is none to bring back")
             .hint("restore the cluster's parameters first; a cluster that was never initialized is founded by `run`")
     })?;

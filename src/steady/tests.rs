@@ -8,7 +8,6 @@ use super::*;
 use crate::{
     identity::Identity,
     journal::{Course, Membership},
-    phases::record::RecordCluster,
     testing::{FakeWorld, agent, control_plane, not_ready, ready, running, worker},
 };
 
@@ -29,16 +28,8 @@ async fn member(fake: &FakeWorld, me: Identity) -> Agent {
     agent
 }
 
-/// What a founder has written into the store.
-fn recorded() -> RecordCluster {
-    RecordCluster {
-        cluster_uid: "uid".to_owned(),
-        founder: "i-cp".to_owned(),
-    }
-}
-
 /// Lets the agent work for a while, in which it must not end.
-async fn work_for(time: Duration, keep: &mut Pin<&mut impl Future<Output = Notice>>) {
+async fn work_for(time: Duration, keep: &mut Pin<&mut impl Future<Output = End>>) {
     let ended = timeout(time, keep.as_mut()).await;
     assert!(ended.is_err(), "{ended:?}");
 }
@@ -128,8 +119,7 @@ async fn a_control_plane_removes_the_blanket_approval_whenever_it_comes_back() {
 
 #[tokio::test(start_paused = true)]
 async fn a_full_check_mends_a_removed_file_and_only_that() {
-    let founder = FakeWorld::founded();
-    founder.carry_out(&recorded()).await;
+    let founder = FakeWorld::founded().recorded("uid", "i-cp").await;
     let fake = founder.another_host().with_a_whole_kernel().with_a_way_in();
     let agent = member(&fake, worker("i-1")).await;
     // All is to be done at first: a whole boot.
@@ -158,8 +148,7 @@ async fn a_full_check_mends_a_removed_file_and_only_that() {
 
 #[tokio::test(start_paused = true)]
 async fn a_full_check_that_cannot_be_carried_out_is_said_beside() {
-    let founder = FakeWorld::founded();
-    founder.carry_out(&recorded()).await;
+    let founder = FakeWorld::founded().recorded("uid", "i-cp").await;
     let fake = founder.another_host().with_a_whole_kernel().with_a_way_in();
     let agent = member(&fake, worker("i-1")).await;
     agent.cycle(true).await;

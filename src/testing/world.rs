@@ -10,7 +10,11 @@ use super::{
 use crate::{
     adapters::archive::Archives,
     error::Result,
-    phases::{Notes, State, Step, kubeadm::paths},
+    observe::{Claim, Initialized, Settled, record},
+    phases::{
+        Notes, State, Step,
+        kubeadm::{ca_cert_hash, paths},
+    },
     ports::{Clock, Command, JoinTicket, Output, World},
 };
 
@@ -130,6 +134,49 @@ impl FakeWorld {
             output(0, "", "")
         });
         this
+    }
+
+    /// The same with a cluster that this instance founded with this host's CA and that is not
+    /// settled.
+    pub async fn recorded(self, cluster_uid: &str, founder: &str) -> Self {
+        self.record(cluster_uid, founder).await;
+        self
+    }
+
+    /// Writes into the store that this instance founded the cluster.
+    pub async fn record(&self, cluster_uid: &str, founder: &str) {
+        self.claimed(1, cluster_uid, founder).await;
+        let ca = self.files.get(paths::CA);
+        let hash = ca.map(|ca| ca_cert_hash(ca.as_bytes()).unwrap());
+        let initialized = Initialized {
+            cluster_uid: cluster_uid.to_owned(),
+            ca_hash: hash.unwrap_or_else(|| "sha256:00".to_owned()),
+            founder: founder.to_owned(),
+            time: self.clock.now(),
+        };
+        let store = self.store.as_ref();
+        record::initialize(store, &initialized).await.unwrap();
+    }
+
+    /// Writes a claim into the store.
+    pub async fn claimed(&self, number: u32, cluster_uid: &str, instance: &str) {
+        let claim = Claim {
+            cluster_uid: cluster_uid.to_owned(),
+            ..Claim::new(number, instance, self.clock.now())
+        };
+        record::claim(self.store.as_ref(), &claim).await.unwrap();
+    }
+
+    /// Writes into the store that the cluster of the last claim is settled.
+    pub async fn settled(&self) {
+        let record = record::read(self.store.as_ref()).await.unwrap();
+        let last = record.claims.last().unwrap();
+        let settled = Settled {
+            cluster_uid: last.cluster_uid.clone(),
+            instance: last.instance.clone(),
+            time: self.clock.now(),
+        };
+        record::settle(self.store.as_ref(), &settled).await.unwrap();
     }
 
     /// Another machine in the same world: its own files, the same store, cloud and time.

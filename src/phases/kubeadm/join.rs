@@ -28,6 +28,8 @@ use crate::{
 /// `kubeadm join`, with a ticket from a control plane's join service when it runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Join {
+    /// The cluster that is joined, and no other.
+    pub cluster_uid: String,
     /// Who joins.
     pub applicant: Applicant,
     /// The port of the join services.
@@ -42,8 +44,9 @@ pub struct Join {
 
 impl Join {
     /// For this node, with the role of its identity.
-    pub fn new(settings: &Settings, identity: &Identity) -> Result<Self> {
+    pub fn new(settings: &Settings, identity: &Identity, cluster_uid: &str) -> Result<Self> {
         Ok(Self {
+            cluster_uid: cluster_uid.to_owned(),
             applicant: Applicant {
                 cluster: identity.cluster.clone(),
                 role: identity.role,
@@ -100,8 +103,17 @@ impl Join {
             "a control plane to let this node in",
             || async {
                 let record = record::read(world.store.as_ref()).await?;
-                let Some(initialized) = record.initialized else {
-                    return Ok(Probe::NotYet("the store records no cluster".to_owned()));
+                let cluster = record.cluster();
+                let Some(cluster) = cluster.filter(|there| there.cluster_uid == self.cluster_uid)
+                else {
+                    let uid = &self.cluster_uid;
+                    return Ok(Probe::NotYet(match record.claims.last() {
+                        Some(last) if last.cluster_uid != *uid => format!(
+                            "cluster {uid} was given up: {} founds another",
+                            last.instance
+                        ),
+                        _ => format!("the store records no cluster {uid}"),
+                    }));
                 };
                 let mut reasons = Vec::new();
                 for instance in world.ec2.instances(&self.applicant.cluster).await? {
@@ -112,7 +124,7 @@ impl Join {
                         continue;
                     };
                     let server = SocketAddr::from((address, self.port));
-                    let pin = &initialized.ca_hash;
+                    let pin = &cluster.ca_hash;
                     match world.join.ask(server, pin, &self.applicant).await {
                         Ok(ticket) => return Ok(Probe::Done(ticket)),
                         Err(error) => reasons.push(error.one_line()),

@@ -18,12 +18,20 @@ fn cluster(uid: &str) -> RecordCluster {
     }
 }
 
+fn settled(uid: &str) -> SettleCluster {
+    SettleCluster {
+        cluster_uid: uid.to_owned(),
+        instance: "i-1".to_owned(),
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_cluster_is_recorded_once() {
     let fake = FakeWorld::founded();
+    fake.claimed(1, "uid-1", "i-1").await;
     fake.carry_out(&cluster("uid-1")).await;
     let there = record::read(fake.store.as_ref()).await.unwrap();
-    let first = there.initialized.unwrap();
+    let first = there.cluster().unwrap().clone();
     assert_eq!(
         (first.cluster_uid.as_str(), first.founder.as_str()),
         ("uid-1", "i-1")
@@ -33,31 +41,34 @@ async fn the_cluster_is_recorded_once() {
     sleep(Duration::from_mins(1)).await;
     fake.apply(&cluster("uid-1")).await.unwrap();
     let again = record::read(fake.store.as_ref()).await.unwrap();
-    assert_eq!(again.initialized, Some(first));
+    assert_eq!(again.cluster(), Some(&first));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_foreign_record_is_refused_and_stays() {
+async fn who_was_taken_over_from_records_and_settles_nothing() {
     let fake = FakeWorld::founded();
-    fake.carry_out(&cluster("uid-1")).await;
+    fake.claimed(1, "uid-1", "i-1").await;
+    fake.claimed(2, "uid-2", "i-2").await;
     let second = fake.another_host().with_pki(&Pki::new());
+    second.carry_out(&cluster("uid-2")).await;
     assert_eq!(
-        second.differs(&cluster("uid-2")).await,
-        "the store records cluster uid-1"
+        fake.differs(&cluster("uid-1")).await,
+        "the store records cluster uid-2"
     );
-    let error = second.apply(&cluster("uid-2")).await.unwrap_err();
-    assert_eq!(error.kind(), Kind::Refused);
-    assert_eq!(
-        error.one_line(),
-        "the store already records the cluster uid-1 founded by i-1; this instance founded uid-2"
-    );
-    assert!(
-        error
-            .remedy()
-            .unwrap()
-            .starts_with("terminate this instance")
-    );
-    fake.holds(&cluster("uid-1")).await;
+    for error in [
+        fake.apply(&cluster("uid-1")).await.unwrap_err(),
+        fake.apply(&settled("uid-1")).await.unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), Kind::Refused);
+        assert_eq!(
+            error.one_line(),
+            "cluster uid-1 was given up: i-2 has since claimed to found another"
+        );
+        let remedy = error.remedy().unwrap();
+        assert!(remedy.starts_with("terminate this instance"), "{remedy}");
+    }
+    fake.holds(&cluster("uid-2")).await;
+    fake.carry_out(&settled("uid-2")).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -69,5 +80,5 @@ async fn nothing_is_recorded_before_there_is_a_ca() {
         error.one_line(),
         "/etc/kubernetes/pki/ca.crt does not exist: this node has no cluster yet"
     );
-    assert_eq!(fake.store.get("initialized").await.unwrap(), None);
+    assert!(fake.store.list("").await.unwrap().is_empty());
 }

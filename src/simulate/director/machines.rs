@@ -120,7 +120,9 @@ impl Director {
         let now = scene.timeline.now();
         let is = scene.machines[index].state() == from;
         if is {
+            let scene = &mut *scene;
             scene.machines[index].enter(now, to);
+            scene.laws.heal(&scene.machines);
             scene.note_of(index, || format!("is {to:?}"));
         }
         is

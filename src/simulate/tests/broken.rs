@@ -82,6 +82,8 @@ enum Memory {
     Forgets,
     /// The membership is written down once something was done for it.
     Late,
+    /// It is removed before what it stands for.
+    First,
 }
 
 struct Disk {
@@ -103,6 +105,10 @@ pub fn forgets(world: World) -> World {
 
 pub fn journals_late(world: World) -> World {
     disk(world, Memory::Late)
+}
+
+pub fn forgets_first(world: World) -> World {
+    disk(world, Memory::First)
 }
 
 /// The journal as it would be if the membership came after the first act.
@@ -135,6 +141,9 @@ impl Host for Disk {
     }
 
     async fn remove(&self, path: &Path) -> Result<()> {
+        if self.memory == Memory::First {
+            self.inner.remove(Path::new(journal::FILE)).await?;
+        }
         self.inner.remove(path).await
     }
 

@@ -77,7 +77,7 @@ fn a_founder_by_the_lowest_id_is_caught() {
                 .filter(|i| i.role == Some(Role::ControlPlane) && !i.state.is_gone())
                 .map(|i| i.id.as_str())
                 .min();
-            let free = seen.record.initialized.is_none() && seen.membership.is_none();
+            let free = seen.record.cluster().is_none() && seen.membership.is_none();
             if free && lowest == Some(me.instance_id.as_str()) {
                 return Decision::Found {
                     cluster_uid: format!("of {}", me.instance_id),
@@ -126,35 +126,82 @@ fn a_takeover_from_a_holder_that_ec2_does_not_list_yet_is_caught() {
     );
 }
 
+/// As if the store did not say that the cluster is settled.
+fn unsettled(seen: &Observation) -> Observation {
+    let mut seen = seen.clone();
+    seen.record.settled = None;
+    seen
+}
+
+/// The store lets nobody have the number that follows; who tries the one after it does harm.
 #[test]
-fn a_takeover_that_ignores_the_cluster_is_caught() {
+fn a_takeover_from_the_founder_of_a_settled_cluster_is_caught() {
     judged(
-        |me, seen, agreement| {
-            let mut without = seen.clone();
-            without.record.initialized = None;
-            let free = seen.membership.is_none() && me.role == Role::ControlPlane;
-            match decide(me, &without) {
-                claim @ Decision::Claim { .. } if free => claim,
-                Decision::Found { .. } if free => judge(me, &without, agreement),
-                _ => judge(me, seen, agreement),
-            }
+        |me, seen, agreement| match judge(me, &unsettled(seen), agreement) {
+            Decision::Claim {
+                number,
+                why,
+                by_absence,
+            } if seen.record.settled.is_some() => Decision::Claim {
+                number: number + 1,
+                why,
+                by_absence,
+            },
+            _ => judge(me, seen, agreement),
         },
-        &[Law::OneFounder],
+        &[Law::NothingLost],
     );
 }
 
-/// The last word of the one before may not be seen yet. With five candidates one of them is
-/// more likely to look in that moment.
 #[test]
-fn founding_right_after_a_takeover_is_caught() {
-    let code = Code {
-        judge: |me, seen, agreement| {
-            let mine = |instance: &str| instance == me.instance_id;
-            judge(me, &aged(seen, Duration::from_mins(5), mine), agreement)
+fn starting_over_although_the_cluster_is_settled_is_caught() {
+    judged(
+        |me, seen, agreement| judge(me, &unsettled(seen), agreement),
+        &[Law::NothingLost],
+    );
+}
+
+/// The store may not show yet that the cluster was settled.
+#[test]
+fn starting_over_after_one_look_is_caught() {
+    judged(
+        |me, seen, agreement| match decide(me, seen) {
+            over @ Decision::StartOver { .. } => over,
+            _ => judge(me, seen, agreement),
         },
-        ..Code::default()
-    };
-    caught_among((5, 0), code, &[Law::OneFounder]);
+        &[Law::NothingLost],
+    );
+}
+
+#[test]
+fn starting_over_while_the_founder_is_stopped_is_caught() {
+    use InstanceState::{Stopped, Stopping};
+    judged(
+        |me, seen, agreement| {
+            if seen.membership.is_none() {
+                return judge(me, seen, agreement);
+            }
+            let seen = taken_for_terminated(seen, &[Stopped, Stopping]);
+            judge(me, &seen, agreement)
+        },
+        &[Law::NothingLost],
+    );
+}
+
+#[test]
+fn a_node_that_forgets_its_cluster_before_it_is_rid_of_it_is_caught() {
+    ported(broken::forgets_first, &[Law::MembershipKept]);
+}
+
+#[test]
+fn a_node_that_never_starts_over_is_caught() {
+    judged(
+        |me, seen, agreement| match judge(me, seen, agreement) {
+            Decision::StartOver { why } => Decision::Wait { why },
+            decision => decision,
+        },
+        &[Law::Convergence, Law::BoundedWaits],
+    );
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     journal::{Course, Membership},
-    observe::Record,
+    observe::{Claim, Record},
     ports::Instance,
     snapshots::{Subject, take},
     testing::{FakeWorld, Pki, control_plane, output, running, settings},
@@ -79,8 +79,12 @@ fn seen(cluster: &Initialized, others: &[(&str, InstanceState)]) -> Observation 
         now: "2026-11-24T12:00:00Z".parse().unwrap(),
         instances: instances.collect(),
         record: Record {
-            claims: Vec::new(),
-            initialized: Some(cluster.clone()),
+            claims: vec![Claim {
+                cluster_uid: cluster.cluster_uid.clone(),
+                ..Claim::new(1, &cluster.founder, cluster.time)
+            }],
+            initialized: [(1, cluster.clone())].into(),
+            settled: None,
         },
         membership: None,
     }
@@ -93,7 +97,7 @@ async fn who_may_restore() {
     let me = control_plane("i-9");
     let alone: &[_] = &[("i-9", Running), ("i-1", Terminated)];
     let mut unrecorded = seen(&cluster, alone);
-    unrecorded.record.initialized = None;
+    unrecorded.record.initialized.clear();
     let member = |uid: &str| Observation {
         membership: Some(Membership {
             cluster_uid: uid.to_owned(),

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     join::{CLUSTER_HEADER, NONCE_HEADER},
+    observe::record,
     ports::{Applicant, InstanceState, Role},
 };
 
@@ -77,6 +78,24 @@ async fn a_control_plane_with_the_control_planes_own_role_gets_the_certificate_k
     let key = ticket.certificate_key.unwrap();
     assert_eq!(key.expose_secret(), "ab".repeat(32));
     stage.no_secret("a control plane joins");
+}
+
+#[tokio::test]
+async fn a_third_control_plane_is_let_in_once_the_store_says_that_the_cluster_stays() {
+    let keys = Keys::of("ASIASECOND", ACCOUNT, "control-planes", "i-w");
+    let stage = Stage::knowing(keys.clone()).await;
+    stage.ec2_lists(|instance| instance.role = Some(Role::ControlPlane));
+    stage.fake.etcd.voter("cp2", 12);
+    let wish = Applicant {
+        role: Role::ControlPlane,
+        ..applicant()
+    };
+    let error = stage.join_as(&keys, &wish).await.unwrap_err();
+    assert!(error.one_line().contains("cannot be recorded"), "{error}");
+    stage.fake.record("uid", "i-cp").await;
+    stage.join_as(&keys, &wish).await.unwrap();
+    let record = record::read(stage.fake.store.as_ref()).await.unwrap();
+    assert_eq!(record.settled.unwrap().instance, "i-cp");
 }
 
 #[tokio::test]

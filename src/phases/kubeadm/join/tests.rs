@@ -6,31 +6,20 @@ use crate::testing::{self, FakeWorld, Files};
 const TOKEN: &str = "abcdef.0123456789abcdef";
 
 fn step(role: Role) -> Join {
-    Join::new(&testing::settings(), &testing::identity(role)).unwrap()
+    Join::new(&testing::settings(), &testing::identity(role), "uid").unwrap()
 }
 
 /// A world with a cluster, whose control plane i-cp lets nodes in.
 async fn open(role: Role) -> FakeWorld {
-    let fake = FakeWorld::new().with_a_join_service(JoinTicket {
-        token: TOKEN.to_owned().into(),
-        ca: "the CA".to_owned(),
-        certificate_key: (role == Role::ControlPlane).then(|| "key".to_owned().into()),
-        expires: "2026-11-23T12:10:00Z".parse().unwrap(),
-    });
-    recorded(&fake).await;
-    fake
-}
-
-async fn recorded(fake: &FakeWorld) {
-    let initialized = crate::observe::Initialized {
-        cluster_uid: "uid".to_owned(),
-        ca_hash: "sha256:00".to_owned(),
-        founder: "i-cp".to_owned(),
-        time: "2026-11-23T11:00:00Z".parse().unwrap(),
-    };
-    record::initialize(fake.store.as_ref(), &initialized)
+    FakeWorld::new()
+        .recorded("uid", "i-cp")
         .await
-        .unwrap();
+        .with_a_join_service(JoinTicket {
+            token: TOKEN.to_owned().into(),
+            ca: "the CA".to_owned(),
+            certificate_key: (role == Role::ControlPlane).then(|| "key".to_owned().into()),
+            expires: "2026-11-23T12:10:00Z".parse().unwrap(),
+        })
 }
 
 /// What a join that goes through leaves on the disk.
@@ -168,11 +157,10 @@ async fn a_control_plane_killed_on_the_way_is_reset_and_joins_again() {
 #[tokio::test(start_paused = true)]
 async fn a_joiner_that_nobody_lets_in_says_what_each_control_plane_said() {
     let no_cluster = FakeWorld::new();
-    let no_control_plane = FakeWorld::new();
-    let refused = FakeWorld::new();
-    for fake in [&no_control_plane, &refused] {
-        recorded(fake).await;
-    }
+    let given_up = open(Role::Worker).await;
+    given_up.claimed(2, "uid-2", "i-new").await;
+    let no_control_plane = FakeWorld::new().recorded("uid", "i-cp").await;
+    let refused = FakeWorld::new().recorded("uid", "i-cp").await;
     let listed = |id: &str, last: u8| testing::running(&testing::control_plane(id), last);
     let mut stopped = listed("i-stopped", 4);
     stopped.state = InstanceState::Stopped;
@@ -180,7 +168,8 @@ async fn a_joiner_that_nobody_lets_in_says_what_each_control_plane_said() {
     let others = [listed("i-a", 2), listed("i-b", 3), stopped, listed(me, 10)];
     refused.ec2.list(others);
     for (fake, expected) in [
-        (no_cluster, "the store records no cluster"),
+        (no_cluster, "the store records no cluster uid"),
+        (given_up, "cluster uid was given up: i-new founds another"),
         (no_control_plane, "EC2 lists no running control plane"),
         (
             refused,

@@ -1,0 +1,149 @@
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+use crate::{error::Kind, testing::MemoryStore};
+
+const NOON: &str = "2026-11-23T12:00:00Z";
+
+fn time() -> Timestamp {
+    NOON.parse().unwrap()
+}
+
+fn initialized(uid: &str) -> Initialized {
+    Initialized {
+        cluster_uid: uid.to_owned(),
+        ca_hash: "sha256:00".to_owned(),
+        founder: "i-1".to_owned(),
+        time: time(),
+    }
+}
+
+fn settled(uid: &str) -> Settled {
+    Settled {
+        cluster_uid: uid.to_owned(),
+        instance: "i-1".to_owned(),
+        time: time(),
+    }
+}
+
+/// `c1` is a claim for cluster uid-1, `i1` says that it exists, `s1` that it is settled.
+fn stored(words: &str) -> BTreeMap<String, String> {
+    let mut values = BTreeMap::new();
+    for word in words.split_whitespace() {
+        let (kind, number) = word.split_at(1);
+        let uid = format!("uid-{number}");
+        let number: u32 = number.parse().unwrap();
+        let (key, value) = match kind {
+            "c" => (
+                format!("founder/{number}"),
+                form(&Entry::Claim(Claim {
+                    cluster_uid: uid,
+                    ..Claim::new(number, "i-1", time())
+                })),
+            ),
+            "s" => (
+                format!("founder/{}", number + 1),
+                form(&Entry::Settled(settled(&uid))),
+            ),
+            _ => (format!("initialized/{number}"), form(&initialized(&uid))),
+        };
+        values.insert(key, value.unwrap());
+    }
+    values
+}
+
+#[test]
+fn the_cluster_is_that_of_the_last_claim_once_it_is_initialized() {
+    for (words, cluster, is_settled) in [
+        ("", None, false),
+        ("c1", None, false),
+        ("c1 i1", Some("uid-1"), false),
+        ("c1 i1 s1", Some("uid-1"), true),
+        // Whoever takes over gives up what was founded before it.
+        ("c1 i1 c2", None, false),
+        ("c1 i1 c2 i2", Some("uid-2"), false),
+        ("c1 c2 i2 s2", Some("uid-2"), true),
+        // Written with the founder's last breath, after the takeover.
+        ("c1 c2 i2 i1", Some("uid-2"), false),
+        // Ten comes after nine.
+        (
+            "c1 c2 c3 c4 c5 c6 c7 c8 c9 c10 i10 i9",
+            Some("uid-10"),
+            false,
+        ),
+        // Lists that lack something.
+        ("i1", None, false),
+        ("c1 s1", None, true),
+        ("c1 i2", None, false),
+    ] {
+        let record = Record::of(&stored(words)).unwrap();
+        let found = record.cluster().map(|there| there.cluster_uid.as_str());
+        assert_eq!(found, cluster, "{words}");
+        assert_eq!(record.settled.is_some(), is_settled, "{words}");
+    }
+}
+
+#[test]
+fn a_key_that_no_agent_writes_is_refused_and_others_keys_are_let_be() {
+    for key in ["founder/x", "founder", "initialized", "initialized/"] {
+        let error = Record::of(&[(key.to_owned(), String::new())].into()).unwrap_err();
+        assert_eq!(error.kind(), Kind::Refused, "{key}");
+        assert!(error.one_line().contains(&format!("`{key}`")), "{error}");
+    }
+    let error = Record::of(&[("founder/1".to_owned(), "{}".to_owned())].into()).unwrap_err();
+    assert!(error.one_line().contains("founder/1"), "{error}");
+    let other = [("founders".to_owned(), "x".to_owned())].into();
+    assert_eq!(Record::of(&other).unwrap(), Record::default());
+}
+
+async fn store(words: &str) -> MemoryStore {
+    let store = MemoryStore::default();
+    for (key, value) in stored(words) {
+        store.create(&key, &value).await.unwrap();
+    }
+    store
+}
+
+#[tokio::test]
+async fn of_a_takeover_and_a_settling_exactly_one_happens() {
+    let taken = store("c1 i1").await;
+    let second = Claim::new(2, "i-2", time());
+    assert_eq!(claim(&taken, &second).await.unwrap(), Created::Yes);
+    let error = settle(&taken, &settled("uid-1")).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Refused);
+    assert_eq!(
+        error.one_line(),
+        "cluster uid-1 was given up: i-2 has since claimed to found another"
+    );
+    assert_eq!(read(&taken).await.unwrap().settled, None);
+
+    let stays = store("c1 i1").await;
+    settle(&stays, &settled("uid-1")).await.unwrap();
+    // Somebody else says it again.
+    settle(&stays, &settled("uid-1")).await.unwrap();
+    assert_eq!(claim(&stays, &second).await.unwrap(), Created::AlreadyThere);
+    assert_eq!(read(&stays).await.unwrap().claims.len(), 1);
+}
+
+#[tokio::test]
+async fn a_cluster_is_recorded_under_the_number_of_its_claim() {
+    let taken = store("c1 c2").await;
+    initialize(&taken, &initialized("uid-2")).await.unwrap();
+    initialize(&taken, &initialized("uid-2")).await.unwrap();
+    let record = read(&taken).await.unwrap();
+    assert_eq!(record.initialized.keys().collect::<Vec<_>>(), [&2]);
+    let error = initialize(&taken, &initialized("uid-1")).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Refused);
+    assert!(error.one_line().contains("given up"), "{error}");
+    // A list that lags behind the claim: time mends it.
+    for error in [
+        initialize(&taken, &initialized("uid-3")).await.unwrap_err(),
+        settle(&taken, &settled("uid-3")).await.unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), Kind::Failed);
+        assert_eq!(
+            error.one_line(),
+            "the store lists no claim for cluster uid-3"
+        );
+    }
+}

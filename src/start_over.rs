@@ -1,0 +1,77 @@
+//! How a node gets from a cluster that was given up to the next one.
+//!
+//! A cluster that nobody has called settled stands and falls with its founder. Without it the
+//! others take off their machines what they have of it, and decide as if they had never
+//! joined. The membership is forgotten last, so that whatever interrupts them, the next start
+//! comes to the same.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use tracing::{info, warn};
+
+use crate::{
+    boot::Agent,
+    decide::{Agreement, Decision},
+    error::Error,
+    journal::{Course, Journal},
+    observe::record::is_settled,
+    phases::Step,
+    runner::Phase,
+};
+
+/// How often a node of a cluster that is not settled looks whether it was given up.
+const LOOK: Duration = Duration::from_secs(30);
+
+impl Agent {
+    /// Returns why this node's cluster was given up, once several looks agree that it was;
+    /// nothing once that cannot happen any more.
+    pub async fn until_given_up(&self) -> Option<String> {
+        let mut agreement = Agreement::default();
+        loop {
+            self.world.clock.sleep(LOOK).await;
+            let membership = self.runner.membership().await?;
+            if membership.course == Course::Found {
+                return None;
+            }
+            match self.observe().await {
+                Ok(seen) if is_settled(&seen.record, &membership.cluster_uid) => return None,
+                Ok(seen) => {
+                    let decision = (self.judge)(&self.me, &seen, &mut agreement);
+                    if let Decision::StartOver { why } = decision {
+                        return Some(why);
+                    }
+                }
+                // Whoever else looks says what is wrong with EC2 or the store.
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Takes what there is of the cluster off this machine, and then the memory of it. What
+    /// comes back ends the agent: its next start decides anew.
+    pub async fn start_over<A>(&self, why: &str, removal: &[Phase<A>]) -> Error
+    where
+        A: Step + Serialize,
+    {
+        warn!("{why}: this node starts over");
+        self.reporter.message(format!("starting over: {why}"));
+        for phase in removal {
+            if let Err(error) = self.runner.run(std::slice::from_ref(phase)).await {
+                return error.during("cannot start over");
+            }
+        }
+        match Journal::forget(self.world.host.as_ref()).await {
+            Ok(()) => {
+                info!("nothing of that cluster is left here");
+                Error::failed(format!(
+                    "{why}: nothing of it is left here, the next start of the agent decides anew"
+                ))
+            }
+            Err(error) => error.during("cannot start over"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

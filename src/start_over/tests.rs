@@ -1,0 +1,216 @@
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::path::Path;
+
+use tokio::time::timeout;
+
+use super::*;
+use crate::{
+    error::Kind,
+    journal::{FILE, Membership},
+    phases::{kubeadm::paths, leaving::Removal},
+    ports::{Clock, Instance, InstanceState},
+    steady::End,
+    testing::{FakeWorld, agent, control_plane, output, running, worker},
+};
+
+/// Longer than looks take to agree.
+const AGREED: Duration = Duration::from_mins(5);
+
+fn terminated(id: &str) -> Instance {
+    Instance {
+        state: InstanceState::Terminated,
+        ..running(&control_plane(id), 2)
+    }
+}
+
+/// A worker that joined cluster uid, which i-cp founded and nobody called settled.
+async fn joined() -> (FakeWorld, Agent) {
+    let fake = FakeWorld::new().recorded("uid", "i-cp").await;
+    let me = worker("i-1");
+    fake.ec2
+        .list([running(&me, 10), running(&control_plane("i-cp"), 2)]);
+    let agent = agent(&fake, me).await;
+    let membership = Membership {
+        cluster_uid: "uid".to_owned(),
+        course: Course::Join,
+    };
+    agent.runner.commit_to(membership).await.unwrap();
+    (fake, agent)
+}
+
+fn founder_is_gone(fake: &FakeWorld) {
+    fake.ec2
+        .list([running(&worker("i-1"), 10), terminated("i-cp")]);
+}
+
+/// Scripts the programs that the removal runs.
+fn with_programs(fake: &FakeWorld) {
+    fake.on("/usr/local/bin/kubeadm reset", |_, files| {
+        assert!(
+            !files.has(paths::ADMIN_CONF),
+            "kubeadm asks an API that is gone"
+        );
+        files.delete(paths::KUBELET_CONF);
+        output(0, "", "")
+    });
+    fake.on("systemctl show", |_, _| {
+        output(0, "ActiveState=inactive\nUnitFileState=disabled\n", "")
+    });
+    fake.on("rm -rf", |command, files| {
+        for path in &command.args[2..] {
+            let path = files.root().join(path.trim_start_matches('/'));
+            let _ = std::fs::remove_dir_all(&path);
+            let _ = std::fs::remove_file(&path);
+        }
+        output(0, "", "")
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cluster_counts_as_given_up_when_looks_of_minutes_agree() {
+    let (fake, agent) = joined().await;
+    assert!(timeout(AGREED, agent.until_given_up()).await.is_err());
+    founder_is_gone(&fake);
+    let begun = fake.clock.since_noon();
+    let why = agent.until_given_up().await.unwrap();
+    assert_eq!(
+        why,
+        "cluster uid lost its founder i-cp before it had anything to lose"
+    );
+    let took = fake.clock.since_noon().saturating_sub(begun);
+    assert!(took >= Duration::from_mins(3) && took < AGREED, "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_settled_cluster_is_never_given_up_and_nobody_looks_any_more() {
+    let (fake, agent) = joined().await;
+    fake.settled().await;
+    founder_is_gone(&fake);
+    assert_eq!(agent.until_given_up().await, None);
+    assert!(fake.clock.since_noon() < Duration::from_mins(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_gives_up_what_it_founded() {
+    let fake = FakeWorld::new().recorded("uid", "i-1").await;
+    let me = control_plane("i-1");
+    fake.ec2.list([running(&me, 10)]);
+    let agent = agent(&fake, me).await;
+    let membership = Membership {
+        cluster_uid: "uid".to_owned(),
+        course: Course::Found,
+    };
+    agent.runner.commit_to(membership).await.unwrap();
+    assert_eq!(agent.until_given_up().await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn ec2_or_a_store_that_is_away_is_no_reason_to_start_over() {
+    let (fake, agent) = joined().await;
+    fake.ec2.fail_with(|| Error::failed("EC2 is away"));
+    assert!(timeout(AGREED, agent.until_given_up()).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_starts_over_takes_the_cluster_off_the_machine_and_forgets_it_last() {
+    let (fake, agent) = joined().await;
+    with_programs(&fake);
+    for path in [paths::ADMIN_CONF, paths::KUBELET_CONF, paths::JOINED] {
+        fake.files.put(path, "x");
+    }
+    fake.files
+        .put(Path::new(paths::ETCD_MEMBER).join("snap/db"), "x");
+    let error = agent.start_over("why", &Removal::to_start_over()).await;
+    // The unit starts the agent again.
+    assert_eq!(error.kind(), Kind::Failed);
+    assert!(error.one_line().starts_with("why: "), "{error}");
+    for path in [paths::KUBERNETES, paths::ETCD_MEMBER, FILE] {
+        assert!(!fake.files.has(path), "{path}");
+    }
+    let ran = fake.commands.ran();
+    assert!(
+        ran.iter()
+            .all(|line| !line.contains("k8s-bootstrap.service")),
+        "{ran:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_interrupts_it_the_membership_is_there_until_nothing_else_is() {
+    let (fake, agent) = joined().await;
+    with_programs(&fake);
+    for path in [paths::KUBELET_CONF, paths::JOINED] {
+        fake.files.put(path, "x");
+    }
+    fake.commands.fail("rm -rf", "Device or resource busy");
+    let error = agent.start_over("why", &Removal::to_start_over()).await;
+    assert_eq!(error.kind(), Kind::Failed);
+    assert!(error.one_line().starts_with("cannot start over"), "{error}");
+    assert!(fake.files.has(FILE));
+    // The next start comes to the same, and to its end.
+    with_programs(&fake);
+    let again = crate::testing::agent(&fake, worker("i-1")).await;
+    founder_is_gone(&fake);
+    let why = again.until_given_up().await.unwrap();
+    again.start_over(&why, &Removal::to_start_over()).await;
+    assert!(!fake.files.has(FILE) && !fake.files.has(paths::JOINED));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_up_ends_its_steady_state_when_its_cluster_is_given_up() {
+    let (fake, agent) = joined().await;
+    founder_is_gone(&fake);
+    let end = timeout(AGREED, agent.keep()).await.unwrap();
+    assert!(matches!(end, End::GivenUp(_)), "{end:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_join_under_way_ends_when_its_cluster_is_given_up() {
+    let (fake, agent) = joined().await;
+    with_programs(&fake);
+    let clock = fake.clock.clone();
+    let ends = async {
+        clock.sleep(Duration::from_mins(10)).await;
+        founder_is_gone(&fake);
+        clock.sleep(Duration::from_hours(1)).await;
+    };
+    let waits = [Phase {
+        name: "ticket".to_owned(),
+        why: "a join takes long".to_owned(),
+        after: Vec::new(),
+        deadline_seconds: 7200,
+        step: Waits,
+    }];
+    let removal = Removal::to_start_over();
+    let boot = agent.boot_by(&[], &removal, |_| Ok(waits.into()));
+    let outcome = tokio::select! {
+        outcome = boot => outcome,
+        () = ends => panic!("it waits on"),
+    };
+    let error = outcome.unwrap_err();
+    assert!(
+        error.one_line().starts_with("cluster uid lost its founder"),
+        "{error}"
+    );
+    assert!(!fake.files.has(FILE));
+}
+
+/// A step that never comes to its end.
+#[derive(Debug, Serialize)]
+struct Waits;
+
+#[async_trait::async_trait]
+impl Step for Waits {
+    async fn check(&self, _: &crate::ports::World) -> crate::error::Result<crate::phases::State> {
+        Ok(crate::phases::State::Differs("it waits".to_owned()))
+    }
+
+    async fn apply(
+        &self,
+        _: &crate::ports::World,
+        _: &crate::phases::Notes,
+    ) -> crate::error::Result<()> {
+        std::future::pending().await
+    }
+}
