@@ -6,7 +6,8 @@ use super::{etcd::on_a_control_plane, print};
 use crate::{
     error::{Context, Error, Result},
     journal::{Course, Journal, Membership},
-    observe, plan as plans,
+    observe::{self, Settled, record},
+    plan as plans,
     ports::{Command, Etcd, World},
     runner::Runner,
     snapshots::restore::{Fetched, fetch, may_restore, put_back, source},
@@ -26,6 +27,13 @@ pub async fn restore(from: &str, yes: bool, force: bool) -> Result<()> {
     }
     // The agent works on the same machine and keeps the same journal.
     systemctl(&world, &["stop", "k8s-bootstrap.service"]).await?;
+    // From now on nobody takes over from its founder: what is put back stays.
+    let settled = Settled {
+        cluster_uid: cluster.cluster_uid.clone(),
+        instance: me.instance_id.clone(),
+        time: world.clock.now(),
+    };
+    record::settle(world.store.as_ref(), &settled).await?;
     eprintln!("preparing the host");
     let journal = Journal::open(world.host.as_ref(), &me.instance_id).await?;
     let runner = Runner::new(world.clone(), journal);
