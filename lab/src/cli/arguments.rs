@@ -152,7 +152,7 @@ pub(super) enum Command {
         /// control-plane or worker.
         #[arg(long)]
         role: String,
-        /// An action to leave out, for example `ssm:GetParameter`.
+        /// An action to leave out, for example `ssm:PutParameter`.
         #[arg(long)]
         without: Vec<String>,
     },
