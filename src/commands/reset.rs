@@ -43,7 +43,7 @@ pub async fn reset(yes: bool) -> Result<()> {
     }
     Journal::forget(world.host.as_ref()).await?;
     print(&format!(
-        "{} is no node any more. Volumes of pods in folders of this machine and the kernel's packet rules are left: a reboot ends the rules.",
+        "{} is no node any more. Volumes of pods in folders of this machine and Calico's packet rules are left: a reboot ends the rules.",
         me.node_name
     ))
 }

@@ -57,6 +57,7 @@ fn with_programs(fake: &FakeWorld) {
     fake.on("systemctl show", |_, _| {
         output(0, "ActiveState=inactive\nUnitFileState=disabled\n", "")
     });
+    fake.on("nft list tables", |_, _| output(0, "table ip filter\n", ""));
     fake.on("rm -rf", |command, files| {
         for path in &command.args[2..] {
             let path = files.root().join(path.trim_start_matches('/'));

@@ -30,6 +30,9 @@ pub enum Removal {
         /// Their paths.
         paths: Vec<PathBuf>,
     },
+    /// kube-proxy's packet rules. Another kube-proxy that finds them does not fill its own in,
+    /// and then no Service answers on the node.
+    Rules,
     /// Calico's tunnel.
     Tunnel,
 }
@@ -90,6 +93,12 @@ impl Removal {
                     names: vec!["kubelet.service", "containerd.service"],
                 },
             ),
+            phase(
+                "rules",
+                20,
+                "another kube-proxy begins with none",
+                Self::Rules,
+            ),
             phase("tunnel", 20, "no way to pods of others", Self::Tunnel),
             phase(
                 "files",
@@ -139,6 +148,16 @@ impl Removal {
                 }
                 Ok(None)
             }
+            Self::Rules => {
+                let asked = Command::new("nft", ["list", "tables"]);
+                // Where there is no nft, kube-proxy's rules are of the kind that it clears itself.
+                let Ok(said) = world.commands.run(asked).await else {
+                    return Ok(None);
+                };
+                let mut tables = said.stdout.lines();
+                let ours = tables.find(|line| line.ends_with(" kube-proxy"));
+                Ok(ours.map(str::to_owned))
+            }
             Self::Tunnel => {
                 let there = world.host.exists(TUNNEL.as_ref()).await?;
                 Ok(there.then(|| "vxlan.calico".to_owned()))
@@ -161,6 +180,13 @@ impl Removal {
                 let paths = paths.iter().map(|path| path.display().to_string());
                 let options = ["-rf", "--"].map(str::to_owned);
                 Command::new("rm", options.into_iter().chain(paths))
+            }
+            Self::Rules => {
+                // What is added first is there to be deleted.
+                let both = ["ip", "ip6"].map(|family| {
+                    format!("add table {family} kube-proxy; delete table {family} kube-proxy; ")
+                });
+                Command::new("nft", [both.concat()])
             }
             Self::Tunnel => Command::new("ip", ["link", "delete", "vxlan.calico"]),
         }
@@ -238,6 +264,15 @@ mod tests {
         });
         fake.on("/usr/local/bin/kubeadm reset --force", |_, files| {
             files.delete(paths::KUBELET_CONF);
+            output(0, "", "")
+        });
+        fake.on("nft list tables", |_, files| {
+            let left = !files.has("/no-rules");
+            let tables = "table ip filter\ntable ip kube-proxy\ntable ip6 kube-proxy\n";
+            output(0, if left { tables } else { "table ip filter\n" }, "")
+        });
+        fake.on("nft add table ip kube-proxy; delete table", |_, files| {
+            files.put("/no-rules", "");
             output(0, "", "")
         });
         fake.on("ip link delete", |_, files| {
