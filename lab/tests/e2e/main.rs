@@ -124,6 +124,10 @@ const SCENARIOS: &[Scenario] = &[
         scenarios::life::the_api_of_ec2_restarts_and_nobody_minds,
     ),
     (
+        "founders_die_before_and_after_they_have_recorded_their_clusters",
+        scenarios::control_planes::founders_die_before_and_after_they_have_recorded_their_clusters,
+    ),
+    (
         "a_wrong_role_tag_is_refused",
         scenarios::refusals::a_wrong_role_tag_is_refused,
     ),
@@ -138,6 +142,22 @@ const SCENARIOS: &[Scenario] = &[
     (
         "a_wrong_digest_is_refused_and_leaves_nothing",
         scenarios::refusals::a_wrong_digest_is_refused_and_leaves_nothing,
+    ),
+    (
+        "cgroup_v1_is_refused_without_the_override",
+        scenarios::refusals::cgroup_v1_is_refused_without_the_override,
+    ),
+    (
+        "metadata_switched_off_is_refused",
+        scenarios::refusals::metadata_switched_off_is_refused,
+    ),
+    (
+        "run_without_root_is_refused",
+        scenarios::refusals::run_without_root_is_refused,
+    ),
+    (
+        "their_followers_have_founded_clusters_of_their_own",
+        scenarios::control_planes::their_followers_have_founded_clusters_of_their_own,
     ),
     (
         "a_denied_call_names_the_permission",
@@ -162,22 +182,6 @@ const SCENARIOS: &[Scenario] = &[
     (
         "a_node_that_its_group_ends_leaves_and_names_the_action_that_its_policy_lacks",
         scenarios::permissions::a_node_that_its_group_ends_leaves_and_names_the_action_that_its_policy_lacks,
-    ),
-    (
-        "cgroup_v1_is_refused_without_the_override",
-        scenarios::refusals::cgroup_v1_is_refused_without_the_override,
-    ),
-    (
-        "metadata_switched_off_is_refused",
-        scenarios::refusals::metadata_switched_off_is_refused,
-    ),
-    (
-        "run_without_root_is_refused",
-        scenarios::refusals::run_without_root_is_refused,
-    ),
-    (
-        "a_founder_that_dies_early_is_followed",
-        scenarios::control_planes::a_founder_that_dies_early_is_followed,
     ),
     (
         "without_any_api_server_a_node_says_so_and_recovers",

@@ -141,14 +141,21 @@ impl Stage {
         Ok(list(&status["machines"]).to_vec())
     }
 
-    /// The control planes of the cluster that run, the oldest first.
+    /// The control planes of the scenarios' cluster that run, the oldest first.
     pub fn control_planes(&self) -> Result<Vec<String>, Failed> {
-        Ok(self
-            .machines()?
-            .iter()
-            .filter(|m| m["role"] == "control-plane" && m["phase"] == "running")
-            .map(|m| text(&m["name"]))
-            .collect())
+        self.control_planes_of("demo")
+    }
+
+    /// The same of another cluster.
+    pub fn control_planes_of(&self, cluster: &str) -> Result<Vec<String>, Failed> {
+        let is_of = |machine: &Value| {
+            machine["role"] == "control-plane"
+                && machine["phase"] == "running"
+                && machine["tags"]["k8s-bootstrap:cluster"] == cluster
+        };
+        let machines = self.machines()?;
+        let found = machines.iter().filter(|machine| is_of(machine));
+        Ok(found.map(|machine| text(&machine["name"])).collect())
     }
 
     /// Runs a command in a machine.

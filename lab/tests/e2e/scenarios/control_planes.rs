@@ -110,35 +110,43 @@ fn founder<'a>(stage: &Stage, machines: &'a [String]) -> Result<&'a String, Fail
     })
 }
 
-/// A founder that dies in the first minute of its cluster is followed by another control plane,
-/// which founds a cluster of its own: nothing was in the first one yet. Two clusters beside the
-/// scenarios' own, one for each moment of death.
-pub fn a_founder_that_dies_early_is_followed(stage: &Stage) -> Result<(), Failed> {
-    type Moment<'a> = &'a dyn Fn(&Value) -> bool;
-    let begins_to_found = |e: &Value| e["PHASE"] == "kubeadm-init";
-    let has_recorded = |e: &Value| e["PHASE"] == "record-cluster" && !e["DURATION_MS"].is_null();
-    let moments: [(&str, Moment<'_>); 2] = [
-        ("dies-in-kubeadm-init", &begins_to_found),
-        ("dies-once-initialized", &has_recorded),
-    ];
-    let mut followers = Vec::new();
-    for (cluster, moment) in moments {
+/// A cluster's name, and which entry of its founder's journal shows that the time has come.
+type Death = (&'static str, fn(&Value) -> bool);
+
+/// Two clusters beside the scenarios' own. In each the founder dies in its first minute.
+const DIES_EARLY: [Death; 2] = [
+    ("dies-before-initialized", |e| e["PHASE"] == "api-ready"),
+    ("dies-once-initialized", |e| {
+        e["PHASE"] == "record-cluster" && !e["DURATION_MS"].is_null()
+    }),
+];
+
+pub fn founders_die_before_and_after_they_have_recorded_their_clusters(
+    stage: &Stage,
+) -> Result<(), Failed> {
+    for (cluster, reached) in DIES_EARLY {
         let tag = format!("k8s-bootstrap:cluster={cluster}");
         let launch = ["launch", "--role", "control-plane", "--count", "2"];
         stage.lab(&[&launch[..], &["--until", "booted", "--tag", &tag]].concat())?;
-        let machines = stage.machines()?;
-        let pair: Vec<String> = machines.iter().map(|m| text(&m["name"])).collect();
-        let pair = &pair[pair.len() - 2..];
-        let founder = founder(stage, pair)?;
+        let pair = stage.control_planes_of(cluster)?;
+        let founder = founder(stage, &pair)?;
         until(180, cluster, || {
-            let reached = stage.journal(founder)?.iter().any(moment);
+            let reached = stage.journal(founder)?.iter().any(reached);
             ensure(reached, format!("{founder} has not come so far"))
         })?;
         stage.lab(&["terminate", "--hard", founder])?;
-        followers.extend(pair.iter().find(|name| *name != founder).cloned());
     }
-    for follower in &followers {
-        until(480, "the follower's cluster", || {
+    Ok(())
+}
+
+/// What the founders leave holds nothing yet, so that the others found clusters of their own.
+pub fn their_followers_have_founded_clusters_of_their_own(stage: &Stage) -> Result<(), Failed> {
+    for (cluster, _) in DIES_EARLY {
+        let left = stage.control_planes_of(cluster)?;
+        let [follower] = &left[..] else {
+            return Err(format!("in {cluster} are left {left:?}").into());
+        };
+        until(480, cluster, || {
             let status = stage.agent(follower)?;
             ensure(
                 status["stage"] == "ready",
