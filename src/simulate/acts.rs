@@ -257,10 +257,14 @@ impl Ticket {
                 if !world.cluster.ready().await? {
                     return Ok(Probe::NotYet("none answers".to_owned()));
                 }
-                if self.is_to_settle(world).await? {
-                    self.settle.apply(world, notes).await?;
+                if !self.is_to_settle(world).await? {
+                    return Ok(Probe::Done(()));
                 }
-                Ok(Probe::Done(()))
+                // It is the control plane that does so, and a joiner asks again whatever it says.
+                Ok(match self.settle.apply(world, notes).await {
+                    Ok(()) => Probe::Done(()),
+                    Err(error) => Probe::NotYet(error.one_line()),
+                })
             },
         )
         .await
