@@ -46,12 +46,19 @@ pub fn create_vpc() -> Result<()> {
     let vpc = namespace("vpc");
     ip(&format!("netns add {vpc}"))?;
     ip(&format!("-n {vpc} link set lo up"))?;
-    ip(&format!("-n {vpc} link add br0 type bridge"))?;
+    ip(&bridge(&vpc))?;
     for address in [GATEWAY, RESOLVER, API, ARTIFACTS] {
         ip(&format!("-n {vpc} addr add {address}/24 dev br0"))?;
     }
     ip(&format!("-n {vpc} addr add {METADATA}/32 dev br0"))?;
     ip(&format!("-n {vpc} link set br0 up"))
+}
+
+/// What makes the bridge. Without an address of its own it takes that of one of its links, and
+/// another when that link goes: for ten seconds all machines would answer to one that is gone.
+fn bridge(vpc: &str) -> String {
+    let address = mac(GATEWAY);
+    format!("-n {vpc} link add br0 address {address} type bridge")
 }
 
 /// Makes a machine's namespace with eth0 on the VPC's bridge, in place of an older one: a
@@ -127,6 +134,12 @@ pub fn become_visitors(name: &str, rate: u32, seconds: u64) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_bridge_keeps_its_hardware_address_whoever_leaves() {
+        let words = bridge("vpc");
+        assert!(words.contains("address 02:00:0a:2a:00:01 "), "{words}");
+    }
 
     #[test]
     fn machines_have_hardware_addresses_of_their_own() {
