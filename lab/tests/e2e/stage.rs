@@ -208,6 +208,20 @@ impl Stage {
         .collect()
     }
 
+    /// Starts the agent of a machine that was reset, as a person would.
+    pub fn start_agent(&self, machine: &str) -> Result<(), Failed> {
+        let unit = ["enable", "--now", "--no-block", "k8s-bootstrap"];
+        self.exec(machine, &[&["systemctl"], &unit[..]].concat())
+            .map(drop)
+    }
+
+    /// Fails while the API has a Node of this name.
+    pub fn has_no_node(&self, name: &str) -> Result<(), Failed> {
+        let nodes = self.kubectl(&["get", "nodes", "--output=name"])?;
+        let there = nodes.lines().any(|line| line == format!("node/{name}"));
+        ensure(!there, format!("{name} is still there"))
+    }
+
     /// The names of the nodes that are Ready.
     pub fn ready_nodes(&self) -> Result<Vec<String>, Failed> {
         let nodes = self.get(&["nodes"])?;

@@ -128,11 +128,7 @@ pub fn a_killed_agent_goes_on_where_it_was(stage: &Stage) -> Result<(), Failed> 
     )?;
     stage.lab(&["terminate", &machine])?;
     until(60, "the leader to delete the node that has left", || {
-        let nodes = stage.get(&["nodes"])?;
-        let there = crate::stage::list(&nodes["items"])
-            .iter()
-            .any(|node| node["metadata"]["name"] == name.as_str());
-        ensure(!there, format!("{name} is still there"))
+        stage.has_no_node(&name)
     })
 }
 
@@ -142,13 +138,7 @@ pub fn a_spot_notice_empties_the_node(stage: &Stage) -> Result<(), Failed> {
     let newest = stage.machines()?.pop().unwrap_or_default();
     let (machine, node) = (text(&newest["name"]), text(&newest["node"]));
     stage.lab(&["notice", &machine])?;
-    until(110, "the node to leave", || {
-        let nodes = stage.get(&["nodes"])?;
-        let there = crate::stage::list(&nodes["items"])
-            .iter()
-            .any(|there| there["metadata"]["name"] == node.as_str());
-        ensure(!there, format!("{node} is still there"))
-    })?;
+    until(110, "the node to leave", || stage.has_no_node(&node))?;
     let agent = stage.agent(&machine)?;
     ensure(
         agent["stage"] == "leaving",
@@ -169,25 +159,17 @@ pub fn a_reset_worker_leaves_and_may_join_again(stage: &Stage) -> Result<(), Fai
     let uid = node_uid(stage, &machine)?;
     stage.exec(&machine, &["k8s-bootstrap", "reset", "--yes"])?;
     until(60, "the leader to delete the Node", || {
-        let nodes = stage.kubectl(&["get", "nodes", "-o", "name"])?;
-        ensure(!nodes.contains(&node), format!("{node} is still there"))
+        stage.has_no_node(&node)
     })?;
     let left = "ls -d /etc/kubernetes /etc/cni/net.d /var/lib/k8s-bootstrap/journal.json 2>/dev/null; \
                 pgrep -l 'kubelet|containerd|k8s-bootstrap|calico'; \
-                systemctl is-enabled kubelet containerd k8s-bootstrap | grep enabled; true";
+                systemctl is-enabled kubelet containerd k8s-bootstrap | grep -x enabled; true";
     let left = stage.shell(&machine, left)?;
     ensure(
-        left.trim().lines().all(|line| line == "disabled"),
+        left.trim().is_empty(),
         format!("{machine} still has\n{left}"),
     )?;
-    let start = [
-        "systemctl",
-        "enable",
-        "--now",
-        "--no-block",
-        "k8s-bootstrap",
-    ];
-    stage.exec(&machine, &start)?;
+    stage.start_agent(&machine)?;
     until(240, "the node to join again", || {
         ensure(
             stage.ready_nodes()?.contains(&node),

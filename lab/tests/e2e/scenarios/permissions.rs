@@ -125,10 +125,7 @@ pub fn a_node_that_its_group_ends_leaves_and_names_the_action_that_its_policy_la
     let action = "autoscaling:DescribeAutoScalingInstances";
     let without = Without::action(stage, "worker", action)?;
     stage.lab(&["notice", "--group", &machine])?;
-    until(150, "the node to leave", || {
-        let nodes = stage.kubectl(&["get", "nodes", "-o", "name"])?;
-        ensure(!nodes.contains(&node), format!("{node} is still there"))
-    })?;
+    until(150, "the node to leave", || stage.has_no_node(&node))?;
     drop(without);
     let entries = stage.journal(&machine)?;
     let names = |field: &Value| field.as_str().is_some_and(|said| said.contains(action));

@@ -55,8 +55,8 @@ pub fn each_worker_serves_the_page_and_the_count_rises(stage: &Stage) -> Result<
 /// On which machine the only Redis runs.
 fn redis_machine(stage: &Stage) -> Result<String, Failed> {
     let node = text(&stage.get(&["pod", "-n", "visits", "redis-0"])?["spec"]["nodeName"]);
-    let status = crate::stage::json(&stage.lab(&["status", "--json"])?)?;
-    list(&status["machines"])
+    stage
+        .machines()?
         .iter()
         .find(|machine| machine["node"] == node.as_str() && machine["phase"] != "terminated")
         .map(|machine| text(&machine["name"]))
@@ -151,11 +151,7 @@ pub fn the_workers_name_stands_for_exactly_the_ready_ones(stage: &Stage) -> Resu
 /// A worker more is terminated while 50 visits a second go to all of them.
 pub fn a_terminated_worker_leaves_without_a_visitor_noticing(stage: &Stage) -> Result<(), Failed> {
     stage.lab(&["launch", "--role", "worker"])?;
-    let status = crate::stage::json(&stage.lab(&["status", "--json"])?)?;
-    let newest = list(&status["machines"])
-        .last()
-        .cloned()
-        .unwrap_or_default();
+    let newest = stage.machines()?.pop().unwrap_or_default();
     let (name, address) = (text(&newest["name"]), text(&newest["address"]));
     until(90, "the new worker in the record", || {
         let there = record(stage)?;
@@ -198,13 +194,7 @@ pub fn a_terminated_worker_leaves_without_a_visitor_noticing(stage: &Stage) -> R
             report.failed.len()
         ),
     )?;
-    until(60, "the Node to be deleted", || {
-        let nodes = stage.get(&["nodes"])?;
-        let there = list(&nodes["items"])
-            .iter()
-            .any(|there| there["metadata"]["name"] == node.as_str());
-        ensure(!there, format!("{node} is still there"))
-    })?;
+    until(60, "the Node to be deleted", || stage.has_no_node(&node))?;
     until(120, "the pods of the page elsewhere", || {
         let page = stage.get(&["deployment", "-n", "visits", "backend"])?;
         ensure(
