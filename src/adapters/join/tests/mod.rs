@@ -6,5 +6,6 @@
 
 mod application;
 mod connection;
+mod proof;
 mod stage;
 mod sts;
