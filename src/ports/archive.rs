@@ -9,7 +9,7 @@ use async_trait::async_trait;
 
 use crate::error::{Error, Result};
 
-/// Files by name in a place, such as `UID/20261124T120000Z.db`.
+/// Files by name in a place, such as `UID/20261124T120000.000Z.db`.
 #[async_trait]
 pub trait Archive: Send + Sync {
     /// Puts a file there, for its owner alone. One that has the name already stays, since the

@@ -24,8 +24,9 @@ pub const WORK: &str = "/var/lib/k8s-bootstrap/snapshots";
 /// The form of [`Manifest`].
 const VERSION: u32 = 1;
 
-/// How a backup's time stands in its name.
-const TIME: &str = "%Y%m%dT%H%M%SZ";
+/// How a backup's time stands in its name. Finer than a second, in which the agent and a person
+/// may each take one, or somebody try again.
+const TIME: &str = "%Y%m%dT%H%M%S%.3fZ";
 
 /// Endings of a backup's files, in the order in which they are written.
 const ENDINGS: [&str; 3] = [DATA, PKI, MANIFEST];
@@ -100,7 +101,7 @@ impl Name {
         name.taken().map(|_| name)
     }
 
-    /// When it was taken, to the second.
+    /// When it was taken.
     pub fn taken(&self) -> Option<Timestamp> {
         let civil = DateTime::strptime(TIME, &self.time).ok()?;
         TimeZone::UTC.to_timestamp(civil).ok()
@@ -164,21 +165,21 @@ mod tests {
             .collect()
     }
 
-    const ONE: &str = "20261124T120000Z";
-    const TWO: &str = "20261124T130000Z";
-    const THREE: &str = "20261124T140000Z";
+    const ONE: &str = "20261124T120000.000Z";
+    const TWO: &str = "20261124T130000.000Z";
+    const THREE: &str = "20261124T140000.000Z";
 
     #[test]
     fn a_name_is_the_uid_and_the_time_and_comes_back() {
         let noon = "2026-11-24T12:00:00.7Z".parse().unwrap();
         let name = Name::new("uid", noon);
-        assert_eq!(name.file(DATA), "uid/20261124T120000Z.db");
+        assert_eq!(name.file(DATA), "uid/20261124T120000.700Z.db");
         assert_eq!(
-            Name::of("uid", "20261124T120000Z.pki.tar"),
+            Name::of("uid", "20261124T120000.700Z.pki.tar"),
             Some(name.clone())
         );
-        assert_eq!(name.taken(), "2026-11-24T12:00:00Z".parse().ok());
-        for other in ["readme.json", ONE, "20269924T120000Z.db", ".json"] {
+        assert_eq!(name.taken(), Some(noon));
+        for other in ["readme.json", ONE, "20269924T120000.000Z.db", ".json"] {
             assert_eq!(Name::of("uid", other), None, "{other}");
         }
     }

@@ -68,7 +68,7 @@ pub fn source(from: &str, to: &str) -> Result<(Place, Option<Name>)> {
     });
     let (place, name) = named.ok_or_else(|| {
         Error::refused(format!("`{from}` names no backup"))
-            .hint("a backup's name ends in UID/20261124T120000Z.json")
+            .hint("a backup's name ends in UID/20261124T120000.000Z.json")
     })?;
     Ok((Place::parse(place)?, Some(name)))
 }

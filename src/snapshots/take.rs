@@ -204,5 +204,9 @@ mod tests {
         let error = take(&fake.ports(), &place(), 2, SUBJECT).await.unwrap_err();
         assert!(error.one_line().contains("reads back"), "{error}");
         assert_eq!(newest(&fake.ports(), &place(), "uid").await.unwrap(), None);
+        // Nor does what is left of it stand in the way of the next attempt.
+        fake.ports().clock.sleep(Duration::from_millis(20)).await;
+        let taken = take(&fake.ports(), &place(), 2, SUBJECT).await.unwrap();
+        assert_ne!(taken.name, name);
     }
 }

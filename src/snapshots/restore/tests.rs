@@ -66,7 +66,7 @@ fn successor(of: &FakeWorld) -> FakeWorld {
     new
 }
 
-const STAMP: &str = "20261123T120000Z";
+const STAMP: &str = "20261123T120000.000Z";
 const ETCD_IMAGE: &str = "registry.k8s.io/etcd:3.6.8-0";
 const RESTORE: &str = "/usr/local/bin/ctr --namespace k8s.io run --rm";
 
@@ -154,7 +154,7 @@ fn a_backup_is_named_by_its_place_or_its_manifest() {
         ("latest", bucket, Some((bucket, None))),
         (bucket, "", Some((bucket, None))),
         (
-            "s3://backups/prod/uid/20261123T120000Z.json",
+            "s3://backups/prod/uid/20261123T120000.000Z.json",
             "",
             Some((bucket, name)),
         ),
