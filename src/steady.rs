@@ -2,7 +2,10 @@
 
 use std::{convert::Infallible, time::Duration};
 
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
+use tokio::{
+    sync::watch,
+    time::{Instant, Interval, MissedTickBehavior, interval},
+};
 use tracing::{info, warn};
 
 use crate::{
@@ -29,6 +32,13 @@ fn every(period: Duration) -> Interval {
     let mut cycles = interval(period);
     cycles.set_missed_tick_behavior(MissedTickBehavior::Delay);
     cycles
+}
+
+/// The error on one line, which is also in the journal now.
+fn warned(error: &Error) -> String {
+    let line = error.one_line();
+    warn!(HINT = error.remedy(), "{line}");
+    line
 }
 
 /// What ends the steady state.
@@ -133,7 +143,17 @@ impl Agent {
         }
     }
 
+    /// The node is looked at beside its phases: a full check may download for minutes, and for
+    /// as long people must be told of the node and its way to the API be kept.
     async fn keep_node(&self) -> Infallible {
+        let (unmended, news) = watch::channel(None);
+        tokio::select! {
+            never = self.keep_phases(&unmended) => never,
+            never = self.keep_informed(news) => never,
+        }
+    }
+
+    async fn keep_phases(&self, unmended: &watch::Sender<Option<String>>) -> Infallible {
         let mut cycles = every(CYCLE);
         let mut full_check_due = Instant::now() + FULL_CHECK;
         loop {
@@ -142,39 +162,47 @@ impl Agent {
             if full {
                 full_check_due = Instant::now() + FULL_CHECK;
             }
-            let (stage, message) = self.cycle(full).await;
+            let trouble = self.mend(full).await;
+            unmended.send_if_modified(|said| std::mem::replace(said, trouble.clone()) != trouble);
+        }
+    }
+
+    async fn keep_informed(&self, mut unmended: watch::Receiver<Option<String>>) -> Infallible {
+        let mut cycles = every(CYCLE);
+        loop {
+            tokio::select! {
+                _ = cycles.tick() => {}
+                Ok(()) = unmended.changed() => {}
+            }
+            let trouble = unmended.borrow_and_update().clone();
+            let (stage, message) = self.look(trouble).await;
             self.reporter.stage(stage, message, self.world.clock.now());
         }
     }
 
-    /// One look: what it does, finds and says.
+    /// One look: what it finds and says, beside what could not be mended.
     ///
     /// The stage is the node's own condition. A trouble of the agent, such as an EC2 API that
     /// does not answer, is said beside it: it must not take a working node out of service.
     /// Nor must one that only a person can mend, such as a detached IAM role: with the agent
     /// would go the node's way to the API.
-    async fn cycle(&self, full: bool) -> (Stage, String) {
-        let mut troubles = Vec::new();
-        let mut bear = |error: Error| {
-            let line = error.one_line();
-            warn!(HINT = error.remedy(), "{line}");
-            troubles.push(line);
-        };
-        if let Err(error) = self.observe().await {
-            bear(error);
-        }
-        if let Err(error) = self.mend(full).await {
-            bear(error);
-        }
+    async fn look(&self, unmended: Option<String>) -> (Stage, String) {
+        let unseen = self.observe().await.err().map(|error| warned(&error));
         let (stage, mut message) = self.condition().await;
+        let troubles: Vec<String> = unseen.into_iter().chain(unmended).collect();
         if !troubles.is_empty() {
             message = format!("{message}; but {}", troubles.join("; "));
         }
         (stage, message)
     }
 
-    /// Carries out what is due, or every phase that no longer holds.
-    async fn mend(&self, full: bool) -> Result<()> {
+    /// Carries out what is due, or every phase that no longer holds; tells what it could not.
+    async fn mend(&self, full: bool) -> Option<String> {
+        let outcome = self.carry_out(full).await;
+        outcome.err().map(|error| warned(&error))
+    }
+
+    async fn carry_out(&self, full: bool) -> Result<()> {
         let mut phases = plan::renewal(&self.settings, &self.me);
         if full && let Some(membership) = self.runner.membership().await {
             phases = plan::host(&self.settings, &self.me)?;

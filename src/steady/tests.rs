@@ -28,6 +28,12 @@ async fn member(fake: &FakeWorld, me: Identity) -> Agent {
     agent
 }
 
+/// Mends, and then looks.
+async fn cycle(agent: &Agent, full: bool) -> (Stage, String) {
+    let trouble = agent.mend(full).await;
+    agent.look(trouble).await
+}
+
 /// Lets the agent work for a while, in which it must not end.
 async fn work_for(time: Duration, keep: &mut Pin<&mut impl Future<Output = End>>) {
     let ended = timeout(time, keep.as_mut()).await;
@@ -59,11 +65,11 @@ async fn a_node_that_the_api_does_not_show_is_degraded() {
     let fake = FakeWorld::new();
     let agent = member(&fake, worker("i-1")).await;
     fake.cluster.node_conditions([None]);
-    let (stage, message) = agent.cycle(false).await;
+    let (stage, message) = cycle(&agent, false).await;
     assert_eq!(stage, Stage::Degraded);
     assert_eq!(message, format!("the cluster has no node {ME} any more"));
     fake.cluster.down(true);
-    let (stage, message) = agent.cycle(false).await;
+    let (stage, message) = cycle(&agent, false).await;
     assert_eq!(stage, Stage::Degraded);
     assert_eq!(message, "connection refused");
 }
@@ -74,7 +80,7 @@ async fn an_ec2_api_that_is_away_is_said_beside_and_leaves_the_node_ready() {
     let agent = member(&fake, worker("i-1")).await;
     fake.ec2
         .fail_with(|| Error::failed("cannot reach the EC2 API"));
-    let (stage, message) = agent.cycle(false).await;
+    let (stage, message) = cycle(&agent, false).await;
     assert_eq!(stage, Stage::Ready);
     assert_eq!(
         message,
@@ -110,9 +116,10 @@ async fn a_control_plane_removes_the_blanket_approval_whenever_it_comes_back() {
             "kind": "ClusterRoleBinding",
             "metadata": {"name": "kubeadm:node-autoapprove-bootstrap"},
         }));
-        member(&fake, worker("i-1")).await.cycle(false).await;
+        let other = member(&fake, worker("i-1")).await;
+        cycle(&other, false).await;
         assert!(fake.cluster.objects().contains_key(key));
-        agent.cycle(false).await;
+        cycle(&agent, false).await;
         assert!(!fake.cluster.objects().contains_key(key));
     }
 }
@@ -123,7 +130,7 @@ async fn a_full_check_mends_a_removed_file_and_only_that() {
     let fake = founder.another_host().with_a_whole_kernel().with_a_way_in();
     let agent = member(&fake, worker("i-1")).await;
     // All is to be done at first: a whole boot.
-    let (stage, message) = agent.cycle(true).await;
+    let (stage, message) = cycle(&agent, true).await;
     assert_eq!(stage, Stage::Ready);
     assert!(!message.contains("but"), "{message}");
     let sysctl = "/etc/sysctl.d/90-k8s-bootstrap.conf";
@@ -151,15 +158,40 @@ async fn a_full_check_that_cannot_be_carried_out_is_said_beside() {
     let founder = FakeWorld::founded().recorded("uid", "i-cp").await;
     let fake = founder.another_host().with_a_whole_kernel().with_a_way_in();
     let agent = member(&fake, worker("i-1")).await;
-    agent.cycle(true).await;
+    cycle(&agent, true).await;
     fake.commands
         .fail("systemctl show", "Failed to connect to bus");
-    let (stage, message) = agent.cycle(true).await;
+    let (stage, message) = cycle(&agent, true).await;
     assert_eq!(stage, Stage::Ready);
     assert!(message.contains("; but phase "), "{message}");
     assert!(message.contains("Failed to connect to bus"), "{message}");
     sleep(CYCLE).await;
     fake.commands.mend();
-    let (_, message) = agent.cycle(true).await;
+    let (_, message) = cycle(&agent, true).await;
     assert!(!message.contains("but"), "{message}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_is_told_of_and_finds_its_api_servers_while_a_full_check_downloads() {
+    let founder = FakeWorld::founded().recorded("uid", "i-cp").await;
+    let fake = founder.another_host().with_a_whole_kernel().with_a_way_in();
+    let me = worker("i-1");
+    let agent = member(&fake, me.clone()).await;
+    cycle(&agent, true).await;
+    fake.files.delete("/usr/local/bin/kubeadm");
+    fake.downloads.stall();
+    let before = fake.downloads.fetched().len();
+    let mut keep = pin!(agent.keep());
+    work_for(FULL_CHECK + CYCLE, &mut keep).await;
+    assert_eq!(fake.downloads.fetched().len(), before + 1);
+    fake.cluster
+        .node_conditions([Some(not_ready("cni plugin not initialized"))]);
+    fake.ec2
+        .list([running(&me, 10), running(&control_plane("i-new"), 3)]);
+    work_for(CYCLE * 2, &mut keep).await;
+    assert!(!fake.files.has("/usr/local/bin/kubeadm"));
+    assert_eq!(agent.reporter.subscribe().borrow().stage, Stage::Degraded);
+    let servers = agent.api_servers.borrow().clone();
+    let addresses: Vec<_> = servers.iter().map(|s| s.ip().to_string()).collect();
+    assert_eq!(addresses, ["10.42.0.3"]);
 }

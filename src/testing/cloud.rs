@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use async_trait::async_trait;
@@ -141,6 +144,7 @@ pub struct FakeDownloads {
     files: Arc<Files>,
     texts: Mutex<BTreeMap<(String, String), String>>,
     fetched: Mutex<Vec<Download>>,
+    stalled: AtomicBool,
 }
 
 impl FakeDownloads {
@@ -150,6 +154,7 @@ impl FakeDownloads {
             files,
             texts: Mutex::default(),
             fetched: Mutex::default(),
+            stalled: AtomicBool::new(false),
         }
     }
 
@@ -157,6 +162,11 @@ impl FakeDownloads {
     pub fn offer(&self, url: &str, sha256: &str, text: &str) {
         let key = (url.to_owned(), sha256.to_owned());
         self.texts.lock().unwrap().insert(key, text.to_owned());
+    }
+
+    /// From now on no download ends.
+    pub fn stall(&self) {
+        self.stalled.store(true, Ordering::Relaxed);
     }
 
     /// What was fetched so far.
@@ -169,6 +179,9 @@ impl FakeDownloads {
 impl Downloads for FakeDownloads {
     async fn fetch(&self, download: &Download) -> Result<()> {
         self.fetched.lock().unwrap().push(download.clone());
+        if self.stalled.load(Ordering::Relaxed) {
+            return std::future::pending().await;
+        }
         let (content, digest) = (&download.url, &download.sha256);
         if hex::encode(Sha256::digest(content)) != *digest {
             return Ok(());
