@@ -16,7 +16,6 @@ use super::image::Node;
 use super::platform;
 
 const SUITE: &str = "bookworm";
-const MIRROR: &str = "http://deb.debian.org/debian";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// What a cloud image has beyond Debian's minimal system.
@@ -153,8 +152,7 @@ fn build(folder: &Path, log: &Path) -> Result<()> {
         .args(["--variant=minbase", &format!("--keyring={KEYRING}")])
         .arg(format!("--include={PACKAGES}"))
         .arg(SUITE)
-        .arg(&machine)
-        .arg(MIRROR);
+        .arg(&machine);
     run(&mut debootstrap, log)?;
     install(&machine, CLOUD_INIT, log)?;
 
