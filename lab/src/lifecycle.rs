@@ -2,16 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
+use tokio::time::sleep;
 
 use crate::ec2::client::{Aws, Wish};
+use crate::ec2::groups;
 use crate::layout::{Layout, namespace};
 use crate::machine::{disk, enter, supervisor};
 use crate::network;
 use crate::state::{Machine, MetadataOptions, Notice, Phase, State, now};
 use crate::userdata::{self, Agent};
+
+/// Between two looks at whether a hook is completed.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// What `launch` needs of what `up` prepared; kept beside the state.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -182,8 +188,34 @@ pub async fn start(layout: &Layout, wanted: &str) -> Result<Machine> {
     Ok(machine)
 }
 
+/// Terminates a machine as its Auto Scaling group does: tells it, and waits until its hook is
+/// completed, or no longer than the hook says. Whether it was completed is the second value.
+pub async fn terminate_by_group(layout: &Layout, wanted: &str) -> Result<(Machine, bool)> {
+    let notice = Notice::Group { proceeds: false };
+    let machine = notify(layout, wanted, notice).await?;
+    let end = Instant::now() + groups::HEARTBEAT;
+    let completed = loop {
+        let notice = State::require(layout)?.find(&machine.name)?.notice;
+        if notice == Some(Notice::Group { proceeds: true }) {
+            break true;
+        }
+        if Instant::now() > end {
+            break false;
+        }
+        sleep(LOOK_AGAIN).await;
+    };
+    let machine = terminate(layout, &machine.name, false).await?;
+    Ok((machine, completed))
+}
+
 /// Tells a machine of its end, by its metadata.
-pub fn notify(layout: &Layout, wanted: &str, notice: Notice) -> Result<Machine> {
+pub async fn notify(layout: &Layout, wanted: &str, notice: Notice) -> Result<Machine> {
+    if matches!(notice, Notice::Group { .. }) {
+        let state = State::require(layout)?;
+        let aws = Aws::over_socket(layout)?;
+        aws.put_into_group(state.find(wanted)?, &state.subnet)
+            .await?;
+    }
     State::update(layout, |state| {
         let name = state.find(wanted)?.name.clone();
         let machine = state.machines.iter_mut().find(|m| m.name == name);
@@ -212,8 +244,11 @@ pub async fn terminate(layout: &Layout, wanted: &str, hard: bool) -> Result<Mach
     enter::power_off(layout, &machine.name, hard)?;
     // A launch that failed early has no instance in EC2.
     if !machine.id.is_empty() {
-        Aws::over_socket(layout)?
-            .change_instance("TerminateInstances", &machine.id)
+        let aws = Aws::over_socket(layout)?;
+        if matches!(machine.notice, Some(Notice::Group { .. })) {
+            aws.take_out_of_group(&machine).await?;
+        }
+        aws.change_instance("TerminateInstances", &machine.id)
             .await?;
     }
     set_phase(layout, &machine.name, Phase::Terminated)?;

@@ -118,7 +118,10 @@ pub struct Machine {
 #[serde(rename_all = "kebab-case")]
 pub enum Notice {
     /// Its Auto Scaling group wants it terminated.
-    Group,
+    Group {
+        /// Whether its hook is completed; until then the group waits.
+        proceeds: bool,
+    },
     /// The spot market takes it back at this time, seconds since the epoch.
     Spot(u64),
 }

@@ -64,6 +64,10 @@ pub(super) enum Command {
     Terminate {
         #[command(flatten)]
         machine: Named,
+        /// As an Auto Scaling group does: the machine is told, and may hold its end up by a
+        /// lifecycle hook.
+        #[arg(long, conflicts_with = "hard")]
+        by_group: bool,
     },
     /// Power a machine off and keep its disk.
     Stop {

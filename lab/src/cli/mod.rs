@@ -164,7 +164,20 @@ async fn run_on_one(layout: &Layout, command: Command) -> Result<()> {
     };
     let find = |wanted: &str| anyhow::Ok(State::require(layout)?.find(wanted)?.name.clone());
     match command {
-        Command::Terminate { machine } => {
+        Command::Terminate {
+            machine,
+            by_group: true,
+        } => {
+            let (machine, completed) =
+                lifecycle::terminate_by_group(layout, &machine.instance).await?;
+            let how = if completed {
+                "terminated after its hook was completed"
+            } else {
+                "terminated after its hook ran out of time"
+            };
+            said(machine, how);
+        }
+        Command::Terminate { machine, .. } => {
             said(
                 lifecycle::terminate(layout, &machine.instance, machine.hard).await?,
                 "terminated",
@@ -214,11 +227,14 @@ async fn run_on_one(layout: &Layout, command: Command) -> Result<()> {
         }
         Command::Notice { instance, group } => {
             let notice = if group {
-                Notice::Group
+                Notice::Group { proceeds: false }
             } else {
                 Notice::Spot(now() + 120)
             };
-            said(lifecycle::notify(layout, &instance, notice)?, "notified");
+            said(
+                lifecycle::notify(layout, &instance, notice).await?,
+                "notified",
+            );
         }
         Command::MotoRestart => Aws::over_socket(layout)?.restart_moto().await?,
         _ => bail!("this command is not meant for one machine"),

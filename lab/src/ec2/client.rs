@@ -133,6 +133,11 @@ impl Aws {
                 "eu-central-1/sts",
                 "2011-06-15",
             ),
+            "autoscaling" => (
+                format!("autoscaling.{REGION}.amazonaws.com"),
+                "eu-central-1/autoscaling",
+                "2011-01-01",
+            ),
             _ => (
                 format!("ec2.{REGION}.amazonaws.com"),
                 "eu-central-1/ec2",
@@ -334,7 +339,7 @@ impl Aws {
     }
 }
 
-fn owned(parameters: &[(&str, &str)]) -> Vec<(String, String)> {
+pub(super) fn owned(parameters: &[(&str, &str)]) -> Vec<(String, String)> {
     parameters
         .iter()
         .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))

@@ -19,6 +19,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::faults::{Faults, Verdict, Wanted, error_body};
+use super::groups;
 use super::moto;
 use super::replay::{Call, Journal, seed, send};
 use super::states;
@@ -97,9 +98,19 @@ impl Api {
             }
         }
         let mut body = answer.bytes().await?;
-        if call.action() == "DescribeInstances" {
-            let said = states::going_down(&String::from_utf8_lossy(&body), &self.state.get());
-            body = said.into();
+        match call.action().as_str() {
+            "DescribeInstances" => {
+                body =
+                    states::going_down(&String::from_utf8_lossy(&body), &self.state.get()).into();
+            }
+            "DescribeAutoScalingInstances" => {
+                body = groups::waiting(&String::from_utf8_lossy(&body), &self.state.get()).into();
+            }
+            // moto judges the permission first, and only then does not know the action.
+            "CompleteLifecycleAction" if status.is_server_error() => {
+                return groups::complete(&self.layout, &call);
+            }
+            _ => {}
         }
         if changes && status.is_success() {
             backend.journal.keep(call);

@@ -41,14 +41,18 @@ impl Call {
         {
             return target.rsplit('.').next().unwrap_or_default().to_owned();
         }
+        self.parameter("Action").unwrap_or_default().to_owned()
+    }
+
+    /// A parameter of the query or form, as it was sent.
+    pub fn parameter(&self, name: &str) -> Option<&str> {
         let query = self.path.split_once('?').map_or("", |(_, query)| query);
         let form = std::str::from_utf8(&self.body).unwrap_or("");
         query
             .split('&')
             .chain(form.split('&'))
-            .find_map(|pair| pair.strip_prefix("Action="))
-            .unwrap_or_default()
-            .to_owned()
+            .filter_map(|pair| pair.split_once('='))
+            .find_map(|(key, value)| (key == name).then_some(value))
     }
 
     /// Whether it may change something.

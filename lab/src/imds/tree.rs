@@ -73,7 +73,7 @@ pub fn metadata(machine: &Machine) -> Value {
     if let Some(root) = tree.as_object_mut() {
         match machine.notice {
             None => {}
-            Some(Notice::Group) => {
+            Some(Notice::Group { .. }) => {
                 let state = json!({ "target-lifecycle-state": "Terminated" });
                 root.insert("autoscaling".into(), state);
             }
@@ -184,7 +184,7 @@ mod tests {
             read(&metadata(&w1), &spot).as_deref(),
             Some(r#"{"action":"terminate","time":"2000-02-29T00:00:00Z"}"#)
         );
-        w1.notice = Some(Notice::Group);
+        w1.notice = Some(Notice::Group { proceeds: false });
         let state = read(&metadata(&w1), &group);
         assert_eq!(state.as_deref(), Some("Terminated"));
     }

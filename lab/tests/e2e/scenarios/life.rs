@@ -147,6 +147,18 @@ pub fn a_spot_notice_empties_the_node(stage: &Stage) -> Result<(), Failed> {
     stage.lab(&["terminate", &machine]).map(drop)
 }
 
+/// The group waits by its hook until the node has left, and no longer.
+pub fn a_group_waits_for_its_node_to_leave(stage: &Stage) -> Result<(), Failed> {
+    stage.lab(&["launch", "--role", "worker"])?;
+    let newest = stage.machines()?.pop().unwrap_or_default();
+    let said = stage.lab(&["terminate", &text(&newest["name"]), "--by-group"])?;
+    ensure(said.contains("its hook was completed"), said)?;
+    let node = text(&newest["node"]);
+    until(60, "the leader to delete the node that has left", || {
+        stage.has_no_node(&node)
+    })
+}
+
 /// A person takes a node out of the cluster and the cluster off the node. Started again, it
 /// joins as one that was never there.
 pub fn a_reset_worker_leaves_and_may_join_again(stage: &Stage) -> Result<(), Failed> {
