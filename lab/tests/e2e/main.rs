@@ -65,7 +65,7 @@ const SCENARIOS: &[Scenario] = in_this_order![
     permissions::a_control_plane_names_each_action_that_its_policy_lacks,
     permissions::the_leader_names_each_action_that_the_workers_name_needs,
     permissions::a_backup_names_each_action_that_its_policy_lacks,
-    permissions::a_node_that_its_group_ends_leaves_and_names_the_action_that_its_policy_lacks,
+    permissions::nodes_that_their_group_ends_leave_and_name_each_action_that_their_policy_lacks,
     control_planes::without_any_api_server_a_node_says_so_and_recovers,
     control_planes::two_more_control_planes_join_at_once,
     control_planes::a_request_after_the_death_of_an_api_server_goes_through,

@@ -115,25 +115,34 @@ pub fn a_backup_names_each_action_that_its_policy_lacks(stage: &Stage) -> Result
     stage.exec("cp1", &backup).map(drop)
 }
 
-/// A node that may not ask its group for hooks leaves all the same, and says what it lacks.
-pub fn a_node_that_its_group_ends_leaves_and_names_the_action_that_its_policy_lacks(
+/// A node that may not learn of its group's hooks, or not complete them, leaves all the same,
+/// and says what it lacks.
+pub fn nodes_that_their_group_ends_leave_and_name_each_action_that_their_policy_lacks(
     stage: &Stage,
 ) -> Result<(), Failed> {
-    stage.lab(&["launch", "--role", "worker"])?;
-    let newest = stage.machines()?.pop().unwrap_or_default();
-    let (machine, node) = (text(&newest["name"]), text(&newest["node"]));
-    let action = "autoscaling:DescribeAutoScalingInstances";
-    let without = Without::action(stage, "worker", action)?;
-    stage.lab(&["notice", "--group", &machine])?;
-    until(150, "the node to leave", || stage.has_no_node(&node))?;
-    drop(without);
-    let entries = stage.journal(&machine)?;
-    let names = |field: &Value| field.as_str().is_some_and(|said| said.contains(action));
-    ensure(
-        entries
-            .iter()
-            .any(|e| names(&e["MESSAGE"]) || names(&e["HINT"])),
-        format!("its journal does not name {action}"),
-    )?;
-    stage.lab(&["terminate", &machine]).map(drop)
+    let actions = [
+        "autoscaling:DescribeAutoScalingInstances",
+        "autoscaling:DescribeLifecycleHooks",
+        "autoscaling:CompleteLifecycleAction",
+    ];
+    let count = actions.len();
+    stage.lab(&["launch", "--role", "worker", "--count", &count.to_string()])?;
+    let machines = stage.machines()?;
+    for (machine, action) in machines[machines.len() - count..].iter().zip(actions) {
+        let (name, node) = (text(&machine["name"]), text(&machine["node"]));
+        let without = Without::action(stage, "worker", action)?;
+        stage.lab(&["notice", "--group", &name])?;
+        until(150, action, || {
+            let entries = stage.journal(&name)?;
+            let names = |field: &Value| field.as_str().is_some_and(|said| said.contains(action));
+            let named = entries
+                .iter()
+                .any(|e| names(&e["MESSAGE"]) || names(&e["HINT"]));
+            ensure(named, format!("the journal of {name} does not name it"))
+        })?;
+        until(60, "the node to leave", || stage.has_no_node(&node))?;
+        drop(without);
+        stage.lab(&["terminate", &name, "--hard"])?;
+    }
+    Ok(())
 }
