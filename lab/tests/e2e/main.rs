@@ -63,6 +63,7 @@ const SCENARIOS: &[Scenario] = in_this_order![
     refusals::a_denied_call_names_the_permission,
     permissions::a_worker_names_each_action_that_its_policy_lacks,
     permissions::a_control_plane_names_each_action_that_its_policy_lacks,
+    permissions::a_control_plane_names_the_action_that_another_store_needs,
     permissions::the_leader_names_each_action_that_the_workers_name_needs,
     permissions::a_backup_names_each_action_that_its_policy_lacks,
     permissions::nodes_that_their_group_ends_leave_and_name_each_action_that_their_policy_lacks,

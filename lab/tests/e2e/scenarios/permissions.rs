@@ -12,10 +12,12 @@ use crate::stage::{Stage, ensure, text, until};
 fn each_is_named(
     stage: &Stage,
     role: &str,
+    options: &[&str],
     actions: &[&str],
     never: Option<&str>,
 ) -> Result<(), Failed> {
     let cluster = format!("k8s-bootstrap:cluster=permissions-{role}");
+    let options = [&["--tag", &cluster], options].concat();
     let policy = |more: &[&str]| {
         let mut policy = vec!["policy", "--role", role];
         for action in more.iter().copied().chain(never) {
@@ -24,7 +26,7 @@ fn each_is_named(
         stage.lab(&policy)
     };
     policy(&actions[..1])?;
-    let machine = stage.launch_as(role, &["--tag", &cluster])?;
+    let machine = stage.launch_as(role, &options)?;
     let outcome = actions.iter().try_for_each(|action| {
         policy(&[action])?;
         until(120, action, || {
@@ -40,7 +42,7 @@ fn each_is_named(
 /// A worker in an empty cluster looks for its founder for as long as there is none.
 pub fn a_worker_names_each_action_that_its_policy_lacks(stage: &Stage) -> Result<(), Failed> {
     let actions = ["ec2:DescribeInstances", "ssm:GetParametersByPath"];
-    each_is_named(stage, "worker", &actions, None)
+    each_is_named(stage, "worker", &[], &actions, None)
 }
 
 /// A control plane in an empty cluster claims it, which is its one write before it founds.
@@ -49,7 +51,28 @@ pub fn a_control_plane_names_each_action_that_its_policy_lacks(
 ) -> Result<(), Failed> {
     let claim = "ssm:PutParameter";
     let actions = [claim, "ec2:DescribeInstances", "ssm:GetParametersByPath"];
-    each_is_named(stage, "control-plane", &actions, Some(claim))
+    each_is_named(stage, "control-plane", &[], &actions, Some(claim))
+}
+
+/// Without a store the claim is written into the instance's tags, and with a bucket into that.
+pub fn a_control_plane_names_the_action_that_another_store_needs(
+    stage: &Stage,
+) -> Result<(), Failed> {
+    let stores = [
+        ("kind = \"none\"\ncontrol_planes = 1", "ec2:CreateTags"),
+        (
+            "kind = \"s3\"\nbucket = \"k8s-bootstrap-backups\"",
+            "s3:PutObject",
+        ),
+    ];
+    for (store, claim) in stores {
+        let settings = tempfile::NamedTempFile::new()?;
+        std::fs::write(settings.path(), format!("[store]\n{store}\n"))?;
+        let path = settings.path().display().to_string();
+        let options = ["--settings", &path];
+        each_is_named(stage, "control-plane", &options, &[claim], Some(claim))?;
+    }
+    Ok(())
 }
 
 /// Restores the whole policy of a role when this is dropped.
