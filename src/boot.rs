@@ -1,5 +1,7 @@
 //! From first boot to a Ready node: the flow of the agent on one screen.
 
+pub mod api_servers;
+
 use std::{
     net::SocketAddr,
     path::Path,
@@ -12,16 +14,16 @@ use tokio::{sync::watch, try_join};
 use tracing::info;
 
 use crate::{
-    adapters::balancer::{API_PORT, Health},
+    adapters::balancer::Health,
     config::{self, Fragment, Settings, Sources, user_data},
     decide::{Agreement, Decision, Judge},
-    error::{Context, Error, Result},
+    error::{Error, Result},
     identity::Identity,
     journal::{Course, Membership},
     observe::{self, Claim, Observation, record},
     phases::{Notes, Step, leaving::Removal},
     plan,
-    ports::{Created, Host, InstanceState, MachineFacts, Metadata, Role, World},
+    ports::{Created, Host, MachineFacts, Metadata, World},
     report::{Reporter, Stage},
     runner::{Phase, Runner, Summary},
     wait::{Patience, Probe, until},
@@ -58,9 +60,6 @@ enum Choice {
     /// Take off this machine what it has of a cluster that was given up, because of this.
     StartOver(String),
 }
-
-/// Where the control planes that were seen last are kept.
-const API_SERVERS: &str = "/var/lib/k8s-bootstrap/api-servers.json";
 
 /// Reads every source of settings that this instance has.
 async fn sources(metadata: &dyn Metadata, host: &dyn Host) -> Result<Sources> {
@@ -207,7 +206,7 @@ impl Agent {
     pub async fn observe(&self) -> Result<Observation> {
         let membership = self.runner.membership().await;
         let seen = observe::observe(&self.world, &self.me, membership).await?;
-        let servers = api_servers(&self.me, &seen);
+        let servers = api_servers::seen(&self.me, &seen);
         let news = self.api_servers.send_if_modified(|known| {
             // Better a stale list than none: EC2's answers can be incomplete for a moment.
             let news = !servers.is_empty() && *known != servers;
@@ -217,10 +216,7 @@ impl Agent {
             news
         });
         if news {
-            let list = serde_json::to_vec(&servers)
-                .attempting(|| "cannot form the list of API servers".to_owned())?;
-            let file = Path::new(API_SERVERS);
-            self.world.host.write(file, &list, 0o600).await?;
+            api_servers::remember(self.world.host.as_ref(), &servers).await?;
         }
         Ok(seen)
     }
@@ -233,43 +229,6 @@ impl Agent {
         }
         Ok(created)
     }
-}
-
-/// The API servers that a node knows before EC2 has told it any: on a control plane its own,
-/// and those that were seen before a restart. So a node that boots while EC2 does not answer
-/// reaches its API all the same; for as long, EC2 launches no other control plane either.
-pub async fn known_api_servers(me: &Identity, host: &dyn Host) -> Result<Vec<SocketAddr>> {
-    let mut servers = own_api_server(me);
-    if let Some(bytes) = host.read(Path::new(API_SERVERS)).await? {
-        // A damaged file is as good as none: the next look at EC2 writes it anew.
-        let seen: Vec<SocketAddr> = serde_json::from_slice(&bytes).unwrap_or_default();
-        servers.extend(seen.into_iter().filter(|s| !own_api_server(me).contains(s)));
-    }
-    Ok(servers)
-}
-
-fn own_api_server(me: &Identity) -> Vec<SocketAddr> {
-    let own = (me.role == Role::ControlPlane).then_some(me.private_ip);
-    own.into_iter()
-        .map(|address| SocketAddr::from((address, API_PORT)))
-        .collect()
-}
-
-/// The API servers that this node may use: on a control plane its own first.
-fn api_servers(me: &Identity, seen: &Observation) -> Vec<SocketAddr> {
-    let peers = seen
-        .instances
-        .iter()
-        .filter(|i| i.role == Some(Role::ControlPlane) && i.state == InstanceState::Running)
-        .filter_map(|i| i.private_ip)
-        .map(|address| SocketAddr::from((address, API_PORT)));
-    let mut servers = own_api_server(me);
-    for peer in peers {
-        if !servers.contains(&peer) {
-            servers.push(peer);
-        }
-    }
-    servers
 }
 
 #[cfg(test)]

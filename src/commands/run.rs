@@ -1,40 +1,46 @@
 //! `run`: what the unit starts.
 
-use std::{path::Path, sync::Arc};
+mod way;
+
+use std::{convert::Infallible, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use tokio::{
+    net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
-    sync::watch,
-    time::interval,
+    time::{interval, sleep},
 };
-use tracing::{Instrument, info, info_span};
+use tracing::{Instrument, info, info_span, warn};
 
+use self::way::Way;
 use super::{ADDRESS_FILE, require_root};
 use crate::{
-    adapters::{
-        balancer::{self, ReadyzProbe},
-        join as joins,
-        wiring::Wiring,
-    },
-    boot::{self, Agent},
+    adapters::{join as joins, wiring::Wiring},
+    boot::{self, Agent, api_servers},
+    config,
     decide::judge,
-    error::{Context, Result},
+    error::{Context, Kind, Result},
     join::{JoinService, approver},
     journal::Journal,
-    phases::{kubeadm::paths, leaving::Removal},
-    ports::Role,
+    phases::leaving::Removal,
+    ports::{Host, Role},
     report::{Reporter, Stage, http, systemd},
     runner::Runner,
     steady::End,
 };
 
+/// How often a node that is in use looks whether a person has mended what was wrong.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+
 /// `run`: the whole life of the agent.
 pub async fn run() -> Result<()> {
     let reporter = Arc::new(Reporter::new(Timestamp::now()));
     let mut told = Told::new()?;
+    let wiring = Wiring::new()?;
+    let way = Way::of_this_node(wiring.host.as_ref()).await;
     let outcome = tokio::select! {
-        outcome = live(reporter.clone(), &mut told) => outcome,
+        outcome = live_on(&wiring, &way, &reporter, &mut told) => outcome,
+        outcome = way.serve() => outcome,
         () = tell_systemd(&reporter) => Ok(()),
     };
     match &outcome {
@@ -94,9 +100,71 @@ async fn tell_systemd(reporter: &Reporter) {
     }
 }
 
-async fn live(reporter: Arc<Reporter>, told: &mut Told) -> Result<()> {
-    let wiring = Wiring::new()?;
-    require_root(&wiring, "to bring up a node").await?;
+/// Lives; and where only a person can mend what is wrong, it stays for a node that is in use
+/// and looks again.
+async fn live_on(
+    wiring: &Wiring,
+    way: &Way,
+    reporter: &Arc<Reporter>,
+    told: &mut Told,
+) -> Result<()> {
+    let host = wiring.host.as_ref();
+    let mut said = None;
+    loop {
+        let refusal = match live(wiring, way, reporter.clone(), told).await {
+            Err(error) if error.kind() == Kind::Refused => error,
+            outcome => return outcome,
+        };
+        let instance = reporter.subscribe().borrow().instance_id.clone();
+        let in_use = api_servers::in_use(host, instance.as_deref()).await;
+        if in_use.unwrap_or_default().is_none() {
+            return Err(refusal);
+        }
+        let line = refusal.one_line();
+        if said.as_ref() != Some(&line) {
+            eprintln!("{refusal}");
+            info!("the node is in use and keeps its way to the API until that is mended");
+        }
+        reporter.stage(Stage::Failed, line.clone(), Timestamp::now());
+        said = Some(line);
+        systemd::ready();
+        tokio::select! {
+            never = report_meanwhile(host, reporter) => match never {},
+            () = told.wait() => return Ok(()),
+            () = sleep(LOOK_AGAIN) => {}
+        }
+    }
+}
+
+/// Says what is wrong over HTTP, where the settings that name the address may be what is wrong.
+async fn report_meanwhile(host: &dyn Host, reporter: &Reporter) -> Infallible {
+    let reported = async {
+        let last = host.read(Path::new(ADDRESS_FILE)).await?;
+        let last = last.and_then(|text| String::from_utf8_lossy(&text).parse().ok());
+        let address = match last {
+            Some(address) => address,
+            None => config::load(&[])?.report.listen,
+        };
+        let listener = listen_for_reports(host, address).await?;
+        http::serve(listener, reporter.subscribe()).await
+    };
+    if let Err(error) = reported.await {
+        warn!(HINT = error.remedy(), "{}", error.one_line());
+    }
+    std::future::pending().await
+}
+
+/// Listens, and leaves the address to `status`.
+async fn listen_for_reports(host: &dyn Host, address: SocketAddr) -> Result<TcpListener> {
+    let listener = http::listen(address).await?;
+    let text = address.to_string();
+    host.write(Path::new(ADDRESS_FILE), text.as_bytes(), 0o644)
+        .await?;
+    Ok(listener)
+}
+
+async fn live(wiring: &Wiring, way: &Way, reporter: Arc<Reporter>, told: &mut Told) -> Result<()> {
+    require_root(wiring, "to bring up a node").await?;
     let (settings, me, machine) = tokio::select! {
         known = boot::who_am_i(wiring.imds.as_ref(), wiring.host.as_ref()) => known?,
         () = told.wait() => return Ok(()),
@@ -108,32 +176,29 @@ async fn live(reporter: Arc<Reporter>, told: &mut Told) -> Result<()> {
             "this is {} {} of cluster {}",
             me.role, me.node_name, me.cluster
         );
-        let listener = http::listen(settings.report.listen).await?;
         let world = wiring.world(&settings, &me)?;
-        let address = settings.report.listen.to_string();
-        world
-            .host
-            .write(Path::new(ADDRESS_FILE), address.as_bytes(), 0o644)
-            .await?;
+        let listener = listen_for_reports(world.host.as_ref(), settings.report.listen).await?;
         let journal = Journal::open(world.host.as_ref(), &me.instance_id).await?;
-        let known = boot::known_api_servers(&me, world.host.as_ref()).await?;
+        let known = api_servers::known(&me, world.host.as_ref()).await?;
+        way.servers.send_replace(known);
+        if settings.cluster.endpoint == "local" {
+            way.wanted.send_replace(true);
+        }
         let agent = Agent {
             runner: Arc::new(Runner::new(world.clone(), journal)),
             settings: Arc::new(settings),
-            api_servers: watch::Sender::new(known),
-            api_health: Arc::default(),
+            api_servers: way.servers.clone(),
+            api_health: way.health.clone(),
             me: Arc::new(me),
             machine: Arc::new(machine),
             world,
             judge: Arc::new(judge),
             reporter: reporter.clone(),
         };
-        let balancer = serve_balancer(&agent);
         systemd::ready();
         tokio::select! {
             outcome = stay(&agent, told) => outcome,
             outcome = http::serve(listener, reporter.subscribe()) => outcome,
-            outcome = balancer => outcome,
             outcome = let_in(&agent), if agent.me.role == Role::ControlPlane => outcome,
             () = relay_progress(&agent) => Ok(()),
         }
@@ -173,19 +238,6 @@ async fn boot_and_keep(agent: &Agent) -> Result<()> {
     }
     // Nothing is kept any more: what comes is the end of the machine.
     std::future::pending().await
-}
-
-async fn serve_balancer(agent: &Agent) -> Result<()> {
-    if agent.settings.cluster.endpoint != "local" {
-        return std::future::pending().await;
-    }
-    let listener = balancer::listen().await?;
-    let health = agent.api_health.clone();
-    let probe = ReadyzProbe::new(paths::CA);
-    tokio::select! {
-        outcome = balancer::serve(listener, agent.api_servers.subscribe(), health.clone()) => outcome,
-        () = health.watch_over(agent.api_servers.subscribe(), &probe) => Ok(()),
-    }
 }
 
 /// A control plane's part for the others: the join service and the approver of certificates.

@@ -57,7 +57,7 @@ const SCENARIOS: &[Scenario] = in_this_order![
     refusals::tags_not_in_metadata_are_refused,
     refusals::a_wrong_digest_is_refused_and_leaves_nothing,
     refusals::cgroup_v1_is_refused_without_the_override,
-    refusals::metadata_switched_off_is_refused,
+    refusals::a_node_in_use_outlives_what_its_agent_refuses,
     refusals::run_without_root_is_refused,
     control_planes::their_followers_have_founded_clusters_of_their_own,
     refusals::a_denied_call_names_the_permission,
