@@ -124,18 +124,26 @@ pub fn the_leader_names_each_action_that_the_workers_name_needs(
     })
 }
 
-/// A backup is written, and then read again.
+/// A backup is written, and then read again; what is beyond `snapshots.keep` is removed.
 pub fn a_backup_names_each_action_that_its_policy_lacks(stage: &Stage) -> Result<(), Failed> {
     let to = "s3://k8s-bootstrap-backups/permissions";
     let backup = ["k8s-bootstrap", "etcd", "snapshot", "--to", to];
-    for action in ["s3:PutObject", "s3:GetObject"] {
+    let refused = |action: &str| {
         let without = Without::action(stage, "control-plane", action)?;
         let refused = stage.try_lab(&[&["exec", "cp1", "--"][..], &backup].concat())?;
         drop(without);
         let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-        ensure(!refused.status.success() && said.contains(action), said)?;
-    }
-    stage.exec("cp1", &backup).map(drop)
+        ensure(!refused.status.success() && said.contains(action), said)
+    };
+    refused("s3:PutObject")?;
+    refused("s3:GetObject")?;
+    stage.exec("cp1", &backup)?;
+    let settings = "/etc/k8s-bootstrap/config.toml";
+    let keep_one = format!("mkdir -p /etc/k8s-bootstrap; echo 'snapshots.keep = 1' > {settings}");
+    stage.shell("cp1", &keep_one)?;
+    let outcome = refused("s3:DeleteObject");
+    stage.exec("cp1", &["rm", settings])?;
+    outcome
 }
 
 /// A node that may not learn of its group's hooks, or not complete them, leaves all the same,
