@@ -22,6 +22,11 @@ use crate::{
 /// How often the cheap things are looked at: peers, the node's condition.
 const CYCLE: Duration = Duration::from_secs(30);
 
+/// Workers of a large cluster look at their peers less often, so that all instances together
+/// make about four calls a second. EC2 answers an account some twenty a second, and throttles
+/// whoever asks beyond that.
+const SHARE: Duration = Duration::from_millis(250);
+
 /// How often every phase is checked again, digests of programs included.
 const FULL_CHECK: Duration = Duration::from_hours(1);
 
@@ -32,6 +37,14 @@ fn every(period: Duration) -> Interval {
     let mut cycles = interval(period);
     cycles.set_missed_tick_behavior(MissedTickBehavior::Delay);
     cycles
+}
+
+/// How long a node of this role does without a look at its peers while it loses no API server.
+fn between_looks(role: Role, instances: usize) -> Duration {
+    match role {
+        Role::ControlPlane => CYCLE,
+        Role::Worker => CYCLE.max(SHARE * u32::try_from(instances).unwrap_or(u32::MAX)),
+    }
 }
 
 /// The error on one line, which is also in the journal now.
@@ -169,27 +182,49 @@ impl Agent {
 
     async fn keep_informed(&self, mut unmended: watch::Receiver<Option<String>>) -> Infallible {
         let mut cycles = every(CYCLE);
+        let mut look_due = Instant::now();
+        let (mut unseen, mut dead_before) = (None, 0);
         loop {
             tokio::select! {
                 _ = cycles.tick() => {}
                 Ok(()) = unmended.changed() => {}
             }
-            let trouble = unmended.borrow_and_update().clone();
-            let (stage, message) = self.look(trouble).await;
+            let dead = self.api_health.dead();
+            let lost = dead > dead_before || self.api_health.all_dead();
+            dead_before = dead;
+            let now = Instant::now();
+            if lost || now >= look_due {
+                let seen = self.look_at_peers().await;
+                let pause = seen
+                    .as_ref()
+                    .map_or(CYCLE, |peers| between_looks(self.me.role, *peers));
+                // Half a cycle early, so that the cycle at its end does not just miss it.
+                look_due = now + pause - CYCLE / 2;
+                unseen = seen.err();
+            }
+            let troubles = unseen.clone().into_iter();
+            let troubles = troubles.chain(unmended.borrow_and_update().clone());
+            let (stage, message) = self.look_at_node(troubles).await;
             self.reporter.stage(stage, message, self.world.clock.now());
         }
     }
 
-    /// One look: what it finds and says, beside what could not be mended.
+    /// How many instances the cluster has, or why that is not known.
+    async fn look_at_peers(&self) -> Result<usize, String> {
+        let seen = self.observe().await;
+        let peers = seen.map(|seen| seen.instances.len());
+        peers.map_err(|error| warned(&error))
+    }
+
+    /// What there is to say of the node, beside these troubles.
     ///
     /// The stage is the node's own condition. A trouble of the agent, such as an EC2 API that
     /// does not answer, is said beside it: it must not take a working node out of service.
     /// Nor must one that only a person can mend, such as a detached IAM role: with the agent
     /// would go the node's way to the API.
-    async fn look(&self, unmended: Option<String>) -> (Stage, String) {
-        let unseen = self.observe().await.err().map(|error| warned(&error));
+    async fn look_at_node(&self, troubles: impl Iterator<Item = String>) -> (Stage, String) {
         let (stage, mut message) = self.condition().await;
-        let troubles: Vec<String> = unseen.into_iter().chain(unmended).collect();
+        let troubles: Vec<String> = troubles.collect();
         if !troubles.is_empty() {
             message = format!("{message}; but {}", troubles.join("; "));
         }

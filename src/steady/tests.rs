@@ -1,11 +1,16 @@
 #![allow(clippy::unwrap_used)]
 
-use std::pin::{Pin, pin};
+use std::{
+    net::SocketAddr,
+    pin::{Pin, pin},
+};
 
+use async_trait::async_trait;
 use tokio::time::{sleep, timeout};
 
 use super::*;
 use crate::{
+    adapters::balancer::Probe,
     identity::Identity,
     journal::{Course, Membership},
     testing::{FakeWorld, agent, control_plane, not_ready, ready, running, worker},
@@ -30,8 +35,9 @@ async fn member(fake: &FakeWorld, me: Identity) -> Agent {
 
 /// Mends, and then looks.
 async fn cycle(agent: &Agent, full: bool) -> (Stage, String) {
-    let trouble = agent.mend(full).await;
-    agent.look(trouble).await
+    let unmended = agent.mend(full).await;
+    let unseen = agent.look_at_peers().await.err();
+    agent.look_at_node(unseen.into_iter().chain(unmended)).await
 }
 
 /// Lets the agent work for a while, in which it must not end.
@@ -194,4 +200,70 @@ async fn a_node_is_told_of_and_finds_its_api_servers_while_a_full_check_download
     let servers = agent.api_servers.borrow().clone();
     let addresses: Vec<_> = servers.iter().map(|s| s.ip().to_string()).collect();
     assert_eq!(addresses, ["10.42.0.3"]);
+}
+
+#[test]
+fn all_instances_together_ask_about_four_times_a_second_at_most() {
+    let pause = |role, instances| between_looks(role, instances).as_secs();
+    for (instances, seconds) in [
+        (0, 30),
+        (3, 30),
+        (120, 30),
+        (121, 30),
+        (400, 100),
+        (4000, 1000),
+    ] {
+        assert_eq!(pause(Role::Worker, instances), seconds, "{instances}");
+    }
+    assert_eq!(pause(Role::ControlPlane, 4000), 30);
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_a_small_cluster_each_cycle_has_its_look_however_long_ec2_takes() {
+    let fake = FakeWorld::founded().recorded("uid", "i-cp").await;
+    fake.settled().await;
+    let agent = member(&fake, worker("i-1")).await;
+    let mut keep = pin!(agent.keep());
+    work_for(CYCLE * 2 + CYCLE / 2, &mut keep).await;
+    fake.ec2.takes(Duration::from_secs(2));
+    let before = fake.ec2.asked();
+    work_for(CYCLE * 20, &mut keep).await;
+    assert_eq!(fake.ec2.asked() - before, 20);
+}
+
+/// One server is ready, if any.
+struct Ready(Option<SocketAddr>);
+
+#[async_trait]
+impl Probe for Ready {
+    async fn probe(&self, server: SocketAddr) -> Result<()> {
+        if self.0 == Some(server) {
+            return Ok(());
+        }
+        Err(Error::failed("connection refused"))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_of_a_large_cluster_asks_seldom_until_it_loses_an_api_server() {
+    let fake = FakeWorld::founded().recorded("uid", "i-cp").await;
+    fake.settled().await;
+    let agent = member(&fake, worker("i-1")).await;
+    let peers = (0..1200).map(|n| worker(&format!("i-{n}")));
+    fake.ec2.list(peers.map(|peer| running(&peer, 20)));
+    let mut keep = pin!(agent.keep());
+    work_for(CYCLE * 2 + CYCLE / 2, &mut keep).await;
+    let before = fake.ec2.asked();
+    work_for(CYCLE * 20, &mut keep).await;
+    assert_eq!(fake.ec2.asked() - before, 2);
+    let servers = ["10.42.0.2:6443", "10.42.0.3:6443"].map(|server| server.parse().unwrap());
+    // Which one is ready, and how often EC2 is asked then: for each loss once, for none always.
+    for (ready, asks) in [(Some(servers[0]), 1), (Some(servers[0]), 0), (None, 5)] {
+        for _ in 0..2 {
+            agent.api_health.look(&servers, &Ready(ready)).await;
+        }
+        let before = fake.ec2.asked();
+        work_for(CYCLE * 5, &mut keep).await;
+        assert_eq!(fake.ec2.asked() - before, asks, "{ready:?}");
+    }
 }

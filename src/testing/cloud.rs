@@ -4,8 +4,9 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -43,6 +44,8 @@ pub fn running(me: &Identity, last: u8) -> Instance {
 pub struct FakeEc2 {
     instances: Mutex<Vec<Instance>>,
     trouble: Mutex<Option<fn() -> Error>>,
+    asked: AtomicUsize,
+    latency: Mutex<Duration>,
 }
 
 impl FakeEc2 {
@@ -55,11 +58,24 @@ impl FakeEc2 {
     pub fn fail_with(&self, error: fn() -> Error) {
         *self.trouble.lock().unwrap() = Some(error);
     }
+
+    /// Takes so long for an answer from now on.
+    pub fn takes(&self, latency: Duration) {
+        *self.latency.lock().unwrap() = latency;
+    }
+
+    /// How often it was asked for instances.
+    pub fn asked(&self) -> usize {
+        self.asked.load(Ordering::Relaxed)
+    }
 }
 
 #[async_trait]
 impl Ec2 for FakeEc2 {
     async fn instances(&self, _cluster: &str) -> Result<Vec<Instance>> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        let latency = *self.latency.lock().unwrap();
+        tokio::time::sleep(latency).await;
         match *self.trouble.lock().unwrap() {
             Some(error) => Err(error()),
             None => Ok(self.instances.lock().unwrap().clone()),

@@ -33,6 +33,12 @@ enum Verdict {
     Failing(u32),
 }
 
+impl Verdict {
+    fn is_dead(self) -> bool {
+        matches!(self, Self::Failing(times) if times >= CERTAIN)
+    }
+}
+
 /// What is known of all servers.
 pub struct Health(watch::Sender<BTreeMap<SocketAddr, Verdict>>);
 
@@ -78,7 +84,7 @@ impl Health {
     pub async fn replaceable(&self, server: SocketAddr) {
         let mut known = self.0.subscribe();
         let replaceable = |known: &BTreeMap<SocketAddr, Verdict>| {
-            matches!(known.get(&server), Some(Verdict::Failing(times)) if *times >= CERTAIN)
+            known.get(&server).is_some_and(|verdict| verdict.is_dead())
                 && known.values().any(|verdict| *verdict == Verdict::Ready)
         };
         // The sender lives in `self`, so this cannot fail.
@@ -88,9 +94,13 @@ impl Health {
     /// Whether servers are known and surely none of them is ready.
     pub fn all_dead(&self) -> bool {
         let known = self.0.borrow();
-        let dead =
-            |verdict: &Verdict| matches!(verdict, Verdict::Failing(times) if *times >= CERTAIN);
-        !known.is_empty() && known.values().all(dead)
+        !known.is_empty() && known.values().all(|verdict| verdict.is_dead())
+    }
+
+    /// How many of the servers have surely failed.
+    pub fn dead(&self) -> usize {
+        let known = self.0.borrow();
+        known.values().filter(|verdict| verdict.is_dead()).count()
     }
 
     /// Probes the listed servers until the process ends.
