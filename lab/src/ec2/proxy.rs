@@ -26,8 +26,8 @@ use super::states;
 use crate::layout::Layout;
 use crate::serve::StateReader;
 
-/// Largest body of a call.
-const LARGEST_BODY: usize = 16 << 20;
+/// Largest body of a call: a snapshot of etcd, which grows with every machine that came and went.
+const LARGEST_BODY: usize = 256 << 20;
 /// Longest TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
@@ -279,5 +279,18 @@ async fn restart(Shared(api): Shared<Arc<Api>>) -> Response {
     match api.restart().await {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
         Err(error) => failed(StatusCode::INTERNAL_SERVER_ERROR, &error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[tokio::test]
+    async fn the_snapshot_of_a_cluster_that_has_lived_for_a_while_is_taken() {
+        let snapshot = Body::from(vec![0; 100 << 20]);
+        let call = read_call(Request::put("/bucket/key").body(snapshot).unwrap()).await;
+        assert_eq!(call.unwrap().body.len(), 100 << 20);
     }
 }
