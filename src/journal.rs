@@ -105,6 +105,13 @@ impl Journal {
         Ok(journal)
     }
 
+    /// The instance that wrote the journal on this host, as far as it can be read.
+    pub async fn writer(host: &dyn Host) -> Result<Option<String>> {
+        let bytes = host.read(Path::new(FILE)).await?.unwrap_or_default();
+        let journal: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
+        Ok(journal["instance_id"].as_str().map(str::to_owned))
+    }
+
     /// Writes it, whole or not at all.
     pub async fn save(&self, host: &dyn Host) -> Result<()> {
         let mut bytes =

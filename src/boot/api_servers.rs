@@ -39,8 +39,8 @@ pub async fn in_use(host: &dyn Host, instance: Option<&str>) -> Result<Option<Ve
     if !by_balancer {
         return Ok(None);
     }
-    if let Some(instance) = instance
-        && Journal::open(host, instance).await.is_err()
+    if let (Some(instance), Some(writer)) = (instance, Journal::writer(host).await?)
+        && writer != instance
     {
         return Ok(None);
     }
@@ -90,7 +90,10 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-    use crate::testing::{FakeWorld, agent, control_plane, running, worker};
+    use crate::{
+        journal,
+        testing::{FakeWorld, agent, control_plane, running, worker},
+    };
 
     fn servers(addresses: &[&str]) -> Vec<SocketAddr> {
         let addresses = addresses.iter();
@@ -147,6 +150,8 @@ mod tests {
         assert_eq!(in_use(Some("i-1")).await, Some(seen.clone()));
         assert_eq!(in_use(Some("i-2")).await, None, "a copied disk");
         assert_eq!(in_use(None).await, Some(seen.clone()));
+        fake.files.put(journal::FILE, "{\"version\": 1, \"insta");
+        assert_eq!(in_use(Some("i-1")).await, Some(seen.clone()), "damaged");
         fake.files.delete(paths::ADMIN_CONF);
         fake.files.put(paths::KUBELET_CONF, by("127.0.0.1:7443"));
         assert_eq!(in_use(None).await, Some(seen));
