@@ -24,12 +24,19 @@ pub struct Call {
 impl Call {
     /// The service, from the credential scope of the signature.
     pub fn service(&self) -> &str {
-        self.headers
-            .get("authorization")
-            .and_then(|value| value.to_str().ok())
-            .and_then(|value| value.split("Credential=").nth(1))
-            .and_then(|scope| scope.split('/').nth(3))
-            .unwrap_or("")
+        self.scope(3).unwrap_or("")
+    }
+
+    /// The id of the keys that signed it.
+    pub fn key_id(&self) -> Option<&str> {
+        self.scope(0)
+    }
+
+    /// A part of `ID/DATE/REGION/SERVICE/aws4_request`.
+    fn scope(&self, part: usize) -> Option<&str> {
+        let signature = self.headers.get("authorization")?.to_str().ok()?;
+        let scope = signature.split_once("Credential=")?.1;
+        scope.split('/').nth(part)
     }
 
     /// The action: of a JSON service from its target, else from the query or form.
