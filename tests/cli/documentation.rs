@@ -11,6 +11,7 @@ use k8s_bootstrap::{
     config::{DEFAULTS, Fragment, load},
     user_data,
 };
+use serde_json::json;
 use toml::{Table, Value};
 
 /// A fenced block and where it stands.
@@ -187,6 +188,26 @@ fn the_policies_are_of_the_form_that_iam_takes() {
             assert_eq!(any, describes, "{name}: {statement}");
         }
     }
+}
+
+#[test]
+fn no_policy_allows_to_overwrite_the_record_of_a_cluster() {
+    let text = fs::read(root().join("docs/iam/control-plane.json")).unwrap();
+    let policy: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    let mut seen = 0;
+    for statement in policy["Statement"].as_array().unwrap() {
+        let condition = &statement["Condition"];
+        let creates_only = if statement["Action"] == json!(["ssm:PutParameter"]) {
+            condition["StringNotEquals"]["ssm:Overwrite"] == "true"
+        } else if statement["Sid"] == "FoundInBucket" {
+            condition["Null"]["s3:if-none-match"] == "false"
+        } else {
+            continue;
+        };
+        assert!(creates_only, "{statement}");
+        seen += 1;
+    }
+    assert_eq!(seen, 2);
 }
 
 #[test]
