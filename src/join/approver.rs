@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use futures::StreamExt;
 use serde_json::{Value, json};
 use tracing::{debug, info, warn};
 
@@ -16,13 +17,16 @@ use crate::{
     ports::World,
 };
 
-/// How often requests are looked for: a joiner waits for two of them.
-const CYCLE: Duration = Duration::from_millis(500);
+/// The pause after a failure, such as EC2's throttling: what waits is then told of again.
+const PAUSE: Duration = Duration::from_secs(1);
 
-/// Looks again and again, as long as the agent lives.
+/// The most requests that one look answers to.
+const AT_ONCE: usize = 1000;
+
+/// Decides on requests as they come, as long as the agent lives.
 pub async fn keep(world: &World, cluster: &str) {
     loop {
-        if let Err(error) = cycle(world, cluster).await {
+        if let Err(error) = follow(world, cluster).await {
             // Before the API is there and while it restarts, which the node's own status says.
             debug!(
                 HINT = error.remedy(),
@@ -30,12 +34,25 @@ pub async fn keep(world: &World, cluster: &str) {
                 error.one_line()
             );
         }
-        world.clock.sleep(CYCLE).await;
+        world.clock.sleep(PAUSE).await;
     }
 }
 
-/// One look. What goes wrong with one request holds up no other.
+/// Looks whenever a request waits, until that cannot be followed or a look fails.
+async fn follow(world: &World, cluster: &str) -> Result<()> {
+    let waiting = world.certificates.waiting().await?;
+    // What came while the look before was under way is one look's work.
+    let mut waiting = waiting.ready_chunks(AT_ONCE);
+    while let Some(told) = waiting.next().await {
+        told.into_iter().collect::<Result<()>>()?;
+        cycle(world, cluster).await?;
+    }
+    Ok(())
+}
+
+/// One look. What goes wrong with one request holds up no other, and is the look's error.
 pub async fn cycle(world: &World, cluster: &str) -> Result<()> {
+    let mut outcome = Ok(());
     for signer in [CLIENT, SERVING] {
         let requests = world.certificates.undecided(signer).await?;
         let requests: Vec<_> = requests
@@ -61,10 +78,11 @@ pub async fn cycle(world: &World, cluster: &str) -> Result<()> {
                     request.name,
                     error.one_line()
                 );
+                outcome = Err(error);
             }
         }
     }
-    Ok(())
+    outcome
 }
 
 async fn carry_out(

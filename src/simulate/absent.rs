@@ -8,6 +8,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures::stream::BoxStream;
 use serde_json::Value;
 
 use super::{place::Place, scene::Scene};
@@ -183,6 +184,10 @@ impl Scaling for Place {
 
 #[async_trait]
 impl CertificateRequests for Place {
+    async fn waiting(&self) -> Result<BoxStream<'static, Result<()>>> {
+        absent("requests for certificates")
+    }
+
     async fn undecided(&self, _: &str) -> Result<Vec<Value>> {
         absent("requests for certificates")
     }

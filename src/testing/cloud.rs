@@ -49,8 +49,9 @@ pub struct FakeEc2 {
 }
 
 impl FakeEc2 {
-    /// Lists these from now on.
+    /// Lists these from now on, whatever failed before.
     pub fn list(&self, instances: impl IntoIterator<Item = Instance>) {
+        *self.trouble.lock().unwrap() = None;
         *self.instances.lock().unwrap() = instances.into_iter().collect();
     }
 

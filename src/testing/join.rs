@@ -1,8 +1,19 @@
 //! Proofs of identity, join services and certificate requests, scripted.
 
-use std::{net::SocketAddr, sync::Mutex};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use async_trait::async_trait;
+use futures::{
+    StreamExt,
+    channel::mpsc::{UnboundedSender, unbounded},
+    stream::BoxStream,
+};
 use serde_json::Value;
 
 use crate::{
@@ -63,12 +74,21 @@ impl JoinServices for FakeJoin {
 #[derive(Default)]
 pub struct FakeCertificates {
     requests: Mutex<Vec<Value>>,
+    followers: Mutex<Vec<UnboundedSender<Result<()>>>>,
+    looks: AtomicUsize,
 }
 
 impl FakeCertificates {
     /// A kubelet asks.
     pub fn ask(&self, request: Value) {
         self.requests.lock().unwrap().push(request);
+        let mut followers = self.followers.lock().unwrap();
+        followers.retain(|follower| follower.unbounded_send(Ok(())).is_ok());
+    }
+
+    /// How often requests were looked for.
+    pub fn looks(&self) -> usize {
+        self.looks.load(Ordering::Relaxed)
     }
 
     /// The condition of the request of this name: its type and message.
@@ -83,7 +103,19 @@ impl FakeCertificates {
 
 #[async_trait]
 impl CertificateRequests for FakeCertificates {
+    async fn waiting(&self) -> Result<BoxStream<'static, Result<()>>> {
+        let (follower, told) = unbounded();
+        let requests = self.requests.lock().unwrap();
+        let undecided = |r: &&Value| r["status"]["conditions"][0].is_null();
+        for _ in requests.iter().filter(undecided) {
+            follower.unbounded_send(Ok(())).unwrap();
+        }
+        self.followers.lock().unwrap().push(follower);
+        Ok(told.boxed())
+    }
+
     async fn undecided(&self, signer: &str) -> Result<Vec<Value>> {
+        self.looks.fetch_add(1, Ordering::Relaxed);
         let mut requests = self.requests.lock().unwrap().clone();
         requests.retain(|request| {
             request["spec"]["signerName"] == signer && request["status"]["conditions"][0].is_null()

@@ -1,21 +1,53 @@
 //! `CertificateSigningRequest`s.
 
+use std::future::ready;
+
 use async_trait::async_trait;
+use futures::{StreamExt, stream::BoxStream};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use kube::{
     Api,
     api::{ListParams, PostParams},
+    runtime::watcher::{self, Event, watcher},
 };
 use serde_json::Value;
 
 use super::{KubeCluster, apply::MANAGER};
 use crate::{
-    error::{Context, Result},
+    error::{Context, Error, Result},
     ports::CertificateRequests,
 };
 
+/// How long one watch lasts, in seconds: less than a silent connection does. The next goes on where it ended.
+const WATCH_SECONDS: u32 = 45;
+
+fn is_undecided(request: &CertificateSigningRequest) -> bool {
+    let status = request.status.as_ref();
+    status.is_none_or(|s| s.conditions.as_ref().is_none_or(Vec::is_empty))
+}
+
+/// What an event of the watch tells, if anything.
+fn told(event: watcher::Result<Event<CertificateSigningRequest>>) -> Option<Result<()>> {
+    match event {
+        Ok(Event::Apply(request) | Event::InitApply(request)) => {
+            is_undecided(&request).then_some(Ok(()))
+        }
+        Ok(_) => None,
+        Err(error) => Some(Err(Error::failed(
+            "cannot follow CertificateSigningRequests",
+        )
+        .because(&error))),
+    }
+}
+
 #[async_trait]
 impl CertificateRequests for KubeCluster {
+    async fn waiting(&self) -> Result<BoxStream<'static, Result<()>>> {
+        let requests = Api::<CertificateSigningRequest>::all(self.connection.client().await?);
+        let events = watcher(requests, watcher::Config::default().timeout(WATCH_SECONDS));
+        Ok(events.filter_map(|event| ready(told(event))).boxed())
+    }
+
     async fn undecided(&self, signer: &str) -> Result<Vec<Value>> {
         let what = format!("list CertificateSigningRequests for {signer}");
         let of_signer = ListParams::default().fields(&format!("spec.signerName={signer}"));
@@ -29,10 +61,7 @@ impl CertificateRequests for KubeCluster {
         found
             .items
             .into_iter()
-            .filter(|request| {
-                let status = request.status.as_ref();
-                status.is_none_or(|s| s.conditions.as_ref().is_none_or(Vec::is_empty))
-            })
+            .filter(is_undecided)
             .map(|request| serde_json::to_value(request).attempting(|| what.clone()))
             .collect()
     }
@@ -57,5 +86,66 @@ impl CertificateRequests for KubeCluster {
             }
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use kube::Client;
+    use serde_json::json;
+    use wiremock::{Mock, MockServer, Request, ResponseTemplate, matchers::any};
+
+    use super::*;
+
+    fn request(name: &str, conditions: &Value) -> Value {
+        json!({
+            "apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest",
+            "metadata": {"name": name, "resourceVersion": "2"},
+            "spec": {"request": "", "signerName": "example.com/signer"},
+            "status": {"conditions": conditions},
+        })
+    }
+
+    #[tokio::test]
+    async fn those_that_wait_and_those_that_come_are_told_of_until_the_watch_is_refused() {
+        let approved = json!([{"type": "Approved", "status": "True"}]);
+        let list = json!({
+            "apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequestList",
+            "metadata": {"resourceVersion": "1"},
+            "items": [request("decided", &approved), request("waits", &json!([]))],
+        });
+        let events = [
+            json!({"type": "MODIFIED", "object": request("decided", &approved)}),
+            json!({"type": "ADDED", "object": request("comes", &json!([]))}),
+        ];
+        let watched = format!("{}\n{}\n", events[0], events[1]);
+        let server = MockServer::start().await;
+        Mock::given(any())
+            .respond_with(move |asked: &Request| {
+                let query = asked.url.query().unwrap_or_default();
+                if !query.contains("watch=true") {
+                    ResponseTemplate::new(200).set_body_json(&list)
+                } else if query.contains("resourceVersion=1") {
+                    ResponseTemplate::new(200).set_body_string(&*watched)
+                } else {
+                    ResponseTemplate::new(403).set_body_json(json!({
+                        "kind": "Status", "apiVersion": "v1", "status": "Failure",
+                        "code": 403, "reason": "Forbidden", "message": "not for you",
+                    }))
+                }
+            })
+            .mount(&server)
+            .await;
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let config = kube::Config::new(server.uri().parse().unwrap());
+        let cluster = KubeCluster::with_client(Client::try_from(config).unwrap());
+        let mut waiting = cluster.waiting().await.unwrap();
+        for _ in 0..2 {
+            waiting.next().await.unwrap().unwrap();
+        }
+        let refused = waiting.next().await.unwrap().unwrap_err();
+        assert!(refused.one_line().contains("not for you"), "{refused}");
     }
 }

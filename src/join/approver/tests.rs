@@ -109,7 +109,7 @@ async fn a_token_that_two_requests_use_at_once_serves_one() {
     rival = tokens::used(rival, "uid-of-two");
     rival["metadata"]["resourceVersion"] = 7.into();
     fake.cluster.meanwhile(rival);
-    cycle(&fake.ports(), "demo").await.unwrap();
+    cycle(&fake.ports(), "demo").await.unwrap_err();
     assert_eq!(fake.certificates.outcome("one"), None);
     cycle(&fake.ports(), "demo").await.unwrap();
     let denied = "Denied: k8s-bootstrap: its token has been used";
@@ -149,4 +149,39 @@ async fn a_request_that_is_left_to_people_asks_ec2_nothing() {
     fake.certificates.ask(theirs);
     cycle(&fake.ports(), "demo").await.unwrap();
     assert_eq!(fake.certificates.outcome("theirs"), None);
+}
+
+/// Long enough for all that is under way, and much shorter than any pause.
+async fn settle() {
+    tokio::time::sleep(Duration::from_millis(10)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_is_decided_when_it_comes_and_nobody_looks_in_between() {
+    let (fake, user) = with_token().await;
+    let world = fake.ports();
+    tokio::spawn(async move { keep(&world, "demo").await });
+    tokio::time::sleep(Duration::from_mins(5)).await;
+    assert_eq!(fake.certificates.looks(), 0);
+    let request = request("first", CLIENT, &user, "system:bootstrappers");
+    fake.certificates.ask(request);
+    settle().await;
+    assert!(outcome(&fake, "first").starts_with("Approved"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_failed_look_left_is_looked_at_again() {
+    let fake = FakeWorld::new();
+    fake.ec2.fail_with(|| Error::failed("throttled"));
+    let node = format!("system:node:{NODE}");
+    fake.certificates
+        .ask(request("serving", SERVING, &node, "system:nodes"));
+    let world = fake.ports();
+    tokio::spawn(async move { keep(&world, "demo").await });
+    settle().await;
+    assert_eq!(fake.certificates.outcome("serving"), None);
+    fake.ec2.list([instance()]);
+    tokio::time::sleep(PAUSE).await;
+    settle().await;
+    assert!(outcome(&fake, "serving").starts_with("Approved"));
 }
