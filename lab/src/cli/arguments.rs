@@ -160,6 +160,13 @@ pub(super) enum Command {
         #[arg(long)]
         without: Vec<String>,
     },
+    /// List what lies in the lab's bucket.
+    #[command(hide = true)]
+    Bucket {
+        /// Only keys that begin so.
+        #[arg(default_value = "")]
+        prefix: String,
+    },
     /// Restart moto with the same state.
     #[command(hide = true)]
     MotoRestart,

@@ -236,6 +236,14 @@ async fn run_on_one(layout: &Layout, command: Command) -> Result<()> {
                 "notified",
             );
         }
+        Command::Bucket { prefix } => {
+            for key in Aws::over_socket(layout)?
+                .objects(up::BUCKET, &prefix)
+                .await?
+            {
+                println!("{key}");
+            }
+        }
         Command::MotoRestart => Aws::over_socket(layout)?.restart_moto().await?,
         _ => bail!("this command is not meant for one machine"),
     }

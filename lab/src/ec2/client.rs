@@ -206,16 +206,29 @@ impl Aws {
             .await
     }
 
-    /// Makes a bucket.
-    pub async fn create_bucket(&self, name: &str) -> Result<()> {
+    async fn s3(&self, method: &str, path: &str, body: String) -> Result<String> {
         let host = format!("s3.{REGION}.amazonaws.com");
         let scope = format!("{REGION}/s3");
+        self.rest((&host, &scope), method, path, body).await
+    }
+
+    /// Makes a bucket.
+    pub async fn create_bucket(&self, name: &str) -> Result<()> {
         let place = format!(
             "<CreateBucketConfiguration><LocationConstraint>{REGION}</LocationConstraint></CreateBucketConfiguration>"
         );
-        self.rest((&host, &scope), "PUT", name, place)
-            .await
-            .map(|_| ())
+        self.s3("PUT", name, place).await.map(drop)
+    }
+
+    /// The keys in a bucket that begin so: at most a thousand, as one answer has.
+    pub async fn objects(&self, bucket: &str, prefix: &str) -> Result<Vec<String>> {
+        let path = format!("{bucket}?list-type=2&prefix={}", percent_encode(prefix));
+        let xml = self.s3("GET", &path, String::new()).await?;
+        let keys = xml.split("<Key>").skip(1);
+        Ok(keys
+            .filter_map(|rest| rest.split_once("</Key>"))
+            .map(|(key, _)| key.to_owned())
+            .collect())
     }
 
     async fn call_for(

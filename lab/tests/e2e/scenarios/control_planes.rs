@@ -113,7 +113,10 @@ fn founder<'a>(stage: &Stage, machines: &'a [String]) -> Result<&'a String, Fail
 /// A cluster's name, and which entry of its founder's journal shows that the time has come.
 type Death = (&'static str, fn(&Value) -> bool);
 
-/// Two clusters beside the scenarios' own. In each the founder dies in its first minute.
+/// Beside the scenarios' own cluster, three that come to have one control plane each.
+pub const LONE: [&str; 3] = [DIES_EARLY[0].0, DIES_EARLY[1].0, "dies-not"];
+
+/// In two of them the founder dies in its first minute.
 const DIES_EARLY: [Death; 2] = [
     ("dies-before-initialized", |e| e["PHASE"] == "api-ready"),
     ("dies-once-initialized", |e| {
@@ -136,7 +139,8 @@ pub fn founders_die_before_and_after_they_have_recorded_their_clusters(
         })?;
         stage.lab(&["terminate", "--hard", founder])?;
     }
-    Ok(())
+    let tag = format!("k8s-bootstrap:cluster={}", LONE[2]);
+    stage.launch_as("control-plane", &["--tag", &tag]).map(drop)
 }
 
 /// What the founders leave holds nothing yet, so that the others found clusters of their own.
@@ -159,7 +163,6 @@ pub fn their_followers_have_founded_clusters_of_their_own(stage: &Stage) -> Resu
             format!("{follower} did not found a cluster"),
         )?;
         voters(stage, follower, 1)?;
-        stage.lab(&["terminate", "--hard", follower])?;
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use libtest_mimic::Failed;
 use serde_json::Value;
 
-use crate::stage::{Stage, ensure, json, list, text};
+use crate::stage::{Stage, ensure, json, list, text, until};
 
 /// Asks with etcd's own tool, in etcd's own pod.
 fn etcdctl(stage: &Stage, node: &str, args: &[&str]) -> Result<Value, Failed> {
@@ -49,4 +49,51 @@ pub fn etcd_members_tells_what_etcdctl_tells(stage: &Stage) -> Result<(), Failed
         refused.status.code() == Some(3),
         format!("on a worker: {}", refused.status),
     )
+}
+
+/// The backups in a folder of the lab's bucket, the oldest first.
+fn backups(stage: &Stage, folder: &str) -> Result<Vec<String>, Failed> {
+    let keys = stage.lab(&["bucket", folder])?;
+    let whole = keys.lines().filter_map(|key| key.strip_suffix(".json"));
+    Ok(whole.map(str::to_owned).collect())
+}
+
+/// The schedule goes on from what a person took: the next is due so long after the newest, and
+/// then the oldest goes.
+pub fn backups_are_taken_by_schedule_and_the_oldest_go(stage: &Stage) -> Result<(), Failed> {
+    let to = "s3://k8s-bootstrap-backups/scheduled";
+    for _ in 0..2 {
+        let snapshot = ["k8s-bootstrap", "etcd", "snapshot", "--to", to];
+        stage.exec("cp1", &snapshot)?;
+    }
+    let by_hand = backups(stage, "scheduled/")?;
+    let [oldest, second] = &by_hand[..] else {
+        return Err(format!("in the bucket are {by_hand:?}").into());
+    };
+    let settings = "/etc/k8s-bootstrap/config.toml";
+    let schedule = format!("snapshots = {{ to = \"{to}\", every = 60, keep = 2 }}");
+    stage.shell(
+        "cp1",
+        &format!("mkdir -p /etc/k8s-bootstrap; echo '{schedule}' > {settings}"),
+    )?;
+    stage.exec("cp1", &["systemctl", "restart", "k8s-bootstrap"])?;
+    let outcome = until(150, "a backup by schedule", || {
+        let now = backups(stage, "scheduled/")?;
+        ensure(
+            now.len() == 2 && now[0] == *second && now[1] != *oldest,
+            format!("by hand {by_hand:?}, now {now:?}"),
+        )?;
+        Ok(now)
+    })
+    .and_then(|now| {
+        let report = &stage.agent("cp1")?["snapshots"];
+        let files = stage.lab(&["bucket", "scheduled/"])?;
+        ensure(
+            report["failures"] == 0 && files.lines().count() == 6,
+            format!("the agent says {report}, of {now:?} are there: {files}"),
+        )
+    });
+    stage.exec("cp1", &["rm", settings])?;
+    stage.exec("cp1", &["systemctl", "restart", "k8s-bootstrap"])?;
+    outcome
 }

@@ -4,7 +4,10 @@
 use libtest_mimic::Failed;
 use serde_json::Value;
 
-use crate::stage::{Stage, ensure, text, until};
+use crate::{
+    scenarios::control_planes::LONE,
+    stage::{Stage, ensure, text, until},
+};
 
 /// Launches a machine into a cluster of its own, and takes each action out of its role's policy
 /// for a while: the agent's status names it. `never` is missing all the time, so that the
@@ -54,23 +57,28 @@ pub fn a_control_plane_names_each_action_that_its_policy_lacks(
     each_is_named(stage, "control-plane", &[], &actions, Some(claim))
 }
 
-/// Without a store the claim is written into the instance's tags, and with a bucket into that.
+/// Without a store the claim is written into the instance's tags, and with a bucket into that,
+/// which is listed before.
 pub fn a_control_plane_names_the_action_that_another_store_needs(
     stage: &Stage,
 ) -> Result<(), Failed> {
     let stores = [
-        ("kind = \"none\"\ncontrol_planes = 1", "ec2:CreateTags"),
+        (
+            "kind = \"none\"\ncontrol_planes = 1",
+            &["ec2:CreateTags"][..],
+        ),
         (
             "kind = \"s3\"\nbucket = \"k8s-bootstrap-backups\"",
-            "s3:PutObject",
+            &["s3:PutObject", "s3:ListBucket"],
         ),
     ];
-    for (store, claim) in stores {
+    for (store, actions) in stores {
         let settings = tempfile::NamedTempFile::new()?;
         std::fs::write(settings.path(), format!("[store]\n{store}\n"))?;
         let path = settings.path().display().to_string();
         let options = ["--settings", &path];
-        each_is_named(stage, "control-plane", &options, &[claim], Some(claim))?;
+        let claim = actions.first().copied();
+        each_is_named(stage, "control-plane", &options, actions, claim)?;
     }
     Ok(())
 }
@@ -141,9 +149,40 @@ pub fn a_backup_names_each_action_that_its_policy_lacks(stage: &Stage) -> Result
     let settings = "/etc/k8s-bootstrap/config.toml";
     let keep_one = format!("mkdir -p /etc/k8s-bootstrap; echo 'snapshots.keep = 1' > {settings}");
     stage.shell("cp1", &keep_one)?;
-    let outcome = refused("s3:DeleteObject");
+    let outcome = refused("s3:ListBucket").and_then(|()| refused("s3:DeleteObject"));
     stage.exec("cp1", &["rm", settings])?;
     outcome
+}
+
+/// What a node asks of its Auto Scaling group that ends it.
+const GROUP: [&str; 3] = [
+    "autoscaling:DescribeAutoScalingInstances",
+    "autoscaling:DescribeLifecycleHooks",
+    "autoscaling:CompleteLifecycleAction",
+];
+
+/// Tells a machine that its group ends it while its role lacks an action, until its journal
+/// names that, and `gone` holds.
+fn the_journal_names(
+    stage: &Stage,
+    role: &str,
+    machine: &str,
+    action: &str,
+    gone: impl Fn() -> Result<(), Failed>,
+) -> Result<(), Failed> {
+    let without = Without::action(stage, role, action)?;
+    stage.lab(&["notice", "--group", machine])?;
+    until(150, action, || {
+        let entries = stage.journal(machine)?;
+        let names = |field: &Value| field.as_str().is_some_and(|said| said.contains(action));
+        let named = entries
+            .iter()
+            .any(|e| names(&e["MESSAGE"]) || names(&e["HINT"]));
+        ensure(named, format!("the journal of {machine} does not name it"))
+    })?;
+    until(60, "the node to leave", gone)?;
+    drop(without);
+    stage.lab(&["terminate", machine, "--hard"]).map(drop)
 }
 
 /// A node that may not learn of its group's hooks, or not complete them, leaves all the same,
@@ -151,29 +190,36 @@ pub fn a_backup_names_each_action_that_its_policy_lacks(stage: &Stage) -> Result
 pub fn nodes_that_their_group_ends_leave_and_name_each_action_that_their_policy_lacks(
     stage: &Stage,
 ) -> Result<(), Failed> {
-    let actions = [
-        "autoscaling:DescribeAutoScalingInstances",
-        "autoscaling:DescribeLifecycleHooks",
-        "autoscaling:CompleteLifecycleAction",
-    ];
-    let count = actions.len();
+    let count = GROUP.len();
     stage.lab(&["launch", "--role", "worker", "--count", &count.to_string()])?;
     let machines = stage.machines()?;
-    for (machine, action) in machines[machines.len() - count..].iter().zip(actions) {
+    for (machine, action) in machines[machines.len() - count..].iter().zip(GROUP) {
         let (name, node) = (text(&machine["name"]), text(&machine["node"]));
-        let without = Without::action(stage, "worker", action)?;
-        stage.lab(&["notice", "--group", &name])?;
-        until(150, action, || {
-            let entries = stage.journal(&name)?;
-            let names = |field: &Value| field.as_str().is_some_and(|said| said.contains(action));
-            let named = entries
-                .iter()
-                .any(|e| names(&e["MESSAGE"]) || names(&e["HINT"]));
-            ensure(named, format!("the journal of {name} does not name it"))
+        let gone = || stage.has_no_node(&node);
+        the_journal_names(stage, "worker", &name, action, gone)?;
+    }
+    Ok(())
+}
+
+/// The same of control planes, each the only one of its cluster: they have said goodbye.
+pub fn control_planes_that_their_group_ends_name_each_action_that_their_policy_lacks(
+    stage: &Stage,
+) -> Result<(), Failed> {
+    for (cluster, action) in LONE.into_iter().zip(GROUP) {
+        let machines = stage.control_planes_of(cluster)?;
+        let [machine] = &machines[..] else {
+            return Err(format!("in {cluster} are {machines:?}").into());
+        };
+        until(180, cluster, || {
+            let status = stage.agent(machine)?;
+            ensure(status["stage"] == "ready", text(&status["message"]))
         })?;
-        until(60, "the node to leave", || stage.has_no_node(&node))?;
-        drop(without);
-        stage.lab(&["terminate", &name, "--hard"])?;
+        let gone = || {
+            let goodbye = |e: &Value| e["MESSAGE"] == "goodbye";
+            let said = stage.journal(machine)?.iter().any(goodbye);
+            ensure(said, format!("{machine} has not said goodbye"))
+        };
+        the_journal_names(stage, "control-plane", machine, action, gone)?;
     }
     Ok(())
 }
