@@ -73,9 +73,8 @@ pub async fn launch(layout: &Layout, roles: &[&str], options: &Options) -> Resul
         machines.push(prepare(layout, role, options).await?);
     }
     let rootfs = Image::load(layout)?.rootfs;
-    for machine in &machines {
-        supervisor::start(layout, &machine.name, &rootfs)?;
-    }
+    let names: Vec<&str> = machines.iter().map(|m| m.name.as_str()).collect();
+    supervisor::start(layout, &names, &rootfs)?;
     Ok(machines)
 }
 
@@ -183,7 +182,7 @@ pub async fn start(layout: &Layout, wanted: &str) -> Result<Machine> {
         .change_instance("StartInstances", &machine.id)
         .await?;
     set_phase(layout, &machine.name, Phase::Running)?;
-    supervisor::start(layout, &machine.name, &Image::load(layout)?.rootfs)?;
+    supervisor::start(layout, &[&machine.name], &Image::load(layout)?.rootfs)?;
     supervisor::wait_bus(&machine.name)?;
     Ok(machine)
 }

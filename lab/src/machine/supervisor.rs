@@ -23,25 +23,32 @@ const REBOOT: i32 = 133;
 /// Longest boot until systemd runs.
 const BOOT_DEADLINE: Duration = Duration::from_secs(90);
 
-/// Starts the supervisor and waits until the machine's systemd runs.
-pub fn start(layout: &Layout, name: &str, rootfs: &Path) -> Result<()> {
+/// Starts machines at the same moment, each under a supervisor of its own, and waits until
+/// all have booted.
+pub fn start(layout: &Layout, names: &[&str], rootfs: &Path) -> Result<()> {
     let own = std::env::current_exe().context("cannot find the lab's own program")?;
-    let log = layout.machine(name).join("supervisor.log");
-    let arguments = [
-        SUBCOMMAND.to_owned(),
-        layout.dir().to_string_lossy().into_owned(),
-        name.to_owned(),
-        rootfs.to_string_lossy().into_owned(),
-    ];
-    let pid = process::start_detached(&own.to_string_lossy(), &arguments, &log)?.cast_signed();
-    let booted = process::wait_until(BOOT_DEADLINE, || {
-        cgroups::init_process(name).is_some() || !process::is_alive(pid)
-    });
-    if !booted || cgroups::init_process(name).is_none() {
-        let console =
-            std::fs::read_to_string(layout.machine(name).join("console.log")).unwrap_or_default();
-        let said = std::fs::read_to_string(&log).unwrap_or_default();
-        bail!("machine {name} did not boot; its console says:\n{console}\n{said}");
+    let mut started = Vec::new();
+    for name in names {
+        let log = layout.machine(name).join("supervisor.log");
+        let arguments = [
+            SUBCOMMAND.to_owned(),
+            layout.dir().to_string_lossy().into_owned(),
+            (*name).to_owned(),
+            rootfs.to_string_lossy().into_owned(),
+        ];
+        let pid = process::start_detached(&own.to_string_lossy(), &arguments, &log)?;
+        started.push((*name, pid.cast_signed(), log));
+    }
+    for (name, pid, log) in started {
+        let booted = process::wait_until(BOOT_DEADLINE, || {
+            cgroups::init_process(name).is_some() || !process::is_alive(pid)
+        });
+        if !booted || cgroups::init_process(name).is_none() {
+            let console = std::fs::read_to_string(layout.machine(name).join("console.log"))
+                .unwrap_or_default();
+            let said = std::fs::read_to_string(&log).unwrap_or_default();
+            bail!("machine {name} did not boot; its console says:\n{console}\n{said}");
+        }
     }
     Ok(())
 }
