@@ -1,6 +1,8 @@
 //! Every node has the policy of its role in docs/iam and no other, checked by the AWS API at
 //! each call. Here one action after the other is missing.
 
+use std::collections::BTreeMap;
+
 use libtest_mimic::Failed;
 use serde_json::Value;
 
@@ -9,9 +11,40 @@ use crate::{
     stage::{Stage, ensure, text, until},
 };
 
-/// Launches a machine into a cluster of its own, and takes each action out of its role's policy
-/// for a while: the agent's status names it. `never` is missing all the time, so that the
-/// machine does not come to an act.
+/// Takes each action out of a role's policy for a while: the machine's status names it.
+/// `never` is missing all the time, so that the machine does not come to an act.
+fn names_each(
+    stage: &Stage,
+    role: &str,
+    machine: &str,
+    actions: &[&str],
+    never: Option<&str>,
+) -> Result<(), Failed> {
+    let outcome = actions.iter().try_for_each(|action| {
+        without(stage, role, [*action].into_iter().chain(never))?;
+        until(120, action, || {
+            let said = text(&stage.agent(machine)?["message"]);
+            ensure(said.contains(action), said)
+        })
+    });
+    without(stage, role, None)?;
+    outcome
+}
+
+/// Gives a role its policy without some actions.
+fn without<'a>(
+    stage: &Stage,
+    role: &str,
+    actions: impl IntoIterator<Item = &'a str>,
+) -> Result<(), Failed> {
+    let mut policy = vec!["policy", "--role", role];
+    for action in actions {
+        policy.extend(["--without", action]);
+    }
+    stage.lab(&policy).map(drop)
+}
+
+/// The same for a machine that is launched into a cluster of its own, and ended afterwards.
 fn each_is_named(
     stage: &Stage,
     role: &str,
@@ -21,23 +54,13 @@ fn each_is_named(
 ) -> Result<(), Failed> {
     let cluster = format!("k8s-bootstrap:cluster=permissions-{role}");
     let options = [&["--tag", &cluster], options].concat();
-    let policy = |more: &[&str]| {
-        let mut policy = vec!["policy", "--role", role];
-        for action in more.iter().copied().chain(never) {
-            policy.extend(["--without", action]);
-        }
-        stage.lab(&policy)
-    };
-    policy(&actions[..1])?;
+    without(
+        stage,
+        role,
+        actions.first().copied().into_iter().chain(never),
+    )?;
     let machine = stage.launch_as(role, &options)?;
-    let outcome = actions.iter().try_for_each(|action| {
-        policy(&[action])?;
-        until(120, action, || {
-            let said = text(&stage.agent(&machine)?["message"]);
-            ensure(said.contains(action), said)
-        })
-    });
-    stage.lab(&["policy", "--role", role])?;
+    let outcome = names_each(stage, role, &machine, actions, never);
     stage.lab(&["terminate", &machine, "--hard"])?;
     outcome
 }
@@ -57,30 +80,57 @@ pub fn a_control_plane_names_each_action_that_its_policy_lacks(
     each_is_named(stage, "control-plane", &[], &actions, Some(claim))
 }
 
-/// Without a store the claim is written into the instance's tags, and with a bucket into that,
-/// which is listed before.
-pub fn a_control_plane_names_the_action_that_another_store_needs(
+/// Settings of the machines that a scenario launches, as long as this is there.
+fn settings(text: &str) -> Result<tempfile::TempPath, Failed> {
+    let file = tempfile::NamedTempFile::new()?.into_temp_path();
+    std::fs::write(&file, text)?;
+    Ok(file)
+}
+
+/// Without a store the claim is written into the instance's tags.
+pub fn a_control_plane_names_the_action_that_a_record_in_tags_needs(
     stage: &Stage,
 ) -> Result<(), Failed> {
-    let stores = [
-        (
-            "kind = \"none\"\ncontrol_planes = 1",
-            &["ec2:CreateTags"][..],
-        ),
-        (
-            "kind = \"s3\"\nbucket = \"k8s-bootstrap-backups\"",
-            &["s3:PutObject", "s3:ListBucket"],
-        ),
-    ];
-    for (store, actions) in stores {
-        let settings = tempfile::NamedTempFile::new()?;
-        std::fs::write(settings.path(), format!("[store]\n{store}\n"))?;
-        let path = settings.path().display().to_string();
-        let options = ["--settings", &path];
-        let claim = actions.first().copied();
-        each_is_named(stage, "control-plane", &options, actions, claim)?;
-    }
-    Ok(())
+    let settings = settings("store = { kind = \"none\", control_planes = 1 }\n")?;
+    let options = ["--settings", &settings.to_string_lossy()];
+    let claim = "ec2:CreateTags";
+    each_is_named(stage, "control-plane", &options, &[claim], Some(claim))
+}
+
+/// A record in a bucket is listed and written, and read once there is something to read.
+pub fn nodes_name_each_action_that_a_record_in_a_bucket_needs(stage: &Stage) -> Result<(), Failed> {
+    let settings = settings("store = { kind = \"s3\", bucket = \"k8s-bootstrap-backups\" }\n")?;
+    let settings = settings.to_string_lossy();
+    let (list, read, claim) = ("s3:ListBucket", "s3:GetObject", "s3:PutObject");
+    let options = ["--settings", &settings];
+    each_is_named(
+        stage,
+        "control-plane",
+        &options,
+        &[claim, list],
+        Some(claim),
+    )?;
+
+    let cluster = "k8s-bootstrap:cluster=permissions-bucket";
+    let options = ["--settings", &settings, "--tag", cluster];
+    let founder = stage.launch_as("control-plane", &options)?;
+    until(120, "a claim in the bucket", || {
+        let keys = stage.lab(&["bucket", "k8s-bootstrap/permissions-bucket/"])?;
+        ensure(!keys.is_empty(), "the bucket has no record")
+    })?;
+    stage.exec(&founder, &["systemctl", "stop", "k8s-bootstrap"])?;
+    let worker = stage.launch(&options)?;
+    let outcome = names_each(stage, "worker", &worker, &[list, read], None);
+    stage.lab(&["terminate", &worker, "--hard"])?;
+    let outcome = outcome.and_then(|()| {
+        let without = Without::action(stage, "control-plane", read)?;
+        stage.start_agent(&founder)?;
+        let outcome = names_each(stage, "control-plane", &founder, &[read], None);
+        drop(without);
+        outcome
+    });
+    stage.lab(&["terminate", &founder, "--hard"])?;
+    outcome
 }
 
 /// Restores the whole policy of a role when this is dropped.
@@ -91,7 +141,7 @@ struct Without<'a> {
 
 impl<'a> Without<'a> {
     fn action(stage: &'a Stage, role: &'a str, action: &str) -> Result<Self, Failed> {
-        stage.lab(&["policy", "--role", role, "--without", action])?;
+        without(stage, role, [action])?;
         Ok(Self { stage, role })
     }
 }
@@ -161,28 +211,33 @@ const GROUP: [&str; 3] = [
     "autoscaling:CompleteLifecycleAction",
 ];
 
-/// Tells a machine that its group ends it while its role lacks an action, until its journal
-/// names that, and `gone` holds.
-fn the_journal_names(
+/// Tells machines one after the other that their group ends them. Each time their role lacks
+/// another action, until the machine's journal names it; `gone` holds once one has left.
+fn each_journal_names_one(
     stage: &Stage,
     role: &str,
-    machine: &str,
-    action: &str,
-    gone: impl Fn() -> Result<(), Failed>,
+    machines: &[String],
+    gone: impl Fn(&str) -> Result<(), Failed>,
 ) -> Result<(), Failed> {
-    let without = Without::action(stage, role, action)?;
-    stage.lab(&["notice", "--group", machine])?;
-    until(150, action, || {
-        let entries = stage.journal(machine)?;
-        let names = |field: &Value| field.as_str().is_some_and(|said| said.contains(action));
-        let named = entries
-            .iter()
-            .any(|e| names(&e["MESSAGE"]) || names(&e["HINT"]));
-        ensure(named, format!("the journal of {machine} does not name it"))
-    })?;
-    until(60, "the node to leave", gone)?;
-    drop(without);
-    stage.lab(&["terminate", machine, "--hard"]).map(drop)
+    ensure(machines.len() == GROUP.len(), format!("{machines:?}"))?;
+    for (machine, action) in machines.iter().zip(GROUP) {
+        let without = Without::action(stage, role, action)?;
+        stage.lab(&["notice", "--group", machine])?;
+        until(150, action, || {
+            let entries = stage.journal(machine)?;
+            let names = |field: &Value| field.as_str().is_some_and(|said| said.contains(action));
+            let named = entries
+                .iter()
+                .any(|e| names(&e["MESSAGE"]) || names(&e["HINT"]));
+            ensure(named, format!("the journal of {machine} does not name it"))
+        })?;
+        drop(without);
+    }
+    for machine in machines {
+        until(120, "the node to leave", || gone(machine))?;
+        stage.lab(&["terminate", machine, "--hard"])?;
+    }
+    Ok(())
 }
 
 /// A node that may not learn of its group's hooks, or not complete them, leaves all the same,
@@ -192,34 +247,35 @@ pub fn nodes_that_their_group_ends_leave_and_name_each_action_that_their_policy_
 ) -> Result<(), Failed> {
     let count = GROUP.len();
     stage.lab(&["launch", "--role", "worker", "--count", &count.to_string()])?;
-    let machines = stage.machines()?;
-    for (machine, action) in machines[machines.len() - count..].iter().zip(GROUP) {
-        let (name, node) = (text(&machine["name"]), text(&machine["node"]));
-        let gone = || stage.has_no_node(&node);
-        the_journal_names(stage, "worker", &name, action, gone)?;
-    }
-    Ok(())
+    let all = stage.machines()?;
+    let nodes: BTreeMap<String, String> = all[all.len() - count..]
+        .iter()
+        .map(|machine| (text(&machine["name"]), text(&machine["node"])))
+        .collect();
+    let machines: Vec<String> = nodes.keys().cloned().collect();
+    let gone = |machine: &str| stage.has_no_node(&nodes[machine]);
+    each_journal_names_one(stage, "worker", &machines, gone)
 }
 
 /// The same of control planes, each the only one of its cluster: they have said goodbye.
 pub fn control_planes_that_their_group_ends_name_each_action_that_their_policy_lacks(
     stage: &Stage,
 ) -> Result<(), Failed> {
-    for (cluster, action) in LONE.into_iter().zip(GROUP) {
-        let machines = stage.control_planes_of(cluster)?;
-        let [machine] = &machines[..] else {
-            return Err(format!("in {cluster} are {machines:?}").into());
-        };
-        until(180, cluster, || {
-            let status = stage.agent(machine)?;
-            ensure(status["stage"] == "ready", text(&status["message"]))
-        })?;
-        let gone = || {
-            let goodbye = |e: &Value| e["MESSAGE"] == "goodbye";
-            let said = stage.journal(machine)?.iter().any(goodbye);
-            ensure(said, format!("{machine} has not said goodbye"))
-        };
-        the_journal_names(stage, "control-plane", machine, action, gone)?;
+    let mut machines = Vec::new();
+    for cluster in LONE {
+        let alone = stage.control_planes_of(cluster)?;
+        for machine in &alone {
+            until(180, cluster, || {
+                let status = stage.agent(machine)?;
+                ensure(status["stage"] == "ready", text(&status["message"]))
+            })?;
+        }
+        machines.extend(alone);
     }
-    Ok(())
+    let gone = |machine: &str| {
+        let goodbye = |e: &Value| e["MESSAGE"] == "goodbye";
+        let said = stage.journal(machine)?.iter().any(goodbye);
+        ensure(said, format!("{machine} has not said goodbye"))
+    };
+    each_journal_names_one(stage, "control-plane", &machines, gone)
 }
