@@ -44,7 +44,7 @@ fn without<'a>(
     stage.lab(&policy).map(drop)
 }
 
-/// The same for a machine that is launched into a cluster of its own, and ended afterwards.
+/// [`names_each`] for a machine that is launched into a cluster of its own, and ended afterwards.
 fn each_is_named(
     stage: &Stage,
     role: &str,
