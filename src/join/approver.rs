@@ -38,8 +38,10 @@ pub async fn keep(world: &World, cluster: &str) {
     }
 }
 
-/// Looks whenever a request waits, until that cannot be followed or a look fails.
+/// Looks once, and then whenever a request waits, until that cannot be followed or a look fails.
 async fn follow(world: &World, cluster: &str) -> Result<()> {
+    // A client whose credentials are refused is given up by a look, not by what follows.
+    cycle(world, cluster).await?;
     let waiting = world.certificates.waiting().await?;
     // What came while the look before was under way is one look's work.
     let mut waiting = waiting.ready_chunks(AT_ONCE);

@@ -86,6 +86,14 @@ impl FakeCertificates {
         followers.retain(|follower| follower.unbounded_send(Ok(())).is_ok());
     }
 
+    /// Nobody may follow any more who does so now.
+    pub fn refuse_followers(&self) {
+        for follower in self.followers.lock().unwrap().drain(..) {
+            let refused = Error::failed("cannot follow: refused");
+            follower.unbounded_send(Err(refused)).unwrap();
+        }
+    }
+
     /// How often requests were looked for.
     pub fn looks(&self) -> usize {
         self.looks.load(Ordering::Relaxed)

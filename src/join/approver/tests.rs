@@ -161,12 +161,31 @@ async fn a_request_is_decided_when_it_comes_and_nobody_looks_in_between() {
     let (fake, user) = with_token().await;
     let world = fake.ports();
     tokio::spawn(async move { keep(&world, "demo").await });
+    settle().await;
+    let at_first = fake.certificates.looks();
     tokio::time::sleep(Duration::from_mins(5)).await;
-    assert_eq!(fake.certificates.looks(), 0);
+    assert_eq!(fake.certificates.looks(), at_first);
     let request = request("first", CLIENT, &user, "system:bootstrappers");
     fake.certificates.ask(request);
     settle().await;
     assert!(outcome(&fake, "first").starts_with("Approved"));
+}
+
+/// The look gives up a client whose credentials are refused, which following alone does not.
+#[tokio::test(start_paused = true)]
+async fn who_cannot_follow_looks_before_following_again() {
+    let fake = FakeWorld::new();
+    let world = fake.ports();
+    tokio::spawn(async move { keep(&world, "demo").await });
+    settle().await;
+    for _ in 0..2 {
+        let before = fake.certificates.looks();
+        fake.certificates.refuse_followers();
+        settle().await;
+        assert_eq!(fake.certificates.looks(), before);
+        tokio::time::sleep(PAUSE).await;
+        assert!(fake.certificates.looks() > before);
+    }
 }
 
 #[tokio::test(start_paused = true)]
