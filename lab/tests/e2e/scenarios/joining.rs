@@ -77,38 +77,3 @@ pub fn kubelets_serve_with_certificates_of_the_clusters_ca(stage: &Stage) -> Res
     }
     Ok(())
 }
-
-/// A token of a person's, as `kubeadm token create` makes it, becomes no node: not even a new one.
-pub fn a_token_that_the_service_did_not_make_gets_no_certificate(
-    stage: &Stage,
-) -> Result<(), Failed> {
-    let ask = "set -e; cd /run; token=$(kubeadm token create --ttl 5m); \
-        openssl req -new -newkey rsa:2048 -nodes -keyout stolen.key -subj '/O=system:nodes/CN=system:node:stolen' -out stolen.csr 2>/dev/null; \
-        printf 'apiVersion: certificates.k8s.io/v1\\nkind: CertificateSigningRequest\\nmetadata: {name: stolen}\\nspec:\\n  signerName: kubernetes.io/kube-apiserver-client-kubelet\\n  usages: [digital signature, client auth]\\n  request: %s\\n' $(base64 -w0 stolen.csr) > stolen.yaml; \
-        echo $token > stolen.token";
-    stage.shell("cp1", ask)?;
-    // The API server knows a new token a moment later.
-    let create = "cd /run; kubectl --kubeconfig /dev/null --server https://127.0.0.1:7443 --certificate-authority /etc/kubernetes/pki/ca.crt \
-        --token $(cat stolen.token) create -f stolen.yaml";
-    until(30, "the request", || stage.shell("cp1", create))?;
-    let outcome = until(30, "the denial", || {
-        let request = stage.get(&["csr", "stolen"])?;
-        let condition = &request["status"]["conditions"][0];
-        ensure(
-            condition["type"] == "Denied"
-                && text(&condition["message"]).contains("not made by a join service"),
-            format!("the request says {condition}"),
-        )?;
-        ensure(
-            request["status"]["certificate"].is_null(),
-            "it has a certificate",
-        )
-    });
-    // Not earlier: the approver would find no token, and say that instead.
-    stage.shell(
-        "cp1",
-        "cd /run; kubeadm token delete $(cat stolen.token); rm stolen.*",
-    )?;
-    stage.kubectl(&["delete", "csr", "stolen"])?;
-    outcome
-}

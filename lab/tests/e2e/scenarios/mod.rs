@@ -1,6 +1,7 @@
 //! What is shown, by subject.
 
 pub mod arrival;
+pub mod attacks;
 pub mod control_planes;
 pub mod disaster;
 pub mod etcd;

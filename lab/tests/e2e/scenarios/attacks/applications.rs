@@ -1,0 +1,307 @@
+//! What the join service refuses.
+
+use std::slice::from_ref;
+
+use libtest_mimic::Failed;
+use serde_json::Value;
+
+use super::{
+    each_is_logged, entries,
+    foothold::{Answer, Attempt, Foothold},
+    nowhere_in_the_journal,
+};
+use crate::{
+    scenarios::control_planes::LONE,
+    stage::{Stage, ensure, json, text, until},
+};
+
+/// What is done to an honest application.
+enum Twist<'a> {
+    /// It says or signs something else.
+    Says(&'a dyn Fn(&mut Attempt)),
+    /// It was signed as it should be, and is something else when it is sent.
+    Sends(&'a dyn Fn(&mut Value)),
+}
+
+use Twist::{Says, Sends};
+
+/// The refusals so far, as the control plane logs them.
+#[derive(Default)]
+struct Refusals(Vec<String>);
+
+impl Refusals {
+    /// An answer must be this refusal.
+    fn expect(
+        &mut self,
+        case: &str,
+        from: &Foothold,
+        answer: &Answer,
+        status: u16,
+        reason: &str,
+    ) -> Result<(), Failed> {
+        let unanswered = status == 0;
+        ensure(
+            answer.0 == status && (unanswered || answer.1.contains(reason)),
+            format!("{case}: {answer:?} instead of {status}, {reason}"),
+        )?;
+        // What the other side reads is the whole of what is logged.
+        let said = if unanswered { reason } else { &answer.1 };
+        let line = format!("join refused to {}: {said}", from.address);
+        self.0.push(line);
+        Ok(())
+    }
+}
+
+pub fn the_join_service_lets_nobody_be_more_than_itself(stage: &Stage) -> Result<(), Failed> {
+    let before = entries(stage, "cp1")?;
+    let (cp1, w1, w2) = (
+        Foothold::on(stage, "cp1")?,
+        Foothold::on(stage, "w1")?,
+        Foothold::on(stage, "w2")?,
+    );
+    let server = &cp1.address;
+    let elsewhere = stage.control_planes_of(LONE[2])?;
+    let elsewhere = elsewhere.first().ok_or("there is no other cluster")?;
+    let elsewhere = Foothold::on(stage, elsewhere)?;
+    let mut refusals = Refusals::default();
+
+    // One address may ask twenty times at once, and each of these asks twice.
+    let half: [(&str, Twist, u16, &str); 9] = [
+        (
+            "a worker as a control plane",
+            Says(&|a| a.applicant["role"] = "control-plane".into()),
+            403,
+            "may not join as control-plane",
+        ),
+        (
+            "another node's instance and name",
+            Says(&|a| {
+                a.applicant["instance"] = w2.instance.as_str().into();
+                a.applicant["node"] = w2.node.as_str().into();
+            }),
+            403,
+            "not signed by that instance",
+        ),
+        (
+            "another node's name",
+            Says(&|a| a.applicant["node"] = w2.node.as_str().into()),
+            403,
+            "not the instance's private DNS name",
+        ),
+        (
+            "a control plane's name",
+            Says(&|a| a.applicant["node"] = cp1.node.as_str().into()),
+            403,
+            "not the instance's private DNS name",
+        ),
+        (
+            "a control plane's label",
+            Says(&|a| {
+                let role = "node-role.kubernetes.io/control-plane";
+                a.applicant["labels"][role] = "".into();
+            }),
+            403,
+            "node-role.kubernetes.io/control-plane",
+        ),
+        (
+            "another cluster by word alone",
+            Says(&|a| a.applicant["cluster"] = "other".into()),
+            403,
+            "this is another cluster",
+        ),
+        (
+            "a proof for another cluster",
+            Says(&|a| a.cluster = "other".into()),
+            403,
+            "signed for another cluster",
+        ),
+        (
+            "another region's STS",
+            Says(&|a| a.region = "us-east-1"),
+            403,
+            "another region or service",
+        ),
+        (
+            "another service",
+            Says(&|a| a.service = "ec2"),
+            403,
+            "another region or service",
+        ),
+    ];
+    let other_half: [(&str, Twist, u16, &str); 9] = [
+        (
+            "another body",
+            Says(&|a| a.body = "Action=GetSessionToken&Version=2011-06-15".into()),
+            403,
+            "STS does not accept the signature",
+        ),
+        (
+            "an action in the query",
+            Says(&|a| a.url.push_str("?Action=AssumeRole")),
+            403,
+            "STS does not accept the signature",
+        ),
+        (
+            "a foreign host",
+            Says(&|a| a.url = "https://sts.example.com/".into()),
+            403,
+            "STS does not accept the signature",
+        ),
+        (
+            "an invented nonce",
+            Says(&|a| a.nonce = "0123456789abcdef0123456789abcdef".into()),
+            403,
+            "unknown here, or used before",
+        ),
+        (
+            "an unsigned nonce",
+            Sends(&|a| {
+                edit(a, "authorization", |v| {
+                    v.replace(";x-k8s-bootstrap-nonce", "")
+                });
+            }),
+            403,
+            "header x-k8s-bootstrap-nonce is not signed",
+        ),
+        (
+            "a signature that was altered",
+            Sends(&|a| edit(a, "authorization", flipped)),
+            403,
+            "STS does not accept the signature",
+        ),
+        (
+            "a host to send it to",
+            Sends(&|a| a["proof"][0][0] = "host".into()),
+            400,
+            "a header that no proof has",
+        ),
+        (
+            "a method to send it by",
+            Sends(&|a| a["method"] = "GET".into()),
+            400,
+            "not of the expected form",
+        ),
+        (
+            "an applicant with more to say",
+            Sends(&|a| a["applicant"]["region"] = "us-east-1".into()),
+            400,
+            "not of the expected form",
+        ),
+    ];
+    for (from, rows) in [(&w1, half), (&w2, other_half)] {
+        for (case, twist, status, reason) in rows {
+            let mut attempt = from.honest(from.nonce(server)?);
+            if let Says(change) = &twist {
+                change(&mut attempt);
+            }
+            let mut application = from.sign(&attempt)?;
+            if let Sends(change) = &twist {
+                change(&mut application);
+            }
+            let answer = from.apply(server, &application)?;
+            refusals.expect(case, from, &answer, status, reason)?;
+        }
+    }
+
+    // Nonces that are good, for somebody else.
+    let mut of = |case: &str, nonce: String, reason: &str| {
+        let application = elsewhere.sign(&elsewhere.honest(nonce))?;
+        let answer = elsewhere.apply(server, &application)?;
+        refusals.expect(case, &elsewhere, &answer, 403, reason)
+    };
+    let theirs = elsewhere.nonce(&elsewhere.address)?;
+    of("another cluster's nonce", theirs, "unknown here")?;
+    of(
+        "another address's nonce",
+        cp1.nonce(server)?,
+        "given to another address",
+    )?;
+    of(
+        "an instance of another cluster",
+        elsewhere.nonce(server)?,
+        "EC2 lists no such instance in this cluster",
+    )?;
+
+    // Instances whose keys are good, and which are not where they say, or not at all.
+    let gone = stage.launch(&[])?;
+    let gone = until(30, "its keys", || Foothold::on(stage, &gone))?;
+    stage.lab(&["terminate", &gone.machine, "--hard"])?;
+    for (case, signer, reason) in [
+        ("a terminated instance", &gone, "does not run"),
+        ("another address", &w1, "the instance's private address"),
+    ] {
+        let application = signer.sign(&signer.honest(elsewhere.nonce(server)?))?;
+        let answer = elsewhere.apply(server, &application)?;
+        refusals.expect(case, &elsewhere, &answer, 403, reason)?;
+    }
+
+    // What is no application.
+    let large = " ".repeat(16_500);
+    for (case, options, body, status, reason) in [
+        (
+            "an oversized body",
+            "--data-binary @- https://SERVER/join",
+            &*large,
+            413,
+            "too large",
+        ),
+        (
+            "an action beside the path",
+            "--data-binary @- 'https://SERVER/join?Action=AssumeRole'",
+            "{}",
+            400,
+            "no request has a query",
+        ),
+        (
+            "another path",
+            "https://SERVER/token",
+            "",
+            404,
+            "nothing at that path",
+        ),
+        ("no TLS", "http://SERVER/nonce", "", 0, "TLS failed"),
+    ] {
+        let answer = cp1.curl(server, options, body)?;
+        refusals.expect(case, &cp1, &answer, status, reason)?;
+    }
+    let slow = "POST /join HTTP/1.1\\r\\nhost: x\\r\\ncontent-length: 10\\r\\n\\r\\n";
+    let answer = cp1.never_ending(server, slow)?;
+    refusals.expect("a slow body", &cp1, &answer, 408, "the body took too long")?;
+
+    // The node itself, as which it may join again: once.
+    let application = w1.sign(&w1.honest(w1.nonce(server)?))?;
+    let (status, ticket) = w1.apply(server, &application)?;
+    ensure(
+        status == 200,
+        format!("the honest one is refused: {ticket}"),
+    )?;
+    let token = text(&json(&ticket)?["token"]);
+    let again = w1.apply(server, &application)?;
+    refusals.expect("a proof that was used", &w1, &again, 403, "used before")?;
+
+    let often = elsewhere.curl(server, "https://SERVER/[1-60]", "")?;
+    let reason = "this address asks too often";
+    refusals.expect("a flood", &elsewhere, &often, 0, reason)?;
+
+    each_is_logged(stage, "cp1", before, &refusals.0)?;
+    let keys = [&w1, &w2, &gone, &elsewhere].map(|foothold| &foothold.secrets[..]);
+    let secrets = [&keys.concat(), from_ref(&token)].concat();
+    nowhere_in_the_journal(stage, "cp1", &secrets)
+}
+
+/// Changes one of the headers of an application's proof.
+fn edit(application: &mut Value, name: &str, change: impl Fn(&str) -> String) {
+    let headers = application["proof"].as_array_mut();
+    for header in headers.into_iter().flatten() {
+        if header[0] == name {
+            header[1] = change(&text(&header[1])).into();
+        }
+    }
+}
+
+/// The last digit of the signature is another.
+fn flipped(authorization: &str) -> String {
+    let (rest, last) = authorization.split_at(authorization.len() - 1);
+    let other = if last == "0" { "1" } else { "0" };
+    format!("{rest}{other}")
+}
