@@ -1,14 +1,12 @@
 //! What the join service refuses.
 
-use std::slice::from_ref;
-
 use libtest_mimic::Failed;
 use serde_json::Value;
 
 use super::{
     each_is_logged, entries,
     foothold::{Answer, Attempt, Foothold},
-    nowhere_in_the_journal,
+    nowhere_in_the_journal, secret_of,
 };
 use crate::{
     scenarios::control_planes::LONE,
@@ -285,7 +283,7 @@ pub fn the_join_service_lets_nobody_be_more_than_itself(stage: &Stage) -> Result
 
     each_is_logged(stage, "cp1", before, &refusals.0)?;
     let keys = [&w1, &w2, &gone, &elsewhere].map(|foothold| &foothold.secrets[..]);
-    let secrets = [&keys.concat(), from_ref(&token)].concat();
+    let secrets = [keys.concat(), vec![secret_of(&token)]].concat();
     nowhere_in_the_journal(stage, "cp1", &secrets)
 }
 

@@ -5,7 +5,7 @@ use libtest_mimic::Failed;
 use rcgen::{CertificateParams, CustomExtension, DistinguishedName, DnType, KeyPair, SanType};
 use serde_json::{Value, json as object};
 
-use super::{each_is_logged, entries, foothold::Foothold, nowhere_in_the_journal};
+use super::{each_is_logged, entries, foothold::Foothold, nowhere_in_the_journal, secret_of};
 use crate::stage::{Stage, ensure, json, text, until};
 
 const CLIENT: &str = "kubernetes.io/kube-apiserver-client-kubelet";
@@ -236,7 +236,7 @@ pub fn a_persons_token_makes_no_node(stage: &Stage) -> Result<(), Failed> {
         stage.exec("cp1", &["kubeadm", "token", "delete", token])?;
         Ok(Traces {
             denials,
-            secrets: vec![token.to_owned()],
+            secrets: vec![secret_of(token)],
         })
     })
 }
@@ -281,7 +281,7 @@ pub fn a_joiners_token_makes_no_other_node(stage: &Stage) -> Result<(), Failed> 
         )?;
         Ok(Traces {
             denials,
-            secrets: vec![token],
+            secrets: vec![secret_of(&token)],
         })
     })
 }

@@ -50,6 +50,12 @@ fn each_is_logged(
     })
 }
 
+/// The half of a bootstrap token that is not its name.
+fn secret_of(token: &str) -> String {
+    let (_, secret) = token.split_once('.').unwrap_or_default();
+    secret.to_owned()
+}
+
 /// No field of any entry in the journal has one of these.
 fn nowhere_in_the_journal(stage: &Stage, machine: &str, secrets: &[String]) -> Result<(), Failed> {
     let entries = stage.journal(machine)?;
