@@ -28,7 +28,7 @@ fn refused(stage: &Stage, launch: &[&str], expected: &[&str], remains: &str) -> 
         )?;
         stage.shell(&bad, remains)
     });
-    stage.lab(&["terminate", &bad])?;
+    stage.lab(&["terminate", "--hard", &bad])?;
     outcome.map(drop)
 }
 
@@ -90,7 +90,7 @@ pub fn a_denied_call_names_the_permission(stage: &Stage) -> Result<(), Failed> {
         )
     });
     stage.lab(&["faults"])?;
-    stage.lab(&["terminate", &denied])?;
+    stage.lab(&["terminate", "--hard", &denied])?;
     outcome
 }
 
