@@ -39,8 +39,9 @@ unit:
 
 # One control plane, two workers, and what can happen to them. Where the machine
 # cannot run the lab the tests say that they are skipped; with CI=true they fail.
+# The whole workspace, as in `unit`: other features of the dependencies would be other builds.
 e2e: tools build
-	$(CARGO) test --package lab --locked --features e2e --test e2e
+	$(CARGO) test --workspace --locked --features lab/e2e --test e2e
 
 # The application against its Flask twin, in turn, on the lab that is up or on one of its own:
 # 50,000 requests, 500 at once. More by `cargo run -p lab -- bench-app --help`.
