@@ -2,101 +2,17 @@
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use libtest_mimic::Failed;
-use rcgen::{CertificateParams, CustomExtension, DistinguishedName, DnType, KeyPair, SanType};
+use rcgen::{CustomExtension, DnType};
 use serde_json::{Value, json as object};
 
-use super::{each_is_logged, entries, foothold::Foothold, nowhere_in_the_journal, secret_of};
+use super::{
+    each_is_logged, entries,
+    foothold::Foothold,
+    nowhere_in_the_journal,
+    request::{ANY_CLIENT, Change, Draft, SERVING, San, user},
+    secret_of,
+};
 use crate::stage::{Stage, ensure, json, text, until};
-
-const CLIENT: &str = "kubernetes.io/kube-apiserver-client-kubelet";
-const SERVING: &str = "kubernetes.io/kubelet-serving";
-const ANY_CLIENT: &str = "kubernetes.io/kube-apiserver-client";
-
-/// A request in the making: what a kubelet asks for, until something is changed.
-struct Draft {
-    signer: &'static str,
-    usages: Vec<&'static str>,
-    groups: Vec<(DnType, &'static str)>,
-    name: String,
-    sans: Vec<San>,
-    extensions: Vec<CustomExtension>,
-    /// Who asks, by the word of the one who asks.
-    username: Option<String>,
-}
-
-/// An alternative name of some kind.
-enum San {
-    Dns(String),
-    Ip(String),
-    Mail(String),
-    Uri(String),
-}
-
-type Change<'a> = &'a dyn Fn(&mut Draft);
-
-/// The name of a node's own user.
-fn user(node: &str) -> String {
-    format!("system:node:{node}")
-}
-
-impl Draft {
-    fn new(signer: &'static str, usage: &'static str, node: &str) -> Self {
-        Self {
-            signer,
-            usages: vec!["digital signature", usage],
-            groups: vec![(DnType::OrganizationName, "system:nodes")],
-            name: user(node),
-            sans: Vec::new(),
-            extensions: Vec::new(),
-            username: None,
-        }
-    }
-
-    fn client(of: &Foothold) -> Self {
-        Self::new(CLIENT, "client auth", &of.node)
-    }
-
-    fn serving(of: &Foothold) -> Self {
-        let mut draft = Self::new(SERVING, "server auth", &of.node);
-        draft.sans(&[&of.node], &[&of.address]);
-        draft
-    }
-
-    fn sans(&mut self, names: &[&str], addresses: &[&str]) {
-        let names = names.iter().map(|name| San::Dns((*name).to_owned()));
-        let addresses = addresses.iter().map(|at| San::Ip((*at).to_owned()));
-        self.sans = names.chain(addresses).collect();
-    }
-
-    fn object(self, name: &str) -> Result<Value, Failed> {
-        let mut params = CertificateParams::new([])?;
-        params.distinguished_name = DistinguishedName::new();
-        for (kind, group) in self.groups {
-            params.distinguished_name.push(kind, group);
-        }
-        params
-            .distinguished_name
-            .push(DnType::CommonName, self.name);
-        for san in self.sans {
-            params.subject_alt_names.push(match san {
-                San::Dns(name) => SanType::DnsName(name.try_into()?),
-                San::Ip(address) => SanType::IpAddress(address.parse()?),
-                San::Mail(address) => SanType::Rfc822Name(address.try_into()?),
-                San::Uri(uri) => SanType::URI(uri.try_into()?),
-            });
-        }
-        params.custom_extensions = self.extensions;
-        let pem = params.serialize_request(&KeyPair::generate()?)?.pem()?;
-        Ok(object!({
-            "apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest",
-            "metadata": {"name": name, "labels": {"e2e": "attack"}},
-            "spec": {
-                "signerName": self.signer, "usages": self.usages, "username": self.username,
-                "request": BASE64_STANDARD.encode(pem),
-            },
-        }))
-    }
-}
 
 /// Somebody with credentials of the cluster, on a machine.
 struct Client<'a> {
@@ -126,7 +42,7 @@ impl<'a> Client<'a> {
             stage,
             machine: &foothold.machine,
             kubectl: "kubectl --kubeconfig /etc/kubernetes/kubelet.conf".to_owned(),
-            username: format!("system:node:{}", foothold.node),
+            username: user(&foothold.node),
         }
     }
 
@@ -136,19 +52,23 @@ impl<'a> Client<'a> {
     }
 
     fn run(&self, command: &str, input: &str) -> Result<String, Failed> {
-        let line = format!("{} {command} <<'END'\n{input}\nEND", self.kubectl);
-        self.stage.shell(self.machine, &line)
+        self.stage.shell(self.machine, &self.line(command, input))
+    }
+
+    fn line(&self, command: &str, input: &str) -> String {
+        format!("{} {command} <<'END'\n{input}\nEND", self.kubectl)
     }
 
     /// The API server itself lets this client not do that.
     fn may_not(&self, command: &str, input: &str, expected: &str) -> Result<(), Failed> {
-        match self.run(command, input) {
-            Ok(said) => Err(format!("{} may {command}: {said}", self.username).into()),
-            Err(error) => {
-                let said = error.message().unwrap_or_default();
-                ensure(said.contains(expected), said)
-            }
-        }
+        let line = self.line(command, input);
+        let args = ["exec", self.machine, "--", "sh", "-c", &line];
+        let refused = self.stage.try_lab(&args)?;
+        let said = String::from_utf8_lossy(&refused.stderr);
+        ensure(
+            !refused.status.success() && said.contains(expected),
+            format!("{} and {command}: {said}", self.username),
+        )
     }
 
     /// Asks for all of these: each is denied for its reason. Gives what the log says then.
@@ -414,19 +334,12 @@ pub fn a_kubelets_credentials_make_no_other_node(stage: &Stage) -> Result<(), Fa
     attack(stage, |by| {
         let kubelet = Client::kubelet_of(stage, &by.own);
         let denials = denied_to_a_kubelet(by, &kubelet)?;
-        // The API server knows a kubelet by its name, and denies it more than the approver needs to.
-        let renamed = |name: &str, of: &Foothold, username: Option<String>| {
-            let mut draft = Draft::serving(of);
-            draft.username = username;
-            draft.object(name)
-        };
+        // These never come to the approver: the API server itself knows a kubelet by its name.
+        let mut by_its_word = Draft::serving(&by.other);
+        by_its_word.username = Some(user(&by.other.node));
         for request in [
-            renamed("to-serve-as-another-node", &by.other, None)?,
-            renamed(
-                "to-serve-by-its-word",
-                &by.other,
-                Some(user(&by.other.node)),
-            )?,
+            Draft::serving(&by.other).object("to-serve-as-another-node")?,
+            by_its_word.object("to-serve-by-its-word")?,
             Draft::client(&by.leader).object("to-become-another-node")?,
         ] {
             let reason = "can only create a node CSR with CN=";

@@ -5,6 +5,7 @@
 mod applications;
 mod certificates;
 mod foothold;
+mod request;
 
 pub use applications::the_join_service_lets_nobody_be_more_than_itself;
 pub use certificates::{
