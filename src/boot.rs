@@ -1,6 +1,7 @@
 //! From first boot to a Ready node: the flow of the agent on one screen.
 
 pub mod api_servers;
+mod settling;
 
 use std::{
     net::SocketAddr,
@@ -11,19 +12,19 @@ use std::{
 
 use serde::Serialize;
 use tokio::{sync::watch, try_join};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
     adapters::balancer::Health,
     config::{self, Fragment, Settings, Sources, user_data},
-    decide::{Agreement, Decision, Judge},
+    decide::{Agreement, Decision, Judge, rests_on_absence},
     error::{Error, Result},
     identity::Identity,
     journal::{Course, Membership},
-    observe::{self, Claim, Observation, record},
+    observe::{self, Claim, Memory, Observation, Settled, evidence, record},
     phases::{Notes, Step, leaving::Removal},
     plan,
-    ports::{Created, Host, MachineFacts, Metadata, World},
+    ports::{Created, Host, MachineFacts, Metadata, Role, World},
     report::{Reporter, Stage},
     runner::{Phase, Runner, Summary},
     wait::{Patience, Probe, until},
@@ -82,6 +83,21 @@ async fn sources(metadata: &dyn Metadata, host: &dyn Host) -> Result<Sources> {
     })
 }
 
+/// Looks at EC2 and the store, and where what follows rests on there being no cluster, at the
+/// control planes themselves.
+pub async fn look(
+    world: &World,
+    me: &Identity,
+    memory: Memory,
+    join_port: u16,
+) -> Result<Observation> {
+    let mut seen = observe::observe(world, me, memory).await?;
+    if rests_on_absence(me, &seen) {
+        seen.evidence = evidence::gather(world, me, &seen, join_port).await;
+    }
+    Ok(seen)
+}
+
 /// Finds out what is wanted of this instance and who it is.
 pub async fn who_am_i(
     metadata: &dyn Metadata,
@@ -97,8 +113,8 @@ impl Agent {
     /// Prepares the host while it finds out which cluster to found or join, then does that.
     pub async fn boot(&self) -> Result<Summary> {
         let host = plan::host(&self.settings, &self.me)?;
-        self.boot_by(&host, &Removal::to_start_over(), |membership| {
-            plan::cluster(&self.settings, &self.me, &self.machine, membership)
+        self.boot_by(&host, &Removal::to_start_over(), |memory| {
+            plan::cluster(&self.settings, &self.me, &self.machine, memory)
         })
         .await
     }
@@ -109,22 +125,23 @@ impl Agent {
         &self,
         host: &[Phase<A>],
         removal: &[Phase<B>],
-        cluster: impl FnOnce(&Membership) -> Result<Vec<Phase<A>>>,
+        cluster: impl FnOnce(&Memory) -> Result<Vec<Phase<A>>>,
     ) -> Result<Summary> {
         let now = self.world.clock.now();
         self.reporter.stage(Stage::Working, "", now);
+        let before_claim = plan::before_claim(host);
         // To start over needs a prepared host as well: kubeadm, and a containerd that runs.
         let (prepared, belonging) = try_join!(self.runner.run(host), async {
-            let membership = match self.choose_cluster().await? {
-                Choice::Belong(membership) => membership,
-                Choice::StartOver(why) => return Ok(Err(why)),
-            };
-            let plan = cluster(&membership)?;
+            if let Choice::StartOver(why) = self.choose_cluster(&before_claim).await? {
+                return Ok(Err(why));
+            }
+            let plan = cluster(&self.runner.memory().await)?;
             // Biased, so that a simulation with the same seed takes the same way.
             tokio::select! {
                 biased;
                 outcome = self.runner.run(&plan) => outcome.map(Ok),
                 Some(why) = self.until_given_up() => Ok(Err(why)),
+                never = self.settle_in_time() => match never {},
             }
         })?;
         match belonging {
@@ -136,8 +153,9 @@ impl Agent {
         }
     }
 
-    /// Observes and decides until there is a cluster to found or to join.
-    async fn choose_cluster(&self) -> Result<Choice> {
+    /// Observes and decides until there is a cluster to found or to join. Nothing is claimed
+    /// before the phases of these names hold: who claims can found.
+    async fn choose_cluster(&self, before_claim: &[String]) -> Result<Choice> {
         // The adapter retries throttling by itself, so the first answer can take a while.
         self.reporter
             .message("asking EC2 and the store for the cluster");
@@ -156,7 +174,7 @@ impl Agent {
             &notes,
             Patience::remote(deadline),
             "a cluster to found or to join",
-            async || self.decide_once(&agreement).await,
+            async || self.decide_once(&agreement, before_claim, &notes).await,
         );
         // Biased, so that a simulation with the same seed takes the same way.
         let choice = tokio::select! {
@@ -172,14 +190,27 @@ impl Agent {
         Ok(choice)
     }
 
-    async fn decide_once(&self, agreement: &Mutex<Agreement>) -> Result<Probe<Choice>> {
+    async fn decide_once(
+        &self,
+        agreement: &Mutex<Agreement>,
+        before_claim: &[String],
+        notes: &Notes,
+    ) -> Result<Probe<Choice>> {
         loop {
             let seen = self.observe().await?;
+            if let Err(error) = self.keep_record(&seen).await {
+                warn!(HINT = error.remedy(), "{}", error.one_line());
+            }
             let decision = {
                 let mut agreement = agreement.lock().unwrap_or_else(PoisonError::into_inner);
                 (self.judge)(&self.me, &seen, &mut agreement)
             };
             let (course, cluster_uid) = match decision {
+                Decision::Claim { .. } if !self.runner.hold(before_claim) => {
+                    notes.waiting_for("this machine is being prepared; then it claims to found");
+                    self.runner.until_hold(before_claim).await;
+                    continue;
+                }
                 Decision::Claim { number, why, .. } => {
                     if self.claim(number, &why).await? == Created::AlreadyThere {
                         // A store whose lists lag would have it claimed without a pause.
@@ -204,8 +235,14 @@ impl Agent {
 
     /// Observes, and tells the API balancer of the control planes that were seen.
     pub async fn observe(&self) -> Result<Observation> {
-        let membership = self.runner.membership().await;
-        let seen = observe::observe(&self.world, &self.me, membership).await?;
+        let memory = self.runner.memory().await;
+        let seen = look(&self.world, &self.me, memory, self.settings.join.port).await?;
+        if let Some(membership) = &seen.membership
+            && seen.settled.is_none()
+            && let Some(settled) = seen.record.settled_record(&membership.cluster_uid)
+        {
+            self.runner.remember(settled).await?;
+        }
         let servers = api_servers::seen(&self.me, &seen);
         let news = self.api_servers.send_if_modified(|known| {
             // Better a stale list than none: EC2's answers can be incomplete for a moment.
@@ -219,6 +256,37 @@ impl Agent {
             api_servers::remember(self.world.host.as_ref(), &servers).await?;
         }
         Ok(seen)
+    }
+
+    /// Writes what the store lacks of the record of this control plane's cluster: what it has lost
+    /// of a settled one, and that a cluster which works without its founder is settled.
+    pub async fn keep_record(&self, seen: &Observation) -> Result<()> {
+        let Some(membership) = &seen.membership else {
+            return Ok(());
+        };
+        if self.me.role != Role::ControlPlane {
+            return Ok(());
+        }
+        let store = self.world.store.as_ref();
+        let Some(settled) = seen.settled.as_ref() else {
+            if seen.evidence.api {
+                let settled = Settled {
+                    cluster_uid: membership.cluster_uid.clone(),
+                    instance: self.me.instance_id.clone(),
+                    time: self.world.clock.now(),
+                };
+                record::settle(store, &settled).await?;
+            }
+            return Ok(());
+        };
+        let written = record::write_again(store, &seen.record, settled).await?;
+        if written > 0 {
+            warn!(
+                "the store had lost {written} keys of cluster {}: they are written again",
+                settled.cluster_uid()
+            );
+        }
+        Ok(())
     }
 
     async fn claim(&self, number: u32, why: &str) -> Result<Created> {

@@ -7,13 +7,14 @@ mod agreement;
 
 use std::{sync::Arc, time::Duration};
 
+use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::{
     identity::Identity,
     journal::{Course, Membership},
-    observe::{Claim, Initialized, Observation, record::is_settled},
-    ports::{InstanceState, Role},
+    observe::{Claim, Evidence, Initialized, Observation, record::is_settled},
+    ports::{Instance, InstanceState, Role},
 };
 
 pub use agreement::Agreement;
@@ -22,6 +23,10 @@ pub use agreement::Agreement;
 /// from the list for a while. Only a claim older than this, of an instance that is
 /// not listed at all, counts as one of an instance long terminated.
 const FORGOTTEN: Duration = Duration::from_mins(30);
+
+/// Control planes of one launch start within minutes of each other. One that is older by this
+/// much has had the time to found a cluster, whatever the store says.
+const ELDER: Duration = Duration::from_mins(15);
 
 /// How an agent decides: [`judge`], unless somebody listens in.
 pub type Judge = Arc<dyn Fn(&Identity, &Observation, &mut Agreement) -> Decision + Send + Sync>;
@@ -36,8 +41,8 @@ pub enum Decision {
         number: u32,
         /// Why it may be made.
         why: String,
-        /// Whether that rests on what EC2 does not list, which one incomplete answer can feign.
-        by_absence: bool,
+        /// What that rests on.
+        grounds: Grounds,
     },
     /// Found the cluster.
     Found {
@@ -68,6 +73,18 @@ pub enum Decision {
         /// What can be done.
         remedy: String,
     },
+}
+
+/// What a claim rests on, and so for how long looks must agree before it is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Grounds {
+    /// What cannot be taken back: nobody has claimed, or the holder is terminated.
+    Fact,
+    /// What one incomplete answer can feign: somebody is not listed, or shows no cluster.
+    Absence,
+    /// The holder is stopped before it has recorded a cluster, and may come back.
+    Stopped,
 }
 
 /// Decides, once several looks agree on what one of them may have got wrong.
@@ -121,12 +138,80 @@ fn arrive(me: &Identity, seen: &Observation) -> Decision {
         (None, _, None) if me.role == Role::Worker => {
             wait("no control plane has claimed to found the cluster yet")
         }
-        (None, _, None) => Decision::Claim {
-            number: 1,
-            why: "nobody has claimed to found the cluster".to_owned(),
-            by_absence: false,
-        },
+        (None, _, None) => first_claim(me, seen),
     }
+}
+
+/// Nothing is recorded. Nobody has founded a cluster yet, or its record is lost, or this instance
+/// looks for it in another place: then the control planes themselves show what there is.
+fn first_claim(me: &Identity, seen: &Observation) -> Decision {
+    if let Some(refusal) = shown_unrecorded(seen) {
+        return refusal;
+    }
+    let launched = launch_of(me, seen);
+    let is_elder = |other: &Instance| launched.is_some_and(|l| other.launched + ELDER <= l);
+    if let Some(elder) = stopped_peers(me, seen).find(|other| is_elder(other)) {
+        return wait(format!(
+            "the store records no cluster, and the older control plane {} is stopped and may have one: start or terminate it",
+            elder.id
+        ));
+    }
+    let mut elders = peers(me, seen).filter(|other| is_elder(other));
+    let (why, grounds) = match elders.next() {
+        None => (
+            "nobody has claimed to found the cluster".to_owned(),
+            Grounds::Fact,
+        ),
+        Some(elder) => (
+            format!(
+                "nobody has claimed to found the cluster, and the older control plane {} shows none",
+                elder.id
+            ),
+            Grounds::Absence,
+        ),
+    };
+    Decision::Claim {
+        number: 1,
+        why,
+        grounds,
+    }
+}
+
+/// The other control planes that are not gone.
+fn peers<'a>(me: &'a Identity, seen: &'a Observation) -> impl Iterator<Item = &'a Instance> {
+    seen.instances.iter().filter(|other| {
+        other.role == Some(Role::ControlPlane)
+            && other.id != me.instance_id
+            && !other.state.is_gone()
+    })
+}
+
+/// Those of them that show nothing now and come back with their disks.
+fn stopped_peers<'a>(
+    me: &'a Identity,
+    seen: &'a Observation,
+) -> impl Iterator<Item = &'a Instance> {
+    use InstanceState::{Stopped, Stopping};
+    peers(me, seen).filter(|other| matches!(other.state, Stopped | Stopping))
+}
+
+fn launch_of(me: &Identity, seen: &Observation) -> Option<Timestamp> {
+    let own = seen.instances.iter().find(|i| i.id == me.instance_id);
+    own.map(|own| own.launched)
+}
+
+/// Refuses to found while another control plane shows a cluster that the store does not record.
+fn shown_unrecorded(seen: &Observation) -> Option<Decision> {
+    let shown = &seen.evidence.control_planes;
+    (!shown.is_empty()).then(|| {
+        refuse(
+            format!(
+                "the store records no cluster, but the control plane {} has one",
+                shown.join(", ")
+            ),
+            "start the agent there: it writes the record again; or correct [store] here, if the record lies elsewhere; or terminate that instance to found a new cluster",
+        )
+    })
 }
 
 /// As long as a cluster has nothing to lose, it stands and falls with its founder.
@@ -138,9 +223,10 @@ fn arrive_early(
 ) -> Decision {
     if last.instance == me.instance_id {
         return match cluster {
-            None => Decision::Found {
-                cluster_uid: last.cluster_uid.clone(),
-            },
+            None => shown_beside_a_claim(seen, "this instance is to found the cluster")
+                .unwrap_or_else(|| Decision::Found {
+                    cluster_uid: last.cluster_uid.clone(),
+                }),
             Some(cluster) => refuse(
                 format!(
                     "this instance founded cluster {} and has lost what it had of it",
@@ -150,28 +236,53 @@ fn arrive_early(
             ),
         };
     }
-    let (why, by_absence) = match (holder(last, seen), cluster) {
-        (Holder::Gone(why), _) => (why, false),
-        (Holder::Forgotten(why), _) => (why, true),
+    let (why, grounds) = match (holder(last, seen), cluster) {
+        (Holder::Gone(why), None) => (why, Grounds::Fact),
+        // Others may have joined it, and one look may not list them.
+        (Holder::Gone(why), Some(_)) => (why, Grounds::Absence),
+        (Holder::Forgotten(why), _) => (why, Grounds::Absence),
+        (Holder::Stopped(why), None) => (why, Grounds::Stopped),
+        // A cluster that exists comes back with its founder's disk.
+        (Holder::Stopped(why), Some(_)) => {
+            return wait(format!("{why}: start or terminate it"));
+        }
         // Who joins now may have to start over soon.
         (Holder::Away(why), _) | (Holder::Alive(why), None) => return wait(why),
         (Holder::Alive(_), Some(cluster)) => return join(cluster),
     };
     if me.role == Role::Worker {
+        return wait(format!("{why}: another control plane has to found it"));
+    }
+    if cluster.is_some()
+        && let Some(stopped) = stopped_peers(me, seen).next()
+    {
         return wait(format!(
-            "{why}: a control plane has to found the cluster anew"
+            "{why}, but the control plane {} is stopped and may have what it founded: start or terminate it",
+            stopped.id
         ));
     }
-    Decision::Claim {
+    shown_beside_a_claim(seen, &why).unwrap_or(Decision::Claim {
         number: last.number + 1,
         why,
-        by_absence,
-    }
+        grounds,
+    })
+}
+
+/// Waits while another control plane shows a cluster that is not the last claim's: it starts
+/// over, or keeps what it has for a person to restore.
+fn shown_beside_a_claim(seen: &Observation, why: &str) -> Option<Decision> {
+    let shown = &seen.evidence.control_planes;
+    (!shown.is_empty()).then(|| {
+        wait(format!(
+            "{why}, but the control plane {} still has a cluster: if it does not start over by itself, restore that cluster there or terminate it",
+            shown.join(", ")
+        ))
+    })
 }
 
 /// The cluster exists: this instance joins it, if there is somebody to let it in.
 fn enter(me: &Identity, seen: &Observation, cluster: &Initialized) -> Decision {
-    if me.role == Role::ControlPlane && !has_other_control_plane(me, seen) {
+    if me.role == Role::ControlPlane && peers(me, seen).next().is_none() {
         return refuse(
             format!(
                 "no control plane of cluster {}, founded by {}, is left",
@@ -187,6 +298,11 @@ fn enter(me: &Identity, seen: &Observation, cluster: &Initialized) -> Decision {
 /// alone has what there is of its cluster.
 fn go_on_founding(me: &Identity, seen: &Observation, mine: &str) -> Decision {
     let record = &seen.record;
+    if seen.settled.is_some() {
+        return Decision::Found {
+            cluster_uid: mine.to_owned(),
+        };
+    }
     let Some(last) = record.claims.last() else {
         return refuse(
             format!(
@@ -212,8 +328,11 @@ fn go_on_founding(me: &Identity, seen: &Observation, mine: &str) -> Decision {
 
 /// This instance joined, or began to.
 fn go_on_joining(seen: &Observation, mine: &str) -> Decision {
+    if let Some(settled) = &seen.settled {
+        return join(&settled.initialized);
+    }
     if let Some(why) = given_up(seen, mine) {
-        return Decision::StartOver { why };
+        return start_over(seen, mine, why);
     }
     match seen.record.cluster() {
         Some(cluster) if cluster.cluster_uid == mine => join(cluster),
@@ -248,6 +367,38 @@ fn given_up(seen: &Observation, cluster_uid: &str) -> Option<String> {
     })
 }
 
+/// Starts over, unless the cluster is there all the same: its API answers, or a voting member of
+/// etcd may have what somebody wrote.
+fn start_over(seen: &Observation, mine: &str, why: String) -> Decision {
+    let record = &seen.record;
+    let recorded = record.initialized.values().rev();
+    let mut recorded = recorded.filter(|cluster| cluster.cluster_uid == mine);
+    let Evidence { api, voter, .. } = seen.evidence;
+    let successor = record.claims.last().filter(|last| last.cluster_uid != mine);
+    match (recorded.next(), successor) {
+        (Some(cluster), _) if api => join(cluster),
+        (Some(cluster), None) if voter => join(cluster),
+        (_, Some(successor)) if voter => refuse(
+            format!(
+                "this control plane has data of cluster {mine}, which lost its founder, and {} has founded cluster {} since",
+                successor.instance, successor.cluster_uid
+            ),
+            "if nothing of them is needed, terminate this instance or run `k8s-bootstrap reset --yes` here",
+        ),
+        _ => Decision::StartOver { why },
+    }
+}
+
+/// Whether what this look leads to rests on there being no cluster, so that the machines
+/// themselves must be looked at as well.
+pub fn rests_on_absence(me: &Identity, seen: &Observation) -> bool {
+    match decide(me, seen) {
+        Decision::Claim { .. } | Decision::StartOver { .. } => true,
+        Decision::Found { .. } => seen.membership.is_none(),
+        _ => false,
+    }
+}
+
 fn join(cluster: &Initialized) -> Decision {
     Decision::Join {
         cluster_uid: cluster.cluster_uid.clone(),
@@ -259,6 +410,7 @@ fn join(cluster: &Initialized) -> Decision {
 enum Holder {
     Gone(String),
     Forgotten(String),
+    Stopped(String),
     Away(String),
     Alive(String),
 }
@@ -270,8 +422,11 @@ fn holder(claim: &Claim, seen: &Observation) -> Holder {
         Some(InstanceState::Terminated) => {
             Holder::Gone(format!("{id}, which claimed before, is terminated"))
         }
-        Some(InstanceState::Stopped | InstanceState::Stopping) => Holder::Away(format!(
-            "{id} claimed to found the cluster and is stopped: start or terminate it"
+        Some(InstanceState::Stopped) => Holder::Stopped(format!(
+            "{id}, which claimed to found the cluster, is stopped"
+        )),
+        Some(InstanceState::Stopping) => Holder::Away(format!(
+            "{id}, which claimed to found the cluster, is stopping"
         )),
         Some(InstanceState::ShuttingDown) => {
             Holder::Away(format!("{id}, which claimed before, is shutting down"))
@@ -282,14 +437,6 @@ fn holder(claim: &Claim, seen: &Observation) -> Holder {
         }
         None => Holder::Away(format!("{id} claimed; EC2 does not list it yet")),
     }
-}
-
-fn has_other_control_plane(me: &Identity, seen: &Observation) -> bool {
-    seen.instances.iter().any(|instance| {
-        instance.id != me.instance_id
-            && instance.role == Some(Role::ControlPlane)
-            && !instance.state.is_gone()
-    })
 }
 
 fn wait(why: impl Into<String>) -> Decision {

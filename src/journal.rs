@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Context, Error, Result},
+    observe::{Memory, SettledRecord},
     ports::Host,
 };
 
@@ -32,6 +33,10 @@ pub struct Journal {
     pub instance_id: String,
     /// The cluster that this instance belongs to, once it has chosen one.
     pub membership: Option<Membership>,
+    /// The record of this instance's cluster, once the instance has seen that it is settled:
+    /// from then on no loss in the store makes the instance anything else.
+    #[serde(default)]
+    pub settled: Option<SettledRecord>,
     /// Each phase that was ever begun.
     pub phases: BTreeMap<String, Entry>,
 }
@@ -73,7 +78,16 @@ impl Journal {
             version: VERSION,
             instance_id: instance_id.to_owned(),
             membership: None,
+            settled: None,
             phases: BTreeMap::new(),
+        }
+    }
+
+    /// What of it decides what this instance is.
+    pub fn memory(&self) -> Memory {
+        Memory {
+            membership: self.membership.clone(),
+            settled: self.settled.clone(),
         }
     }
 

@@ -6,6 +6,7 @@ use crate::{
     identity::Identity,
     join::BlanketApproval,
     journal::{Course, Membership},
+    observe::Memory,
     phases::{
         Action, NodeReady,
         addons::Addon,
@@ -65,15 +66,25 @@ pub fn host(settings: &Settings, me: &Identity) -> Result<Vec<Phase<Action>>> {
     Ok(plan.0)
 }
 
+/// The phases of preparing the host that hold before an instance claims to found: a claim is
+/// made by one that can. Images load for long, and while they do the others may be told.
+pub fn before_claim<A>(host: &[Phase<A>]) -> Vec<String> {
+    let names = host.iter().map(|phase| phase.name.clone());
+    names.filter(|name| name != "images").collect()
+}
+
 /// Founding or joining, once it is known which.
 pub fn cluster(
     settings: &Settings,
     me: &Identity,
     machine: &MachineFacts,
-    membership: &Membership,
+    memory: &Memory,
 ) -> Result<Vec<Phase<Action>>> {
+    let Some(membership) = &memory.membership else {
+        return Ok(Vec::new());
+    };
     match membership.course {
-        Course::Found => found(settings, me, machine, membership),
+        Course::Found => found(settings, me, machine, membership, memory.settled.is_some()),
         Course::Join => join(settings, me, machine, membership),
     }
 }
@@ -84,6 +95,7 @@ fn found(
     me: &Identity,
     machine: &MachineFacts,
     membership: &Membership,
+    settled: bool,
 ) -> Result<Vec<Phase<Action>>> {
     use InitPhase as Init;
     let mut plan = Plan(Vec::new());
@@ -106,7 +118,9 @@ fn found(
     plan.add("kubeadm-kubelet-finalize", api, &["api-ready"], "the kubelet's certificate rotates", init(Init::KubeletFinalize)?);
     plan.add("kubeadm-addons", api, &["kubeadm-upload-config"], "CoreDNS and kube-proxy", init(Init::Addons)?);
     plan.add("no-blanket-approval", api, &["kubeadm-bootstrap-token"], "a bootstrap token becomes no other node than the one that it was made for", BlanketApproval::gone());
-    plan.add("record-cluster", api, &["kubeadm-upload-config", "no-blanket-approval"], "from here on every instance joins this cluster", RecordCluster { cluster_uid: membership.cluster_uid.clone(), founder: me.instance_id.clone() });
+    if !settled {
+        plan.add("record-cluster", api, &["kubeadm-upload-config", "no-blanket-approval"], "from here on every instance joins this cluster", RecordCluster { cluster_uid: membership.cluster_uid.clone(), founder: me.instance_id.clone() });
+    }
     let mut before = vec!["kubeadm-addons".to_owned()];
     for group in Addon::of_the_founder(settings) {
         let after: Vec<&str> = before.iter().map(String::as_str).collect();
@@ -120,9 +134,11 @@ fn found(
     }
     plan.add("uncordon", api, &["kubeadm-upload-config"], "the agent cordons its node before it goes down", Uncordon { node: me.node_name.clone() });
     plan.add("node-ready", settings.deadlines.rollout, &["kubeadm-kubelet-finalize", "kubeadm-mark-control-plane"], "pods can be scheduled here", NodeReady::new(settings, me));
-    let all: Vec<String> = plan.0.iter().map(|phase| phase.name.clone()).collect();
-    let all: Vec<&str> = all.iter().map(String::as_str).collect();
-    plan.add("settle-cluster", api, &all, "from here on the cluster has something to lose: nobody founds it anew", SettleCluster { cluster_uid: membership.cluster_uid.clone(), instance: me.instance_id.clone() });
+    if !settled {
+        let all: Vec<String> = plan.0.iter().map(|phase| phase.name.clone()).collect();
+        let all: Vec<&str> = all.iter().map(String::as_str).collect();
+        plan.add("settle-cluster", api, &all, "from here on the cluster has something to lose: nobody founds it again", SettleCluster { cluster_uid: membership.cluster_uid.clone(), instance: me.instance_id.clone() });
+    }
     Ok(plan.0)
 }
 

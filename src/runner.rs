@@ -1,7 +1,6 @@
 //! Carries phases out: in parallel where `after` allows, each checked, applied, verified, journaled.
 
 use std::{
-    collections::BTreeMap,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -16,6 +15,7 @@ use tracing::{info, warn};
 use crate::{
     error::{Error, Kind, Result},
     journal::{Entry, Journal, Membership},
+    observe::{Memory, SettledRecord},
     phases::{Notes, State, Step},
     ports::World,
 };
@@ -110,6 +110,26 @@ impl Runner {
         self.journal.lock().await.membership.clone()
     }
 
+    /// What this instance remembers of its cluster.
+    pub async fn memory(&self) -> Memory {
+        self.journal.lock().await.memory()
+    }
+
+    /// Writes down that this instance's cluster is settled; a record of another one is not kept.
+    pub async fn remember(&self, settled: SettledRecord) -> Result<()> {
+        let mut journal = self.journal.lock().await;
+        let membership = journal.membership.as_ref();
+        let is_ours = membership.is_some_and(|m| m.cluster_uid == settled.cluster_uid());
+        if !is_ours || journal.settled.is_some() {
+            return Ok(());
+        }
+        let mut next = journal.clone();
+        next.settled = Some(settled);
+        next.save(self.world.host.as_ref()).await?;
+        *journal = next;
+        Ok(())
+    }
+
     /// Writes down the cluster that this instance chooses, before anything is done for it.
     pub async fn commit_to(&self, membership: Membership) -> Result<()> {
         let mut journal = self.journal.lock().await;
@@ -117,10 +137,26 @@ impl Runner {
             return Ok(());
         }
         let mut next = journal.clone();
+        let settled = next.settled.take();
+        next.settled = settled.filter(|s| s.cluster_uid() == membership.cluster_uid);
         next.membership = Some(membership);
         next.save(self.world.host.as_ref()).await?;
         *journal = next;
         Ok(())
+    }
+
+    /// Whether all phases of these names hold.
+    pub fn hold(&self, names: &[String]) -> bool {
+        all_hold(&self.progress.borrow(), names)
+    }
+
+    /// Waits until all phases of these names hold.
+    pub async fn until_hold(&self, names: &[String]) {
+        let mut progress = self.progress.subscribe();
+        // The sender lives in `self`, so this cannot fail.
+        let _ = progress
+            .wait_for(|progress| all_hold(progress, names))
+            .await;
     }
 
     /// Carries out a plan. Ends with the first phase that is given up.
@@ -149,7 +185,7 @@ impl Runner {
     }
 
     async fn carry_out<A: Step + Serialize>(&self, phase: &Phase<A>) -> Result<PhaseState> {
-        self.predecessors_of(phase).await;
+        self.until_hold(&phase.after).await;
         let begun = self.world.clock.now();
         self.set(
             &phase.name,
@@ -307,19 +343,6 @@ impl Runner {
         }
     }
 
-    async fn predecessors_of<A>(&self, phase: &Phase<A>) {
-        let mut progress = self.progress.subscribe();
-        let all_hold = |progress: &Progress| {
-            let states: BTreeMap<_, _> = progress.iter().map(|(n, s)| (n.as_str(), s)).collect();
-            phase
-                .after
-                .iter()
-                .all(|name| states.get(name.as_str()).is_some_and(|s| s.holds()))
-        };
-        // The sender lives in `self`, so this cannot fail.
-        let _ = progress.wait_for(all_hold).await;
-    }
-
     /// Records an entry, unless the same one held before: a run that changes nothing writes nothing.
     async fn enter(&self, name: &str, entry: Entry) -> Result<()> {
         let mut journal = self.journal.lock().await;
@@ -341,6 +364,11 @@ impl Runner {
             }
         });
     }
+}
+
+fn all_hold(progress: &Progress, names: &[String]) -> bool {
+    let holds = |name| progress.iter().any(|(n, state)| n == name && state.holds());
+    names.iter().all(holds)
 }
 
 fn inputs_of(step: &impl Serialize) -> Result<String> {

@@ -15,7 +15,6 @@ use crate::{
     decide::{Agreement, Decision},
     error::Error,
     journal::{Course, Journal},
-    observe::record::is_settled,
     phases::Step,
     runner::Phase,
 };
@@ -25,25 +24,28 @@ const LOOK: Duration = Duration::from_secs(30);
 
 impl Agent {
     /// Returns why this node's cluster was given up, once several looks agree that it was;
-    /// nothing once that cannot happen any more.
+    /// `None` once the node remembers that its cluster is settled.
     pub async fn until_given_up(&self) -> Option<String> {
         let mut agreement = Agreement::default();
         loop {
-            self.world.clock.sleep(LOOK).await;
-            let membership = self.runner.membership().await?;
-            if membership.course == Course::Found {
+            let memory = self.runner.memory().await;
+            if memory.settled.is_some() {
                 return None;
             }
-            match self.observe().await {
-                Ok(seen) if is_settled(&seen.record, &membership.cluster_uid) => return None,
-                Ok(seen) => {
-                    let decision = (self.judge)(&self.me, &seen, &mut agreement);
-                    if let Decision::StartOver { why } = decision {
-                        return Some(why);
-                    }
+            let course = memory.membership?.course;
+            // Whoever else looks says what is wrong with EC2 or the store.
+            if let Ok(seen) = self.observe().await {
+                let _ = self.keep_record(&seen).await;
+                // A founder only waits to see that its cluster is settled.
+                if course == Course::Join
+                    && let Decision::StartOver { why } =
+                        (self.judge)(&self.me, &seen, &mut agreement)
+                {
+                    return Some(why);
                 }
-                // Whoever else looks says what is wrong with EC2 or the store.
-                Err(_) => {}
+            }
+            if self.runner.memory().await.settled.is_none() {
+                self.world.clock.sleep(LOOK).await;
             }
         }
     }

@@ -211,9 +211,12 @@ impl Agent {
 
     /// How many instances the cluster has, or why that is not known.
     async fn look_at_peers(&self) -> Result<usize, String> {
-        let seen = self.observe().await;
-        let peers = seen.map(|seen| seen.instances.len());
-        peers.map_err(|error| warned(&error))
+        let looked = async {
+            let seen = self.observe().await?;
+            self.keep_record(&seen).await?;
+            Ok(seen.instances.len())
+        };
+        looked.await.map_err(|error| warned(&error))
     }
 
     /// What there is to say of the node, beside these troubles.
@@ -239,13 +242,14 @@ impl Agent {
 
     async fn carry_out(&self, full: bool) -> Result<()> {
         let mut phases = plan::renewal(&self.settings, &self.me);
-        if full && let Some(membership) = self.runner.membership().await {
+        let memory = self.runner.memory().await;
+        if full && memory.membership.is_some() {
             phases = plan::host(&self.settings, &self.me)?;
             phases.extend(plan::cluster(
                 &self.settings,
                 &self.me,
                 &self.machine,
-                &membership,
+                &memory,
             )?);
         }
         let summary = self.runner.run(&phases).await?;

@@ -15,7 +15,7 @@ use super::{
     host::LocalHost,
     http::Clients,
     imds::Imds,
-    join::JoinClient,
+    join::{JoinClient, ShownCertificates},
     kube::KubeCluster,
     store::{FolderStore, S3Store, SsmStore, TagStore},
 };
@@ -112,6 +112,7 @@ impl Wiring {
             dns: Arc::new(Route53::new(aws.clone())),
             scaling: Arc::new(AutoScaling::new(aws)),
             join: Arc::new(JoinClient::new(sts.clone())),
+            peers: Arc::new(ShownCertificates::new()?),
             sts,
             clock: self.clock.clone(),
         })

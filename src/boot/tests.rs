@@ -14,7 +14,9 @@ use crate::{
 };
 
 async fn once(agent: &Agent) -> Result<Probe<Choice>> {
-    agent.decide_once(&Mutex::default()).await
+    agent
+        .decide_once(&Mutex::default(), &[], &Notes::unread())
+        .await
 }
 
 #[tokio::test(start_paused = true)]
@@ -92,7 +94,7 @@ async fn a_claim_that_the_store_does_not_list_yet_is_not_made_again_without_a_pa
     let store = Arc::new(Lagging::default());
     let mut agent = agent(&fake, me).await;
     agent.world.store = store.clone();
-    let error = agent.choose_cluster().await.unwrap_err();
+    let error = agent.choose_cluster(&[]).await.unwrap_err();
     assert!(
         error
             .one_line()
@@ -117,12 +119,15 @@ async fn one_answer_without_the_record_does_not_refuse_a_member() {
     agent.runner.commit_to(membership).await.unwrap();
     let agreement = Mutex::default();
     for _ in 0..10 {
-        let probe = agent.decide_once(&agreement).await.unwrap();
+        let probe = agent
+            .decide_once(&agreement, &[], &Notes::unread())
+            .await
+            .unwrap();
         assert!(matches!(probe, Probe::NotYet(_)), "{probe:?}");
     }
     // Minutes of them do.
     let begun = fake.clock.since_noon();
-    let error = agent.choose_cluster().await.unwrap_err();
+    let error = agent.choose_cluster(&[]).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Refused);
     let took = fake.clock.since_noon().saturating_sub(begun);
     assert!(
@@ -138,7 +143,7 @@ async fn the_choice_is_written_down_before_it_is_acted_on() {
     fake.ec2.list([running(&me, 10)]);
     let chosen = agent(&fake, me.clone())
         .await
-        .choose_cluster()
+        .choose_cluster(&[])
         .await
         .unwrap();
     let again = agent(&fake, me).await;
@@ -151,7 +156,11 @@ async fn a_worker_gives_up_after_the_deadline_and_says_what_it_waited_for() {
     let fake = FakeWorld::new();
     let me = worker("i-1");
     fake.ec2.list([running(&me, 10)]);
-    let error = agent(&fake, me).await.choose_cluster().await.unwrap_err();
+    let error = agent(&fake, me)
+        .await
+        .choose_cluster(&[])
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), Kind::Failed);
     assert_eq!(
         error.one_line(),

@@ -10,7 +10,7 @@ use crate::{
     error::{Context, Result},
     identity::Identity,
     journal::{Course, Journal, Membership},
-    observe,
+    observe::Memory,
     phases::{Action, State, Step},
     plan as plans,
     runner::Phase,
@@ -32,11 +32,15 @@ pub async fn plan(as_json: bool) -> Result<()> {
         boot::who_am_i(wiring.imds.as_ref(), wiring.host.as_ref()).await?;
     let world = wiring.world(&settings, &me)?;
     let journal = Journal::open(world.host.as_ref(), &me.instance_id).await?;
-    let seen = observe::observe(&world, &me, journal.membership).await?;
+    let seen = boot::look(&world, &me, journal.memory(), settings.join.port).await?;
     let decision = decide(&me, &seen);
     let mut phases = plans::host(&settings, &me)?;
     if let Some(membership) = expected_membership(&decision) {
-        phases.extend(plans::cluster(&settings, &me, &machine, &membership)?);
+        let memory = Memory {
+            membership: Some(membership),
+            settled: journal.settled,
+        };
+        phases.extend(plans::cluster(&settings, &me, &machine, &memory)?);
     }
     let mut planned = Vec::new();
     for phase in phases {

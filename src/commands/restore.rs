@@ -18,7 +18,7 @@ pub async fn restore(from: &str, yes: bool, force: bool) -> Result<()> {
     let (world, settings, me) = on_a_control_plane("to restore a cluster").await?;
     let (place, name) = source(from, &settings.snapshots.to)?;
     let journal = Journal::open(world.host.as_ref(), &me.instance_id).await?;
-    let seen = observe::observe(&world, &me, journal.membership.clone()).await?;
+    let seen = observe::observe(&world, &me, journal.memory()).await?;
     let leading = leads(world.etcd.as_ref()).await;
     let cluster = may_restore(&me, &seen, leading, force)?;
     let fetched = fetch(&world, &place, name, cluster).await?;

@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::Decision;
+use super::{Decision, Grounds};
 
 /// EC2's and the store's answers can be old by seconds, or lack an instance that is there.
 /// What follows from such a gap must follow from every look for this long.
 const AGREED: Duration = Duration::from_mins(3);
+
+/// A founder that is stopped may be started again by whoever stopped it.
+const STOPPED: Duration = Duration::from_mins(10);
 
 /// And from at least so many of them.
 const LOOKS: u32 = 5;
@@ -31,17 +34,11 @@ impl Agreement {
     /// alive, and who starts over keeps nothing: these wait. Everything else can be taken back
     /// by the next look.
     pub fn weigh(&mut self, decision: Decision, now: Timestamp) -> Decision {
-        let (Decision::Refuse { why, .. }
-        | Decision::StartOver { why }
-        | Decision::Claim {
-            why,
-            by_absence: true,
-            ..
-        }) = &decision
-        else {
+        let Some((why, enough)) = to_agree_on(&decision) else {
             self.0 = None;
             return decision;
         };
+        let why = why.to_owned();
         let opinion = match self.0.take() {
             Some(before) if before.decision == decision => Opinion {
                 looks: before.looks + 1,
@@ -53,7 +50,7 @@ impl Agreement {
                 looks: 1,
             },
         };
-        let agreed = opinion.looks >= LOOKS && opinion.since + AGREED <= now;
+        let agreed = opinion.looks >= LOOKS && opinion.since + enough <= now;
         self.0 = Some(opinion);
         if agreed {
             return decision;
@@ -61,9 +58,22 @@ impl Agreement {
         Decision::Wait {
             why: format!(
                 "{why}; this counts when all looks of {} s agree",
-                AGREED.as_secs()
+                enough.as_secs()
             ),
         }
+    }
+}
+
+/// What looks must agree on, and for how long.
+fn to_agree_on(decision: &Decision) -> Option<(&str, Duration)> {
+    match decision {
+        Decision::Refuse { why, .. } | Decision::StartOver { why } => Some((why, AGREED)),
+        Decision::Claim { why, grounds, .. } => match grounds {
+            Grounds::Fact => None,
+            Grounds::Absence => Some((why, AGREED)),
+            Grounds::Stopped => Some((why, STOPPED)),
+        },
+        Decision::Found { .. } | Decision::Join { .. } | Decision::Wait { .. } => None,
     }
 }
 
@@ -79,11 +89,11 @@ mod tests {
         }
     }
 
-    fn takeover(by_absence: bool) -> Decision {
+    fn takeover(grounds: Grounds) -> Decision {
         Decision::Claim {
             number: 2,
             why: "i-1 is gone".to_owned(),
-            by_absence,
+            grounds,
         }
     }
 
@@ -117,12 +127,12 @@ mod tests {
             ("starting over", start_over, vec![240, 300]),
             (
                 "a takeover from an instance that is not listed",
-                takeover(true),
+                takeover(Grounds::Absence),
                 vec![240, 300],
             ),
             (
                 "a takeover from a terminated instance",
-                takeover(false),
+                takeover(Grounds::Fact),
                 vec![0, 60, 120, 180, 240, 300],
             ),
             ("founding", found, vec![0, 60, 120, 180, 240, 300]),

@@ -1,5 +1,6 @@
 //! What exists now: the instances that EC2 knows and the record that they share.
 
+pub mod evidence;
 pub mod record;
 
 use jiff::Timestamp;
@@ -11,7 +12,8 @@ use crate::{
     ports::{Instance, World},
 };
 
-pub use record::{Claim, Initialized, Record, Settled};
+pub use evidence::Evidence;
+pub use record::{Claim, Initialized, Record, Settled, SettledRecord};
 
 /// All that a decision looks at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,16 +24,26 @@ pub struct Observation {
     pub instances: Vec<Instance>,
     /// The shared record.
     pub record: Record,
-    /// What this instance remembers.
+    /// The cluster that this instance remembers to belong to.
     pub membership: Option<Membership>,
+    /// That cluster's record, if this instance remembers that it is settled.
+    pub settled: Option<SettledRecord>,
+    /// What is there of a cluster on the machines; looked for only before an act that rests on
+    /// there being nothing.
+    pub evidence: Evidence,
 }
 
-/// Looks.
-pub async fn observe(
-    world: &World,
-    me: &Identity,
-    membership: Option<Membership>,
-) -> Result<Observation> {
+/// What an instance remembers of its cluster.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// The cluster that it belongs to.
+    pub membership: Option<Membership>,
+    /// The record of that cluster, once it is settled.
+    pub settled: Option<SettledRecord>,
+}
+
+/// Looks at EC2 and the store.
+pub async fn observe(world: &World, me: &Identity, memory: Memory) -> Result<Observation> {
     // Ages are judged from before the first question: what is old by then stays old, however
     // long the answers take.
     let now = world.clock.now();
@@ -43,6 +55,8 @@ pub async fn observe(
         now,
         instances,
         record,
-        membership,
+        membership: memory.membership,
+        settled: memory.settled,
+        evidence: Evidence::default(),
     })
 }

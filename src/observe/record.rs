@@ -97,6 +97,46 @@ pub struct Settled {
     pub time: Timestamp,
 }
 
+/// All that the store says of a settled cluster. Each of its nodes keeps it, so that a key that
+/// goes missing in the store can be written again and never changes what the node is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SettledRecord {
+    /// The number of the claim.
+    pub number: u32,
+    /// The claim, as the store has it: without its number.
+    pub claim: Claim,
+    /// That the cluster exists.
+    pub initialized: Initialized,
+    /// That it is settled.
+    pub settled: Settled,
+}
+
+impl SettledRecord {
+    /// The cluster's uid.
+    pub fn cluster_uid(&self) -> &str {
+        &self.claim.cluster_uid
+    }
+
+    /// The keys and values that this record is in the store.
+    fn values(&self) -> Result<[(String, String); 3]> {
+        Ok([
+            // First what keeps others from claiming.
+            (
+                format!("{FOUNDER}/{}", self.number + 1),
+                form(&Entry::Settled(self.settled.clone()))?,
+            ),
+            (
+                format!("{INITIALIZED}/{}", self.number),
+                form(&self.initialized)?,
+            ),
+            (
+                format!("{FOUNDER}/{}", self.number),
+                form(&Entry::Claim(self.claim.clone()))?,
+            ),
+        ])
+    }
+}
+
 impl Record {
     /// The cluster that exists: that of the last claim, once it is initialized. One whose
     /// founder was taken over from is none any more.
@@ -112,9 +152,31 @@ impl Record {
         newest_first.find(|claim| claim.cluster_uid == cluster_uid)
     }
 
+    /// All that it says of this cluster, once it says that the cluster is settled.
+    pub fn settled_record(&self, cluster_uid: &str) -> Option<SettledRecord> {
+        let settled = self.settled.as_ref()?;
+        let claim = self.claims.last()?;
+        let initialized = self.cluster()?;
+        let is_whole = [&settled.cluster_uid, &initialized.cluster_uid]
+            .into_iter()
+            .all(|uid| uid == cluster_uid);
+        is_whole.then(|| SettledRecord {
+            number: claim.number,
+            claim: Claim {
+                number: 0,
+                ..claim.clone()
+            },
+            initialized: initialized.clone(),
+            settled: settled.clone(),
+        })
+    }
+
     /// The record that these keys and values make.
+    ///
+    /// What is numbered after the entry that says a cluster is settled counts for nothing.
     fn of(values: &BTreeMap<String, String>) -> Result<Self> {
         let mut record = Self::default();
+        let mut settled: Option<(u32, Settled)> = None;
         for (key, value) in values {
             let (kind, number) = key.split_once('/').unwrap_or((key, ""));
             if kind != FOUNDER && kind != INITIALIZED {
@@ -132,10 +194,17 @@ impl Record {
             }
             match parse(key, value)? {
                 Entry::Claim(claim) => record.claims.push(Claim { number, ..claim }),
-                Entry::Settled(settled) => record.settled = Some(settled),
+                Entry::Settled(entry) if settled.as_ref().is_none_or(|(n, _)| number < *n) => {
+                    settled = Some((number, entry));
+                }
+                Entry::Settled(_) => {}
             }
         }
         record.claims.sort_by_key(|claim| claim.number);
+        if let Some((end, settled)) = settled {
+            record.claims.retain(|claim| claim.number < end);
+            record.settled = Some(settled);
+        }
         Ok(record)
     }
 }
@@ -192,6 +261,46 @@ pub async fn settle(store: &dyn Store, settled: &Settled) -> Result<()> {
     }
     own_claim(&there, &settled.cluster_uid)?;
     Err(not_listed_yet(&key))
+}
+
+/// Writes again what the store has lost of a settled cluster's record, as far as `seen` lacks
+/// it; how many keys that were. Fails where something else has the place of one of them.
+pub async fn write_again(
+    store: &dyn Store,
+    seen: &Record,
+    record: &SettledRecord,
+) -> Result<usize> {
+    if seen.settled_record(record.cluster_uid()).is_some() {
+        return Ok(0);
+    }
+    let mut written = 0;
+    for (key, value) in record.values()? {
+        if store.create(&key, &value).await? == Created::Yes {
+            written += 1;
+            continue;
+        }
+        // Listed, since no policy allows to get a single key.
+        let mut there = store.list("").await?;
+        let there = there.remove(&key).ok_or_else(|| not_listed_yet(&key))?;
+        if belongs_to(&there).as_deref() != Some(record.cluster_uid()) {
+            return Err(Error::failed(format!(
+                "the store's `{key}` is not of cluster {}, which is settled: {there}",
+                record.cluster_uid()
+            ))
+            .hint(
+                "terminate the instance that wrote it, then remove the key: it is written again",
+            ));
+        }
+    }
+    Ok(written)
+}
+
+/// The cluster that a value of the record is of.
+fn belongs_to(value: &str) -> Option<String> {
+    let value: serde_json::Value = serde_json::from_str(value).ok()?;
+    let places = ["/claim/cluster_uid", "/settled/cluster_uid", "/cluster_uid"];
+    let uid = places.iter().find_map(|place| value.pointer(place))?;
+    uid.as_str().map(str::to_owned)
 }
 
 /// Whether this cluster is the one that is here to stay.

@@ -11,12 +11,15 @@ use crate::{
 };
 
 fn plan(me: &Identity, course: Course, settings: &Settings) -> Vec<Phase<Action>> {
-    let membership = Membership {
-        cluster_uid: "uid".to_owned(),
-        course,
+    let memory = Memory {
+        membership: Some(Membership {
+            cluster_uid: "uid".to_owned(),
+            course,
+        }),
+        settled: None,
     };
     let mut phases = host(settings, me).unwrap();
-    phases.extend(cluster(settings, me, &machine(), &membership).unwrap());
+    phases.extend(cluster(settings, me, &machine(), &memory).unwrap());
     phases
 }
 

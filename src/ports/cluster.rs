@@ -60,6 +60,9 @@ pub trait Cluster: Send + Sync {
     async fn node_ready(&self, name: &str) -> Result<Option<NodeCondition>>;
 }
 
+/// The label of every object that an agent applied: the add-on's name.
+pub const OWNER_LABEL: &str = "k8s-bootstrap.io/owner";
+
 /// What of an object is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {

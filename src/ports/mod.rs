@@ -14,6 +14,7 @@ mod etcd;
 mod host;
 mod join;
 mod metadata;
+mod peers;
 mod scaling;
 mod store;
 
@@ -24,7 +25,7 @@ use jiff::Timestamp;
 
 pub use archive::{Archive, Place, is_bucket};
 pub use certificates::CertificateRequests;
-pub use cluster::{Cluster, Eviction, NodeCondition, ObjectRef, Part};
+pub use cluster::{Cluster, Eviction, NodeCondition, OWNER_LABEL, ObjectRef, Part};
 pub use commands::{Command, Commands, Output};
 pub use dns::{Dns, RecordSet};
 pub use downloads::{Download, Downloads, Target};
@@ -33,6 +34,7 @@ pub use etcd::{Etcd, Member, Snapshot};
 pub use host::{Host, MachineFacts};
 pub use join::{Applicant, Caller, JoinServices, JoinTicket, Proof, Sts};
 pub use metadata::{InstanceFacts, Interruption, Metadata, Notices};
+pub use peers::Peers;
 pub use scaling::{Hook, Scaling};
 pub use store::{Created, Store};
 
@@ -78,6 +80,8 @@ pub struct World {
     pub sts: Arc<dyn Sts>,
     /// The control planes' join services.
     pub join: Arc<dyn JoinServices>,
+    /// Other control planes, as they show themselves.
+    pub peers: Arc<dyn Peers>,
     /// Time.
     pub clock: Arc<dyn Clock>,
 }

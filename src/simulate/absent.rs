@@ -11,14 +11,14 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use serde_json::Value;
 
-use super::{place::Place, scene::Scene};
+use super::{acts, place::Place, scene::Scene};
 use crate::{
     error::{Error, Result},
     ports::{
         self, Applicant, Archive, Caller, CertificateRequests, Cluster, Command, Commands, Dns,
-        Download, Downloads, Etcd, Eviction, Hook, InstanceFacts, JoinServices, JoinTicket, Member,
-        Metadata, NodeCondition, Notices, ObjectRef, Output, Part, Proof, RecordSet, Scaling,
-        Snapshot, Sts,
+        Download, Downloads, Etcd, Eviction, Hook, InstanceFacts, InstanceState, JoinServices,
+        JoinTicket, Member, Metadata, NodeCondition, Notices, ObjectRef, Output, Part, Peers,
+        Proof, RecordSet, Role, Scaling, Snapshot, Sts,
     },
 };
 
@@ -34,6 +34,17 @@ impl Scene {
         membership.map_or("", |membership| &membership.cluster_uid)
     }
 
+    /// Whether the machine at this address shows a cluster. What its disk says runs on it,
+    /// whatever its agent does.
+    fn shows_a_cluster(&self, server: SocketAddr) -> bool {
+        self.machines.iter().any(|machine| {
+            std::net::IpAddr::V4(machine.me.private_ip) == server.ip()
+                && machine.me.role == Role::ControlPlane
+                && machine.state() == InstanceState::Running
+                && acts::has_api(&machine.disk)
+        })
+    }
+
     fn answers_to(&self, index: usize) -> bool {
         self.laws.answers(self.cluster_of(index), &self.machines)
     }
@@ -47,6 +58,13 @@ impl Scene {
             learner: false,
         });
         seen.collect()
+    }
+}
+
+#[async_trait]
+impl Peers for Place {
+    async fn shows_a_cluster(&self, server: SocketAddr) -> bool {
+        self.scene().shows_a_cluster(server)
     }
 }
 

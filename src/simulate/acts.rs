@@ -1,6 +1,7 @@
 //! What a simulated instance does: a few phases that take their time, and the real record.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     net::Ipv4Addr,
     path::{Path, PathBuf},
@@ -14,7 +15,8 @@ use crate::{
     error::{Error, Result},
     identity::Identity,
     join::will_outlive_its_founder,
-    journal::{Course, Membership},
+    journal::Course,
+    observe::Memory,
     phases::{
         Notes, State, Step,
         kubeadm::paths,
@@ -124,6 +126,13 @@ pub fn of_joining() -> impl Iterator<Item = PathBuf> {
     names
         .into_iter()
         .map(|name| Path::new(FOLDER).join("join").join(name))
+}
+
+/// Whether a control plane with this disk runs an API server, ready or not.
+pub fn has_api(disk: &BTreeMap<PathBuf, Vec<u8>>) -> bool {
+    let begun = ["found/api.begun", "join/etcd.begun"];
+    let mut paths = begun.iter().map(|file| Path::new(FOLDER).join(file));
+    paths.any(|path| disk.contains_key(&path))
 }
 
 /// The act that a file on a disk shows, if it does.
@@ -301,11 +310,20 @@ pub fn removal() -> Vec<Phase<Action>> {
 
 /// Founding or joining.
 #[rustfmt::skip] // one phase a line, to be read as a list
-pub fn cluster(me: &Identity, membership: &Membership) -> Vec<Phase<Action>> {
+pub fn cluster(me: &Identity, memory: &Memory) -> Vec<Phase<Action>> {
+    let Some(membership) = &memory.membership else {
+        return Vec::new();
+    };
     let work = |part, seconds| Work { part, uid: membership.cluster_uid.clone(), seconds };
     let settle = || SettleCluster { cluster_uid: membership.cluster_uid.clone(), instance: me.instance_id.clone() };
     let ticket = |control_plane| Action::Ticket(Ticket { settle: settle(), control_plane });
     match (membership.course, me.role) {
+        (Course::Found, _) if memory.settled.is_some() => vec![
+            phase("certificates", &["kernel"], ACT, Action::Found(work("certificates", 1))),
+            phase("etcd", &["certificates", "images"], ACT, Action::Found(work("etcd", 5))),
+            phase("api", &["etcd"], ACT, Action::Found(work("api", 5))),
+            phase("addons", &["api"], ACT, Action::Found(work("addons", 60))),
+        ],
         (Course::Found, _) => vec![
             phase("certificates", &["kernel"], ACT, Action::Found(work("certificates", 1))),
             phase("etcd", &["certificates", "images"], ACT, Action::Found(work("etcd", 5))),

@@ -40,8 +40,8 @@ pub async fn live(place: Place, code: Code, settings: Arc<Settings>) -> Result<S
     };
     let removal = acts::removal();
     let summary = agent
-        .boot_by(&acts::host(), &removal, |membership| {
-            Ok(acts::cluster(&me, membership))
+        .boot_by(&acts::host(), &removal, |memory| {
+            Ok(acts::cluster(&me, memory))
         })
         .await?;
     match agent.until_given_up().await {
@@ -80,6 +80,7 @@ fn ports(place: &Place) -> World {
         certificates: place.clone(),
         sts: place.clone(),
         join: place.clone(),
+        peers: place.clone(),
         clock: place,
     }
 }

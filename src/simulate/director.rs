@@ -303,12 +303,11 @@ impl Director {
         let settled = scene.machines.iter().all(|machine| {
             machine.state().is_gone()
                 || match machine.process {
-                    Process::Up => !scene.laws.wiped,
-                    Process::Refused(_) => true,
+                    Process::Up | Process::Refused(_) => true,
                     Process::Off | Process::Runs(..) => false,
                 }
         });
-        if settled && !scene.laws.wiped {
+        if settled {
             let scene = &mut *scene;
             scene.laws.ended(&scene.machines);
         }

@@ -85,8 +85,6 @@ pub struct Laws {
     pub settled: Option<String>,
     /// The members of each cluster's etcd, dead ones included until they are taken out.
     pub members: BTreeMap<String, Vec<usize>>,
-    /// A person removed the record of a cluster that lives.
-    pub wiped: bool,
 }
 
 impl Laws {
@@ -96,8 +94,11 @@ impl Laws {
         self.broken.get_or_insert(Violation { law, what });
     }
 
-    /// A claim was written.
+    /// A claim was written, for the first time or again after the store had lost it.
     pub fn claimed(&mut self, by: usize, claim: Claim, machines: &[Machine]) {
+        if self.claims.iter().any(|(_, before)| *before == claim) {
+            return self.written_again(by, &claim.cluster_uid, machines);
+        }
         let me = &machines[by];
         let number = claim.number;
         if me.me.role == Role::Worker || self.joiners.contains_key(&by) {
@@ -126,7 +127,7 @@ impl Laws {
                     );
                 }
             }
-            None if number != 1 || self.wiped => self.broke(
+            None if number != 1 => self.broke(
                 Law::ClaimsInTurn,
                 format!("{me} makes claim {number} as the first one"),
             ),
@@ -137,9 +138,11 @@ impl Laws {
 
     /// The store says from now on that this cluster exists.
     pub fn initialized(&mut self, by: usize, uid: &str, machines: &[Machine]) {
+        if self.initialized.contains(uid) {
+            return self.written_again(by, uid, machines);
+        }
         let last = self.claims.last();
-        if self.wiped || last.is_none_or(|(holder, last)| *holder != by || last.cluster_uid != uid)
-        {
+        if last.is_none_or(|(holder, last)| *holder != by || last.cluster_uid != uid) {
             self.broke(
                 Law::OneCluster,
                 format!(
@@ -153,15 +156,30 @@ impl Laws {
 
     /// The store says from now on that this cluster is settled.
     pub fn settled(&mut self, by: usize, uid: &str, machines: &[Machine]) {
+        if self.settled.as_deref() == Some(uid) {
+            return self.written_again(by, uid, machines);
+        }
         let is_last = self
             .claims
             .last()
             .is_some_and(|(_, l)| l.cluster_uid == uid);
-        if self.wiped || !is_last || !self.initialized.contains(uid) {
+        if !is_last || !self.initialized.contains(uid) {
             let what = format!("{} settles {uid}, which is not the one", machines[by]);
             self.broke(Law::OneCluster, what);
         }
         self.settled = Some(uid.to_owned());
+    }
+
+    /// Only a control plane of a settled cluster writes what the store had before.
+    fn written_again(&mut self, by: usize, uid: &str, machines: &[Machine]) {
+        let me = &machines[by];
+        let is_its = self
+            .memberships
+            .get(&by)
+            .is_some_and(|m| m.cluster_uid == uid);
+        if me.me.role == Role::Worker || !is_its || self.settled.as_deref() != Some(uid) {
+            self.broke(Law::OneCluster, format!("{me} records {uid} again"));
+        }
     }
 
     /// The journal was written.
@@ -203,6 +221,18 @@ impl Laws {
             self.broke(Law::NothingLost, what);
         }
         if let Some(members) = self.members.get_mut(uid) {
+            if members.contains(&by)
+                && self
+                    .claims
+                    .last()
+                    .is_some_and(|(_, c)| c.cluster_uid == uid)
+            {
+                let what = format!("{} throws away what its member of etcd has", machines[by]);
+                self.broken.get_or_insert(Violation {
+                    law: Law::NothingLost,
+                    what,
+                });
+            }
             members.retain(|member| *member != by);
         }
     }
@@ -273,9 +303,18 @@ impl Laws {
 
     /// An agent stopped for a person.
     pub fn refused(&mut self, by: usize, why: &str, machines: &[Machine]) {
-        if !self.wiped && !self.is_lost(machines) {
+        if !self.is_lost(machines) && !self.has_data_of_another(by) {
             self.broke(Law::TrueRefusals, format!("{}: {why}", machines[by]));
         }
+    }
+
+    /// Whether this is a member of the etcd of a cluster that lost its founder, and another one
+    /// was founded since.
+    fn has_data_of_another(&self, by: usize) -> bool {
+        let uid = self.memberships.get(&by).map(|m| &m.cluster_uid);
+        let last = self.claims.last().map(|(_, claim)| &claim.cluster_uid);
+        let members = uid.and_then(|uid| self.members.get(uid));
+        uid != last && members.is_some_and(|members| members.contains(&by))
     }
 
     /// Whoever is up in the end is in the same cluster.
@@ -293,10 +332,27 @@ impl Laws {
         }
     }
 
-    /// Whether a settled cluster has lost its majority for good: a person must restore it.
+    /// Whether a cluster that has something to lose has lost its majority for good: a person must
+    /// restore it.
     pub fn is_lost(&self, machines: &[Machine]) -> bool {
-        let settled = self.settled.as_ref();
-        settled.is_some_and(|uid| !self.most(uid, |member| !machines[member].state().is_gone()))
+        let has_something = self
+            .settled
+            .as_ref()
+            .or_else(|| self.left_to_a_voter(machines));
+        has_something
+            .is_some_and(|uid| !self.most(uid, |member| !machines[member].state().is_gone()))
+    }
+
+    /// The cluster whose founder is gone before it was settled, and of which a living member of
+    /// etcd has the data.
+    fn left_to_a_voter(&self, machines: &[Machine]) -> Option<&String> {
+        let founded = |uid: &String| self.members.get(uid).filter(|members| !members.is_empty());
+        let mut newest_first = self.claims.iter().rev();
+        let (holder, claim) = newest_first.find(|(_, c)| founded(&c.cluster_uid).is_some())?;
+        let members = founded(&claim.cluster_uid)?;
+        let gone = |index: usize| machines[index].state().is_gone();
+        let is_left = gone(*holder) && members.iter().any(|member| !gone(*member));
+        is_left.then_some(&claim.cluster_uid)
     }
 
     /// Whether the cluster's API answers now.

@@ -9,7 +9,7 @@ use crate::{
     error::Kind,
     journal::{FILE, Membership},
     phases::{kubeadm::paths, leaving::Removal},
-    ports::{Clock, Instance, InstanceState},
+    ports::{Clock, Etcd, Instance, InstanceState, Store},
     steady::End,
     testing::{FakeWorld, agent, control_plane, output, running, worker},
 };
@@ -39,7 +39,9 @@ async fn joined() -> (FakeWorld, Agent) {
     (fake, agent)
 }
 
+/// With it goes the API.
 fn founder_is_gone(fake: &FakeWorld) {
+    fake.cluster.down(true);
     fake.ec2
         .list([running(&worker("i-1"), 10), terminated("i-cp")]);
 }
@@ -103,7 +105,89 @@ async fn nobody_gives_up_what_it_founded() {
         course: Course::Found,
     };
     agent.runner.commit_to(membership).await.unwrap();
+    fake.cluster.down(true);
+    fake.claimed(2, "uid-2", "i-2").await;
+    assert!(timeout(AGREED, agent.until_given_up()).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_founder_remembers_that_its_cluster_is_settled() {
+    let fake = FakeWorld::founded().recorded("uid", "i-1").await;
+    let me = control_plane("i-1");
+    fake.ec2.list([running(&me, 10)]);
+    let agent = agent(&fake, me).await;
+    let membership = Membership {
+        cluster_uid: "uid".to_owned(),
+        course: Course::Found,
+    };
+    agent.runner.commit_to(membership).await.unwrap();
+    fake.settled().await;
     assert_eq!(agent.until_given_up().await, None);
+    let kept = agent.runner.memory().await.settled.unwrap();
+    assert_eq!(kept.cluster_uid(), "uid");
+    // Over a restart, and whatever becomes of the store.
+    let restarted = crate::testing::agent(&fake, control_plane("i-1")).await;
+    assert_eq!(restarted.runner.memory().await.settled, Some(kept));
+}
+
+/// The history that once ended a cluster: its founder replaced, one key lost.
+#[tokio::test(start_paused = true)]
+async fn a_lost_key_makes_no_node_start_over_and_is_written_again() {
+    let (fake, _) = joined().await;
+    fake.settled().await;
+    let me = control_plane("i-2");
+    let other = fake.another_host();
+    let member = agent(&other, me.clone()).await;
+    let membership = Membership {
+        cluster_uid: "uid".to_owned(),
+        course: Course::Join,
+    };
+    member.runner.commit_to(membership).await.unwrap();
+    fake.ec2.list([running(&me, 11), terminated("i-cp")]);
+    assert_eq!(member.until_given_up().await, None);
+    let whole = fake.store.list("").await.unwrap();
+    for key in whole.keys() {
+        fake.store.delete(key).await.unwrap();
+        let restarted = crate::testing::agent(&other, me.clone()).await;
+        assert_eq!(restarted.until_given_up().await, None);
+        let seen = restarted.observe().await.unwrap();
+        restarted.keep_record(&seen).await.unwrap();
+        assert_eq!(fake.store.list("").await.unwrap(), whole, "{key}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_knows_nothing_of_a_settling_does_not_start_over_while_the_api_answers() {
+    let (fake, agent) = joined().await;
+    founder_is_gone(&fake);
+    fake.cluster.down(false);
+    assert!(timeout(AGREED, agent.until_given_up()).await.is_err());
+    fake.cluster.down(true);
+    // Another one that waits in the same way shows the cluster's certificate as well.
+    fake.peers.show(&["10.42.0.3:6443"]);
+    let peer = running(&control_plane("i-2"), 3);
+    fake.ec2
+        .list([running(&worker("i-1"), 10), terminated("i-cp"), peer]);
+    assert!(agent.until_given_up().await.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_voter_of_etcd_does_not_start_over() {
+    let fake = FakeWorld::new().recorded("uid", "i-cp").await;
+    let me = control_plane("i-2");
+    fake.ec2.list([running(&me, 10), terminated("i-cp")]);
+    fake.cluster.down(true);
+    let agent = agent(&fake, me).await;
+    let membership = Membership {
+        cluster_uid: "uid".to_owned(),
+        course: Course::Join,
+    };
+    agent.runner.commit_to(membership).await.unwrap();
+    fake.etcd.voter("founder", 2);
+    let own = fake.etcd.learner("own", 10);
+    fake.etcd.start(own.id);
+    fake.etcd.promote(own.id).await.unwrap();
+    assert!(timeout(AGREED, agent.until_given_up()).await.is_err());
 }
 
 #[tokio::test(start_paused = true)]

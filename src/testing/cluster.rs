@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::{
     error::{Error, Result},
-    ports::{Cluster, Eviction, NodeCondition, ObjectRef, Part},
+    ports::{Cluster, Eviction, NodeCondition, OWNER_LABEL, ObjectRef, Part},
 };
 
 /// The Ready condition of a node that is.
@@ -29,9 +29,6 @@ pub fn not_ready(message: &str) -> NodeCondition {
         message: message.to_owned(),
     }
 }
-
-/// The label that names who applied an object.
-const OWNER: &str = "k8s-bootstrap.io/owner";
 
 /// One that was applied: the owner and the objects.
 pub type Applied = (String, Vec<Value>);
@@ -122,6 +119,7 @@ impl Cluster for FakeCluster {
     async fn ready(&self) -> Result<bool> {
         let mut asked = self.asked.lock().unwrap();
         *asked += 1;
+        self.up()?;
         Ok(*asked > *self.ready_after.lock().unwrap())
     }
 
@@ -133,7 +131,7 @@ impl Cluster for FakeCluster {
                 return Err(Error::refused(format!("apply {name}: {why}")));
             }
             let mut object = object.clone();
-            object["metadata"]["labels"][OWNER] = owner.into();
+            object["metadata"]["labels"][OWNER_LABEL] = owner.into();
             self.put(object);
         }
         let applied = (owner.to_owned(), objects.to_vec());
@@ -183,7 +181,7 @@ impl Cluster for FakeCluster {
         let key = object.to_string();
         let mut objects = self.objects.lock().unwrap();
         let there = objects.get(&key);
-        let ours = there.is_some_and(|object| object["metadata"]["labels"][OWNER] == owner);
+        let ours = there.is_some_and(|object| object["metadata"]["labels"][OWNER_LABEL] == owner);
         if ours {
             objects.remove(&key);
         }

@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use crate::{
     error::{Error, Result},
-    ports::{Applicant, Caller, CertificateRequests, JoinServices, JoinTicket, Proof, Sts},
+    ports::{Applicant, Caller, CertificateRequests, JoinServices, JoinTicket, Peers, Proof, Sts},
 };
 
 /// An STS that knows nobody; the join service's own tests have one that verifies signatures.
@@ -67,6 +67,27 @@ impl JoinServices for FakeJoin {
         asked.push((server, pin.to_owned(), applicant.clone()));
         let ticket = self.ticket.lock().unwrap().clone();
         ticket.ok_or_else(|| Error::failed(format!("{server} lets nobody in")))
+    }
+}
+
+/// Control planes that show a cluster's certificate, by address.
+#[derive(Default)]
+pub struct FakePeers {
+    shown: Mutex<Vec<SocketAddr>>,
+}
+
+impl FakePeers {
+    /// From now on these servers show one, and no others.
+    pub fn show(&self, servers: &[&str]) {
+        let servers = servers.iter().map(|server| server.parse().unwrap());
+        *self.shown.lock().unwrap() = servers.collect();
+    }
+}
+
+#[async_trait]
+impl Peers for FakePeers {
+    async fn shows_a_cluster(&self, server: SocketAddr) -> bool {
+        self.shown.lock().unwrap().contains(&server)
     }
 }
 

@@ -10,7 +10,7 @@
 //! | [`FakeCommands`] | systemd, containerd, kubeadm, modprobe, swapoff | the end-to-end tests only |
 //! | [`FakeCluster`] | the API server | the end-to-end tests only |
 //! | [`FakeEtcd`] | etcd | the end-to-end tests only; its rules are those of `--strict-reconfig-check` |
-//! | [`FakeCertificates`], [`FakeJoin`] | the API server, join services | the end-to-end tests only |
+//! | [`FakeCertificates`], [`FakeJoin`], [`FakePeers`] | the API server, join services, other control planes | the end-to-end tests only |
 //! | [`FakeEc2`], [`FakeSts`], [`FakeDownloads`], [`FakeDns`], [`FakeMetadata`], [`FakeScaling`] | EC2, STS, download hosts, Route 53, the metadata service, Auto Scaling | scripted answers; the adapters' own tests have servers |
 //! | [`FakeClock`] | the wall clock | tokio's paused time, which its sleeps take part in |
 //!
@@ -40,7 +40,7 @@ pub use etcd::{FakeEtcd, sealed};
 pub use files::Files;
 pub use host::FakeHost;
 pub use identity::{control_plane, identity, installable, machine, settings, worker};
-pub use join::{FakeCertificates, FakeJoin, FakeSts};
+pub use join::{FakeCertificates, FakeJoin, FakePeers, FakeSts};
 pub use pki::{Pki, kubeconfig, rotating_kubeconfig};
 pub use store::{MemoryStore, promises};
 pub use world::FakeWorld;

@@ -4,8 +4,8 @@ use std::{path::Path, sync::Arc};
 
 use super::{
     FakeCertificates, FakeClock, FakeCluster, FakeCommands, FakeDns, FakeDownloads, FakeEc2,
-    FakeEtcd, FakeHost, FakeJoin, FakeMetadata, FakeScaling, FakeSts, Files, MemoryStore, Pki,
-    control_plane, output, rotating_kubeconfig, running,
+    FakeEtcd, FakeHost, FakeJoin, FakeMetadata, FakePeers, FakeScaling, FakeSts, Files,
+    MemoryStore, Pki, control_plane, output, rotating_kubeconfig, running,
 };
 use crate::{
     adapters::archive::Archives,
@@ -46,6 +46,8 @@ pub struct FakeWorld {
     pub sts: Arc<FakeSts>,
     /// The join services.
     pub join: Arc<FakeJoin>,
+    /// Other control planes.
+    pub peers: Arc<FakePeers>,
     /// The download hosts.
     pub downloads: Arc<FakeDownloads>,
     /// The time: tests that wait pause tokio's.
@@ -73,6 +75,7 @@ impl FakeWorld {
             certificates: Arc::default(),
             sts: Arc::default(),
             join: Arc::default(),
+            peers: Arc::default(),
             clock: Arc::new(FakeClock::at_noon()),
         }
     }
@@ -191,6 +194,7 @@ impl FakeWorld {
             certificates: self.certificates.clone(),
             sts: self.sts.clone(),
             join: self.join.clone(),
+            peers: self.peers.clone(),
             clock: self.clock.clone(),
             ..other
         }
@@ -213,6 +217,7 @@ impl FakeWorld {
             certificates: self.certificates.clone(),
             sts: self.sts.clone(),
             join: self.join.clone(),
+            peers: self.peers.clone(),
             clock: self.clock.clone(),
         }
     }

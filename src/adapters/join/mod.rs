@@ -16,10 +16,12 @@ mod certificate;
 mod client;
 mod pin;
 mod server;
+mod shown;
 
 pub use certificate::Certificate;
 pub use client::JoinClient;
 pub use server::{Times, listen, serve};
+pub use shown::ShownCertificates;
 
 /// A name that every API server's certificate has, as kubeadm makes it.
 const SERVER_NAME: &str = "kubernetes.default.svc";

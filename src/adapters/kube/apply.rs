@@ -16,14 +16,15 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{connection::Connection, failed, is_refusal};
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    ports::OWNER_LABEL,
+};
 
 /// The field manager, and the value of the managed-by label.
 pub const MANAGER: &str = "k8s-bootstrap";
 /// That the object was applied by this agent, on whichever node.
 pub const MANAGER_LABEL: &str = "app.kubernetes.io/managed-by";
-/// Whose object it is: the add-on's name.
-pub const OWNER_LABEL: &str = "k8s-bootstrap.io/owner";
 
 /// How long a CustomResourceDefinition may take to be served.
 const ESTABLISHING: Duration = Duration::from_secs(30);

@@ -10,8 +10,8 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use super::apply::{Kinds, MANAGER, MANAGER_LABEL, OWNER_LABEL};
-use crate::ports::{Eviction, ObjectRef, Part};
+use super::apply::{Kinds, MANAGER, MANAGER_LABEL};
+use crate::ports::{Eviction, OWNER_LABEL, ObjectRef, Part};
 
 type Result<T> = std::result::Result<T, kube::Error>;
 

@@ -65,6 +65,9 @@ fn the_cluster_is_that_of_the_last_claim_once_it_is_initialized() {
         ("c1 c2 i2 s2", Some("uid-2"), true),
         // Written with the founder's last breath, after the takeover.
         ("c1 c2 i2 i1", Some("uid-2"), false),
+        // After a settled cluster no claim counts.
+        ("c1 i1 s1 c3 i3", Some("uid-1"), true),
+        ("c1 i1 s1 c3 i3 s3", Some("uid-1"), true),
         // Ten comes after nine.
         (
             "c1 c2 c3 c4 c5 c6 c7 c8 c9 c10 i10 i9",
@@ -145,5 +148,63 @@ async fn a_cluster_is_recorded_under_the_number_of_its_claim() {
             error.one_line(),
             "the store lists no claim for cluster uid-3"
         );
+    }
+}
+
+#[tokio::test]
+async fn what_a_store_lost_of_a_settled_cluster_is_written_again() {
+    let whole = stored("c2 i2 s2");
+    let kept = Record::of(&whole).unwrap().settled_record("uid-2").unwrap();
+    let keys: Vec<&String> = whole.keys().collect();
+    for lost in 0..8 {
+        let store = MemoryStore::default();
+        let there = keys
+            .iter()
+            .enumerate()
+            .filter(|(n, _)| lost & (1 << n) == 0);
+        for (_, key) in there {
+            store.create(key, &whole[*key]).await.unwrap();
+        }
+        let seen = read(&store).await.unwrap();
+        let written = write_again(&store, &seen, &kept).await.unwrap();
+        assert_eq!(
+            written,
+            usize::try_from(i32::count_ones(lost)).unwrap(),
+            "{lost}"
+        );
+        assert_eq!(store.list("").await.unwrap(), whole, "{lost}");
+        // From a list that lags behind what was just written.
+        assert_eq!(write_again(&store, &seen, &kept).await.unwrap(), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_lost_key_whose_place_another_cluster_has_taken_is_named() {
+    let record = Record::of(&stored("c1 i1 s1")).unwrap();
+    let kept = record.settled_record("uid-1").unwrap();
+    let taken = store("c1 i1 c2").await;
+    let seen = read(&taken).await.unwrap();
+    let error = write_again(&taken, &seen, &kept).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Failed);
+    assert!(
+        error
+            .one_line()
+            .starts_with("the store's `founder/2` is not of cluster uid-1"),
+        "{error}"
+    );
+    assert_eq!(taken.list("").await.unwrap().len(), 3);
+}
+
+#[test]
+fn only_the_whole_record_of_the_settled_cluster_is_kept() {
+    for (words, kept) in [
+        ("c1 i1 s1", true),
+        ("c1 i1", false),
+        ("c1 s1", false),
+        ("i1 s1", false),
+        ("c1 c2 i2 s2", false),
+    ] {
+        let record = Record::of(&stored(words)).unwrap();
+        assert_eq!(record.settled_record("uid-1").is_some(), kept, "{words}");
     }
 }

@@ -147,8 +147,6 @@ impl Director {
             let mut scene = lock(&self.scene);
             scene.note("a person", || "removes the cluster's record".to_owned());
             scene.store.clear();
-            scene.laws.claims.clear();
-            scene.laws.wiped = true;
             let machines = scene.machines.iter().enumerate();
             let living = machines.filter(|(_, machine)| !machine.state().is_gone());
             living.map(|(index, _)| index).collect()
@@ -156,5 +154,7 @@ impl Director {
         for index in living {
             self.plan_within(60, Event::Strike(index, Blow::Kill));
         }
+        // It finds nothing in the store, unless the others were faster.
+        self.plan_within(60, Event::Launch(Role::ControlPlane));
     }
 }

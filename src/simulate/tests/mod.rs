@@ -42,7 +42,6 @@ fn ten_thousand_seeds_found_one_cluster_each() {
     assert!(sum.crashes > 5_000, "{sum:?}");
     assert!(sum.terminations > 2_000, "{sum:?}");
     assert!(sum.stops > 1_000, "{sum:?}");
-    assert!(sum.refusals > 100, "{sum:?}");
     assert!(sum.started_over > 200, "{sum:?}");
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{broken, *};
 use crate::{
     decide::{decide, judge},
+    observe::Evidence,
     ports::{InstanceState, Role},
 };
 
@@ -126,10 +127,13 @@ fn a_takeover_from_a_holder_that_ec2_does_not_list_yet_is_caught() {
     );
 }
 
-/// As if the store did not say that the cluster is settled.
+/// As if nothing said that the cluster is settled: not the store, not this node's journal, and
+/// not the control planes themselves.
 fn unsettled(seen: &Observation) -> Observation {
     let mut seen = seen.clone();
     seen.record.settled = None;
+    seen.settled = None;
+    seen.evidence = Evidence::default();
     seen
 }
 
@@ -141,11 +145,11 @@ fn a_takeover_from_the_founder_of_a_settled_cluster_is_caught() {
             Decision::Claim {
                 number,
                 why,
-                by_absence,
+                grounds,
             } if seen.record.settled.is_some() => Decision::Claim {
                 number: number + 1,
                 why,
-                by_absence,
+                grounds,
             },
             _ => judge(me, seen, agreement),
         },
@@ -157,7 +161,7 @@ fn a_takeover_from_the_founder_of_a_settled_cluster_is_caught() {
 fn starting_over_although_the_cluster_is_settled_is_caught() {
     judged(
         |me, seen, agreement| judge(me, &unsettled(seen), agreement),
-        &[Law::NothingLost],
+        &[Law::NothingLost, Law::Convergence],
     );
 }
 
@@ -185,6 +189,41 @@ fn starting_over_while_the_founder_is_stopped_is_caught() {
             judge(me, &seen, agreement)
         },
         &[Law::NothingLost],
+    );
+}
+
+/// A member of etcd may be the last that has what somebody wrote.
+#[test]
+fn starting_over_although_the_cluster_lives_is_caught() {
+    judged(
+        |me, seen, agreement| {
+            let mut seen = seen.clone();
+            if seen.membership.is_some() {
+                seen.evidence = Evidence::default();
+            }
+            judge(me, &seen, agreement)
+        },
+        &[Law::NothingLost],
+    );
+}
+
+/// Who asks only the store founds a second cluster where the first one's record is lost.
+#[test]
+fn a_claim_beside_a_cluster_that_the_store_lost_is_caught() {
+    judged(
+        |me, seen, agreement| {
+            let mut seen = seen.clone();
+            if seen.membership.is_none() {
+                seen.evidence = Evidence::default();
+            }
+            judge(me, &seen, agreement)
+        },
+        &[
+            Law::NothingLost,
+            Law::OneCluster,
+            Law::OneFounder,
+            Law::ClaimsInTurn,
+        ],
     );
 }
 

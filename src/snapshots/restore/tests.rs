@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     journal::{Course, Membership},
-    observe::{Claim, Record},
+    observe::{Claim, Evidence, Record},
     ports::Instance,
     snapshots::{Subject, take},
     testing::{FakeWorld, Pki, control_plane, output, running, settings},
@@ -87,6 +87,8 @@ fn seen(cluster: &Initialized, others: &[(&str, InstanceState)]) -> Observation 
             settled: None,
         },
         membership: None,
+        settled: None,
+        evidence: Evidence::default(),
     }
 }
 

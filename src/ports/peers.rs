@@ -1,0 +1,13 @@
+//! Other control planes, as they show themselves on the network.
+
+use std::net::SocketAddr;
+
+use async_trait::async_trait;
+
+/// The machines that EC2 lists as control planes, asked without any credentials.
+#[async_trait]
+pub trait Peers: Send + Sync {
+    /// Whether the server at this address shows the certificate of a cluster's API server within
+    /// a few seconds. One that does not answer shows none.
+    async fn shows_a_cluster(&self, server: SocketAddr) -> bool;
+}
