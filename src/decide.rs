@@ -89,7 +89,7 @@ pub enum Grounds {
 
 /// Decides, once several looks agree on what one of them may have got wrong.
 pub fn judge(me: &Identity, seen: &Observation, agreement: &mut Agreement) -> Decision {
-    agreement.weigh(decide(me, seen), seen.now)
+    agreement.weigh(decide(me, seen), seen.elapsed)
 }
 
 /// Decides by one look.

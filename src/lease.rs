@@ -1,11 +1,17 @@
-//! One instance at a time: a Lease of the Kubernetes API, measured by the clocks of the instances.
+//! One instance at a time: a Lease of the Kubernetes API.
+//!
+//! As in client-go, nobody compares its clock with another's: a Lease has run out when this
+//! process has seen it unchanged for as long as it holds. The first look at one that another
+//! holds therefore waits for all of that time, however old it is.
+
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::{
     error::{Error, Result},
-    ports::{ObjectRef, World},
+    ports::{LeaseState, ObjectRef, World},
 };
 
 /// How often a lost race for a Lease is looked at again.
@@ -40,13 +46,6 @@ enum Turn {
     Follow(String),
 }
 
-/// The part of a Lease that the turn depends on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Held {
-    holder: String,
-    until: Timestamp,
-}
-
 impl Lease {
     /// Takes it or renews it; the API server lets one writer through.
     ///
@@ -55,14 +54,16 @@ impl Lease {
     pub async fn take(&self, world: &World, me: &str) -> Result<Holder> {
         for _ in 0..LOOKS {
             let lease = world.cluster.get(&self.reference()).await?;
-            let now = world.clock.now();
-            let acquired = match turn(lease.as_ref(), now, me) {
+            let held = lease.as_ref().and_then(held);
+            let acquired = match turn(held.as_ref(), self.unchanged(world, held.as_ref()), me) {
                 Turn::Follow(holder) => return Ok(Holder::Other(holder)),
                 Turn::Acquire => true,
                 Turn::Renew => false,
             };
-            let wanted = self.written(lease.as_ref(), now, me, acquired);
+            let wanted = self.written(lease.as_ref(), world.clock.now(), me, acquired);
             if world.cluster.compare_and_set(&wanted).await? {
+                // Others who ask through this process wait from now on, not from when they ask.
+                self.unchanged(world, self::held(&wanted).as_ref());
                 return Ok(Holder::Me);
             }
         }
@@ -87,6 +88,14 @@ impl Lease {
             "the Lease {} changes too fast to be given back",
             self.name
         )))
+    }
+
+    /// For how long this process has seen it as it is now.
+    fn unchanged(&self, world: &World, held: Option<&LeaseState>) -> Duration {
+        held.map_or(Duration::ZERO, |held| {
+            let now = world.clock.elapsed();
+            world.leases.unchanged_for(self.name, held, now)
+        })
     }
 
     fn reference(&self) -> ObjectRef {
@@ -126,27 +135,24 @@ impl Lease {
     }
 }
 
-/// Whose turn it is. Clocks of a cluster's instances agree to a second or two on EC2; a Lease
-/// is measured by them.
-fn turn(lease: Option<&Value>, now: Timestamp, me: &str) -> Turn {
-    match lease.and_then(held) {
+/// Whose turn it is, from who holds the Lease and for how long it has not changed.
+fn turn(held: Option<&LeaseState>, unchanged: Duration, me: &str) -> Turn {
+    match held {
         Some(held) if held.holder == me => Turn::Renew,
-        Some(held) if now < held.until => Turn::Follow(held.holder),
+        Some(held) if unchanged < held.duration => Turn::Follow(held.holder.clone()),
         _ => Turn::Acquire,
     }
 }
 
-/// None for a Lease that nobody holds or that cannot be read: such a one is free.
-fn held(lease: &Value) -> Option<Held> {
+/// `None` for a Lease that nobody holds or that says no duration: it is free.
+fn held(lease: &Value) -> Option<LeaseState> {
     let spec = &lease["spec"];
     let holder = spec["holderIdentity"].as_str().filter(|h| !h.is_empty())?;
-    let renewed: Timestamp = spec["renewTime"].as_str()?.parse().ok()?;
     let seconds = spec["leaseDurationSeconds"].as_i64()?;
-    Some(Held {
+    Some(LeaseState {
         holder: holder.to_owned(),
-        until: renewed
-            .checked_add(std::time::Duration::from_secs(u64::try_from(seconds).ok()?))
-            .ok()?,
+        renewed: spec["renewTime"].as_str().unwrap_or_default().to_owned(),
+        duration: Duration::from_secs(u64::try_from(seconds).ok()?),
     })
 }
 
@@ -162,6 +168,8 @@ mod tests {
         seconds: 60,
     };
 
+    const RENEWED: &str = "2026-11-23T12:00:00.000000Z";
+
     fn lease(holder: &str, renewed: &str) -> Value {
         json!({"metadata": {"resourceVersion": "7"}, "spec": {
             "holderIdentity": holder, "renewTime": renewed, "acquireTime": "2026-11-23T11:00:00.000000Z",
@@ -171,48 +179,32 @@ mod tests {
 
     #[test]
     fn the_table_of_turns() {
-        let now: Timestamp = "2026-11-23T12:00:00Z".parse().unwrap();
         let other = || Turn::Follow("i-2".to_owned());
-        let released = lease("", "2026-11-23T11:59:59.000000Z");
-        let mut endless = lease("i-2", "2026-11-23T11:59:59.000000Z");
-        endless["spec"]["leaseDurationSeconds"] = json!(-1);
-        for (case, lease, expected) in [
-            ("nobody ever led", None, Turn::Acquire),
-            (
-                "ours",
-                Some(lease("i-1", "2026-11-23T11:59:30.000000Z")),
-                Turn::Renew,
-            ),
+        let with = |duration: Value| {
+            let mut lease = lease("i-2", RENEWED);
+            lease["spec"]["leaseDurationSeconds"] = duration;
+            Some(lease)
+        };
+        for (case, lease, unchanged, expected) in [
+            ("nobody ever led", None, 0, Turn::Acquire),
+            ("ours", Some(lease("i-1", RENEWED)), 30, Turn::Renew),
             (
                 "ours, and run out",
-                Some(lease("i-1", "2026-11-23T10:00:00.000000Z")),
+                Some(lease("i-1", RENEWED)),
+                6000,
                 Turn::Renew,
             ),
-            (
-                "just renewed",
-                Some(lease("i-2", "2026-11-23T12:00:00.000000Z")),
-                other(),
-            ),
-            (
-                "its last second",
-                Some(lease("i-2", "2026-11-23T11:59:00.000001Z")),
-                other(),
-            ),
-            (
-                "run out",
-                Some(lease("i-2", "2026-11-23T11:59:00.000000Z")),
-                Turn::Acquire,
-            ),
-            (
-                "its clock is ahead",
-                Some(lease("i-2", "2026-11-23T12:00:20.000000Z")),
-                other(),
-            ),
-            ("given back", Some(released), Turn::Acquire),
-            ("no time in it", Some(lease("i-2", "soon")), Turn::Acquire),
-            ("a nonsensical duration", Some(endless), Turn::Acquire),
+            ("the first look", Some(lease("i-2", RENEWED)), 0, other()),
+            ("its last second", Some(lease("i-2", RENEWED)), 59, other()),
+            ("run out", Some(lease("i-2", RENEWED)), 60, Turn::Acquire),
+            ("given back", Some(lease("", RENEWED)), 0, Turn::Acquire),
+            ("no time in it", Some(lease("i-2", "soon")), 0, other()),
+            ("no duration", with(Value::Null), 0, Turn::Acquire),
+            ("a nonsensical duration", with(json!(-1)), 0, Turn::Acquire),
         ] {
-            assert_eq!(turn(lease.as_ref(), now, "i-1"), expected, "{case}");
+            let held = lease.as_ref().and_then(held);
+            let unchanged = Duration::from_secs(unchanged);
+            assert_eq!(turn(held.as_ref(), unchanged, "i-1"), expected, "{case}");
         }
     }
 
@@ -225,12 +217,7 @@ mod tests {
         assert_eq!(taken["spec"]["holderIdentity"], "i-1");
         assert_eq!(taken["spec"]["leaseTransitions"], 4);
         assert_eq!(taken["spec"]["acquireTime"], "2026-11-23T12:00:00.000000Z");
-        let renewed = LEASE.written(
-            Some(&taken),
-            now + std::time::Duration::from_secs(30),
-            "i-1",
-            false,
-        );
+        let renewed = LEASE.written(Some(&taken), now + Duration::from_secs(30), "i-1", false);
         assert_eq!(renewed["spec"]["leaseTransitions"], 4);
         assert_eq!(
             renewed["spec"]["acquireTime"],
@@ -272,5 +259,55 @@ mod tests {
         assert_eq!(LEASE.take(&world, "i-2").await.unwrap(), other);
         LEASE.release(&world, "i-1").await.unwrap();
         assert_eq!(LEASE.take(&world, "i-2").await.unwrap(), Holder::Me);
+    }
+
+    /// `i-2` holds it; when `i-1` gets it, asking every ten seconds, in seconds.
+    async fn taken_after(fake: &FakeWorld, mut each: impl FnMut(u64)) -> u64 {
+        let world = fake.ports();
+        loop {
+            let passed = world.clock.elapsed().as_secs();
+            each(passed);
+            if LEASE.take(&world, "i-1").await.unwrap() == Holder::Me {
+                return passed;
+            }
+            world.clock.sleep(Duration::from_secs(10)).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_runs_out_by_what_is_seen_of_it_and_not_by_its_clock() {
+        // The holder's clock is ahead by a day, or behind: that does not matter.
+        for renewed in ["2026-11-22T12:00:00.000000Z", "2026-11-24T12:00:00.000000Z"] {
+            let fake = FakeWorld::new();
+            let mut foreign = lease("i-2", renewed);
+            foreign["kind"] = "Lease".into();
+            foreign["metadata"] =
+                json!({"name": "test", "namespace": "kube-system", "resourceVersion": 7});
+            fake.cluster.put(foreign);
+            assert_eq!(taken_after(&fake, |_| {}).await, 60, "{renewed}");
+        }
+        // Nor does it matter that somebody sets our clock.
+        for hours in [-9, 9] {
+            let fake = FakeWorld::new();
+            LEASE.take(&fake.ports(), "i-2").await.unwrap();
+            let set = |passed| {
+                if passed == 20 {
+                    fake.clock.step(jiff::SignedDuration::from_hours(hours));
+                }
+            };
+            assert_eq!(taken_after(&fake, set).await, 60, "{hours} h");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_that_is_renewed_is_never_taken() {
+        let fake = FakeWorld::new();
+        let world = fake.ports();
+        for _ in 0..9 {
+            LEASE.take(&world, "i-2").await.unwrap();
+            world.clock.sleep(Duration::from_secs(50)).await;
+            let other = Holder::Other("i-2".to_owned());
+            assert_eq!(LEASE.take(&world, "i-1").await.unwrap(), other);
+        }
     }
 }

@@ -235,13 +235,13 @@ impl Agent {
             "{why}: this node says goodbye, in {} s at most",
             notice.seconds
         );
-        let now = self.world.clock.now();
-        self.reporter.stage(Stage::Leaving, why, now);
-        let end = now + Duration::from_secs(notice.seconds) + MARGIN;
+        let clock = &self.world.clock;
+        self.reporter.stage(Stage::Leaving, why, clock.now());
+        let end = clock.elapsed() + Duration::from_secs(notice.seconds) + MARGIN;
         for mut phase in plan(notice, &self.settings, &self.me) {
-            let left = end.duration_since(self.world.clock.now()).as_secs();
+            let left = end.saturating_sub(clock.elapsed()).as_secs();
             // At the very end each still gets its word in.
-            let left = u64::try_from(left).unwrap_or_default().max(3);
+            let left = left.max(3);
             phase.deadline_seconds = phase.deadline_seconds.min(left);
             if let Err(error) = self.runner.run(&[phase]).await {
                 warn!(HINT = error.remedy(), "{}", error.one_line());

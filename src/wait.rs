@@ -63,7 +63,7 @@ where
     // Not `AsyncFnMut`, of whose futures nothing can say yet that they may change threads.
     F: Future<Output = Result<Probe<T>>> + Send,
 {
-    let end = clock.now() + patience.deadline;
+    let end = clock.elapsed() + patience.deadline;
     let mut pause = patience.first;
     loop {
         let (reason, cause) = match probe().await {
@@ -72,7 +72,7 @@ where
             Err(error) if error.kind() == Kind::Failed => (error.one_line(), Some(error)),
             Err(error) => return Err(error),
         };
-        if clock.now() >= end {
+        if clock.elapsed() >= end {
             let seconds = patience.deadline.as_secs();
             let error = cause.unwrap_or_else(|| Error::failed(reason));
             return Err(error.during(format!("gave up after {seconds} s waiting for {what}")));

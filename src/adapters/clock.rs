@@ -1,13 +1,19 @@
 //! Time as the machine tells it.
 
-use std::time::Duration;
+use std::{
+    sync::LazyLock,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 
 use crate::ports::Clock;
 
-/// The machine's wall clock and tokio's timers.
+/// When this process first asked for the time.
+static BEGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// The machine's clocks and tokio's timers.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemClock;
 
@@ -15,6 +21,12 @@ pub struct SystemClock;
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         Timestamp::now()
+    }
+
+    /// `CLOCK_MONOTONIC`: it does not count the time that the machine is suspended, in which
+    /// the agent saw nothing.
+    fn elapsed(&self) -> Duration {
+        BEGIN.elapsed()
     }
 
     async fn sleep(&self, duration: Duration) {
@@ -35,6 +47,12 @@ mod tests {
         let before = tokio::time::Instant::now();
         SystemClock.sleep(Duration::from_secs(90)).await;
         assert_eq!(before.elapsed().as_secs(), 90);
+    }
+
+    #[test]
+    fn elapsed_time_only_grows() {
+        let looks: Vec<Duration> = (0..100).map(|_| SystemClock.elapsed()).collect();
+        assert!(looks.is_sorted(), "{looks:?}");
     }
 
     #[test]

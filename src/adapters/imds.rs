@@ -169,7 +169,7 @@ impl Imds {
 
     /// Sends until the service gives an answer that waiting would not change.
     async fn send(&self, request: &RequestBuilder) -> Result<Response> {
-        let end = self.clock.now() + DEADLINE;
+        let end = self.clock.elapsed() + DEADLINE;
         let mut pause = FIRST_PAUSE;
         loop {
             let request = request
@@ -198,7 +198,7 @@ impl Imds {
                     modify_own_options()
                 )),
             };
-            if self.clock.now() + pause >= end {
+            if self.clock.elapsed() + pause >= end {
                 return Err(missed);
             }
             tracing::debug!(error = %missed.one_line(), "trying the metadata service again");

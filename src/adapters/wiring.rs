@@ -115,6 +115,7 @@ impl Wiring {
             peers: Arc::new(ShownCertificates::new()?),
             sts,
             clock: self.clock.clone(),
+            leases: Arc::default(),
         })
     }
 }

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
-
 use super::{Decision, Grounds};
 
 /// EC2's and the store's answers can be old by seconds, or lack an instance that is there.
@@ -23,17 +21,18 @@ pub struct Agreement(Option<Opinion>);
 #[derive(Debug)]
 struct Opinion {
     decision: Decision,
-    since: Timestamp,
+    since: Duration,
     looks: u32,
 }
 
 impl Agreement {
-    /// The decision of this look, or to wait until enough looks have come to the same.
+    /// The decision of this look, or to wait until enough looks have come to the same. `now` is
+    /// of the clock that never steps.
     ///
     /// A refusal ends the agent until a person comes, a founder that EC2 does not list may be
     /// alive, and who starts over keeps nothing: these wait. Everything else can be taken back
     /// by the next look.
-    pub fn weigh(&mut self, decision: Decision, now: Timestamp) -> Decision {
+    pub fn weigh(&mut self, decision: Decision, now: Duration) -> Decision {
         let Some((why, enough)) = to_agree_on(&decision) else {
             self.0 = None;
             return decision;
@@ -98,11 +97,11 @@ mod tests {
     }
 
     /// Weighs decisions at these seconds; where they pass as they are.
-    fn passed(looks: &[(i64, Decision)]) -> Vec<i64> {
+    fn passed(looks: &[(u64, Decision)]) -> Vec<u64> {
         let mut agreement = Agreement::default();
         let mut passed = Vec::new();
         for (second, decision) in looks {
-            let now = Timestamp::from_second(1_800_000_000 + second).unwrap();
+            let now = Duration::from_secs(1_000_000 + second);
             if agreement.weigh(decision.clone(), now) == *decision {
                 passed.push(*second);
             }
@@ -110,7 +109,7 @@ mod tests {
         passed
     }
 
-    fn every_minute(decision: &Decision) -> Vec<(i64, Decision)> {
+    fn every_minute(decision: &Decision) -> Vec<(u64, Decision)> {
         (0..6).map(|n| (n * 60, decision.clone())).collect()
     }
 
@@ -144,14 +143,14 @@ mod tests {
     #[test]
     fn many_looks_within_a_moment_are_no_agreement() {
         let looks: Vec<_> = (0..100).map(|second| (second, refusal("a"))).collect();
-        assert_eq!(passed(&looks), Vec::<i64>::new());
+        assert_eq!(passed(&looks), Vec::<u64>::new());
     }
 
     #[test]
     fn one_look_that_sees_otherwise_begins_it_anew() {
         let mut looks = every_minute(&refusal("a"));
         looks[3].1 = refusal("b");
-        assert_eq!(passed(&looks), Vec::<i64>::new());
+        assert_eq!(passed(&looks), Vec::<u64>::new());
         looks[3].1 = Decision::Wait { why: String::new() };
         // The wait itself passes.
         assert_eq!(passed(&looks), [180]);

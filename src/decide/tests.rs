@@ -48,6 +48,7 @@ fn claim(number: u32, instance: &str) -> Claim {
 fn world() -> Observation {
     Observation {
         now: at(NOW),
+        elapsed: Duration::ZERO,
         instances: vec![
             instance(ME, Role::ControlPlane, InstanceState::Running),
             instance(OTHER, Role::ControlPlane, InstanceState::Running),
@@ -743,4 +744,23 @@ fn the_machines_are_looked_at_before_what_rests_on_their_silence_and_only_then()
     ] {
         assert_eq!(rests_on_absence(&me, &seen), expected, "{case}");
     }
+}
+
+#[test]
+fn a_wall_clock_that_is_set_makes_no_looks_agree() {
+    let me = control_plane(ME);
+    let mut agreement = Agreement::default();
+    let mut seen = world()
+        .initialized()
+        .remembering(Course::Join, "uid-1")
+        .where_other_is(InstanceState::Terminated);
+    let mut look = |seconds: u64, hours: u64| {
+        seen.elapsed = Duration::from_secs(seconds);
+        seen.now += Duration::from_hours(hours);
+        verdict(&judge(&me, &seen, &mut agreement))
+    };
+    for second in 0..10 {
+        assert_eq!(look(second, 1), "wait", "look {second}");
+    }
+    assert_eq!(look(181, 0), "start over");
 }

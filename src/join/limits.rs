@@ -1,8 +1,6 @@
 //! How often and how many at a time: for each address, and for all together.
 
-use std::{collections::BTreeMap, net::IpAddr};
-
-use jiff::Timestamp;
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use super::Refusal;
 
@@ -21,12 +19,12 @@ const SOURCES: usize = 16_384;
 #[derive(Debug, Clone, Copy)]
 struct Bucket {
     tokens: f64,
-    since: Timestamp,
+    since: Duration,
 }
 
 impl Bucket {
-    fn take(&mut self, (rate, burst): (f64, f64), now: Timestamp) -> bool {
-        let passed = now.duration_since(self.since).as_secs_f64().max(0.0);
+    fn take(&mut self, (rate, burst): (f64, f64), now: Duration) -> bool {
+        let passed = now.saturating_sub(self.since).as_secs_f64();
         self.tokens = (self.tokens + passed * rate).min(burst);
         self.since = now;
         let enough = self.tokens >= 1.0;
@@ -36,8 +34,8 @@ impl Bucket {
         enough
     }
 
-    fn is_full(&self, (rate, burst): (f64, f64), now: Timestamp) -> bool {
-        let passed = now.duration_since(self.since).as_secs_f64();
+    fn is_full(&self, (rate, burst): (f64, f64), now: Duration) -> bool {
+        let passed = now.saturating_sub(self.since).as_secs_f64();
         self.tokens + passed * rate >= burst
     }
 }
@@ -57,8 +55,9 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// A connection begins, or is refused; one that begins also ends.
-    pub fn begin(&mut self, source: IpAddr, now: Timestamp) -> Result<(), Refusal> {
+    /// A connection begins, or is refused; one that begins also ends. `now` is of the clock
+    /// that never steps.
+    pub fn begin(&mut self, source: IpAddr, now: Duration) -> Result<(), Refusal> {
         if self.open >= OPEN {
             return Err(Refusal::busy("too many connections are open"));
         }
@@ -109,8 +108,8 @@ mod tests {
 
     use super::*;
 
-    fn at(seconds: i64) -> Timestamp {
-        Timestamp::from_second(1_800_000_000 + seconds).unwrap()
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(1_000_000 + seconds)
     }
 
     fn address(n: usize) -> IpAddr {

@@ -2,8 +2,6 @@
 
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
-use jiff::Timestamp;
-
 use super::Refusal;
 
 /// How long a nonce is good: a joiner signs and answers within a second.
@@ -22,12 +20,13 @@ pub struct Nonces(BTreeMap<String, Nonce>);
 #[derive(Debug)]
 struct Nonce {
     source: IpAddr,
-    expires: Timestamp,
+    expires: Duration,
 }
 
 impl Nonces {
-    /// Gives a nonce, which the caller has drawn at random, to an address.
-    pub fn issue(&mut self, nonce: String, source: IpAddr, now: Timestamp) -> Result<(), Refusal> {
+    /// Gives a nonce, which the caller has drawn at random, to an address. `now` is of the clock
+    /// that never steps.
+    pub fn issue(&mut self, nonce: String, source: IpAddr, now: Duration) -> Result<(), Refusal> {
         let held = |table: &Self| table.0.values().filter(|n| n.source == source).count();
         if self.0.len() >= CAPACITY || held(self) >= PER_SOURCE {
             self.0.retain(|_, nonce| now < nonce.expires);
@@ -44,7 +43,7 @@ impl Nonces {
     }
 
     /// Takes a nonce back; it is gone whatever comes of it, unless another address has it.
-    pub fn redeem(&mut self, nonce: &str, source: IpAddr, now: Timestamp) -> Result<(), Refusal> {
+    pub fn redeem(&mut self, nonce: &str, source: IpAddr, now: Duration) -> Result<(), Refusal> {
         let Some(there) = self.0.get(nonce) else {
             return Err(Refusal::denied("the nonce is unknown here, or used before"));
         };
@@ -66,8 +65,8 @@ mod tests {
 
     use super::*;
 
-    fn at(seconds: i64) -> Timestamp {
-        Timestamp::from_second(1_800_000_000 + seconds).unwrap()
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(1_000_000 + seconds)
     }
 
     fn source(last: u8) -> IpAddr {
@@ -80,7 +79,7 @@ mod tests {
         for (nonce, issued) in [("a", 0), ("b", 0), ("c", 1)] {
             nonces.issue(nonce.into(), source(1), at(issued)).unwrap();
         }
-        let reason = |nonces: &mut Nonces, nonce: &str, from: u8, when: i64| {
+        let reason = |nonces: &mut Nonces, nonce: &str, from: u8, when: u64| {
             let redeemed = nonces.redeem(nonce, source(from), at(when));
             redeemed.map_err(|refusal| refusal.reason)
         };

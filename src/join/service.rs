@@ -65,7 +65,7 @@ pub struct JoinService {
     nonces: Mutex<Nonces>,
     limits: Mutex<Limits>,
     own: OnceCell<Caller>,
-    instances: AsyncMutex<Option<(Timestamp, Vec<Instance>)>>,
+    instances: AsyncMutex<Option<(Duration, Vec<Instance>)>>,
     /// kubeadm replaces what it uploaded before: one at a time.
     uploading: AsyncMutex<()>,
 }
@@ -96,7 +96,7 @@ impl JoinService {
     /// A connection begins, or is refused.
     pub fn begin(&self, source: IpAddr) -> Result<(), Refusal> {
         let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
-        limits.begin(source, self.world.clock.now())
+        limits.begin(source, self.world.clock.elapsed())
     }
 
     /// A connection that had begun has ended.
@@ -110,7 +110,7 @@ impl JoinService {
         // 36^32 is more than 2^165.
         let nonce = tokens::random(32);
         let mut nonces = self.nonces.lock().unwrap_or_else(PoisonError::into_inner);
-        nonces.issue(nonce.clone(), source, self.world.clock.now())?;
+        nonces.issue(nonce.clone(), source, self.world.clock.elapsed())?;
         Ok(nonce)
     }
 
@@ -173,7 +173,7 @@ impl JoinService {
 
     fn redeem(&self, nonce: &str, source: IpAddr) -> Result<(), Refusal> {
         let mut nonces = self.nonces.lock().unwrap_or_else(PoisonError::into_inner);
-        nonces.redeem(nonce, source, self.world.clock.now())
+        nonces.redeem(nonce, source, self.world.clock.elapsed())
     }
 
     /// Who this control plane is itself, in the words of STS.
@@ -191,7 +191,7 @@ impl JoinService {
     /// EC2's list, asked anew where it is old or lacks the applicant.
     async fn instances(&self, applicant: &Applicant) -> Result<Vec<Instance>, Refusal> {
         let mut held = self.instances.lock().await;
-        let now = self.world.clock.now();
+        let now = self.world.clock.elapsed();
         if let Some((asked, list)) = &*held
             && now < *asked + FRESH
             && list

@@ -6,7 +6,6 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use jiff::Timestamp;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
@@ -59,7 +58,8 @@ pub struct Upkeep {
 struct Trouble {
     digest: String,
     failures: u32,
-    next: Timestamp,
+    /// On the clock that never steps.
+    next: Duration,
     message: String,
 }
 
@@ -156,7 +156,7 @@ impl Upkeep {
             self.troubles.remove(&addon.name);
             return Ok(None);
         }
-        let now = world.clock.now();
+        let now = world.clock.elapsed();
         if let Some(trouble) = self.troubles.get(&addon.name)
             && trouble.digest == digest
             && now < trouble.next

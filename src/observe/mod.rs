@@ -3,6 +3,8 @@
 pub mod evidence;
 pub mod record;
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
 use crate::{
@@ -20,6 +22,8 @@ pub use record::{Claim, Initialized, Record, Settled, SettledRecord};
 pub struct Observation {
     /// When it was begun.
     pub now: Timestamp,
+    /// The same on the clock that never steps: what several looks agree on is measured by it.
+    pub elapsed: Duration,
     /// The cluster's instances in every state.
     pub instances: Vec<Instance>,
     /// The shared record.
@@ -47,12 +51,14 @@ pub async fn observe(world: &World, me: &Identity, memory: Memory) -> Result<Obs
     // Ages are judged from before the first question: what is old by then stays old, however
     // long the answers take.
     let now = world.clock.now();
+    let elapsed = world.clock.elapsed();
     // The record is read first: a claim of an instance that EC2 does not list yet
     // then shows as a young claim, never as a missing one.
     let record = record::read(world.store.as_ref()).await?;
     let instances = world.ec2.instances(&me.cluster).await?;
     Ok(Observation {
         now,
+        elapsed,
         instances,
         record,
         membership: memory.membership,

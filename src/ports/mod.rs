@@ -13,6 +13,7 @@ mod ec2;
 mod etcd;
 mod host;
 mod join;
+mod leases;
 mod metadata;
 mod peers;
 mod scaling;
@@ -33,6 +34,7 @@ pub use ec2::{Ec2, Instance, InstanceState, Role};
 pub use etcd::{Etcd, Member, Snapshot};
 pub use host::{Host, MachineFacts};
 pub use join::{Applicant, Caller, JoinServices, JoinTicket, Proof, Sts};
+pub use leases::{LeaseMemory, LeaseState};
 pub use metadata::{InstanceFacts, Interruption, Metadata, Notices};
 pub use peers::Peers;
 pub use scaling::{Hook, Scaling};
@@ -41,8 +43,11 @@ pub use store::{Created, Store};
 /// Time, so that tests and simulations own it.
 #[async_trait]
 pub trait Clock: Send + Sync {
-    /// The wall clock.
+    /// The wall clock: for what is written down and shown. It steps when it is set.
     fn now(&self) -> Timestamp;
+    /// How much time has passed since a fixed moment. It only goes forward: what must have
+    /// lasted for a while is measured by it. Two instances cannot compare it.
+    fn elapsed(&self) -> Duration;
     /// Waits.
     async fn sleep(&self, duration: Duration);
     /// A uniform random number in 0..1, for jitter.
@@ -84,4 +89,6 @@ pub struct World {
     pub peers: Arc<dyn Peers>,
     /// Time.
     pub clock: Arc<dyn Clock>,
+    /// When this process saw each Lease change.
+    pub leases: Arc<LeaseMemory>,
 }

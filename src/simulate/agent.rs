@@ -82,5 +82,6 @@ fn ports(place: &Place) -> World {
         join: place.clone(),
         peers: place.clone(),
         clock: place,
+        leases: Arc::default(),
     }
 }

@@ -27,6 +27,10 @@ impl Clock for Place {
         time(scene.timeline.now(), scene.machines[self.index].ahead)
     }
 
+    fn elapsed(&self) -> Duration {
+        self.scene().timeline.now()
+    }
+
     async fn sleep(&self, duration: Duration) {
         Place::sleep(self, duration).await;
     }

@@ -6,13 +6,13 @@ use std::{
 };
 
 use async_trait::async_trait;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::ports::Clock;
 
 /// A clock that starts at noon and follows tokio's, so that paused tests own the time.
 pub struct FakeClock {
-    noon: Timestamp,
+    noon: Mutex<Timestamp>,
     start: tokio::time::Instant,
 }
 
@@ -20,7 +20,7 @@ impl FakeClock {
     /// A clock that shows 2026-11-23T12:00:00Z.
     pub fn at_noon() -> Self {
         Self {
-            noon: "2026-11-23T12:00:00Z".parse().unwrap(),
+            noon: Mutex::new("2026-11-23T12:00:00Z".parse().unwrap()),
             start: tokio::time::Instant::now(),
         }
     }
@@ -29,12 +29,21 @@ impl FakeClock {
     pub fn since_noon(&self) -> Duration {
         self.start.elapsed()
     }
+
+    /// Somebody sets the wall clock.
+    pub fn step(&self, by: SignedDuration) {
+        *self.noon.lock().unwrap() += by;
+    }
 }
 
 #[async_trait]
 impl Clock for FakeClock {
     fn now(&self) -> Timestamp {
-        self.noon + self.since_noon()
+        *self.noon.lock().unwrap() + self.since_noon()
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.since_noon()
     }
 
     async fn sleep(&self, duration: Duration) {
@@ -53,6 +62,7 @@ impl Clock for FakeClock {
 #[derive(Debug)]
 pub struct StoppedClock {
     now: Mutex<Timestamp>,
+    elapsed: Mutex<Duration>,
     waits: Mutex<Vec<Duration>>,
 }
 
@@ -61,6 +71,7 @@ impl StoppedClock {
     pub fn showing(now: &str) -> Arc<Self> {
         Arc::new(Self {
             now: Mutex::new(now.parse().unwrap()),
+            elapsed: Mutex::default(),
             waits: Mutex::default(),
         })
     }
@@ -68,6 +79,12 @@ impl StoppedClock {
     /// Moves the hands.
     pub fn forward(&self, duration: Duration) {
         *self.now.lock().unwrap() += duration;
+        *self.elapsed.lock().unwrap() += duration;
+    }
+
+    /// Somebody sets the wall clock.
+    pub fn step(&self, by: SignedDuration) {
+        *self.now.lock().unwrap() += by;
     }
 
     /// Every wait so far.
@@ -80,6 +97,10 @@ impl StoppedClock {
 impl Clock for StoppedClock {
     fn now(&self) -> Timestamp {
         *self.now.lock().unwrap()
+    }
+
+    fn elapsed(&self) -> Duration {
+        *self.elapsed.lock().unwrap()
     }
 
     async fn sleep(&self, duration: Duration) {

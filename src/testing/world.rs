@@ -15,7 +15,7 @@ use crate::{
         Notes, State, Step,
         kubeadm::{ca_cert_hash, paths},
     },
-    ports::{Clock, Command, JoinTicket, Output, World},
+    ports::{Clock, Command, JoinTicket, LeaseMemory, Output, World},
 };
 
 /// A world whose host is a folder of its own; all else is in memory.
@@ -52,6 +52,8 @@ pub struct FakeWorld {
     pub downloads: Arc<FakeDownloads>,
     /// The time: tests that wait pause tokio's.
     pub clock: Arc<FakeClock>,
+    /// What this process has seen of Leases.
+    pub leases: Arc<LeaseMemory>,
 }
 
 impl FakeWorld {
@@ -77,6 +79,7 @@ impl FakeWorld {
             join: Arc::default(),
             peers: Arc::default(),
             clock: Arc::new(FakeClock::at_noon()),
+            leases: Arc::default(),
         }
     }
 
@@ -219,6 +222,7 @@ impl FakeWorld {
             join: self.join.clone(),
             peers: self.peers.clone(),
             clock: self.clock.clone(),
+            leases: self.leases.clone(),
         }
     }
 

@@ -120,3 +120,22 @@ async fn an_error_that_time_may_mend_is_borne_and_kept_with_its_hint() {
     );
     assert_eq!(error.remedy(), Some("look at the driver"));
 }
+
+#[tokio::test]
+async fn a_wall_clock_that_is_set_neither_ends_nor_prolongs_a_wait() {
+    for hours in [-3, 3] {
+        let clock = StoppedClock::showing(NOON);
+        let patience = Patience::remote(Duration::from_mins(1));
+        let (outcome, ..) = wait_for(&clock, patience, |look| {
+            if look == 2 {
+                clock.step(jiff::SignedDuration::from_hours(hours));
+            }
+            Ok(not_yet())
+        })
+        .await;
+        outcome.unwrap_err();
+        let total: Duration = clock.waits().iter().sum();
+        assert!(total >= patience.deadline, "{hours} h: {total:?}");
+        assert!(total < patience.deadline + patience.longest, "{total:?}");
+    }
+}

@@ -77,6 +77,7 @@ fn seen(cluster: &Initialized, others: &[(&str, InstanceState)]) -> Observation 
     });
     Observation {
         now: "2026-11-24T12:00:00Z".parse().unwrap(),
+        elapsed: std::time::Duration::ZERO,
         instances: instances.collect(),
         record: Record {
             claims: vec![Claim {
