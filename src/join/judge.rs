@@ -124,3 +124,60 @@ fn node_is(node: Option<&Value>, instance: &Instance) -> Result<NodeIs, Refusal>
     }
     Ok(NodeIs::Stale)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::testing::{control_plane, running};
+
+    #[test]
+    fn an_instance_without_a_private_dns_name_is_no_node() {
+        let caller = Caller {
+            account: "123456789012".to_owned(),
+            role: "nodes".to_owned(),
+            session: "i-1".to_owned(),
+        };
+        let rules = Rules {
+            cluster: "demo".to_owned(),
+            own: caller.clone(),
+            worker_roles: Vec::new(),
+            control_plane_roles: Vec::new(),
+        };
+        let verdict = |dns_name: Option<&str>, node: &str| {
+            let mut instance = running(&control_plane("i-1"), 11);
+            instance.private_dns_name = dns_name.map(str::to_owned);
+            let applicant = Applicant {
+                cluster: "demo".to_owned(),
+                role: Role::ControlPlane,
+                node: node.to_owned(),
+                instance: "i-1".to_owned(),
+                labels: [].into(),
+                taints: [].into(),
+            };
+            let case = Case {
+                applicant: &applicant,
+                source: [10, 42, 0, 11].into(),
+                caller: &caller,
+                instances: &[instance],
+                node: None,
+            };
+            judge(&rules, &case).map(|(_, node)| node)
+        };
+        assert_eq!(verdict(Some("Node-1"), "node-1").unwrap(), NodeIs::Missing);
+        for (dns_name, node) in [
+            (None, ""),
+            (Some(""), ""),
+            (None, "node-1"),
+            (Some("node-1"), ""),
+            (Some("node-1"), "node-2"),
+        ] {
+            let refusal = verdict(dns_name, node).unwrap_err();
+            assert!(
+                refusal.reason.contains("private DNS name"),
+                "{dns_name:?} {node:?}: {refusal:?}"
+            );
+        }
+    }
+}
