@@ -14,7 +14,7 @@ use tracing::info;
 
 use super::{
     Limits, Refusal,
-    judge::{Case, Rules, judge},
+    judge::{Case, NodeIs, Rules, judge},
     node,
     nonces::Nonces,
     proof, settle, tokens, turn,
@@ -146,6 +146,15 @@ impl JoinService {
             node: there.as_ref(),
         };
         let (instance, node_is) = judge(&rules, &case)?;
+        // A Node that is replaced is what ties the member of that name to a dead instance.
+        if applicant.role == Role::ControlPlane || node_is == NodeIs::Stale {
+            let taken = turn::predecessor(&self.world, instance, node_is).await;
+            let taken =
+                taken.map_err(|error| Refusal::unavailable("etcd does not answer now", &error))?;
+            if let Some(why) = taken {
+                return Err(Refusal::busy(why));
+            }
+        }
         if applicant.role == Role::ControlPlane {
             let waits = turn::take(&self.world, instance, &instances).await;
             if let Some(why) = waits.map_err(|error| api_is_away(&error))? {

@@ -1,17 +1,55 @@
 //! One control plane joins at a time: etcd takes one learner, and kubeadm gives up after two
 //! minutes of waiting for the place.
 
+use super::{judge::NodeIs, node};
 use crate::{
     error::Result,
     lease::{Holder, Lease},
-    ports::{Instance, InstanceState, World},
+    ports::{Instance, InstanceState, Member, World},
 };
 
-/// Held by the instance that joins; longer than a join may take.
+/// Held by the instance that joins; longer than a join may take, and no longer than one that
+/// stopped on its way may hold up the others.
 pub const TURN: Lease = Lease {
     name: "k8s-bootstrap-join",
     seconds: 600,
 };
+
+/// Says which member etcd still has in the joiner's place, if any. EC2 gives an address, and
+/// with it the name, away again: an empty etcd that starts under the id of a member that had
+/// data breaks the promises which that one made to the others.
+pub async fn predecessor(world: &World, joiner: &Instance, node: NodeIs) -> Result<Option<String>> {
+    let name = node::name(joiner);
+    let members = world.etcd.members().await?;
+    let found = members.iter().find_map(|member| {
+        let why = is_taken(member, joiner, &name, node)?;
+        let (hex, address) = (member.hex(), member.address);
+        Some(format!("etcd has the member {hex} at {address}: {why}"))
+    });
+    Ok(found)
+}
+
+/// Why nobody can start etcd in the place of this member, if it is in the joiner's.
+fn is_taken(member: &Member, joiner: &Instance, name: &str, node: NodeIs) -> Option<&'static str> {
+    let is_there = Some(member.address) == joiner.private_ip;
+    let has_name = !member.name.is_empty() && member.name == name;
+    // One that never started has no data that could be missed.
+    if !has_name && (!is_there || member.name.is_empty()) {
+        return None;
+    }
+    if !has_name || node != NodeIs::Its {
+        return Some(
+            "it is of an instance that had this address before, and has to be taken out first: \
+             the leader does that when EC2 says that the instance is terminated, or when the \
+             member has not answered for 15 minutes and has no Node",
+        );
+    }
+    // It says itself that it is not a member, or it would not ask. A learner is what a join
+    // that was interrupted left: the joiner clears it away before it begins again.
+    (!member.learner).then_some(
+        "it is this instance's and has a vote; terminate the instance if it has lost its data",
+    )
+}
 
 /// Gives the turn to this instance; otherwise says whom it waits for.
 pub async fn take(
@@ -41,8 +79,13 @@ pub async fn take(
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use std::time::Duration;
+
     use super::*;
-    use crate::testing::{FakeWorld, control_plane, running};
+    use crate::{
+        ports::Clock,
+        testing::{FakeWorld, control_plane, running},
+    };
 
     fn instance(id: &str, last: u8) -> Instance {
         running(&control_plane(id), last)
@@ -99,5 +142,61 @@ mod tests {
         fake.ports().etcd.promote(learner.id).await.unwrap();
         TURN.release(&fake.ports(), "i-1").await.unwrap();
         assert_eq!(take(&fake.ports(), &two, &[]).await.unwrap(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_joiner_that_stops_holds_the_others_up_for_ten_minutes_at_most() {
+        for hours in [-9, 0, 9] {
+            let fake = founded();
+            let world = fake.ports();
+            let (mut one, two) = (instance("i-1", 11), instance("i-2", 12));
+            take(&world, &one, &[]).await.unwrap();
+            one.state = InstanceState::Stopped;
+            let all = [one, two.clone()];
+            fake.clock.sleep(Duration::from_secs(5)).await;
+            fake.clock.step(jiff::SignedDuration::from_hours(hours));
+            while let Some(why) = take(&world, &two, &all).await.unwrap() {
+                assert!(why.contains("i-1 is joining"), "{why}");
+                fake.clock.sleep(Duration::from_secs(5)).await;
+            }
+            let waited = fake.clock.since_noon();
+            assert_eq!(waited, Duration::from_mins(10), "{hours} h");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_starts_etcd_in_the_place_of_a_member_that_had_data() {
+        use NodeIs::{Its, Missing, Stale};
+        let joiner = Instance {
+            private_dns_name: Some("IP-10-42-0-11".to_owned()),
+            ..instance("i-2", 11)
+        };
+        // Where the joiner is, or not; as it is named, or not; with a vote, or not.
+        for (case, name, last, voter, node, taken) in [
+            ("a dead voter", "ip-10-42-0-11", 11, true, Stale, true),
+            ("its Node is gone", "ip-10-42-0-11", 11, true, Missing, true),
+            ("its own vote", "ip-10-42-0-11", 11, true, Its, true),
+            ("a dead learner", "ip-10-42-0-11", 11, false, Stale, true),
+            ("its own learner", "ip-10-42-0-11", 11, false, Its, false),
+            ("another name", "cp1", 11, false, Its, true),
+            ("never started", "", 11, false, Its, false),
+            ("never started by another", "", 11, false, Missing, false),
+            ("the name alone", "ip-10-42-0-11", 12, true, Stale, true),
+            ("somebody else", "cp1", 12, true, Missing, false),
+            ("somebody else's learner", "", 12, false, Missing, false),
+        ] {
+            let fake = founded();
+            let member = if voter {
+                fake.etcd.voter(name, last)
+            } else {
+                fake.etcd.learner(name, last)
+            };
+            let world = fake.ports();
+            let busy = predecessor(&world, &joiner, node).await.unwrap();
+            assert_eq!(busy.is_some(), taken, "{case}: {busy:?}");
+            world.etcd.remove(member.id).await.unwrap();
+            let busy = predecessor(&world, &joiner, node).await.unwrap();
+            assert_eq!(busy, None, "{case}");
+        }
     }
 }

@@ -26,8 +26,17 @@ fn has_left(node: &Value) -> bool {
 
 /// One look, if this instance leads.
 pub async fn cycle(world: &World, me: &str) -> Result<()> {
-    let nodes = world.cluster.list("v1", "Node", None).await?;
-    for node in nodes.into_iter().filter(has_left) {
+    let mut nodes = world.cluster.list("v1", "Node", None).await?;
+    nodes.retain(has_left);
+    if nodes.is_empty() {
+        return Ok(());
+    }
+    // The Node is what ties a member to its instance: while etcd has that member, because too
+    // few others were healthy when it wanted to leave, the Node stays too. It goes when EC2
+    // says that the instance is terminated, after the member.
+    let members = world.etcd.members().await?;
+    nodes.retain(|node| !members.iter().any(|m| node["metadata"]["name"] == *m.name));
+    for node in nodes {
         if let Leader::Other(_) = leader::lead(world, me).await? {
             return Ok(());
         }
@@ -62,13 +71,15 @@ mod tests {
         for node in [
             node("stays", "i-1", ""),
             node("left", "i-2", "i-2"),
+            node("left-and-still-votes", "i-4", "i-4"),
             node("has-the-name-of-one-who-left", "i-3", "i-0"),
         ] {
             fake.cluster.put(node);
         }
+        fake.etcd.voter("left-and-still-votes", 11);
         leader::lead(&fake.ports(), "i-cp1").await.unwrap();
         cycle(&fake.ports(), "i-cp2").await.unwrap();
-        assert_eq!(fake.cluster.objects().len(), 4, "only the leader deletes");
+        assert_eq!(fake.cluster.objects().len(), 5, "only the leader deletes");
         cycle(&fake.ports(), "i-cp1").await.unwrap();
         let left: Vec<String> = fake.cluster.objects().into_keys().collect();
         assert_eq!(
@@ -76,6 +87,7 @@ mod tests {
             [
                 "Lease kube-system/k8s-bootstrap-leader",
                 "Node has-the-name-of-one-who-left",
+                "Node left-and-still-votes",
                 "Node stays"
             ]
         );

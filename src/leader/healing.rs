@@ -1,12 +1,12 @@
 //! Takes what dead instances left out of the cluster: their etcd members and their Nodes.
 //!
 //! EC2 alone says that an instance is dead. A node that does not answer may be cut off for a
-//! while, and a stopped instance comes back with its disk: both keep their places.
+//! while, and a stopped instance comes back with its disk: both keep their places. Only a
+//! stopped learner loses its place: it has no vote, and nobody else can join meanwhile.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use futures::future::join_all;
-use jiff::Timestamp;
 use serde_json::Value;
 use tracing::{info, warn};
 
@@ -14,7 +14,7 @@ use super::{Leader, lead};
 use crate::{
     error::Result,
     identity::Identity,
-    ports::{Instance, InstanceState, Member, World},
+    ports::{Instance, InstanceState, Member, Role, World},
 };
 
 /// An instance has seen itself in EC2's list before it joined, so one that is missing there is
@@ -23,6 +23,9 @@ const FORGOTTEN: Duration = Duration::from_mins(15);
 
 /// The same for a learner: it has no vote to lose, and none can join while it is there.
 const FORGOTTEN_LEARNER: Duration = Duration::from_mins(2);
+
+/// For so long a learner may be stopped. Back again, its instance joins from the start.
+const STOPPED_LEARNER: Duration = Duration::from_mins(10);
 
 /// What is known of the cluster and its instances at one moment.
 #[derive(Debug, Clone, Default)]
@@ -91,8 +94,41 @@ struct Findings {
     troubles: Vec<String>,
 }
 
-/// Since when each instance or address was missing from every answer of EC2.
-type Missing = BTreeMap<String, Timestamp>;
+/// Since when it has been so of an instance, or of an address, in every look; on the clock that
+/// never steps.
+type Since = BTreeMap<String, Duration>;
+
+/// How long instances have been away.
+#[derive(Debug, Clone, Default)]
+struct Absences {
+    /// EC2 does not list them.
+    missing: Since,
+    /// EC2 says that they are stopped, or about to be.
+    stopped: Since,
+}
+
+impl Absences {
+    /// One look more.
+    fn note(&mut self, survey: &Survey, now: Duration) {
+        note(&mut self.missing, survey.missing_now().collect(), now);
+        note(&mut self.stopped, survey.stopped_now().collect(), now);
+    }
+}
+
+/// Keeps who is still there and begins to count for who is new.
+fn note(since: &mut Since, there: Vec<String>, now: Duration) {
+    since.retain(|id, _| there.contains(id));
+    for id in there {
+        since.entry(id).or_insert(now);
+    }
+}
+
+/// Whether it has been so for so long.
+fn lasted(since: &Since, instance: &str, now: Duration, patience: Duration) -> bool {
+    since
+        .get(instance)
+        .is_some_and(|since| now.saturating_sub(*since) >= patience)
+}
 
 /// Whether an instance can ever come back.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,60 +137,89 @@ enum Fate {
     Alive,
     /// EC2 says that it is terminated.
     Terminated(String),
-    /// EC2 has not listed it for long enough to believe it, if nothing of it answers either.
-    Forgotten(String),
+    /// EC2 has said for long enough that it is away to believe it, if nothing of it answers
+    /// either.
+    Away(String),
 }
 
 impl Survey {
     /// What identifies the instance of a member: its id, or only its address.
-    fn instance_of(&self, member: &Member) -> String {
-        let by_node = || {
-            let node = self.nodes.iter().find(|node| node.name == member.name)?;
-            node.instance.clone()
+    ///
+    /// EC2 gives an address away again, and the name with it. A member that has started has a
+    /// Node, which is made before it and goes after it; where a person has deleted that, a
+    /// member that does not answer may be of an instance that had the address before the one
+    /// that runs there now.
+    fn instance_of(&self, seen: &Seen) -> String {
+        let member = &seen.member;
+        let is_worker = |id: &String| {
+            let mut instances = self.instances.iter();
+            instances.any(|i| i.id == *id && i.role == Some(Role::Worker))
         };
-        let by_address = || {
-            let holder = self
-                .instances
-                .iter()
-                .find(|i| i.private_ip == Some(member.address))?;
-            Some(holder.id.clone())
-        };
-        by_node()
-            .or_else(by_address)
-            .unwrap_or_else(|| member.address.to_string())
+        let mut nodes = self.nodes.iter();
+        let node = nodes.find(|node| {
+            // A worker that has the name now has no member.
+            node.name == member.name && !node.instance.as_ref().is_some_and(is_worker)
+        });
+        if let Some(instance) = node.and_then(|node| node.instance.clone()) {
+            return instance;
+        }
+        let is_tied = node.is_some() || member.name.is_empty() || seen.healthy;
+        let holder = self.instances.iter().find(|i| {
+            i.private_ip == Some(member.address)
+                && i.role != Some(Role::Worker)
+                && (is_tied || i.state != InstanceState::Running)
+        });
+        holder.map_or_else(|| member.address.to_string(), |holder| holder.id.clone())
     }
 
-    fn fate(&self, instance: &str, missing: &Missing, now: Timestamp, patience: Duration) -> Fate {
+    fn fate(&self, instance: &str, absences: &Absences, now: Duration, learner: bool) -> Fate {
+        let patience = if learner {
+            FORGOTTEN_LEARNER
+        } else {
+            FORGOTTEN
+        };
+        let minutes = |patience: Duration| patience.as_secs() / 60;
         let listed = self.instances.iter().find(|i| i.id == instance);
         match listed.map(|i| i.state) {
             Some(InstanceState::Terminated) => {
                 Fate::Terminated(format!("{instance} is terminated"))
             }
-            Some(_) => Fate::Alive,
-            None => match missing.get(instance) {
-                Some(since) if *since + patience <= now => {
-                    Fate::Forgotten(format!("EC2 has not listed {instance} since {since:.0}"))
-                }
-                _ => Fate::Alive,
-            },
+            Some(_) if learner && lasted(&absences.stopped, instance, now, STOPPED_LEARNER) => {
+                Fate::Away(format!(
+                    "{instance} has been stopped for {} minutes, without a vote",
+                    minutes(STOPPED_LEARNER)
+                ))
+            }
+            None if lasted(&absences.missing, instance, now, patience) => Fate::Away(format!(
+                "EC2 has listed no instance {instance} for {} minutes",
+                minutes(patience)
+            )),
+            _ => Fate::Alive,
         }
     }
 
     /// Everyone that members and Nodes belong to, and that EC2 does not list now.
     fn missing_now(&self) -> impl Iterator<Item = String> {
-        let members = self
-            .members
-            .iter()
-            .map(|seen| self.instance_of(&seen.member));
+        let members = self.members.iter().map(|seen| self.instance_of(seen));
         let nodes = self.nodes.iter().filter_map(|node| node.instance.clone());
         members
             .chain(nodes)
             .filter(|id| !self.instances.iter().any(|i| i.id == *id))
     }
+
+    /// Every instance that does not run and may come back.
+    fn stopped_now(&self) -> impl Iterator<Item = String> {
+        use InstanceState::{Stopped, Stopping};
+        let stopped = self
+            .instances
+            .iter()
+            .filter(|i| matches!(i.state, Stopped | Stopping));
+        stopped.map(|i| i.id.clone())
+    }
 }
 
 /// Decides. At most one member goes at a time: the next look sees what became of it.
-fn heal(me: &str, survey: &Survey, missing: &Missing, now: Timestamp) -> Findings {
+fn heal(me: &str, survey: &Survey, absences: &Absences, now: Duration) -> Findings {
     let mut findings = Findings::default();
     let voters: Vec<&Seen> = survey
         .members
@@ -169,16 +234,11 @@ fn heal(me: &str, survey: &Survey, missing: &Missing, now: Timestamp) -> Finding
             member,
             healthy: answers,
         } = seen;
-        let patience = if member.learner {
-            FORGOTTEN_LEARNER
-        } else {
-            FORGOTTEN
-        };
-        let instance = survey.instance_of(member);
-        let why = match survey.fate(&instance, missing, now, patience) {
+        let instance = survey.instance_of(seen);
+        let why = match survey.fate(&instance, absences, now, member.learner) {
             Fate::Terminated(why) => why,
-            Fate::Forgotten(why) if !answers => why,
-            Fate::Alive | Fate::Forgotten(_) => continue,
+            Fate::Away(why) if !answers => why,
+            Fate::Alive | Fate::Away(_) => continue,
         };
         staying.push(member.name.clone());
         if instance == me {
@@ -207,10 +267,10 @@ fn heal(me: &str, survey: &Survey, missing: &Missing, now: Timestamp) -> Finding
         let Some(instance) = &node.instance else {
             continue;
         };
-        let why = match survey.fate(instance, missing, now, FORGOTTEN) {
+        let why = match survey.fate(instance, absences, now, false) {
             Fate::Terminated(why) => why,
-            Fate::Forgotten(why) if !node.ready => why,
-            Fate::Alive | Fate::Forgotten(_) => continue,
+            Fate::Away(why) if !node.ready => why,
+            Fate::Alive | Fate::Away(_) => continue,
         };
         // The Node is what ties a member to its instance: it goes after the member.
         if !staying.contains(&node.name) {
@@ -256,7 +316,7 @@ fn lost_quorum(members: &[Seen]) -> Option<String> {
 /// What one control plane remembers from cycle to cycle.
 #[derive(Debug, Default)]
 pub struct Healing {
-    missing: Missing,
+    absences: Absences,
 }
 
 impl Healing {
@@ -267,7 +327,7 @@ impl Healing {
             return Ok(vec![trouble]);
         }
         if lead(world, &me.instance_id).await? != Leader::Me {
-            self.missing.clear();
+            self.absences = Absences::default();
             return Ok(Vec::new());
         }
         let nodes = world.cluster.list("v1", "Node", None).await?;
@@ -276,13 +336,9 @@ impl Healing {
             nodes: nodes.iter().map(Node::of).collect(),
             instances: world.ec2.instances(&me.cluster).await?,
         };
-        let now = world.clock.now();
-        let missing = survey.missing_now().collect::<Vec<_>>();
-        self.missing.retain(|id, _| missing.contains(id));
-        for id in missing {
-            self.missing.entry(id).or_insert(now);
-        }
-        let findings = heal(&me.instance_id, &survey, &self.missing, now);
+        let now = world.clock.elapsed();
+        self.absences.note(&survey, now);
+        let findings = heal(&me.instance_id, &survey, &self.absences, now);
         for act in findings.acts {
             // Between the look and the act another one may have begun to lead.
             if lead(world, &me.instance_id).await? != Leader::Me {

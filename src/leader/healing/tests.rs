@@ -1,10 +1,11 @@
 #![allow(clippy::unwrap_used)]
 
+use jiff::Timestamp;
 use serde_json::json;
 
 use super::*;
 use crate::{
-    ports::{Role, World},
+    ports::{Clock, Role, World},
     testing::{FakeWorld, control_plane},
 };
 
@@ -75,16 +76,24 @@ fn three(third: Seen, node3: Node, state: InstanceState) -> Survey {
 }
 
 fn healed(survey: &Survey) -> (Vec<String>, Vec<String>) {
-    healed_after(survey, &Missing::new(), noon())
+    healed_after(survey, &Absences::default(), Duration::ZERO)
 }
 
-fn healed_after(survey: &Survey, missing: &Missing, now: Timestamp) -> (Vec<String>, Vec<String>) {
-    let findings = heal("i-1", survey, missing, now);
+fn healed_after(survey: &Survey, absences: &Absences, now: Duration) -> (Vec<String>, Vec<String>) {
+    let findings = heal("i-1", survey, absences, now);
     let acts = findings.acts.into_iter().map(|act| match act {
         Act::RemoveMember { id, .. } => format!("member {id}"),
         Act::DeleteNode { name, .. } => format!("node {name}"),
     });
     (acts.collect(), findings.troubles)
+}
+
+/// EC2 has not listed this one since the start.
+fn missing(id: &str) -> Absences {
+    Absences {
+        missing: [(id.to_owned(), Duration::ZERO)].into(),
+        ..Absences::default()
+    }
 }
 
 #[test]
@@ -129,6 +138,18 @@ fn a_majority_of_healthy_voters_must_be_left() {
             .instances
             .push(instance(number, InstanceState::Running));
     }
+    assert_eq!(healed(&survey).0, ["member 3"]);
+}
+
+#[test]
+fn half_of_those_left_are_no_majority_of_them() {
+    // Terminated by EC2's word, the third still answers; of the two others one does not.
+    let mut survey = three(member(3, true), node(3, true), InstanceState::Terminated);
+    survey.members[1].healthy = false;
+    let (acts, troubles) = healed(&survey);
+    assert_eq!(acts, [""; 0]);
+    assert!(troubles[0].contains("cannot be taken out"), "{troubles:?}");
+    survey.members[1].healthy = true;
     assert_eq!(healed(&survey).0, ["member 3"]);
 }
 
@@ -183,21 +204,13 @@ fn a_dead_workers_node_goes_and_foreign_nodes_stay() {
 fn who_is_missing_from_ec2s_answers_is_dead_only_after_a_while_and_if_silent() {
     let mut survey = three(member(3, false), node(3, false), InstanceState::Running);
     survey.instances.pop();
-    let missing: Missing = [("i-3".to_owned(), noon())].into();
-    let at = |after: Duration| noon() + after;
-    assert!(
-        healed_after(&survey, &missing, at(FORGOTTEN / 2))
-            .0
-            .is_empty()
-    );
-    assert_eq!(
-        healed_after(&survey, &missing, at(FORGOTTEN)).0,
-        ["member 3"]
-    );
+    let missing = missing("i-3");
+    assert_eq!(healed_after(&survey, &missing, FORGOTTEN / 2).0, [""; 0]);
+    assert_eq!(healed_after(&survey, &missing, FORGOTTEN).0, ["member 3"]);
     // Its tag was removed, perhaps: what works is left alone.
     survey.members[2].healthy = true;
     survey.nodes[2].ready = true;
-    assert_eq!(healed_after(&survey, &missing, at(FORGOTTEN)).0, [""; 0]);
+    assert_eq!(healed_after(&survey, &missing, FORGOTTEN).0, [""; 0]);
 }
 
 #[test]
@@ -207,9 +220,9 @@ fn a_learner_whose_instance_died_before_it_started_makes_way_soon() {
     survey.nodes.pop();
     let address = "10.0.0.3".to_owned();
     assert!(survey.missing_now().eq([address.clone()]));
-    let missing: Missing = [(address, noon())].into();
-    assert!(healed_after(&survey, &missing, noon()).0.is_empty());
-    let soon = noon() + FORGOTTEN_LEARNER;
+    let missing = missing(&address);
+    assert_eq!(healed_after(&survey, &missing, Duration::ZERO).0, [""; 0]);
+    let soon = FORGOTTEN_LEARNER;
     assert_eq!(healed_after(&survey, &missing, soon).0, ["member 3"]);
     // One that is joining right now has an instance at its address.
     survey.instances[2] = instance(3, InstanceState::Running);
@@ -224,6 +237,77 @@ fn a_successor_with_the_same_address_does_not_keep_a_dead_member() {
     successor.private_ip = Some([10, 0, 0, 3].into());
     survey.instances.push(successor);
     assert_eq!(healed(&survey).0, ["member 3"]);
+}
+
+#[test]
+fn a_dead_member_whose_node_is_gone_is_not_taken_for_who_has_its_address_now() {
+    // The Node was deleted by a person, or by the agent that left.
+    let mut survey = three(member(3, false), node(3, false), InstanceState::Terminated);
+    survey.nodes.pop();
+    let mut successor = instance(4, InstanceState::Running);
+    successor.private_ip = Some([10, 0, 0, 3].into());
+    survey.instances.push(successor);
+    let mut absences = Absences::default();
+    absences.note(&survey, Duration::ZERO);
+    assert_eq!(healed_after(&survey, &absences, FORGOTTEN / 2).0, [""; 0]);
+    absences.note(&survey, FORGOTTEN);
+    assert_eq!(healed_after(&survey, &absences, FORGOTTEN).0, ["member 3"]);
+    // One that answers is whoever is there, and one that is stopped comes back.
+    survey.members[2].healthy = true;
+    assert_eq!(healed_after(&survey, &absences, FORGOTTEN).0, [""; 0]);
+    survey.members[2].healthy = false;
+    survey.instances[3].state = InstanceState::Stopped;
+    assert_eq!(healed_after(&survey, &absences, FORGOTTEN).0, [""; 0]);
+    // A worker has no member, even if it has the address and the name.
+    survey.instances[3] = Instance {
+        role: Some(Role::Worker),
+        ..instance(4, InstanceState::Running)
+    };
+    survey.instances[3].private_ip = Some([10, 0, 0, 3].into());
+    let mut worker = node(4, true);
+    worker.name = "n3".to_owned();
+    survey.nodes.push(worker);
+    assert_eq!(healed_after(&survey, &absences, FORGOTTEN).0, ["member 3"]);
+}
+
+#[test]
+fn a_learner_that_is_stopped_makes_way_after_ten_minutes_and_a_voter_never_does() {
+    let ten = Duration::from_mins(10);
+    let started = || Seen {
+        member: Member {
+            name: "n3".to_owned(),
+            ..learner(3).member
+        },
+        healthy: false,
+    };
+    for state in [InstanceState::Stopped, InstanceState::Stopping] {
+        for (case, third, gone) in [
+            ("never started", learner(3), vec!["member 3"]),
+            ("started", started(), vec!["member 3"]),
+            ("with a vote", member(3, false), vec![]),
+        ] {
+            let survey = three(third, node(3, false), state);
+            let mut absences = Absences::default();
+            absences.note(&survey, Duration::ZERO);
+            absences.note(&survey, ten);
+            let just_before = ten.saturating_sub(Duration::from_secs(1));
+            assert_eq!(
+                healed_after(&survey, &absences, just_before).0,
+                [""; 0],
+                "{case}"
+            );
+            assert_eq!(healed_after(&survey, &absences, ten).0, gone, "{case}");
+        }
+    }
+    // Back in between it has all its time again.
+    let mut survey = three(learner(3), node(3, false), InstanceState::Stopped);
+    let mut absences = Absences::default();
+    absences.note(&survey, Duration::ZERO);
+    survey.instances[2].state = InstanceState::Running;
+    absences.note(&survey, ten / 2);
+    survey.instances[2].state = InstanceState::Stopped;
+    absences.note(&survey, ten);
+    assert_eq!(healed_after(&survey, &absences, ten).0, [""; 0]);
 }
 
 #[test]
@@ -323,4 +407,21 @@ async fn without_a_majority_it_says_so_and_does_not_even_ask_the_api() {
     stage.0.cluster.down(true);
     let troubles = stage.cycle(&mut Healing::default()).await;
     assert!(troubles[0].contains("lost its majority"), "{troubles:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_away_is_measured_by_a_clock_that_nobody_sets() {
+    let stage = Stage::new();
+    let mut healing = Healing::default();
+    stage.0.etcd.stop(3);
+    let states = [1, 2].map(|number| instance(number, InstanceState::Running));
+    stage.0.ec2.list(states);
+    stage.cycle(&mut healing).await;
+    stage.0.clock.step(jiff::SignedDuration::from_hours(1));
+    stage.cycle(&mut healing).await;
+    assert_eq!(stage.left().await, (3, 3));
+    stage.0.clock.step(jiff::SignedDuration::from_hours(-2));
+    stage.0.clock.sleep(FORGOTTEN).await;
+    stage.cycle(&mut healing).await;
+    assert_eq!(stage.left().await, (2, 3));
 }

@@ -298,6 +298,31 @@ async fn the_name_of_a_node_that_is_ready_is_its_own() {
 }
 
 #[tokio::test]
+async fn a_node_that_ties_a_member_of_etcd_to_a_dead_instance_is_not_replaced() {
+    let keys = Keys::of("ASIASECOND", ACCOUNT, "control-planes", "i-w");
+    for role in [Role::Worker, Role::ControlPlane] {
+        let stage = Stage::knowing(keys.clone()).await;
+        stage.ec2_lists(|instance| instance.role = Some(role));
+        let wish = Applicant {
+            role,
+            ..applicant()
+        };
+        let dead = there("aws:///eu-central-1a/i-0", "Unknown");
+        stage.fake.cluster.put(dead.clone());
+        let member = stage.fake.etcd.voter(NODE, 11);
+        stage.not_let_in(
+            role.as_str(),
+            stage.join_as(&keys, &wish).await,
+            "of an instance that had this address before",
+        );
+        let objects = stage.fake.cluster.objects();
+        assert_eq!(objects[&format!("Node {NODE}")], dead, "{role}");
+        stage.fake.ports().etcd.remove(member.id).await.unwrap();
+        stage.join_as(&keys, &wish).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn labels_beyond_a_kubelets_rights_are_refused() {
     let stage = Stage::new().await;
     for key in [
