@@ -112,7 +112,7 @@ pub fn plan(notice: &Notice, settings: &Settings, me: &Identity) -> Vec<Phase<Ac
     }
     if notice.why.is_for_good() {
         if me.role == Role::ControlPlane {
-            add("etcd", BRIEF, "the others keep their majority without this member", LeaveEtcd { cluster: me.cluster.clone(), instance: me.instance_id.clone(), node: node() }.into());
+            add("etcd", BRIEF, "the others keep their majority without this member", LeaveEtcd::new(&me.cluster, &me.instance_id, &me.node_name).into());
         }
         add("left", BRIEF, "the leader deletes the Node", Left { node: node(), instance: me.instance_id.clone() }.into());
     }

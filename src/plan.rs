@@ -161,6 +161,8 @@ fn join(
     let patience = settings.deadlines.peers + settings.deadlines.join;
     plan.add("kubeadm-join", patience, &[prepared.as_slice(), &["kubeadm-config"]].concat(), "the kubelet gets its certificate for this node's name", Join::new(settings, me, &membership.cluster_uid)?);
     if me.role == Role::ControlPlane {
+        // kubeadm's last act, which a join may not have come to.
+        plan.add("kubeadm-mark-control-plane", settings.deadlines.api, &["kubeadm-join"], "workloads stay off control planes", KubeadmPhase::new(InitPhase::MarkControlPlane, settings, me)?);
         plan.add("no-blanket-approval", settings.deadlines.api, &["kubeadm-join"], "a bootstrap token becomes no other node than the one that it was made for", BlanketApproval::gone());
     }
     plan.add("uncordon", settings.deadlines.api, &["kubeadm-join"], "the agent cordons its node before it goes down", Uncordon { node: me.node_name.clone() });

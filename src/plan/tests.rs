@@ -110,13 +110,15 @@ fn a_worker_holds_nothing_of_a_control_plane() {
 }
 
 #[test]
-fn every_control_plane_has_the_file_by_which_kubeadm_uploads_certificates_for_the_next() {
+fn every_control_plane_is_marked_and_has_the_file_by_which_kubeadm_uploads_certificates() {
     for phases in every_plan(&load(&[]).unwrap()) {
         let joins_as_control_plane_or_founds = names(&phases).contains(&"no-blanket-approval");
         let written = phases.iter().any(|phase| {
             matches!(&phase.step, Action::ConfigFiles(step) if step.files.contains_key(paths::INIT_CONFIG))
         });
         assert_eq!(written, joins_as_control_plane_or_founds);
+        let marked = names(&phases).contains(&"kubeadm-mark-control-plane");
+        assert_eq!(marked, joins_as_control_plane_or_founds);
     }
 }
 

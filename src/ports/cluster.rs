@@ -1,6 +1,6 @@
 //! The Kubernetes API.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -12,6 +12,8 @@ use crate::error::Result;
 pub trait Cluster: Send + Sync {
     /// Whether the API server at the endpoint answers `/readyz`.
     async fn ready(&self) -> Result<bool>;
+    /// The same of the API server at this address, whatever the endpoint is.
+    async fn ready_at(&self, server: SocketAddr) -> Result<bool>;
     /// Server-side apply of objects in dependency order: definitions first, waited for, then the rest.
     /// `owner` is recorded as a label, for pruning. `patience` is how long each object may be
     /// refused for reasons that pass.

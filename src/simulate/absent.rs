@@ -75,6 +75,10 @@ impl Cluster for Place {
         Ok(self.scene().answers_to(self.index))
     }
 
+    async fn ready_at(&self, _: SocketAddr) -> Result<bool> {
+        absent("API servers with addresses")
+    }
+
     async fn apply(&self, _: &str, _: &[Value], _: Duration) -> Result<()> {
         absent("objects in the cluster")
     }

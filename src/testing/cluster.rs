@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    net::SocketAddr,
     sync::Mutex,
     time::Duration,
 };
@@ -46,6 +47,7 @@ pub struct FakeCluster {
     conditions: Mutex<VecDeque<Option<NodeCondition>>>,
     rival: Mutex<Option<Value>>,
     budget: Mutex<Option<String>>,
+    unready: Mutex<Vec<SocketAddr>>,
 }
 
 impl FakeCluster {
@@ -68,6 +70,11 @@ impl FakeCluster {
     /// Answers `/readyz` with ok only after so many times.
     pub fn ready_after(&self, asked: usize) {
         *self.ready_after.lock().unwrap() = asked;
+    }
+
+    /// Which of the API servers are not ready, asked at their own addresses.
+    pub fn unready(&self, servers: impl IntoIterator<Item = SocketAddr>) {
+        *self.unready.lock().unwrap() = servers.into_iter().collect();
     }
 
     /// What every node's condition is, one time after the other; the last one stays.
@@ -121,6 +128,10 @@ impl Cluster for FakeCluster {
         *asked += 1;
         self.up()?;
         Ok(*asked > *self.ready_after.lock().unwrap())
+    }
+
+    async fn ready_at(&self, server: SocketAddr) -> Result<bool> {
+        Ok(!self.unready.lock().unwrap().contains(&server))
     }
 
     async fn apply(&self, owner: &str, objects: &[Value], _patience: Duration) -> Result<()> {

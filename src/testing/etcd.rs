@@ -127,6 +127,11 @@ impl FakeEtcd {
         self.change(id, |seat| seat.behind = behind);
     }
 
+    /// How many members there are, learners included.
+    pub fn count(&self) -> usize {
+        self.state().seats.len()
+    }
+
     fn change(&self, id: u64, change: impl FnOnce(&mut Seat)) {
         let mut state = self.state();
         let seat = state.seats.iter_mut().find(|seat| seat.member.id == id);

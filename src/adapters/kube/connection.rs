@@ -46,6 +46,14 @@ impl Connection {
         }
     }
 
+    /// To another server, as the same user.
+    pub fn elsewhere(&self, server: SocketAddr) -> Self {
+        match &self.source {
+            Source::Files { kubeconfigs, .. } => Self::to(kubeconfigs.clone(), server.to_string()),
+            Source::Fixed(client) => Self::fixed(client.clone()),
+        }
+    }
+
     pub async fn client(&self) -> Result<Client> {
         let (kubeconfigs, endpoint) = match &self.source {
             Source::Fixed(client) => return Ok(client.clone()),

@@ -6,7 +6,7 @@ mod change;
 mod connection;
 mod rollout;
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::Node;
@@ -66,6 +66,23 @@ impl KubeCluster {
     }
 }
 
+async fn is_ready(connection: &Connection) -> Result<bool> {
+    let client = connection.client().await?;
+    let request = http::Request::get("/readyz")
+        .body(Vec::new())
+        .map_err(|e| Error::failed("cannot ask /readyz").because(&e))?;
+    match client.request_text(request).await {
+        Ok(_) => Ok(true),
+        Err(error) => {
+            connection.doubt(&error).await;
+            match error {
+                kube::Error::Api(_) => Ok(false),
+                other => Err(failed("GET /readyz", &other)),
+            }
+        }
+    }
+}
+
 /// An error of the API as the agent's own; what the object itself is refused for goes to a person.
 fn failed(what: &str, error: &kube::Error) -> Error {
     match error {
@@ -93,20 +110,11 @@ fn is_refusal(status: &kube::core::Status) -> bool {
 #[async_trait]
 impl Cluster for KubeCluster {
     async fn ready(&self) -> Result<bool> {
-        let client = self.connection.client().await?;
-        let request = http::Request::get("/readyz")
-            .body(Vec::new())
-            .map_err(|e| Error::failed("cannot ask /readyz").because(&e))?;
-        match client.request_text(request).await {
-            Ok(_) => Ok(true),
-            Err(error) => {
-                self.connection.doubt(&error).await;
-                match error {
-                    kube::Error::Api(_) => Ok(false),
-                    other => Err(failed("GET /readyz", &other)),
-                }
-            }
-        }
+        is_ready(&self.connection).await
+    }
+
+    async fn ready_at(&self, server: SocketAddr) -> Result<bool> {
+        is_ready(&self.connection.elsewhere(server)).await
     }
 
     async fn apply(&self, owner: &str, objects: &[Value], patience: Duration) -> Result<()> {

@@ -20,10 +20,13 @@ use crate::{
     identity::Identity,
     join::TURN,
     observe::record,
-    phases::{Notes, State, Step},
+    phases::{Notes, State, Step, leaving::LeaveEtcd},
     ports::{Applicant, Command, InstanceState, JoinTicket, Role, World},
     wait::{self, Patience, Probe},
 };
+
+/// How long an etcd member and an API server take to start, as after a reboot.
+const MEMBER_STARTS: Duration = Duration::from_mins(2);
 
 /// `kubeadm join`, with a ticket from a control plane's join service when it runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -158,6 +161,70 @@ impl Join {
         Ok(None)
     }
 
+    /// How this control plane leaves etcd.
+    fn leave(&self) -> LeaveEtcd {
+        let Applicant {
+            cluster,
+            instance,
+            node,
+            ..
+        } = &self.applicant;
+        LeaveEtcd::new(cluster, instance, node)
+    }
+
+    /// Whether an interrupted join had made this control plane a member before it could say so.
+    ///
+    /// `kubeadm reset` wipes etcd's data even where etcd does not let the member go. A node that
+    /// has data therefore never gets there before etcd has said that the others do without it.
+    async fn has_joined(&self, world: &World, notes: &Notes) -> Result<bool> {
+        if !world.host.exists(Path::new(paths::ETCD_MEMBER)).await? {
+            return Ok(false);
+        }
+        let waited = wait::until(
+            world.clock.as_ref(),
+            notes,
+            Patience::local(MEMBER_STARTS),
+            "what an interrupted join left",
+            || self.vote(world),
+        )
+        .await;
+        let unready = match waited {
+            Ok(votes) => return Ok(votes),
+            Err(unready) => unready,
+        };
+        // It is no use to the others as it is. Where they do without it, it begins again.
+        let left = self.leave().apply(world, notes).await;
+        left.map(|()| false).map_err(|stays| {
+            Error::failed(format!("{}; {}", unready.one_line(), stays.one_line()))
+                .during("this node is not reset, since etcd may need the data that it has")
+                .hint(
+                    "see `k8s-bootstrap etcd members`; start the control planes that are down, or terminate \
+                     this instance and launch another",
+                )
+        })
+    }
+
+    /// Whether this node votes in etcd; a voter that is ready has joined.
+    async fn vote(&self, world: &World) -> Result<Probe<bool>> {
+        let Some(own) = self.leave().vote(world).await? else {
+            return Ok(Probe::Done(false));
+        };
+        let who = format!("member {} of etcd, which has a vote here", own.hex());
+        if let Some(missing) = kubelet_identity(world).await? {
+            return Ok(Probe::NotYet(format!("{who}, has no kubelet: {missing}")));
+        }
+        if !world.etcd.is_healthy(&own).await {
+            return Ok(Probe::NotYet(format!("{who}, is not healthy")));
+        }
+        let server = SocketAddr::from((own.address, config::API_PORT));
+        if !world.cluster.ready_at(server).await? {
+            return Ok(Probe::NotYet(format!(
+                "{who}, has no API server: {server} is not ready"
+            )));
+        }
+        Ok(Probe::Done(true))
+    }
+
     /// Clears what an interrupted join left: kubeadm refuses to begin over it.
     async fn clear_way(&self, world: &World) -> Result<()> {
         let mut traces = vec![paths::KUBELET_CONF, paths::BOOTSTRAP_KUBELET_CONF];
@@ -175,7 +242,7 @@ impl Join {
             return Ok(());
         }
         if self.applicant.role == Role::ControlPlane {
-            // It also takes the half-joined etcd member out of the cluster.
+            // It also takes a half-joined member, a learner, out of etcd.
             let reset = Command::new(
                 "kubeadm",
                 ["reset", "--force", "--cri-socket", paths::CRI_SOCKET],
@@ -193,6 +260,10 @@ impl Join {
     }
 
     async fn run(&self, world: &World, notes: &Notes) -> Result<()> {
+        let is_control_plane = self.applicant.role == Role::ControlPlane;
+        if is_control_plane && self.has_joined(world, notes).await? {
+            return self.joined(world).await;
+        }
         let deadline = Duration::from_secs(self.deadline);
         let ticket = self.ticket(world, notes).await?;
         self.clear_way(world).await?;
@@ -211,16 +282,22 @@ impl Join {
         world.host.remove(Path::new(paths::JOIN_CONFIG)).await?;
         world.host.remove(Path::new(paths::DISCOVERY_CONF)).await?;
         ended?.success(&join)?;
-        if self.applicant.role == Role::ControlPlane {
-            world
-                .host
-                .write(Path::new(paths::JOINED), b"", 0o600)
-                .await?;
-            // Otherwise the next one waits until the turn runs out; to join again for that
-            // would be to leave first.
-            if let Err(error) = TURN.release(world, &self.applicant.instance).await {
-                warn!("cannot give the turn to join back: {}", error.one_line());
-            }
+        if is_control_plane {
+            self.joined(world).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes down that this control plane is a member, and lets the next one join.
+    async fn joined(&self, world: &World) -> Result<()> {
+        world
+            .host
+            .write(Path::new(paths::JOINED), b"", 0o600)
+            .await?;
+        // Otherwise the next one waits until the turn runs out; to join again for that
+        // would be to leave first.
+        if let Err(error) = TURN.release(world, &self.applicant.instance).await {
+            warn!("cannot give the turn to join back: {}", error.one_line());
         }
         Ok(())
     }

@@ -48,6 +48,22 @@ fn judge(own: &Member, others: &[(Member, bool)]) -> Result<Option<u64>, String>
 }
 
 impl LeaveEtcd {
+    /// Of this instance, on the node of this name.
+    pub fn new(cluster: &str, instance: &str, node: &str) -> Self {
+        Self {
+            cluster: cluster.to_owned(),
+            instance: instance.to_owned(),
+            node: node.to_owned(),
+        }
+    }
+
+    /// This node's member, if it is one that has a vote. An error where no member of etcd says
+    /// which there are.
+    pub async fn vote(&self, world: &World) -> Result<Option<Member>> {
+        let (own, _) = self.own(world).await?;
+        Ok(own.filter(|own| !own.learner))
+    }
+
     async fn own(&self, world: &World) -> Result<(Option<Member>, Vec<Member>)> {
         let members = match world.etcd.members().await {
             Ok(members) => members,

@@ -228,11 +228,7 @@ async fn a_leading_member_hands_over_before_it_leaves_etcd_and_the_only_one_stay
     let fake = FakeWorld::new();
     let own = fake.etcd.voter("cp1", 10);
     fake.etcd.local(10);
-    let leave = LeaveEtcd {
-        cluster: "prod".to_owned(),
-        instance: "i-0".to_owned(),
-        node: "cp1".to_owned(),
-    };
+    let leave = LeaveEtcd::new("prod", "i-0", "cp1");
     let error = fake.apply(&leave).await.unwrap_err();
     assert!(error.one_line().contains("it is the only voter"), "{error}");
     for (name, last) in [("cp2", 11), ("cp3", 12)] {

@@ -201,3 +201,111 @@ async fn a_control_plane_that_has_joined_is_never_reset() {
     assert!(fake.commands.ran().is_empty());
     assert!(fake.files.has(paths::KUBELET_CONF));
 }
+
+/// A control plane whose agent ended between its member's promotion and its own note of that:
+/// it is at 10.42.0.10, the founder at 10.42.0.2.
+async fn promoted() -> (FakeWorld, Join, crate::ports::Member) {
+    let fake = open(Role::ControlPlane).await;
+    member(&fake.files);
+    for path in ["/etc/kubernetes/manifests/etcd.yaml", paths::ETCD_MEMBER] {
+        fake.files.put(path, "");
+    }
+    fake.on("kubeadm join", |_, host| {
+        member(host);
+        testing::output(0, "", "")
+    });
+    let step = step(Role::ControlPlane);
+    fake.etcd.voter("cp", 2);
+    let own = fake.etcd.voter(&step.applicant.node, 10);
+    let me = testing::control_plane(&step.applicant.instance);
+    let others = [(testing::control_plane("i-cp"), 2), (me, 10)];
+    fake.ec2
+        .list(others.map(|(who, last)| testing::running(&who, last)));
+    (fake, step, own)
+}
+
+/// Why it is not done.
+async fn refused(fake: &FakeWorld, step: &Join) -> String {
+    let error = fake.apply(step).await.unwrap_err();
+    assert_eq!(error.kind(), crate::error::Kind::Failed, "{error}");
+    assert_eq!(fake.commands.ran(), [""; 0]);
+    assert!(fake.files.has(paths::ETCD_MEMBER));
+    error.one_line()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_voter_whose_api_is_ready_has_joined() {
+    let (fake, step, _) = promoted().await;
+    let world = fake.ports();
+    TURN.take(&world, &step.applicant.instance).await.unwrap();
+    fake.carry_out(&step).await;
+    assert_eq!(fake.commands.ran(), [""; 0]);
+    assert!(fake.join.asked().is_empty());
+    let next = TURN.take(&world, "i-next").await.unwrap();
+    assert_eq!(next, crate::lease::Holder::Me);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_voter_that_the_others_need_is_never_reset_and_time_may_repair_it() {
+    let (fake, step, own) = promoted().await;
+    let third = fake.etcd.voter("cp3", 12);
+    fake.etcd.stop(third.id);
+    fake.etcd.stop(own.id);
+    let why = refused(&fake, &step).await;
+    assert!(why.contains("only 0 of the 2 other voters"), "{why}");
+    let server = SocketAddr::from((own.address, 6443));
+    fake.etcd.start(own.id);
+    fake.cluster.unready([server]);
+    let why = refused(&fake, &step).await;
+    assert!(why.contains("10.42.0.10:6443 is not ready"), "{why}");
+    fake.cluster.unready([]);
+    fake.carry_out(&step).await;
+    assert!(fake.commands.ran().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_voter_whose_kubelet_is_no_node_is_not_a_member_of_the_cluster() {
+    let (fake, step, _) = promoted().await;
+    let third = fake.etcd.voter("cp3", 12);
+    fake.etcd.stop(third.id);
+    fake.files.delete(paths::KUBELET_CLIENT);
+    let why = refused(&fake, &step).await;
+    assert!(why.contains(paths::KUBELET_CLIENT), "{why}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_voter_that_is_never_ready_leaves_etcd_before_it_is_reset() {
+    let (fake, step, own) = promoted().await;
+    fake.etcd.voter("cp3", 12);
+    fake.etcd.stop(own.id);
+    let etcd = fake.etcd.clone();
+    fake.on("kubeadm reset", move |_, _| {
+        assert_eq!(etcd.count(), 2, "wiped before it left");
+        testing::output(0, "", "")
+    });
+    fake.carry_out(&step).await;
+    let ran = fake.commands.ran();
+    assert!(ran[0].starts_with("kubeadm reset"), "{ran:?}");
+    assert!(ran[1].starts_with("kubeadm join"), "{ran:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_data_of_etcd_is_not_reset_while_no_member_says_who_votes() {
+    let (fake, step, own) = promoted().await;
+    fake.ec2.list([]);
+    fake.etcd.stop(own.id);
+    fake.etcd.stop(1);
+    let why = refused(&fake, &step).await;
+    assert!(why.contains("connection refused"), "{why}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_learner_is_reset_and_joins_again() {
+    let (fake, step, own) = promoted().await;
+    fake.ports().etcd.remove(own.id).await.unwrap();
+    fake.etcd.learner(&step.applicant.node, 10);
+    fake.carry_out(&step).await;
+    let ran = fake.commands.ran();
+    assert!(ran[0].starts_with("kubeadm reset"), "{ran:?}");
+    assert!(ran[1].starts_with("kubeadm join"), "{ran:?}");
+}
