@@ -434,6 +434,42 @@ mod tests {
         assert_eq!(args, &json!(["-a", "-allow-empty-ingress-host"]));
     }
 
+    /// The Ingress of the application, with these settings over the defaults.
+    async fn ingress(more: &str) -> Value {
+        let text = format!("addons.visits.enabled = true\n{more}");
+        let fragment = crate::config::Fragment::parse("c", &text).unwrap();
+        let settings = crate::config::load(&[fragment]).unwrap();
+        let addons = Addon::of_the_leader(&settings);
+        let visits = addons.iter().find(|addon| addon.name == "visits").unwrap();
+        let manifests = visits.manifests(&FakeWorld::new().ports()).await.unwrap();
+        let mut objects = manifests.into_iter().flat_map(|manifest| manifest.objects);
+        objects.find(|o| o["kind"] == "Ingress").unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_certificate_the_page_is_served_over_plain_http_and_with_one_it_redirects() {
+        let redirect = |ingress: &Value| {
+            let annotations = &ingress["metadata"]["annotations"];
+            annotations["nginx.org/ssl-redirect"].clone()
+        };
+        let plain = ingress("").await;
+        assert_eq!(plain["spec"]["tls"], Value::Null);
+        assert_eq!(redirect(&plain), "false");
+        // All other Ingresses keep the controller's default: what has a certificate redirects.
+        let nginx = settings().addons["ingress-nginx"].clone();
+        assert!(!serde_json::to_string(&nginx).unwrap().contains("redirect"));
+
+        let page = include_str!("../../../docs/application.md");
+        let (_, recipe) = page.split_once("## With a certificate").unwrap();
+        let recipe = recipe.split("```").nth(1).unwrap();
+        let secure = ingress(recipe.strip_prefix("toml").unwrap()).await;
+        let host = &secure["spec"]["rules"][0]["host"];
+        assert_eq!(&secure["spec"]["tls"][0]["hosts"][0], host);
+        assert_eq!(redirect(&secure), "true");
+        let path = &secure["spec"]["rules"][0]["http"]["paths"][0];
+        assert_eq!(path["backend"]["service"]["name"], "backend");
+    }
+
     #[tokio::test(start_paused = true)]
     async fn an_embedded_manifest_that_does_not_exist_is_refused() {
         let error = from("embedded:nowhere")
