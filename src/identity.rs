@@ -15,9 +15,12 @@ use crate::{
     ports::{InstanceFacts, MachineFacts, Role},
 };
 
-const ZONE: &str = "topology.kubernetes.io/zone";
-const REGION: &str = "topology.kubernetes.io/region";
-const INSTANCE_TYPE: &str = "node.kubernetes.io/instance-type";
+/// The label with the availability zone.
+pub const ZONE: &str = "topology.kubernetes.io/zone";
+/// The label with the region.
+pub const REGION: &str = "topology.kubernetes.io/region";
+/// The label with the instance type.
+pub const INSTANCE_TYPE: &str = "node.kubernetes.io/instance-type";
 const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
 const EFFECTS: [&str; 3] = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
 

@@ -19,8 +19,9 @@ pub const LIMIT: usize = 16 * 1024;
 /// `role` and `config` (TOML) become a MIME part of the agent's own; without
 /// either, the role comes from the tag `k8s-bootstrap:role` and a plain script is enough.
 pub fn form(url: &str, sha256: &str, role: Option<Role>, config: Option<&str>) -> Result<String> {
-    if url.contains(['\'', '\n']) {
-        return Err(Error::usage(format!("`{url}` is no URL to download from")));
+    if url.contains(['\'', '\n']) || !is_fetched_over_http(url) {
+        return Err(Error::usage(format!("`{url}` is no URL to download from"))
+            .hint("an instance fetches it with curl: https://... or http://..., the digest guards both"));
     }
     let script = SCRIPT.replace("@URL@", url).replace("@SHA256@", sha256);
     let role = role.map(|role| format!("node.role = \"{role}\"\n"));
@@ -38,6 +39,10 @@ pub fn form(url: &str, sha256: &str, role: Option<Role>, config: Option<&str>) -
         .hint("gzip it (the agent and cloud-init unpack it), or put the settings into the image as /etc/k8s-bootstrap/config.toml"));
     }
     Ok(text)
+}
+
+fn is_fetched_over_http(url: &str) -> bool {
+    url::Url::parse(url).is_ok_and(|url| matches!(url.scheme(), "https" | "http"))
 }
 
 fn multipart(script: &str, settings: &[&str]) -> String {

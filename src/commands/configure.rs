@@ -9,9 +9,13 @@ use sha2::{Digest, Sha256};
 
 use super::print;
 use crate::{
-    config::{self, Fragment},
+    config::{self, Fragment, Settings},
     error::{Context, Error, Result},
-    ports::Role,
+    identity::{self, Identity},
+    journal::{Course, Membership},
+    observe::Memory,
+    plan,
+    ports::{InstanceFacts, MachineFacts, Role},
 };
 
 /// `check-config`: the file as the agent would read it.
@@ -20,15 +24,76 @@ pub fn check_config(file: Option<&Path>, defaults: bool) -> Result<()> {
         return print(config::DEFAULTS);
     };
     let text = read_text(file)?;
-    config::load(&[Fragment::parse(file.display().to_string(), &text)?])?;
+    check(&file.display().to_string(), &text)?;
     print(&format!("{}: valid", file.display()))
+}
+
+/// Refuses what a node would refuse of these settings by themselves, whatever instance it is.
+fn check(origin: &str, text: &str) -> Result<()> {
+    let mut settings = config::load(&[Fragment::parse(origin, text)?])?;
+    if settings.cluster.name.is_empty() {
+        // The tag may give it.
+        "example".clone_into(&mut settings.cluster.name);
+    }
+    let roles = match settings.node.role {
+        Some(role) => vec![role],
+        None => vec![Role::ControlPlane, Role::Worker],
+    };
+    for role in roles {
+        settings.node.role = Some(role);
+        plan_somewhere(&settings, role)?;
+    }
+    Ok(())
+}
+
+/// Makes all plans for an instance of this role that is large enough for any reservation.
+fn plan_somewhere(settings: &Settings, role: Role) -> Result<()> {
+    let archs = settings.pins.get("kubelet").map(|pin| &pin.sha256);
+    let arch = archs.and_then(|archs| archs.keys().next());
+    let machine = MachineFacts {
+        cpus: 64,
+        memory_bytes: 256 << 30,
+        arch: arch.map_or("amd64", String::as_str).to_owned(),
+        cgroup_version: 2,
+        disk_free_bytes: 1 << 40,
+        root: true,
+        kernel: String::new(),
+    };
+    // A label may say what EC2 says as well.
+    let said = |key: &str| settings.node.labels.get(key).cloned().unwrap_or_default();
+    let facts = InstanceFacts {
+        instance_id: "i-0123456789abcdef0".to_owned(),
+        instance_type: said(identity::INSTANCE_TYPE),
+        region: said(identity::REGION),
+        zone: said(identity::ZONE),
+        account: "123456789012".to_owned(),
+        private_ip: [10, 0, 0, 1].into(),
+        local_hostname: "ip-10-0-0-1.ec2.internal".to_owned(),
+    };
+    let me = Identity::resolve(settings, &facts, &machine)?;
+    plan::host(settings, &me)?;
+    let courses = match role {
+        Role::ControlPlane => vec![Course::Found, Course::Join],
+        Role::Worker => vec![Course::Join],
+    };
+    for course in courses {
+        let memory = Memory {
+            membership: Some(Membership {
+                cluster_uid: "example".to_owned(),
+                course,
+            }),
+            settled: None,
+        };
+        plan::cluster(settings, &me, &machine, &memory)?;
+    }
+    Ok(())
 }
 
 /// `user-data`: for launch templates.
 pub fn user_data(url: &str, role: Option<Role>, config: Option<&Path>) -> Result<()> {
     let settings = config.map(read_text).transpose()?;
     if let (Some(path), Some(text)) = (config, &settings) {
-        config::load(&[Fragment::parse(path.display().to_string(), text)?])?;
+        check(&path.display().to_string(), text)?;
     }
     let myself = PathBuf::from("/proc/self/exe");
     let binary = std::fs::read(&myself).attempting(|| "cannot read this very binary".to_owned())?;

@@ -4,7 +4,9 @@
 //! of the user-data in their order, the configuration file.
 
 mod embedded;
+mod known;
 mod load;
+mod network;
 mod settings;
 pub mod tags;
 pub mod user_data;
@@ -12,6 +14,7 @@ mod validate;
 
 pub use embedded::{EMBEDDED, embedded};
 pub use load::{Fragment, Sources, load};
+pub use network::Network;
 pub use settings::{
     Addon, Addresses, Cluster, Component, Deadlines, Dns, Downloads, Images, Kubeadm, Kubernetes,
     Leaving, Node, Overrides, Patch, Pin, Report, Settings, Snapshots, Source, Store, StoreKind,

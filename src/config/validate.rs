@@ -1,8 +1,8 @@
 //! What types alone cannot say of settings.
 
-use std::net::Ipv4Addr;
-
-use super::{EMBEDDED, Settings, Snapshots, Source, StoreKind, embedded, settings::Dns};
+use super::{
+    EMBEDDED, Network, Settings, Snapshots, Source, StoreKind, embedded, known, settings::Dns,
+};
 use crate::{
     error::{Error, Result},
     ports::{Place, is_bucket},
@@ -10,8 +10,7 @@ use crate::{
 
 /// Refuses settings that contradict themselves or that no cluster could run with.
 pub fn validate(settings: &Settings) -> Result<()> {
-    cidr("cluster.pod_cidr", &settings.cluster.pod_cidr)?;
-    cidr("cluster.service_cidr", &settings.cluster.service_cidr)?;
+    ranges(&settings.cluster.pod_cidr, &settings.cluster.service_cidr)?;
     if settings.cluster.endpoint != "local" && !is_host_and_port(&settings.cluster.endpoint) {
         return Err(Error::refused(format!(
             "cluster.endpoint: `{}` is neither `local` nor `host:port`",
@@ -65,6 +64,8 @@ pub fn validate(settings: &Settings) -> Result<()> {
         dns(&settings.dns)?;
     }
     snapshots(&settings.snapshots)?;
+    one_version(settings)?;
+    known::validate(settings)?;
     for (name, pin) in &settings.pins {
         for (arch, digest) in &pin.sha256 {
             sha256(&format!("pins.{name}.sha256.{arch}"), digest)?;
@@ -205,17 +206,38 @@ fn sha256(place: &str, digest: &str) -> Result<()> {
     .hint("`sha256sum FILE` prints it; nothing unverified is ever used"))
 }
 
-fn cidr(place: &str, text: &str) -> Result<()> {
-    let valid = text.split_once('/').is_some_and(|(address, bits)| {
-        address.parse::<Ipv4Addr>().is_ok() && bits.parse::<u8>().is_ok_and(|bits| bits <= 30)
-    });
-    if valid {
-        return Ok(());
+fn ranges(pods: &str, services: &str) -> Result<()> {
+    let pod_range = network("cluster.pod_cidr", pods)?;
+    if pod_range.overlaps(network("cluster.service_cidr", services)?) {
+        return Err(Error::refused(format!(
+            "cluster.pod_cidr {pods} and cluster.service_cidr {services} overlap"
+        ))
+        .hint("an address can be a pod's or a service's: the defaults are 192.168.0.0/16 and 10.96.0.0/12"));
     }
-    Err(
+    Ok(())
+}
+
+fn network(place: &str, text: &str) -> Result<Network> {
+    Network::parse(text).ok_or_else(|| {
         Error::refused(format!("{place}: `{text}` is not an IPv4 network"))
-            .hint("example: \"10.96.0.0/12\""),
-    )
+            .hint("example: \"10.96.0.0/12\"")
+    })
+}
+
+/// kubeadm refuses versions other than its own, and takes the kubelet's for its images.
+fn one_version(settings: &Settings) -> Result<()> {
+    let version = settings.kubernetes.version.trim_start_matches('v');
+    for name in ["kubeadm", "kubelet", "kubectl"] {
+        let Some(pin) = settings.pins.get(name).filter(|pin| pin.version != version) else {
+            continue;
+        };
+        return Err(Error::refused(format!(
+            "kubernetes.version is {version}, but pins.{name}.version is {}",
+            pin.version
+        ))
+        .hint("another version takes its own pins: version and sha256 of kubeadm, kubelet and kubectl, and the tags in [kubernetes]"));
+    }
+    Ok(())
 }
 
 fn is_host_and_port(text: &str) -> bool {
@@ -244,6 +266,14 @@ mod tests {
             (
                 "cluster.pod_cidr = '10.0.0.0'",
                 "cluster.pod_cidr: `10.0.0.0` is not an IPv4 network",
+            ),
+            (
+                "cluster.pod_cidr = '10.100.0.0/16'",
+                "cluster.pod_cidr 10.100.0.0/16 and cluster.service_cidr 10.96.0.0/12 overlap",
+            ),
+            (
+                "kubernetes.version = '1.36.4'",
+                "kubernetes.version is 1.36.4, but pins.kubeadm.version is 1.36.3",
             ),
             (
                 "cluster.endpoint = 'api.example.com'",

@@ -31,6 +31,43 @@ fn standard_input_is_read_for_a_dash() {
 }
 
 #[test]
+fn what_only_a_node_would_find_is_found() {
+    for (text, expected) in [
+        (
+            "node.taints.gpu = 'yes'",
+            "the taint `gpu` = `yes` is not possible: expected VALUE:EFFECT",
+        ),
+        (
+            "node.labels.'node-role.kubernetes.io/gpu' = ''",
+            "a node may not give itself labels of node-role.kubernetes.io",
+        ),
+        ("cluster.name = 'Prod'", "the cluster's name `Prod` is not"),
+        ("cluster.service_cidr = '192.168.0.0/20'", "overlap"),
+        (
+            "kubernetes.version = '1.35.0'",
+            "pins.kubeadm.version is 1.36.3",
+        ),
+        ("kubelet.config.maxPod = 9", "did you mean `maxPods`?"),
+        (
+            "containerd.config.debg.level = 'info'",
+            "did you mean `debug`?",
+        ),
+        (
+            "pins.runc.url = 'ftp://example.com/runc'",
+            "pins.runc.url is not fetched over HTTP",
+        ),
+        ("images.mirrors.'docker.io' = ['mirror']", "`mirror`"),
+    ] {
+        let (_, ran) = of_file(text);
+        ran.failed(3, &[expected]);
+        with_stdin(&["user-data", "--config", "-"], text).failed(3, &[expected]);
+    }
+    // What EC2 will say too is no contradiction yet.
+    let (path, ran) = of_file("node.labels.'topology.kubernetes.io/zone' = 'eu-central-1b'");
+    assert_eq!(ran.printed(), format!("{path}: valid\n"));
+}
+
+#[test]
 fn an_unknown_key_is_shown_with_its_line_a_caret_and_the_nearest_key() {
     let (path, ran) = of_file("[cluster]\nname = \"prod\"\npod_cdir = \"10.0.0.0/16\"\n");
     ran.failed(

@@ -91,6 +91,15 @@ fn what_the_agent_would_refuse_is_never_printed() {
     k8s_bootstrap(&["user-data", "--config", "/nowhere"]).failed(2, &["cannot read /nowhere"]);
     k8s_bootstrap(&["user-data", "--url", "https://x/'; reboot; '"])
         .failed(2, &["is no URL to download from"]);
+    for url in [
+        "example.com/agent",
+        "file:///agent",
+        "s3://bucket/agent",
+        "",
+    ] {
+        k8s_bootstrap(&["user-data", "--url", url])
+            .failed(2, &["is no URL to download from", "https://"]);
+    }
     let large = format!("# {}\n", "x".repeat(16 * 1024));
     with_stdin(&["user-data", "--config", "-"], &large)
         .failed(2, &["EC2 takes 16384", "hint: gzip it"]);
