@@ -311,6 +311,14 @@ impl Metadata for Imds {
         Ok(tags)
     }
 
+    async fn vpc_networks(&self) -> Result<Vec<String>> {
+        let mac = self.required_text(&["meta-data", "mac"]).await?;
+        let interface = ["meta-data", "network", "interfaces", "macs", mac.trim()];
+        let blocks = [&interface[..], &["vpc-ipv4-cidr-blocks"]].concat();
+        let blocks = self.required_text(&blocks).await?;
+        Ok(blocks.split_whitespace().map(str::to_owned).collect())
+    }
+
     async fn notices(&self) -> Result<Notices> {
         // Each path is there only while it says something; a group's is there always.
         let lifecycle = ["meta-data", "autoscaling", "target-lifecycle-state"];

@@ -59,6 +59,25 @@ async fn of_five_control_planes_at_once_one_founds() {
     assert_eq!(waits, 4);
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_is_not_fit_claims_nothing() {
+    let fake = FakeWorld::new();
+    let me = control_plane("i-1");
+    fake.ec2.list([running(&me, 10)]);
+    fake.metadata.add_network("192.168.7.0/24");
+    let agent = agent(&fake, me).await;
+    let error = agent.boot().await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Refused);
+    assert!(
+        error
+            .one_line()
+            .contains("cluster.pod_cidr 192.168.0.0/16 overlaps the VPC's 192.168.7.0/24"),
+        "{error}"
+    );
+    let record = record::read(fake.store.as_ref()).await.unwrap();
+    assert!(record.claims.is_empty(), "{:?}", record.claims);
+}
+
 /// A store that shows nothing of what it was given yet.
 #[derive(Default)]
 struct Lagging {

@@ -14,6 +14,8 @@ pub trait Metadata: Send + Sync {
     async fn facts(&self) -> Result<InstanceFacts>;
     /// This instance's tags. Refused with a remedy where the instance does not offer them.
     async fn tags(&self) -> Result<BTreeMap<String, String>>;
+    /// The IPv4 networks of the VPC, in CIDR notation.
+    async fn vpc_networks(&self) -> Result<Vec<String>>;
     /// What is about to happen to this instance.
     async fn notices(&self) -> Result<Notices>;
     /// The raw user-data, if there is any.

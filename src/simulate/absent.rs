@@ -247,6 +247,10 @@ impl Metadata for Place {
         absent("metadata service")
     }
 
+    async fn vpc_networks(&self) -> Result<Vec<String>> {
+        absent("metadata service")
+    }
+
     async fn notices(&self) -> Result<Notices> {
         absent("metadata service")
     }

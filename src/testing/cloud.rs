@@ -92,13 +92,19 @@ impl Ec2 for FakeEc2 {
     }
 }
 
-/// A metadata service that above the adapters is asked for notices only.
+/// A metadata service that above the adapters is asked for notices and networks only.
 #[derive(Default)]
 pub struct FakeMetadata {
     notices: Mutex<Notices>,
+    more_networks: Mutex<Vec<String>>,
 }
 
 impl FakeMetadata {
+    /// The VPC has this network too.
+    pub fn add_network(&self, network: &str) {
+        self.more_networks.lock().unwrap().push(network.to_owned());
+    }
+
     /// Says this from now on.
     pub fn notice(&self, notices: Notices) {
         *self.notices.lock().unwrap() = notices;
@@ -117,6 +123,12 @@ impl Metadata for FakeMetadata {
 
     async fn tags(&self) -> Result<BTreeMap<String, String>> {
         unexpected()
+    }
+
+    async fn vpc_networks(&self) -> Result<Vec<String>> {
+        let mut networks = vec!["10.42.0.0/16".to_owned()];
+        networks.extend_from_slice(&self.more_networks.lock().unwrap());
+        Ok(networks)
     }
 
     async fn notices(&self) -> Result<Notices> {

@@ -56,6 +56,7 @@ const SCENARIOS: &[Scenario] = in_this_order![
     refusals::tags_not_in_metadata_are_refused,
     refusals::a_wrong_digest_is_refused_and_leaves_nothing,
     refusals::cgroup_v1_is_refused_without_the_override,
+    refusals::a_pod_range_of_the_vpc_is_refused,
     refusals::a_node_in_use_outlives_what_its_agent_refuses,
     refusals::run_without_root_is_refused,
     attacks::the_join_service_lets_nobody_be_more_than_itself,

@@ -144,6 +144,23 @@ async fn facts_come_from_the_document_and_one_token_serves_all() {
 }
 
 #[tokio::test]
+async fn the_networks_of_the_vpc_are_those_of_the_first_interface() {
+    let service = Service::empty().await;
+    service.grants("token-1", 21_600, 100).await;
+    service.has("meta-data/mac", "02:aa:bb:cc:dd:ee\n").await;
+    service
+        .has(
+            "meta-data/network/interfaces/macs/02:aa:bb:cc:dd:ee/vpc-ipv4-cidr-blocks",
+            "10.0.0.0/16\n100.64.0.0/16",
+        )
+        .await;
+    assert_eq!(
+        service.imds.vpc_networks().await.unwrap(),
+        ["10.0.0.0/16", "100.64.0.0/16"]
+    );
+}
+
+#[tokio::test]
 async fn a_token_is_renewed_before_it_expires() {
     let service = Service::empty().await;
     service.grants("token-1", 21_600, 1).await;

@@ -6,11 +6,11 @@ use async_trait::async_trait;
 use serde::Serialize;
 
 use crate::{
-    config::Settings,
+    config::{Network, Settings},
     error::{Error, Kind, Result},
     identity::Identity,
     phases::{Notes, State, Step},
-    ports::{Host, MachineFacts, Role, World},
+    ports::{Host, MachineFacts, Metadata, Role, World},
 };
 
 /// kubeadm's own minimum for a control plane.
@@ -48,6 +48,8 @@ pub struct Preflight {
     pub allow_cgroup_v1: bool,
     /// The architecture for which everything was pinned.
     pub arch: String,
+    /// Ranges of the cluster's own, by the setting that gives each.
+    pub ranges: [(&'static str, String); 2],
 }
 
 /// A requirement that is not met.
@@ -86,11 +88,16 @@ impl Preflight {
             ports,
             allow_cgroup_v1: settings.node.allow_cgroup_v1,
             arch: identity.arch.clone(),
+            ranges: [
+                ("cluster.pod_cidr", settings.cluster.pod_cidr.clone()),
+                ("cluster.service_cidr", settings.cluster.service_cidr.clone()),
+            ],
         })
     }
 
     /// All that is wrong, so that a person mends it in one go.
-    async fn problems(&self, host: &dyn Host) -> Result<Vec<Problem>> {
+    async fn problems(&self, world: &World) -> Result<Vec<Problem>> {
+        let host = world.host.as_ref();
         let machine = host.machine().await?;
         let mut problems = self.of_the_machine(&machine);
         for path in SET_UP {
@@ -99,6 +106,39 @@ impl Preflight {
                 return Ok(problems);
             }
         }
+        problems.extend(self.of_the_network(world.metadata.as_ref()).await?);
+        problems.extend(self.of_disk_and_ports(&machine, host).await?);
+        Ok(problems)
+    }
+
+    /// Packets to the VPC's addresses within a range of the cluster would never leave the node.
+    async fn of_the_network(&self, metadata: &dyn Metadata) -> Result<Vec<Problem>> {
+        let vpc = metadata.vpc_networks().await?;
+        let mut problems = Vec::new();
+        for (setting, range) in &self.ranges {
+            let overlaps = |network: &&String| {
+                let both = Network::parse(network).zip(Network::parse(range));
+                both.is_some_and(|(network, range)| network.overlaps(range))
+            };
+            if let Some(network) = vpc.iter().find(overlaps) {
+                problems.push(Problem::for_a_person(
+                    format!("{setting} {range} overlaps the VPC's {network}"),
+                    format!(
+                        "give {setting} a private range that is not among the VPC's: {}",
+                        vpc.join(", ")
+                    ),
+                ));
+            }
+        }
+        Ok(problems)
+    }
+
+    async fn of_disk_and_ports(
+        &self,
+        machine: &MachineFacts,
+        host: &dyn Host,
+    ) -> Result<Vec<Problem>> {
+        let mut problems = Vec::new();
         if machine.disk_free_bytes < self.disk_bytes {
             problems.push(Problem {
                 kind: Kind::Failed,
@@ -167,8 +207,8 @@ impl Preflight {
         problems
     }
 
-    async fn require(&self, host: &dyn Host) -> Result<()> {
-        let problems = self.problems(host).await?;
+    async fn require(&self, world: &World) -> Result<()> {
+        let problems = self.problems(world).await?;
         if problems.is_empty() {
             return Ok(());
         }
@@ -190,11 +230,11 @@ impl Preflight {
 impl Step for Preflight {
     /// As wanted, or an error: there is nothing that the agent could do.
     async fn check(&self, world: &World) -> Result<State> {
-        self.require(world.host.as_ref()).await?;
+        self.require(world).await?;
         Ok(State::AsWanted)
     }
 
     async fn apply(&self, world: &World, _notes: &Notes) -> Result<()> {
-        self.require(world.host.as_ref()).await
+        self.require(world).await
     }
 }

@@ -111,6 +111,23 @@ pub fn cgroup_v1_is_refused_without_the_override(stage: &Stage) -> Result<(), Fa
     )
 }
 
+/// Found before a claim, so the cluster's own settings are not at stake.
+pub fn a_pod_range_of_the_vpc_is_refused(stage: &Stage) -> Result<(), Failed> {
+    let settings = tempfile::NamedTempFile::new()?;
+    std::fs::write(settings.path(), "cluster.pod_cidr = '10.42.128.0/17'\n")?;
+    let path = settings.path().display().to_string();
+    refused(
+        stage,
+        &["--settings", &path],
+        &[
+            "phase preflight",
+            "cluster.pod_cidr 10.42.128.0/17 overlaps the VPC's 10.42.0.0/16",
+            "hint:",
+        ],
+        UNTOUCHED,
+    )
+}
+
 /// Switched off on a node that is up: the agent says so when it starts again, keeps the node's
 /// way to the API, and goes on by itself once that is mended.
 pub fn a_node_in_use_outlives_what_its_agent_refuses(stage: &Stage) -> Result<(), Failed> {

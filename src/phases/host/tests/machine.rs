@@ -81,6 +81,20 @@ async fn cgroup_v1_is_refused_without_the_explicit_override() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn ranges_of_the_vpc_are_refused_on_a_machine_that_is_no_node_yet() {
+    let machine = FakeWorld::new();
+    machine.metadata.add_network("10.100.0.0/16");
+    let wanted = preflight(Role::ControlPlane);
+    assert_eq!(
+        refusal(&machine, Role::ControlPlane).await,
+        "error: cluster.service_cidr 10.96.0.0/12 overlaps the VPC's 10.100.0.0/16\n  hint: give cluster.service_cidr a private range that is not among the VPC's: 10.42.0.0/16, 10.100.0.0/16"
+    );
+    // A VPC may get another network later. What runs with it, runs on.
+    machine.files.put("/etc/kubernetes/kubelet.conf", "");
+    assert_eq!(machine.check(&wanted).await.unwrap(), State::AsWanted);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_taken_port_6443_is_refused_unless_it_is_this_nodes_own() {
     let machine = FakeWorld::new();
     machine.files.listening_on(6443);
