@@ -11,7 +11,10 @@ use std::fmt;
 pub enum Kind {
     /// Time may mend it: a refused connection, throttling, a full disk. Tried again.
     Failed,
-    /// Only a person can mend it: a wrong setting, a wrong tag, a wrong digest. Never tried again.
+    /// A person must fix it, or it passes: a regional 403, a mirror that is still filled, a login
+    /// page in the way. Tried again slowly; refused once the answers of some minutes agree.
+    Doubtful,
+    /// Only a person can mend it: a wrong setting, a wrong tag. Looked at again, but not tried.
     Refused,
     /// The command line itself is wrong.
     Usage,
@@ -23,7 +26,7 @@ impl Kind {
     /// The unit file names 3 in `RestartPreventExitStatus`.
     pub fn exit_code(self) -> u8 {
         match self {
-            Self::Failed => 1,
+            Self::Failed | Self::Doubtful => 1,
             Self::Usage => 2,
             Self::Refused => 3,
         }
@@ -51,6 +54,11 @@ impl Error {
     /// An error that only a person can mend.
     pub fn refused(what: impl Into<String>) -> Self {
         Self::new(Kind::Refused, what)
+    }
+
+    /// An error that a person must fix unless it passes.
+    pub fn doubtful(what: impl Into<String>) -> Self {
+        Self::new(Kind::Doubtful, what)
     }
 
     /// An error of the command line.
@@ -99,6 +107,13 @@ impl Error {
     #[must_use]
     pub fn for_a_person(mut self) -> Self {
         self.kind = Kind::Refused;
+        self
+    }
+
+    /// The same error as one that a person must fix unless it passes.
+    #[must_use]
+    pub fn unless_it_passes(mut self) -> Self {
+        self.kind = Kind::Doubtful;
         self
     }
 

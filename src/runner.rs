@@ -20,6 +20,13 @@ use crate::{
     ports::World,
 };
 
+/// The first pause after an error that a person must fix unless it passes.
+const SLOW: Duration = Duration::from_secs(5);
+/// The longest one.
+const SLOWEST: Duration = Duration::from_mins(1);
+/// So long all attempts must end with the same such error before it is refused.
+const AGREEMENT: Duration = Duration::from_mins(5);
+
 /// One named piece of work, as data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Phase<A> {
@@ -254,7 +261,8 @@ impl Runner {
 
     /// Check; if it differs apply and verify, again after errors that time may mend.
     ///
-    /// Pauses between attempts: 1 s, 2 s, 4 s … 30 s, jittered, until the phase's deadline.
+    /// Pauses between attempts: 1 s, 2 s, 4 s … 30 s, jittered, until the phase's deadline; after
+    /// what a person must fix unless it passes, 5 s … 60 s, until it is clear that it does not.
     async fn check_apply_verify<A: Step + Serialize>(
         &self,
         phase: &Phase<A>,
@@ -264,15 +272,17 @@ impl Runner {
         let inputs = inputs_of(&phase.step)?;
         let mut pause = Duration::from_secs(1);
         let mut applied = false;
+        let mut doubt = Doubt::default();
         loop {
             let error = match self
                 .attempt(phase, notes, begun, &inputs, &mut applied)
                 .await
             {
                 Ok(()) => break,
-                Err(error) if error.kind() == Kind::Failed => error,
-                Err(error) => return Err(error),
+                Err(error) => doubt.settle(error, self.world.clock.elapsed())?,
             };
+            let slow = error.kind() == Kind::Doubtful;
+            pause = pause.max(if slow { SLOW } else { Duration::ZERO });
             warn!(
                 PHASE = phase.name,
                 HINT = error.remedy(),
@@ -285,7 +295,11 @@ impl Runner {
                 .clock
                 .sleep(pause.mul_f64(0.5 + 0.5 * self.world.clock.jitter()))
                 .await;
-            pause = (pause * 2).min(Duration::from_secs(30));
+            pause = (pause * 2).min(if slow {
+                SLOWEST
+            } else {
+                Duration::from_secs(30)
+            });
         }
         let now = self.world.clock.now();
         self.enter(
@@ -369,6 +383,36 @@ impl Runner {
 fn all_hold(progress: &Progress, names: &[String]) -> bool {
     let holds = |name| progress.iter().any(|(n, state)| n == name && state.holds());
     names.iter().all(holds)
+}
+
+/// Since when all attempts end with the same error that a person must fix unless it passes.
+#[derive(Default)]
+struct Doubt(Option<(String, Duration)>);
+
+impl Doubt {
+    /// The error if another attempt may help, else the one to give up with.
+    fn settle(&mut self, error: Error, now: Duration) -> Result<Error> {
+        match error.kind() {
+            Kind::Failed => {
+                self.0 = None;
+                return Ok(error);
+            }
+            Kind::Doubtful => {}
+            Kind::Refused | Kind::Usage => return Err(error),
+        }
+        let line = error.one_line();
+        let since = match &self.0 {
+            Some((same, since)) if *same == line => *since,
+            _ => now,
+        };
+        self.0 = Some((line, since));
+        let agreed = now.saturating_sub(since);
+        if agreed < AGREEMENT {
+            return Ok(error);
+        }
+        let text = format!("every attempt of {} s ended so", agreed.as_secs());
+        Err(error.for_a_person().during(text))
+    }
 }
 
 fn inputs_of(step: &impl Serialize) -> Result<String> {

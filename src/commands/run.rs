@@ -29,14 +29,17 @@ use crate::{
     steady::End,
 };
 
-/// How often a node that is in use looks whether a person has mended what was wrong.
+/// How often a node that is in use looks whether what was refused has been fixed.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// The longest pause of one that is not: its first is the same, and each is twice the one before.
+const LONGEST_PAUSE: Duration = Duration::from_mins(5);
 
 /// `run`: the whole life of the agent.
 pub async fn run() -> Result<()> {
     let reporter = Arc::new(Reporter::new(Timestamp::now()));
     let mut told = Told::new()?;
     let wiring = Wiring::new()?;
+    require_root(&wiring, "to bring up a node").await?;
     let way = Way::of_this_node(wiring.host.as_ref()).await;
     let outcome = tokio::select! {
         outcome = live_on(&wiring, &way, &reporter, &mut told) => outcome,
@@ -100,8 +103,8 @@ async fn tell_systemd(reporter: &Reporter) {
     }
 }
 
-/// Lives; and where only a person can mend what is wrong, it stays for a node that is in use
-/// and looks again.
+/// Lives; and where a person must fix what is wrong, stays and looks again, since that may be done
+/// from elsewhere: by a tag, at a mirror, in a policy.
 async fn live_on(
     wiring: &Wiring,
     way: &Way,
@@ -110,6 +113,7 @@ async fn live_on(
 ) -> Result<()> {
     let host = wiring.host.as_ref();
     let mut said = None;
+    let mut pause = LOOK_AGAIN;
     loop {
         let refusal = match live(wiring, way, reporter.clone(), told).await {
             Err(error) if error.kind() == Kind::Refused => error,
@@ -117,13 +121,13 @@ async fn live_on(
         };
         let instance = reporter.subscribe().borrow().instance_id.clone();
         let in_use = api_servers::in_use(host, instance.as_deref()).await;
-        if in_use.unwrap_or_default().is_none() {
-            return Err(refusal);
-        }
+        let in_use = in_use.unwrap_or_default().is_some();
         let line = refusal.one_line();
         if said.as_ref() != Some(&line) {
             eprintln!("{refusal}");
-            info!("the node is in use and keeps its way to the API until that is mended");
+            if in_use {
+                info!("the node is in use and keeps its way to the API until that is fixed");
+            }
         }
         reporter.stage(Stage::Failed, line.clone(), Timestamp::now());
         said = Some(line);
@@ -131,8 +135,13 @@ async fn live_on(
         tokio::select! {
             never = report_meanwhile(host, reporter) => match never {},
             () = told.wait() => return Ok(()),
-            () = sleep(LOOK_AGAIN) => {}
+            () = sleep(pause) => {}
         }
+        pause = if in_use {
+            LOOK_AGAIN
+        } else {
+            (pause * 2).min(LONGEST_PAUSE)
+        };
     }
 }
 
@@ -164,7 +173,6 @@ async fn listen_for_reports(host: &dyn Host, address: SocketAddr) -> Result<TcpL
 }
 
 async fn live(wiring: &Wiring, way: &Way, reporter: Arc<Reporter>, told: &mut Told) -> Result<()> {
-    require_root(wiring, "to bring up a node").await?;
     let (settings, me, machine) = tokio::select! {
         known = boot::who_am_i(wiring.imds.as_ref(), wiring.host.as_ref()) => known?,
         () = told.wait() => return Ok(()),

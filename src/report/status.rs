@@ -21,7 +21,7 @@ pub enum Stage {
     Degraded,
     /// The node says goodbye.
     Leaving,
-    /// Given up; systemd starts the agent again, unless a person must decide.
+    /// Given up; the agent starts over, or looks again where a person must act.
     Failed,
 }
 

@@ -41,7 +41,10 @@ impl Step for Scripted {
         };
         if attempt <= self.failures {
             return Err(match self.kind {
-                "refused" => Error::refused("wrong digest"),
+                "refused" => Error::refused("wrong setting"),
+                "denied" => Error::doubtful("403 Forbidden").hint("check the mirror"),
+                "denied and broken" if attempt % 4 == 0 => Error::failed("connection refused"),
+                "denied and broken" => Error::doubtful("403 Forbidden"),
                 _ => Error::failed("connection refused"),
             });
         }
@@ -139,8 +142,41 @@ async fn what_only_a_person_can_mend_is_not_tried_again() {
         .run(&[scripted("wrong", 1, "refused")])
         .await
         .unwrap_err();
-    assert_eq!(error.one_line(), "phase wrong: wrong digest");
+    assert_eq!(error.one_line(), "phase wrong: wrong setting");
     assert_eq!(error.kind(), Kind::Refused);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_server_denies_is_tried_again_slowly_and_refused_once_it_is_clear() {
+    let fake = FakeWorld::new();
+    let passes = scripted("denied-once", 3, "denied");
+    let summary = runner(&fake).await.run(&[passes]).await.unwrap();
+    assert_eq!(summary.done, 1);
+
+    let fake = FakeWorld::new();
+    let mut stays = scripted("denied-always", 1000, "denied");
+    stays.deadline_seconds = 900;
+    let error = runner(&fake).await.run(&[stays]).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Refused);
+    let text = error.one_line();
+    assert!(
+        text.starts_with("phase denied-always: every attempt of 3"),
+        "{text}"
+    );
+    assert!(text.ends_with(" s ended so: 403 Forbidden"), "{text}");
+    assert_eq!(error.remedy(), Some("check the mirror"));
+    let attempts = ATTEMPTS.lock().unwrap().as_ref().unwrap()["denied-always"];
+    assert!((6..20).contains(&attempts), "{attempts} attempts");
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_that_do_not_agree_are_never_refused() {
+    let fake = FakeWorld::new();
+    let mut phase = scripted("denied-and-broken", 1000, "denied and broken");
+    phase.deadline_seconds = 900;
+    let error = runner(&fake).await.run(&[phase]).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Failed);
+    assert!(error.one_line().contains("gave up after 900 s"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -30,7 +30,7 @@ use self::{
 };
 use super::host;
 use crate::{
-    error::{Context, Error, Result},
+    error::{Context, Error, Kind, Result},
     ports::{Download, Downloads},
 };
 
@@ -121,7 +121,10 @@ impl HttpDownloads {
             (Ok(_), Ok(Err(Stop::Spoiled))) => Ok(None),
             (Ok(_), Ok(Err(Stop::Again(error)))) => Err(error),
             (Ok(_), Ok(Err(Stop::Final(error)))) => {
-                place.clear();
+                // What came before a server denied the rest is still good.
+                if error.kind() != Kind::Doubtful || at == 0 {
+                    place.clear();
+                }
                 Err(error)
             }
             (Ok(_), Err(_)) => Err(late(&download.url, self.deadline, at, &total, last)),
@@ -215,8 +218,9 @@ fn late(url: &str, deadline: Duration, at: u64, total: &AtomicU64, last: Option<
         .hint("check the way to this server, or name a mirror in [downloads.mirrors]; the next run resumes")
 }
 
+/// It may be a proxy's login page, or a mirror that is still filled.
 fn wrong_digest(url: &str, wanted: &str, got: &str, bytes: u64) -> Error {
-    Error::refused(format!(
+    Error::doubtful(format!(
         "{url} has the wrong sha256: expected {wanted}, got {got} ({bytes} bytes)"
     ))
     .hint("nothing of it was kept; if the file is the wanted one, put its digest into `sha256` of its pin, otherwise check `url` and [downloads.mirrors]")

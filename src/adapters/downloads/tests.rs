@@ -285,7 +285,7 @@ async fn a_part_of_another_version_is_not_resumed() {
 }
 
 #[tokio::test]
-async fn a_wrong_digest_is_refused_once_and_leaves_nothing_behind_but_the_old_program() {
+async fn a_wrong_digest_ends_the_attempt_and_leaves_nothing_behind_but_the_old_program() {
     let root = tempfile::tempdir().unwrap();
     let content = body();
     let bytes = content.clone();
@@ -297,7 +297,7 @@ async fn a_wrong_digest_is_refused_once_and_leaves_nothing_behind_but_the_old_pr
         .fetch(&kubelet(&server, sha(b"another")))
         .await
         .unwrap_err();
-    assert_eq!(error.kind(), Kind::Refused);
+    assert_eq!(error.kind(), Kind::Doubtful);
     assert_eq!(
         error.one_line(),
         format!(
@@ -319,14 +319,39 @@ async fn a_wrong_digest_is_refused_once_and_leaves_nothing_behind_but_the_old_pr
 }
 
 #[tokio::test]
-async fn a_file_that_the_server_lacks_is_refused_with_what_to_check() {
+async fn a_file_that_the_server_denies_for_a_while_is_no_reason_to_give_up() {
+    let root = tempfile::tempdir().unwrap();
+    let content = body();
+    let bytes = content.clone();
+    let server = Server::start(move |number, from| match (number, from) {
+        (0, _) => answer("401 Unauthorized", "content-length: 0", b""),
+        (1, _) => ok(&bytes, 100_000),
+        (2, Some(_)) => answer("403 Forbidden", "content-length: 0", b""),
+        (_, Some(from)) => partial(&bytes, from, bytes.len()),
+        _ => panic!("asked for the whole file again"),
+    })
+    .await;
+    let downloads = downloads(root.path());
+    let wanted = kubelet(&server, sha(&content));
+    for status in ["401", "403"] {
+        let error = downloads.fetch(&wanted).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Doubtful);
+        assert!(error.one_line().contains(status), "{error}");
+    }
+    // What had come before the denial is kept.
+    downloads.fetch(&wanted).await.unwrap();
+    assert!(server.asked_for(3, "100000-"));
+}
+
+#[tokio::test]
+async fn a_file_that_the_server_lacks_is_said_with_what_to_check() {
     let root = tempfile::tempdir().unwrap();
     let server = Server::start(|_, _| answer("404 Not Found", "content-length: 0", b"")).await;
     let error = downloads(root.path())
         .fetch(&kubelet(&server, sha(b"x")))
         .await
         .unwrap_err();
-    assert_eq!(error.kind(), Kind::Refused);
+    assert_eq!(error.kind(), Kind::Doubtful);
     assert_eq!(
         error.one_line(),
         format!("{}/release/kubelet answered 404 Not Found", server.url)

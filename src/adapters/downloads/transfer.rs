@@ -40,7 +40,7 @@ pub(super) enum Stop {
     Spoiled,
     /// Another attempt may get further.
     Again(Error),
-    /// Another attempt would end the same.
+    /// Another attempt right now would end the same.
     Final(Error),
 }
 
@@ -48,7 +48,7 @@ impl From<Error> for Stop {
     fn from(error: Error) -> Self {
         match error.kind() {
             Kind::Failed => Self::Again(error),
-            Kind::Refused | Kind::Usage => Self::Final(error),
+            Kind::Doubtful | Kind::Refused | Kind::Usage => Self::Final(error),
         }
     }
 }
@@ -212,10 +212,12 @@ async fn body(client: &reqwest::Client, url: &str, limit: usize) -> Result<Vec<u
 async fn answered(request: reqwest::RequestBuilder, url: &str) -> Result<reqwest::Response> {
     heard(request.send(), url).await?.map_err(|cause| {
         let error = Error::failed(format!("cannot reach {url}")).because(&cause);
-        if cause.is_builder() || cause.is_redirect() {
-            return error
-                .for_a_person()
-                .hint("mend the `url` of its pin or [downloads.mirrors]");
+        let hint = "correct the `url` of its pin or [downloads.mirrors]";
+        if cause.is_builder() {
+            return error.for_a_person().hint(hint);
+        }
+        if cause.is_redirect() {
+            return error.unless_it_passes().hint(hint);
         }
         error
     })
@@ -236,7 +238,9 @@ fn too_large(url: &str, limit: u64) -> Error {
         .hint("check the `url` of its pin and [downloads.mirrors]")
 }
 
-/// The error of a status that carries no file.
+/// The error of a status that carries no file. Registries and release sites answer 401, 403 and
+/// 404 under load and by region, and mirrors until they are filled.
+/// <https://github.com/kubernetes/k8s.io/issues/4214>
 fn unwanted(status: StatusCode, url: &str) -> Error {
     let what = format!("{url} answered {status}");
     let passes = status.is_server_error()
@@ -247,7 +251,7 @@ fn unwanted(status: StatusCode, url: &str) -> Error {
     if passes {
         return Error::failed(what);
     }
-    Error::refused(what).hint(
+    Error::doubtful(what).hint(
         "check `version` and `url` of its pin; a mirror named in [downloads.mirrors] must have the same layout as the origin",
     )
 }

@@ -127,12 +127,12 @@ impl Images {
     }
 }
 
-/// Tells what only a person can mend from what the next attempt may find mended.
+/// Tells what a person must fix unless it passes from what the next attempt may find fixed.
 fn refusal(said: &str, error: Error) -> Error {
     // A missing "content digest" is containerd's own: collected while another pull wanted it too.
     if said.contains(": not found") && !said.contains("content digest") {
         return error
-            .for_a_person()
+            .unless_it_passes()
             .hint("the registry has no such image: check the tags in [kubernetes], `images` of the add-on and [images.mirrors]");
     }
     if ["authorization failed", "401 unauthorized", "403 forbidden"]
@@ -140,7 +140,7 @@ fn refusal(said: &str, error: Error) -> Error {
         .any(|sign| said.contains(sign))
     {
         return error
-            .for_a_person()
+            .unless_it_passes()
             .hint("the registry does not let this node pull the image without credentials: check its name and [images.mirrors]");
     }
     error

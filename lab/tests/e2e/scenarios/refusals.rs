@@ -1,17 +1,20 @@
 //! Bad input: a clear error with place and remedy, and nothing half done.
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use lab::{layout::Layout, network::ARTIFACTS};
 use libtest_mimic::Failed;
 
 use crate::stage::{Stage, ensure, text, until};
 
-/// Launches an instance that must be refused, reads why, and ends it.
+/// Launches an instance that must be refused, reads why, and ends it. Its agent stays and looks
+/// again: what was refused may be fixed from elsewhere.
 ///
 /// `remains` is a shell line that must succeed: what must not be there, is not.
 fn refused(stage: &Stage, launch: &[&str], expected: &[&str], remains: &str) -> Result<(), Failed> {
     let bad = stage.launch(launch)?;
     let outcome = until(60, "the refusal", || {
-        let status = stage.shell(&bad, "systemctl show -P ExecMainStatus k8s-bootstrap")?;
-        ensure(status.trim() == "3", format!("exit status {status}"))?;
+        let status = stage.agent(&bad)?;
+        ensure(status["stage"] == "failed", status.to_string())?;
         let said: String = stage
             .journal(&bad)?
             .iter()
@@ -62,20 +65,55 @@ pub fn tags_not_in_metadata_are_refused(stage: &Stage) -> Result<(), Failed> {
     )
 }
 
+/// A source that is wrong at first: nothing of it is kept or run, and the node comes up once the
+/// source is right.
 pub fn a_wrong_digest_is_refused_and_leaves_nothing(stage: &Stage) -> Result<(), Failed> {
+    let right = stage.shell("w1", "sha256sum /usr/local/sbin/runc | cut -d' ' -f1")?;
+    let right = right.trim();
+    let source = Layout::find()?.run().join("www/k8s-bootstrap/e2e");
+    std::fs::create_dir_all(&source)?;
+    let publish = |content: &[u8]| {
+        std::fs::write(source.join("next"), content)?;
+        std::fs::rename(source.join("next"), source.join("runc"))
+    };
+    publish(b"#!/bin/sh\ntouch /run/unverified\n")?;
     let settings = tempfile::NamedTempFile::new()?;
-    let wrong = "0".repeat(64);
+    let url = format!("http://{ARTIFACTS}/k8s-bootstrap/e2e/runc");
     std::fs::write(
         settings.path(),
-        format!("pins.runc.sha256.amd64 = \"{wrong}\"\n"),
+        format!("pins.runc.url = \"{url}\"\npins.runc.sha256.amd64 = \"{right}\"\n"),
     )?;
     let path = settings.path().display().to_string();
-    refused(
-        stage,
-        &["--settings", &path],
-        &["runc", &wrong, "hint:"],
-        "test ! -e /usr/local/sbin/runc && ! find /usr/local /var/lib/k8s-bootstrap -name '*runc*part*' | grep .",
-    )
+    let name = stage.launch(&["--settings", &path])?;
+    until(120, "the wrong digest's message", || {
+        let journal = stage.journal(&name)?;
+        let said = journal.iter().find(|entry| {
+            let message = text(&entry["MESSAGE"]);
+            message.contains(&url) && message.contains("has the wrong sha256")
+        });
+        let said = said.ok_or("nothing is said of the digest")?;
+        ensure(text(&said["MESSAGE"]).contains(right), said.to_string())?;
+        let hint = text(&said["HINT"]);
+        ensure(hint.contains("nothing of it was kept"), said.to_string())
+    })?;
+    stage.shell(
+        &name,
+        "test ! -e /usr/local/sbin/runc && test ! -e /run/unverified && ! systemctl is-active containerd",
+    )?;
+    // Between two attempts there is not even a part of it.
+    until(60, "nothing of the wrong file", || {
+        let parts = "! find /usr/local /var/lib/k8s-bootstrap -name '*runc*part*' | grep .";
+        stage.shell(&name, parts)
+    })?;
+    let encoded = stage.exec("w1", &["base64", "--wrap=0", "/usr/local/sbin/runc"])?;
+    publish(&STANDARD.decode(encoded.trim())?)?;
+    until(300, "the node, now that its source is right", || {
+        let status = stage.agent(&name)?;
+        ensure(status["stage"] == "ready", status["message"].to_string())
+    })?;
+    stage.shell(&name, "test ! -e /run/unverified")?;
+    stage.lab(&["terminate", &name])?;
+    Ok(())
 }
 
 pub fn a_denied_call_names_the_permission(stage: &Stage) -> Result<(), Failed> {

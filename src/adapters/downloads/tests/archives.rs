@@ -103,7 +103,7 @@ async fn an_archive_with_a_wrong_digest_never_reaches_its_folder() {
         .fetch(&plugins(&server, sha(b"the good one")))
         .await
         .unwrap_err();
-    assert_eq!(error.kind(), Kind::Refused);
+    assert_eq!(error.kind(), Kind::Doubtful);
     assert!(error.one_line().contains("has the wrong sha256"), "{error}");
     assert!(files(root.path()).is_empty());
 }

@@ -365,7 +365,7 @@ async fn missing_images_are_pulled_three_at_a_time_through_the_mirrors() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_image_that_does_not_exist_is_refused_at_once_and_a_broken_pull_is_tried_until_late() {
+async fn an_image_that_is_denied_ends_the_attempt_and_a_broken_pull_is_tried_until_late() {
     let images = Images::wanted(&settings(), &identity(Role::Worker)).unwrap();
     let pull = "/usr/local/bin/ctr --namespace k8s.io images pull";
     let machine = FakeWorld::new();
@@ -374,7 +374,7 @@ async fn an_image_that_does_not_exist_is_refused_at_once_and_a_broken_pull_is_tr
         "ctr: failed to resolve image: registry.k8s.io/x:y: not found",
     );
     let error = machine.apply(&images).await.unwrap_err();
-    assert_eq!(error.kind(), Kind::Refused);
+    assert_eq!(error.kind(), Kind::Doubtful);
     assert!(
         error
             .to_string()
@@ -388,6 +388,13 @@ async fn an_image_that_does_not_exist_is_refused_at_once_and_a_broken_pull_is_tr
             .contains("the registry has no such image")
     );
     assert!(machine.clock.since_noon().is_zero());
+
+    let machine = FakeWorld::new();
+    machine
+        .commands
+        .fail(pull, "unexpected status: 403 Forbidden");
+    let error = machine.apply(&images).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Doubtful);
 
     let machine = FakeWorld::new();
     machine
