@@ -2,10 +2,10 @@
 
 pub mod api_servers;
 mod settling;
+mod who;
 
 use std::{
     net::SocketAddr,
-    path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -16,7 +16,7 @@ use tracing::{info, warn};
 
 use crate::{
     adapters::balancer::Health,
-    config::{self, Fragment, Settings, Sources, user_data},
+    config::Settings,
     decide::{Agreement, Decision, Judge, rests_on_absence},
     error::{Error, Result},
     identity::Identity,
@@ -24,11 +24,13 @@ use crate::{
     observe::{self, Claim, Memory, Observation, Settled, evidence, record},
     phases::{Notes, Step, leaving::Removal},
     plan,
-    ports::{Created, Host, MachineFacts, Metadata, Role, World},
+    ports::{Created, MachineFacts, Role, World},
     report::{Reporter, Stage},
     runner::{Phase, Runner, Summary},
     wait::{Patience, Probe, until},
 };
+
+pub use who::{remember_name, who_am_i};
 
 /// One node's agent: what it was asked for, who it is, and what it works with.
 #[derive(Clone)]
@@ -62,27 +64,6 @@ enum Choice {
     StartOver(String),
 }
 
-/// Reads every source of settings that this instance has.
-async fn sources(metadata: &dyn Metadata, host: &dyn Host) -> Result<Sources> {
-    let tags = metadata.tags().await?;
-    let user_data = match metadata.user_data().await? {
-        Some(bytes) => user_data::fragments(&bytes)?,
-        None => Vec::new(),
-    };
-    let file = match host.read(Path::new(config::FILE)).await? {
-        Some(bytes) => Some(Fragment::parse(
-            config::FILE,
-            &String::from_utf8_lossy(&bytes),
-        )?),
-        None => None,
-    };
-    Ok(Sources {
-        tags: Some(Fragment::made("EC2 tags", config::tags::fragment(&tags)?)),
-        user_data,
-        file,
-    })
-}
-
 /// Looks at EC2 and the store, and where what follows rests on there being no cluster, at the
 /// control planes themselves.
 pub async fn look(
@@ -96,17 +77,6 @@ pub async fn look(
         seen.evidence = evidence::gather(world, me, &seen, join_port).await;
     }
     Ok(seen)
-}
-
-/// Finds out what is wanted of this instance and who it is.
-pub async fn who_am_i(
-    metadata: &dyn Metadata,
-    host: &dyn Host,
-) -> Result<(Settings, Identity, MachineFacts)> {
-    let settings = sources(metadata, host).await?.settings()?;
-    let machine = host.machine().await?;
-    let me = Identity::resolve(&settings, &metadata.facts().await?, &machine)?;
-    Ok((settings, me, machine))
 }
 
 impl Agent {

@@ -62,8 +62,9 @@ impl Phase {
     }
 }
 
-/// EC2's instance metadata options.
+/// EC2's instance metadata options, and what else decides over a machine's metadata.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(clippy::struct_excessive_bools)] // each is an option of its own
 pub struct MetadataOptions {
     /// `HttpEndpoint`: false answers 403 to everything.
     pub enabled: bool,
@@ -73,6 +74,9 @@ pub struct MetadataOptions {
     pub hop_limit: u8,
     /// `InstanceMetadataTags`: false answers 404 below tags/.
     pub tags: bool,
+    /// The VPC's DHCP options give a domain of one's own: host names are not private DNS names.
+    #[serde(default)]
+    pub own_domain: bool,
 }
 
 impl Default for MetadataOptions {
@@ -83,6 +87,7 @@ impl Default for MetadataOptions {
             tokens_required: false,
             hop_limit: 1,
             tags: true,
+            own_domain: false,
         }
     }
 }

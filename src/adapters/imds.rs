@@ -253,11 +253,8 @@ fn is_off(status: StatusCode) -> Error {
 fn modify_own_options() -> String {
     let from_board = std::fs::read_to_string(ASSET_TAG).unwrap_or_default();
     let id = Some(from_board.trim()).filter(|id| id.starts_with("i-"));
-    modify_options(id.unwrap_or("INSTANCE_ID"))
-}
-
-fn modify_options(instance: &str) -> String {
-    format!("aws ec2 modify-instance-metadata-options --instance-id {instance}")
+    let id = id.unwrap_or("INSTANCE_ID");
+    format!("aws ec2 modify-instance-metadata-options --instance-id {id}")
 }
 
 /// The part of the instance identity document that matters here.
@@ -289,17 +286,10 @@ impl Metadata for Imds {
         })
     }
 
-    async fn tags(&self) -> Result<BTreeMap<String, String>> {
+    async fn tags(&self) -> Result<Option<BTreeMap<String, String>>> {
         let folder = ["meta-data", "tags", "instance"];
         let Ok(keys) = self.text(&folder).await? else {
-            let instance = self.document().await?.instance_id;
-            return Err(Error::refused(
-                "instance tags in metadata are not enabled (or the instance has no tags)",
-            )
-            .hint(format!(
-                "{} --instance-metadata-tags enabled",
-                modify_options(&instance)
-            )));
+            return Ok(None);
         };
         let mut tags = BTreeMap::new();
         for key in keys.lines().filter(|key| !key.is_empty()) {
@@ -308,7 +298,7 @@ impl Metadata for Imds {
                 tags.insert(key.to_owned(), value);
             }
         }
-        Ok(tags)
+        Ok(Some(tags))
     }
 
     async fn vpc_networks(&self) -> Result<Vec<String>> {

@@ -24,7 +24,7 @@ use crate::{
     error::Result,
     identity::Identity,
     phases::kubeadm::{self, paths},
-    ports::{Clock, Commands, Host, Store, World},
+    ports::{Clock, Commands, Ec2, Host, Store, World},
 };
 
 /// What an instance of a cluster without a store has recorded itself.
@@ -38,7 +38,8 @@ pub struct Wiring {
     pub commands: Arc<dyn Commands>,
     /// The metadata service.
     pub imds: Arc<Imds>,
-    clock: Arc<dyn Clock>,
+    /// The machine's clock.
+    pub clock: Arc<dyn Clock>,
     clients: Clients,
 }
 
@@ -57,14 +58,21 @@ impl Wiring {
         })
     }
 
+    /// The EC2 API of a region, with this instance's role.
+    pub fn ec2(&self, region: &str) -> Result<Arc<dyn Ec2>> {
+        Ok(Arc::new(Ec2Api::new(self.aws(region)?)))
+    }
+
+    fn aws(&self, region: &str) -> Result<Arc<Aws>> {
+        let endpoints = Endpoints::of(region)?;
+        let (credentials, clock) = (self.imds.clone(), self.clock.clone());
+        let aws = Aws::new(&self.clients, endpoints, credentials, clock)?;
+        Ok(Arc::new(aws))
+    }
+
     /// All ports, for this instance in its cluster.
     pub fn world(&self, settings: &Settings, me: &Identity) -> Result<World> {
-        let aws = Arc::new(Aws::new(
-            &self.clients,
-            Endpoints::of(&me.region)?,
-            self.imds.clone(),
-            self.clock.clone(),
-        )?);
+        let aws = self.aws(&me.region)?;
         let store: Arc<dyn Store> = match settings.store.kind {
             StoreKind::Ssm => Arc::new(SsmStore::new(
                 Ssm::new(aws.clone()),

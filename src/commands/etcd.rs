@@ -4,10 +4,9 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::{print, require_root};
+use super::{print, require_root, who_am_i};
 use crate::{
     adapters::wiring::Wiring,
-    boot,
     config::Settings,
     error::{Context, Error, Result},
     identity::Identity,
@@ -64,7 +63,7 @@ pub async fn snapshot(to: Option<String>) -> Result<()> {
 pub(super) async fn on_a_control_plane(what_for: &str) -> Result<(World, Settings, Identity)> {
     let wiring = Wiring::new()?;
     require_root(&wiring, what_for).await?;
-    let (settings, me, _) = boot::who_am_i(wiring.imds.as_ref(), wiring.host.as_ref()).await?;
+    let (settings, me, _) = who_am_i(&wiring).await?;
     if me.role != Role::ControlPlane {
         return Err(
             Error::refused(format!("{} is a {}: it has no etcd", me.node_name, me.role))

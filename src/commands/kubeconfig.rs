@@ -2,10 +2,9 @@
 
 use std::path::Path;
 
-use super::{print, require_root};
+use super::{print, require_root, who_am_i};
 use crate::{
     adapters::{balancer::API_PORT, wiring::Wiring},
-    boot,
     error::{Error, Result},
     phases::kubeadm::{kubeconfig::for_people, paths},
 };
@@ -26,8 +25,7 @@ pub async fn kubeconfig(server: Option<String>) -> Result<()> {
         Some(given) if given.contains(':') => given,
         Some(host) => format!("{host}:{API_PORT}"),
         None => {
-            let (settings, me, _) =
-                boot::who_am_i(wiring.imds.as_ref(), wiring.host.as_ref()).await?;
+            let (settings, me, _) = who_am_i(&wiring).await?;
             match settings.cluster.endpoint.as_str() {
                 "local" => format!("{}:{API_PORT}", me.private_ip),
                 named => named.to_owned(),

@@ -15,7 +15,11 @@ use std::io::Write;
 
 use crate::{
     adapters::wiring::Wiring,
+    boot,
+    config::Settings,
     error::{Context, Error, Result},
+    identity::Identity,
+    ports::MachineFacts,
 };
 
 pub use configure::{check_config, user_data};
@@ -29,6 +33,12 @@ pub use status::status;
 
 /// Where `run` leaves the address of its HTTP interface for `status`.
 const ADDRESS_FILE: &str = "/run/k8s-bootstrap/http";
+
+/// What is wanted of this instance and who it is.
+async fn who_am_i(wiring: &Wiring) -> Result<(Settings, Identity, MachineFacts)> {
+    let connect = |region: &str| wiring.ec2(region);
+    boot::who_am_i(wiring.imds.as_ref(), wiring.host.as_ref(), connect).await
+}
 
 async fn require_root(wiring: &Wiring, what_for: &str) -> Result<()> {
     if wiring.host.machine().await?.root {

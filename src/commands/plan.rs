@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::print;
+use super::{print, who_am_i};
 use crate::{
     adapters::wiring::Wiring,
     boot,
@@ -28,8 +28,7 @@ struct Planned {
 /// `plan`: what `run` would do here, and why.
 pub async fn plan(as_json: bool) -> Result<()> {
     let wiring = Wiring::new()?;
-    let (settings, me, machine) =
-        boot::who_am_i(wiring.imds.as_ref(), wiring.host.as_ref()).await?;
+    let (settings, me, machine) = who_am_i(&wiring).await?;
     let world = wiring.world(&settings, &me)?;
     let journal = Journal::open(world.host.as_ref(), &me.instance_id).await?;
     let seen = boot::look(&world, &me, journal.memory(), settings.join.port).await?;

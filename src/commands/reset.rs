@@ -1,9 +1,8 @@
 //! `reset`: takes this node out of its cluster, and the cluster off this node.
 
-use super::{print, require_root};
+use super::{print, require_root, who_am_i};
 use crate::{
     adapters::wiring::Wiring,
-    boot,
     error::{Error, Result},
     journal::Journal,
     leaving::{self, Notice, Why},
@@ -21,7 +20,7 @@ pub async fn reset(yes: bool) -> Result<()> {
         )
         .hint("say that you mean it: `k8s-bootstrap reset --yes`"));
     }
-    let (settings, me, _) = boot::who_am_i(wiring.imds.as_ref(), wiring.host.as_ref()).await?;
+    let (settings, me, _) = who_am_i(&wiring).await?;
     let world = wiring.world(&settings, &me)?;
     let journal = Journal::open(world.host.as_ref(), &me.instance_id).await?;
     let joined = journal.membership.is_some();

@@ -13,26 +13,31 @@ use tokio::{
 use tracing::{Instrument, info, info_span, warn};
 
 use self::way::Way;
-use super::{ADDRESS_FILE, require_root};
+use super::{ADDRESS_FILE, require_root, who_am_i};
 use crate::{
     adapters::{join as joins, wiring::Wiring},
     boot::{self, Agent, api_servers},
-    config,
+    config::{self, Settings},
     decide::judge,
     error::{Context, Kind, Result},
+    identity::Identity,
     join::{JoinService, approver},
     journal::Journal,
-    phases::leaving::Removal,
-    ports::{Host, Role},
+    phases::{Notes, leaving::Removal},
+    ports::{Host, MachineFacts, Role},
     report::{Reporter, Stage, http, systemd},
     runner::Runner,
     steady::End,
+    wait::{Patience, Probe, until},
 };
 
 /// How often a node that is in use looks whether what was refused has been fixed.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// The longest pause of one that is not: its first is the same, and each is twice the one before.
 const LONGEST_PAUSE: Duration = Duration::from_mins(5);
+
+/// How long to wait for EC2 to say who this instance is, before the agent starts over.
+const LEARNING: Duration = Duration::from_mins(30);
 
 /// `run`: the whole life of the agent.
 pub async fn run() -> Result<()> {
@@ -172,11 +177,40 @@ async fn listen_for_reports(host: &dyn Host, address: SocketAddr) -> Result<TcpL
     Ok(listener)
 }
 
+/// Waits for what EC2 says of this instance: it may be late, or a permission may be missing.
+async fn learn(wiring: &Wiring, reporter: &Reporter) -> Result<(Settings, Identity, MachineFacts)> {
+    let (notes, mut news) = Notes::new();
+    let relay = async {
+        while news.changed().await.is_ok() {
+            let text = news.borrow_and_update().clone().unwrap_or_default();
+            reporter.message(text);
+            // This may take longer than systemd waits for a start.
+            systemd::ready();
+        }
+        std::future::pending::<Infallible>().await
+    };
+    let known = until(
+        wiring.clock.as_ref(),
+        &notes,
+        Patience::remote(LEARNING),
+        "EC2 to say who this instance is",
+        async || Ok(Probe::Done(who_am_i(wiring).await?)),
+    );
+    let known = tokio::select! {
+        known = known => known?,
+        never = relay => match never {},
+    };
+    reporter.message("");
+    Ok(known)
+}
+
 async fn live(wiring: &Wiring, way: &Way, reporter: Arc<Reporter>, told: &mut Told) -> Result<()> {
     let (settings, me, machine) = tokio::select! {
-        known = boot::who_am_i(wiring.imds.as_ref(), wiring.host.as_ref()) => known?,
+        known = learn(wiring, &reporter) => known?,
+        never = report_meanwhile(wiring.host.as_ref(), &reporter) => match never {},
         () = told.wait() => return Ok(()),
     };
+    boot::remember_name(wiring.host.as_ref(), &me).await?;
     reporter.identity(&me, &settings.kubernetes.version);
     let span = info_span!("agent", NODE = me.node_name, CLUSTER = me.cluster);
     async {

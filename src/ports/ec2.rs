@@ -13,6 +13,8 @@ use crate::error::Result;
 pub trait Ec2: Send + Sync {
     /// All instances tagged with this cluster, of every state that EC2 still lists.
     async fn instances(&self, cluster: &str) -> Result<Vec<Instance>>;
+    /// Those of these instances that EC2 lists, whatever their tags.
+    async fn by_ids(&self, ids: &[&str]) -> Result<Vec<Instance>>;
     /// Gives an instance a tag, in place of one of that key.
     async fn tag(&self, instance: &str, key: &str, value: &str) -> Result<()>;
 }

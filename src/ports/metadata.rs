@@ -12,8 +12,8 @@ use crate::error::Result;
 pub trait Metadata: Send + Sync {
     /// The instance identity document and the few facts beside it.
     async fn facts(&self) -> Result<InstanceFacts>;
-    /// This instance's tags. Refused with a remedy where the instance does not offer them.
-    async fn tags(&self) -> Result<BTreeMap<String, String>>;
+    /// This instance's tags, as far as the service has heard of them; `None` if it offers none.
+    async fn tags(&self) -> Result<Option<BTreeMap<String, String>>>;
     /// The IPv4 networks of the VPC, in CIDR notation.
     async fn vpc_networks(&self) -> Result<Vec<String>>;
     /// What is about to happen to this instance.
@@ -57,6 +57,7 @@ pub struct InstanceFacts {
     pub account: String,
     /// The primary private IPv4 address.
     pub private_ip: std::net::Ipv4Addr,
-    /// The private DNS name, `ip-10-0-0-1.eu-central-1.compute.internal`.
+    /// The host name, `ip-10-0-0-1.eu-central-1.compute.internal`. The domain is that of the VPC's
+    /// DHCP options, so it need not be EC2's private DNS name.
     pub local_hostname: String,
 }

@@ -243,7 +243,7 @@ impl Metadata for Place {
         absent("metadata service")
     }
 
-    async fn tags(&self) -> Result<BTreeMap<String, String>> {
+    async fn tags(&self) -> Result<Option<BTreeMap<String, String>>> {
         absent("metadata service")
     }
 

@@ -46,6 +46,10 @@ impl Ec2 for Place {
         self.call(EC2, "list instances", false, Scene::list).await
     }
 
+    async fn by_ids(&self, _ids: &[&str]) -> Result<Vec<Instance>> {
+        absent("list of instances by their ids")
+    }
+
     async fn tag(&self, _instance: &str, _key: &str, _value: &str) -> Result<()> {
         absent("store in tags")
     }

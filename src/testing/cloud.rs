@@ -83,6 +83,12 @@ impl Ec2 for FakeEc2 {
         }
     }
 
+    async fn by_ids(&self, ids: &[&str]) -> Result<Vec<Instance>> {
+        let mut listed = self.instances("any").await?;
+        listed.retain(|instance| ids.contains(&instance.id.as_str()));
+        Ok(listed)
+    }
+
     async fn tag(&self, instance: &str, key: &str, value: &str) -> Result<()> {
         let mut instances = self.instances.lock().unwrap();
         for tagged in instances.iter_mut().filter(|i| i.id == instance) {
@@ -92,14 +98,26 @@ impl Ec2 for FakeEc2 {
     }
 }
 
-/// A metadata service that above the adapters is asked for notices and networks only.
+/// A metadata service in memory, without user-data.
 #[derive(Default)]
 pub struct FakeMetadata {
     notices: Mutex<Notices>,
     more_networks: Mutex<Vec<String>>,
+    tags: Mutex<Option<BTreeMap<String, String>>>,
+    hostname: Mutex<String>,
 }
 
 impl FakeMetadata {
+    /// Offers these tags.
+    pub fn tagged(&self, tags: Option<BTreeMap<String, String>>) {
+        *self.tags.lock().unwrap() = tags;
+    }
+
+    /// Gives this host name.
+    pub fn named(&self, hostname: &str) {
+        hostname.clone_into(&mut self.hostname.lock().unwrap());
+    }
+
     /// The VPC has this network too.
     pub fn add_network(&self, network: &str) {
         self.more_networks.lock().unwrap().push(network.to_owned());
@@ -111,18 +129,22 @@ impl FakeMetadata {
     }
 }
 
-fn unexpected<T>() -> Result<T> {
-    Err(Error::refused("this test has no metadata service"))
-}
-
 #[async_trait]
 impl Metadata for FakeMetadata {
     async fn facts(&self) -> Result<InstanceFacts> {
-        unexpected()
+        Ok(InstanceFacts {
+            instance_id: "i-0123456789abcdef0".to_owned(),
+            instance_type: "c7i-flex.large".to_owned(),
+            region: "eu-central-1".to_owned(),
+            zone: "eu-central-1a".to_owned(),
+            account: "123456789012".to_owned(),
+            private_ip: [10, 0, 0, 1].into(),
+            local_hostname: self.hostname.lock().unwrap().clone(),
+        })
     }
 
-    async fn tags(&self) -> Result<BTreeMap<String, String>> {
-        unexpected()
+    async fn tags(&self) -> Result<Option<BTreeMap<String, String>>> {
+        Ok(self.tags.lock().unwrap().clone())
     }
 
     async fn vpc_networks(&self) -> Result<Vec<String>> {
@@ -136,7 +158,7 @@ impl Metadata for FakeMetadata {
     }
 
     async fn user_data(&self) -> Result<Option<Vec<u8>>> {
-        unexpected()
+        Ok(None)
     }
 }
 

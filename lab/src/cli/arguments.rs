@@ -221,6 +221,7 @@ impl Waiting {
 }
 
 #[derive(Args)]
+#[allow(clippy::struct_excessive_bools)] // each is an option of its own
 pub(super) struct MetadataArguments {
     /// HttpTokens=required: no metadata without a token. cloud-init in a container
     /// does not see that it is on EC2 and then finds nothing.
@@ -232,6 +233,9 @@ pub(super) struct MetadataArguments {
     /// InstanceMetadataTags=disabled.
     #[arg(long, hide_short_help = true)]
     pub(super) metadata_tags_disabled: bool,
+    /// Host names in the domain corp.example, as by the VPC's DHCP options.
+    #[arg(long, hide_short_help = true)]
+    pub(super) own_domain: bool,
     /// `HttpPutResponseHopLimit`.
     #[arg(long, hide_short_help = true, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
     pub(super) hop_limit: u8,
@@ -244,6 +248,7 @@ impl MetadataArguments {
             tokens_required: self.tokens_required,
             hop_limit: self.hop_limit,
             tags: !self.metadata_tags_disabled,
+            own_domain: self.own_domain,
         }
     }
 }

@@ -16,7 +16,11 @@ pub const INSTANCE_TYPE: &str = "c7i-flex.large";
 /// What lies below `meta-data/`: objects are folders, strings are leaves.
 pub fn metadata(machine: &Machine) -> Value {
     let mac = machine.mac.as_str();
-    let dns = machine.private_dns();
+    let host = if machine.metadata.own_domain {
+        format!("{}.corp.example", machine.hostname())
+    } else {
+        machine.private_dns()
+    };
     let profile = format!(
         "arn:aws:iam::{ACCOUNT}:instance-profile/{}",
         machine.iam_role()
@@ -30,12 +34,12 @@ pub fn metadata(machine: &Machine) -> Value {
     let mut tree = json!({
         "ami-id": IMAGE,
         "ami-launch-index": "0",
-        "hostname": dns,
+        "hostname": host,
         "instance-action": "none",
         "instance-id": machine.id,
         "instance-life-cycle": "on-demand",
         "instance-type": INSTANCE_TYPE,
-        "local-hostname": dns,
+        "local-hostname": host,
         "local-ipv4": machine.address.to_string(),
         "mac": mac,
         "profile": "default-hvm",
@@ -49,7 +53,7 @@ pub fn metadata(machine: &Machine) -> Value {
         "network": { "interfaces": { "macs": { (mac): {
             "device-number": "0",
             "interface-id": machine.id.replace("i-", "eni-"),
-            "local-hostname": dns,
+            "local-hostname": host,
             "local-ipv4s": machine.address.to_string(),
             "mac": mac,
             "owner-id": ACCOUNT,
@@ -171,6 +175,15 @@ mod tests {
         );
         assert_eq!(read(&tree, &["spot"]), None);
         assert_eq!(read(&tree, &["mac", "deeper"]), None);
+    }
+
+    #[test]
+    fn a_domain_of_ones_own_is_in_host_names_only() {
+        let mut w1 = machine("w1", 10);
+        w1.metadata.own_domain = true;
+        let name = read(&metadata(&w1), &["local-hostname"]);
+        assert_eq!(name.as_deref(), Some("ip-10-42-0-10.corp.example"));
+        assert!(w1.private_dns().ends_with(".compute.internal"));
     }
 
     #[test]

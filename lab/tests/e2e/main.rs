@@ -53,7 +53,7 @@ const SCENARIOS: &[Scenario] = in_this_order![
     control_planes::founders_die_before_and_after_they_have_recorded_their_clusters,
     refusals::a_wrong_role_tag_is_refused,
     refusals::a_missing_cluster_tag_is_refused,
-    refusals::tags_not_in_metadata_are_refused,
+    refusals::tags_and_the_name_that_metadata_lack_come_from_ec2,
     refusals::a_wrong_digest_is_refused_and_leaves_nothing,
     refusals::cgroup_v1_is_refused_without_the_override,
     refusals::a_pod_range_of_the_vpc_is_refused,

@@ -20,6 +20,8 @@ use crate::{
 const API_VERSION: &str = "2016-11-15";
 /// The most that EC2 gives in one page.
 const PAGE: &str = "1000";
+/// The most values that a filter may have.
+const FILTER_VALUES: usize = 200;
 
 /// The EC2 API.
 #[derive(Clone)]
@@ -35,10 +37,40 @@ impl Ec2Api {
 #[async_trait]
 impl Ec2 for Ec2Api {
     async fn instances(&self, cluster: &str) -> Result<Vec<Instance>> {
+        let filter = format!("tag:{}", tags::CLUSTER);
+        self.found_by(&filter, &[cluster]).await
+    }
+
+    async fn by_ids(&self, ids: &[&str]) -> Result<Vec<Instance>> {
+        let mut found = Vec::new();
+        // As a filter: asked for by its id, one that is not there is an error for all.
+        for ids in ids.chunks(FILTER_VALUES) {
+            found.extend(self.found_by("instance-id", ids).await?);
+        }
+        Ok(found)
+    }
+
+    async fn tag(&self, instance: &str, key: &str, value: &str) -> Result<()> {
+        let parameters = [
+            ("ResourceId.1", instance),
+            ("Tag.1.Key", key),
+            ("Tag.1.Value", value),
+        ];
+        self.0
+            .done(&call("CreateTags", &parameters))
+            .await
+            .map(drop)
+    }
+}
+
+impl Ec2Api {
+    /// All pages of the instances that have one of these values, by their ids.
+    async fn found_by(&self, filter: &str, values: &[&str]) -> Result<Vec<Instance>> {
         let mut found = Vec::new();
         let mut token: Option<String> = None;
         loop {
-            let body = self.0.done(&describe(cluster, token.as_deref())).await?;
+            let call = describe(filter, values, token.as_deref());
+            let body = self.0.done(&call).await?;
             let page: Page = quick_xml::de::from_str(&body)
                 .attempting(|| "cannot read EC2's answer to DescribeInstances".to_owned())?;
             for reservation in page.reservations.item {
@@ -60,27 +92,15 @@ impl Ec2 for Ec2Api {
         found.sort_by(|a, b| a.id.cmp(&b.id));
         Ok(found)
     }
-
-    async fn tag(&self, instance: &str, key: &str, value: &str) -> Result<()> {
-        let parameters = [
-            ("ResourceId.1", instance),
-            ("Tag.1.Key", key),
-            ("Tag.1.Value", value),
-        ];
-        self.0
-            .done(&call("CreateTags", &parameters))
-            .await
-            .map(drop)
-    }
 }
 
-fn describe(cluster: &str, token: Option<&str>) -> Call {
-    let filter = format!("tag:{}", tags::CLUSTER);
-    let mut parameters = vec![
-        ("Filter.1.Name", filter.as_str()),
-        ("Filter.1.Value.1", cluster),
-        ("MaxResults", PAGE),
-    ];
+fn describe(filter: &str, values: &[&str], token: Option<&str>) -> Call {
+    let names: Vec<String> = (1..=values.len())
+        .map(|number| format!("Filter.1.Value.{number}"))
+        .collect();
+    let mut parameters = vec![("Filter.1.Name", filter)];
+    parameters.extend(names.iter().map(String::as_str).zip(values.iter().copied()));
+    parameters.push(("MaxResults", PAGE));
     parameters.extend(token.map(|token| ("NextToken", token)));
     call("DescribeInstances", &parameters)
 }

@@ -172,6 +172,19 @@ async fn instances_of_all_pages_are_listed() {
 }
 
 #[tokio::test]
+async fn instances_are_found_by_their_ids_whatever_their_tags() {
+    let region = Region::new().await;
+    region.answers([page(&["i-2"], "")]).await;
+    let found = region.ec2.by_ids(&["i-1", "i-2"]).await.unwrap();
+    assert_eq!(found.len(), 1);
+    let request = &region.requests().await[0];
+    assert_eq!(
+        std::str::from_utf8(&request.body).unwrap(),
+        "Action=DescribeInstances&Version=2016-11-15&Filter.1.Name=instance-id&Filter.1.Value.1=i-1&Filter.1.Value.2=i-2&MaxResults=1000"
+    );
+}
+
+#[tokio::test]
 async fn a_terminated_instance_without_address_or_tags_is_listed_too() {
     let region = Region::new().await;
     let body = "<DescribeInstancesResponse><reservationSet><item><instancesSet><item><instanceId>i-1</instanceId><instanceState><code>48</code><name>terminated</name></instanceState><privateDnsName/><launchTime>2026-01-01T10:00:00Z</launchTime><tagSet><item><key>k8s-bootstrap:role</key><value>queen</value></item></tagSet></item><item><instanceId>i-2</instanceId><instanceState><code>32</code><name>shutting-down</name></instanceState><launchTime>2026-01-01T10:00:00Z</launchTime></item></instancesSet></item></reservationSet></DescribeInstancesResponse>";

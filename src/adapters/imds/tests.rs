@@ -295,26 +295,13 @@ async fn tags_are_read_one_by_one_and_a_vanished_one_is_left_out() {
         ("k8s-bootstrap:cluster", "prod"),
     ];
     let expected: BTreeMap<_, _> = expected.map(|(k, v)| (k.into(), v.into())).into();
-    assert_eq!(tags, expected);
+    assert_eq!(tags, Some(expected));
 }
 
 #[tokio::test]
-async fn tags_not_enabled_are_refused_with_the_exact_command() {
+async fn tags_that_are_not_offered_are_none() {
     let service = Service::with_tokens().await;
-    service.has_document().await;
-    let error = service.imds.tags().await.unwrap_err();
-    assert_eq!(error.kind(), Kind::Refused);
-    assert!(
-        error
-            .one_line()
-            .contains("instance tags in metadata are not enabled")
-    );
-    assert_eq!(
-        remedy(&error),
-        format!(
-            "aws ec2 modify-instance-metadata-options --instance-id {INSTANCE} --instance-metadata-tags enabled"
-        )
-    );
+    assert_eq!(service.imds.tags().await.unwrap(), None);
 }
 
 #[tokio::test]

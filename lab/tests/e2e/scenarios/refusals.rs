@@ -56,13 +56,18 @@ pub fn a_missing_cluster_tag_is_refused(stage: &Stage) -> Result<(), Failed> {
     )
 }
 
-pub fn tags_not_in_metadata_are_refused(stage: &Stage) -> Result<(), Failed> {
-    refused(
-        stage,
-        &["--metadata-tags-disabled"],
-        &["--instance-metadata-tags enabled"],
-        UNTOUCHED,
-    )
+/// EC2 itself has the tags, and the private DNS name, which is not the host name here.
+pub fn tags_and_the_name_that_metadata_lack_come_from_ec2(stage: &Stage) -> Result<(), Failed> {
+    let name = stage.launch(&["--metadata-tags-disabled", "--own-domain"])?;
+    let outcome = until(300, "the node", || {
+        let status = stage.agent(&name)?;
+        ensure(status["stage"] == "ready", status["message"].to_string())
+    });
+    outcome?;
+    let node = text(&stage.agent(&name)?["node"]);
+    ensure(node.ends_with(".compute.internal"), node)?;
+    stage.lab(&["terminate", &name])?;
+    Ok(())
 }
 
 /// A source that is wrong at first: nothing of it is kept or run, and the node comes up once the
