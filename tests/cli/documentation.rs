@@ -174,6 +174,14 @@ fn the_policies_are_of_the_form_that_iam_takes() {
                 let action = action.as_str().unwrap();
                 assert!(!action.contains('*'), "{name} allows {action}");
             }
+            let resources = statement["Resource"].as_array();
+            let one = std::slice::from_ref(&statement["Resource"]);
+            for resource in resources.map_or(one, Vec::as_slice) {
+                // China and GovCloud are partitions of their own.
+                let resource = resource.as_str().unwrap();
+                let of_any_partition = resource == "*" || resource.starts_with("arn:PARTITION:");
+                assert!(of_any_partition, "{name}: {resource}");
+            }
             // Describing instances and groups has no resource-level permissions; everything
             // else is narrowed.
             let any = statement["Resource"] == "*";

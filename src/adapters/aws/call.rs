@@ -169,7 +169,7 @@ impl Aws {
                 Ok(response) => {
                     let rejection = Rejection::read(response.status, &response.body);
                     if rejection.is_about_credentials() {
-                        if !clock_corrected && self.take_time_from(&response) {
+                        if !clock_corrected && self.take_time_from(response.date) {
                             clock_corrected = true;
                             continue;
                         }
@@ -221,10 +221,7 @@ impl Aws {
             .map_err(reqwest::Error::without_url)
             .attempting(|| "no answer from AWS".to_owned())?;
         let status = answer.status().as_u16();
-        let date = answer
-            .headers()
-            .get(reqwest::header::DATE)
-            .and_then(|date| DateTimeParser::new().parse_timestamp(date.as_bytes()).ok());
+        let date = date_of(&answer);
         let body = answer
             .text()
             .await
@@ -357,8 +354,8 @@ impl Aws {
     }
 
     /// Signs with the answer's time from now on; tells whether that makes a difference.
-    fn take_time_from(&self, response: &Response) -> bool {
-        let Some(theirs) = response.date else {
+    pub(super) fn take_time_from(&self, date: Option<Timestamp>) -> bool {
+        let Some(theirs) = date else {
             return false;
         };
         let skew = theirs.duration_since(self.clock.now()).as_secs();
@@ -373,4 +370,10 @@ impl Aws {
         self.skew.store(skew, Ordering::Relaxed);
         true
     }
+}
+
+/// When an answer was given, by the server's own clock.
+pub(super) fn date_of(answer: &reqwest::Response) -> Option<Timestamp> {
+    let date = answer.headers().get(reqwest::header::DATE)?;
+    DateTimeParser::new().parse_timestamp(date.as_bytes()).ok()
 }

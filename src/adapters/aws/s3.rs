@@ -31,7 +31,7 @@ use url::Url;
 
 use super::{
     answer::Rejection,
-    call::Aws,
+    call::{Aws, date_of},
     endpoint::Service,
     retry::{Schedule, is_transient},
 };
@@ -244,7 +244,7 @@ impl S3 {
         let aws = &self.0;
         let url = self.url(request)?;
         let mut schedule = Schedule::begin(&*aws.clock);
-        let mut credentials_renewed = false;
+        let (mut clock_corrected, mut credentials_renewed) = (false, false);
         loop {
             let credentials = aws.credentials.current().await;
             let credentials = credentials.map_err(|error| error.during(self.attempted(request)))?;
@@ -252,11 +252,18 @@ impl S3 {
                 Ok(answer) if answer.status().is_success() => return Ok(Outcome::Done(answer)),
                 Ok(answer) => {
                     let status = answer.status().as_u16();
+                    let date = date_of(&answer);
                     let rejection = rejection(status, &answer.text().await.unwrap_or_default());
-                    if rejection.is_about_credentials() && !credentials_renewed {
-                        credentials_renewed = true;
-                        aws.credentials.forget().await;
-                        continue;
+                    if rejection.is_about_credentials() {
+                        if !clock_corrected && aws.take_time_from(date) {
+                            clock_corrected = true;
+                            continue;
+                        }
+                        if !credentials_renewed {
+                            credentials_renewed = true;
+                            aws.credentials.forget().await;
+                            continue;
+                        }
                     }
                     // 409: another write of the key is under way.
                     if status != 409 && !is_transient(status, &rejection.code) {

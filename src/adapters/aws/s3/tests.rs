@@ -46,6 +46,8 @@ struct Bucket {
     objects: Mutex<BTreeMap<String, Vec<u8>>>,
     /// How many requests are answered with 503 first.
     busy: AtomicUsize,
+    /// What a request must be stamped with, and the same as the header `Date` has it.
+    time: Mutex<Option<(&'static str, &'static str)>>,
     /// Every request is answered so.
     refusal: Mutex<Option<(u16, &'static str)>>,
 }
@@ -64,6 +66,11 @@ impl Bucket {
         if self.busy.load(Ordering::SeqCst) > 0 {
             self.busy.fetch_sub(1, Ordering::SeqCst);
             return error(503, "SlowDown");
+        }
+        if let Some((stamp, date)) = *self.time.lock().unwrap()
+            && request.headers["x-amz-date"] != stamp
+        {
+            return error(403, "RequestTimeTooSkewed").insert_header("date", date);
         }
         let header = |name: &str| {
             let value = request.headers.get(name);
@@ -183,6 +190,19 @@ async fn an_object_comes_back_and_one_that_is_there_stays() {
     assert_eq!(stand.get("prod/uid/one.db").await.unwrap(), content);
     stand.put("empty", b"").await.unwrap();
     assert_eq!(stand.get("empty").await.unwrap(), b"");
+}
+
+#[tokio::test]
+async fn a_wrong_clock_is_corrected_from_the_answer() {
+    let stand = Stand::new().await;
+    let theirs = ("20260101T010000Z", "Thu, 01 Jan 2026 01:00:00 GMT");
+    *stand.bucket.time.lock().unwrap() = Some(theirs);
+    stand.put("one", b"content").await.unwrap();
+    assert_eq!(stand.get("one").await.unwrap(), b"content");
+    // A clock that nothing corrects is an error, not a loop.
+    *stand.bucket.time.lock().unwrap() = Some(("20260101T020000Z", theirs.1));
+    let error = stand.get("one").await.unwrap_err();
+    assert!(error.one_line().contains("RequestTimeTooSkewed"), "{error}");
 }
 
 #[tokio::test]
