@@ -62,9 +62,9 @@ pub enum Command {
         /// The role; without it the tag k8s-bootstrap:role decides.
         #[arg(long)]
         role: Option<Role>,
-        /// Where instances download the agent from.
+        /// Where instances download the agent from; several are tried in their order, until one has it.
         #[arg(long, default_value = concat!("https://github.com/k8s-bootstrap/k8s-bootstrap/releases/download/v", env!("CARGO_PKG_VERSION"), "/k8s-bootstrap-linux-amd64"))]
-        url: String,
+        url: Vec<String>,
         /// A TOML file with settings to carry along.
         #[arg(long)]
         config: Option<PathBuf>,

@@ -14,16 +14,24 @@ const SCRIPT: &str = include_str!("../cloud-init/bootstrap.sh");
 /// What EC2 takes at the most, before base64.
 pub const LIMIT: usize = 16 * 1024;
 
-/// Forms the user-data.
+/// Forms the user-data. The agent comes from the first of `urls` that has it.
 ///
 /// `role` and `config` (TOML) become a MIME part of the agent's own; without
 /// either, the role comes from the tag `k8s-bootstrap:role` and a plain script is enough.
-pub fn form(url: &str, sha256: &str, role: Option<Role>, config: Option<&str>) -> Result<String> {
-    if url.contains(['\'', '\n']) || !is_fetched_over_http(url) {
+pub fn form(
+    urls: &[String],
+    sha256: &str,
+    role: Option<Role>,
+    config: Option<&str>,
+) -> Result<String> {
+    let unfit = |url: &&String| url.contains(['\'', '\n']) || !is_fetched_over_http(url);
+    if let Some(url) = urls.iter().find(unfit) {
         return Err(Error::usage(format!("`{url}` is no URL to download from"))
             .hint("an instance fetches it with curl: https://... or http://..., the digest guards both"));
     }
-    let script = SCRIPT.replace("@URL@", url).replace("@SHA256@", sha256);
+    let get: Vec<String> = urls.iter().map(|url| format!("get '{url}'")).collect();
+    let script = SCRIPT.replace("@SHA256@", sha256);
+    let script = script.replace("@GET@", &get.join(" || "));
     let role = role.map(|role| format!("node.role = \"{role}\"\n"));
     let parts: Vec<&str> = role.as_deref().into_iter().chain(config).collect();
     let text = if parts.is_empty() {
@@ -72,11 +80,15 @@ mod tests {
     use super::*;
     use crate::config::{load, user_data::fragments};
 
+    fn urls() -> [String; 1] {
+        ["https://example.com/a".to_owned()]
+    }
+
     #[test]
     fn a_role_by_tag_needs_nothing_but_the_script() {
-        let text = form("https://example.com/a", "00ff", None, None).unwrap();
+        let text = form(&urls(), "00ff", None, None).unwrap();
         assert!(text.starts_with("#!/bin/sh\n"));
-        assert!(text.contains("'https://example.com/a'") && text.contains("'00ff  '"));
+        assert!(text.contains("get 'https://example.com/a'; }") && text.contains("'00ff  '"));
         assert!(
             text.lines().filter(|l| !l.starts_with('#')).count() <= 10,
             "more than ten lines"
@@ -86,7 +98,7 @@ mod tests {
     #[test]
     fn settings_arrive_as_the_agent_reads_them() {
         let text = form(
-            "https://example.com/a",
+            &urls(),
             "00",
             Some(Role::Worker),
             Some("cluster.name = 'x'\n"),
@@ -100,7 +112,7 @@ mod tests {
     #[test]
     fn more_than_ec2_takes_is_refused() {
         let config = format!("# {}\n", "x".repeat(LIMIT));
-        let error = form("https://example.com/a", "00", None, Some(&config)).unwrap_err();
+        let error = form(&urls(), "00", None, Some(&config)).unwrap_err();
         assert!(error.to_string().contains("EC2 takes 16384"), "{error}");
     }
 }

@@ -90,7 +90,7 @@ fn plan_somewhere(settings: &Settings, role: Role) -> Result<()> {
 }
 
 /// `user-data`: for launch templates.
-pub fn user_data(url: &str, role: Option<Role>, config: Option<&Path>) -> Result<()> {
+pub fn user_data(urls: &[String], role: Option<Role>, config: Option<&Path>) -> Result<()> {
     let settings = config.map(read_text).transpose()?;
     if let (Some(path), Some(text)) = (config, &settings) {
         check(&path.display().to_string(), text)?;
@@ -99,7 +99,7 @@ pub fn user_data(url: &str, role: Option<Role>, config: Option<&Path>) -> Result
     let binary = std::fs::read(&myself).attempting(|| "cannot read this very binary".to_owned())?;
     let sha256 = hex::encode(Sha256::digest(binary));
     print(&crate::user_data::form(
-        url,
+        urls,
         &sha256,
         role,
         settings.as_deref(),

@@ -228,11 +228,11 @@ fn the_user_data_in_the_readme_is_what_the_command_prints() {
         let rest = example.text.split_once(before).unwrap().1;
         rest.split_once(after).unwrap().0.to_owned()
     };
-    let url = between("-o \"$new\" '", "'");
+    let url = between("{ get '", "'");
     let sha256 = between("echo '", "  '");
     assert_eq!(sha256.len(), 64, "{sha256}");
     assert_eq!(
-        user_data::form(&url, &sha256, None, None).unwrap(),
+        user_data::form(&[url], &sha256, None, None).unwrap(),
         example.text
     );
 }

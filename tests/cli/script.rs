@@ -19,8 +19,13 @@ struct Boot {
 
 impl Boot {
     async fn with(server: &MockServer, sha256: &str) -> Self {
-        let url = format!("{}/agent", server.uri());
-        let script = form(&url, sha256, None, None).unwrap();
+        Self::from(server, &["/agent"], sha256).await
+    }
+
+    /// From the first of these paths that has the agent.
+    async fn from(server: &MockServer, paths: &[&str], sha256: &str) -> Self {
+        let urls: Vec<String> = paths.iter().map(|at| server.uri() + at).collect();
+        let script = form(&urls, sha256, None, None).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let here = folder.path().to_str().unwrap();
         assert!(script.contains("/usr/local/bin/"), "{script}");
@@ -78,16 +83,43 @@ async fn the_agent_is_fetched_checked_and_told_to_install_itself() {
 }
 
 #[tokio::test]
-async fn another_file_than_the_digest_says_is_neither_run_nor_left_behind() {
+async fn another_file_than_the_digest_says_is_never_run_and_the_right_one_is_when_it_comes() {
     let server = MockServer::start().await;
+    let another = AGENT.replace("called", "unverified");
     Mock::given(path("/agent"))
-        .respond_with(ResponseTemplate::new(200).set_body_string(AGENT.replace("echo", "echo ")))
+        .respond_with(ResponseTemplate::new(200).set_body_string(another))
+        .up_to_n_times(1)
+        .mount(&server)
+        .await;
+    Mock::given(path("/agent"))
+        .respond_with(ResponseTemplate::new(200).set_body_string(AGENT))
         .mount(&server)
         .await;
     let boot = Boot::with(&server, &digest()).await;
-    assert!(!boot.succeeded);
+    assert!(boot.succeeded, "{}", boot.said);
+    assert!(boot.said.contains("next attempt in 1 s: "), "{}", boot.said);
     assert!(boot.said.contains("did NOT match"), "{}", boot.said);
-    assert!(boot.files().is_empty(), "{:?}", boot.files());
+    assert_eq!(boot.files(), ["called", "k8s-bootstrap"]);
+}
+
+#[tokio::test]
+async fn the_second_address_is_taken_where_the_first_has_another_file_or_none() {
+    for first in [404, 200] {
+        let server = MockServer::start().await;
+        Mock::given(path("/first"))
+            .respond_with(ResponseTemplate::new(first).set_body_string("a login page"))
+            .expect(1)
+            .mount(&server)
+            .await;
+        Mock::given(path("/second"))
+            .respond_with(ResponseTemplate::new(200).set_body_string(AGENT))
+            .mount(&server)
+            .await;
+        let boot = Boot::from(&server, &["/first", "/second"], &digest()).await;
+        assert!(boot.succeeded, "{}", boot.said);
+        assert_eq!(boot.said, "");
+        assert_eq!(boot.files(), ["called", "k8s-bootstrap"]);
+    }
 }
 
 #[tokio::test]
@@ -104,5 +136,8 @@ async fn a_server_that_fails_at_first_is_asked_again() {
         .await;
     let boot = Boot::with(&server, &digest()).await;
     assert!(boot.succeeded, "{}", boot.said);
+    // cloud-init passes it on to the console, which outlives the instance.
+    assert!(boot.said.starts_with("user-data: "), "{}", boot.said);
+    assert!(boot.said.contains("503"), "{}", boot.said);
     assert_eq!(boot.files(), ["called", "k8s-bootstrap"]);
 }
