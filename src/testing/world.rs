@@ -61,6 +61,7 @@ impl FakeWorld {
     pub fn new() -> Self {
         let files = Arc::new(Files::none());
         files.put("/proc/filesystems", "nodev\tproc\n\text4\n");
+        files.put("/usr/sbin/nft", "");
         let commands = Arc::new(FakeCommands::new(files.clone()));
         Self {
             host: Arc::new(FakeHost::new(&files, commands.clone())),

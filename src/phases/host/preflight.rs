@@ -25,6 +25,10 @@ const CONTROL_PLANE_PORTS: [u16; 6] = [6443, 2379, 2380, 10250, 10257, 10259];
 /// The kubelet.
 const WORKER_PORTS: [u16; 1] = [10250];
 
+/// One of them is enough for CNI's portmap. Where systemd's units look for programs.
+const PACKET_FILTERS: [&str; 2] = ["iptables", "nft"];
+const PROGRAMS: [&str; 4] = ["/usr/sbin", "/usr/bin", "/usr/local/sbin", "/usr/local/bin"];
+
 /// Either file means that the ports are this node's own.
 const SET_UP: [&str; 2] = [
     "/etc/kubernetes/kubelet.conf",
@@ -90,7 +94,10 @@ impl Preflight {
             arch: identity.arch.clone(),
             ranges: [
                 ("cluster.pod_cidr", settings.cluster.pod_cidr.clone()),
-                ("cluster.service_cidr", settings.cluster.service_cidr.clone()),
+                (
+                    "cluster.service_cidr",
+                    settings.cluster.service_cidr.clone(),
+                ),
             ],
         })
     }
@@ -107,6 +114,7 @@ impl Preflight {
             }
         }
         problems.extend(self.of_the_network(world.metadata.as_ref()).await?);
+        problems.extend(of_the_image(host).await?);
         problems.extend(self.of_disk_and_ports(&machine, host).await?);
         Ok(problems)
     }
@@ -224,6 +232,21 @@ impl Preflight {
             Error::failed(what).hint(remedy)
         })
     }
+}
+
+/// Images such as Amazon Linux 2023 and Debian's minimal ones have neither.
+async fn of_the_image(host: &dyn Host) -> Result<Option<Problem>> {
+    for folder in PROGRAMS {
+        for program in PACKET_FILTERS {
+            if host.exists(&Path::new(folder).join(program)).await? {
+                return Ok(None);
+            }
+        }
+    }
+    Ok(Some(Problem::for_a_person(
+        "this image has neither iptables nor nft, and pods with host ports, such as the ingress controller's, need one of them",
+        "take an image that has one, or install it first in the user-data: `apt-get install --yes nftables` or `dnf install --assumeyes iptables-nft`",
+    )))
 }
 
 #[async_trait]

@@ -95,6 +95,24 @@ async fn ranges_of_the_vpc_are_refused_on_a_machine_that_is_no_node_yet() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_image_without_a_packet_filter_is_refused_before_a_pod_misses_it() {
+    let machine = FakeWorld::new();
+    machine.files.delete("/usr/sbin/nft");
+    let text = refusal(&machine, Role::Worker).await;
+    assert!(
+        text.starts_with("error: this image has neither iptables nor nft"),
+        "{text}"
+    );
+    assert!(
+        text.contains("dnf install --assumeyes iptables-nft"),
+        "{text}"
+    );
+    machine.files.put("/usr/bin/iptables", "");
+    let worker = preflight(Role::Worker);
+    assert_eq!(machine.check(&worker).await.unwrap(), State::AsWanted);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_taken_port_6443_is_refused_unless_it_is_this_nodes_own() {
     let machine = FakeWorld::new();
     machine.files.listening_on(6443);
