@@ -10,7 +10,10 @@ use crate::{
     phases::{
         Action, NodeReady,
         addons::Addon,
-        host::{Artifact, Containerd, Hosts, Images, Kernel, KubeletUnit, Preflight, Swap, Sysctl},
+        host::{
+            Artifact, Containerd, ForeignNetworks, Hosts, Images, Kernel, KubeletUnit, Preflight,
+            Swap, Sysctl,
+        },
         kubeadm::{ApiReady, ConfigFiles, InitPhase, Join, KubeadmPhase},
         leaving::Uncordon,
         record::{RecordCluster, SettleCluster},
@@ -54,6 +57,7 @@ pub fn host(settings: &Settings, me: &Identity) -> Result<Vec<Phase<Action>>> {
     plan.add("sysctl", LOCAL, &["kernel"], "pods' packets are forwarded and seen by kube-proxy", Sysctl::wanted(settings, me)?);
     plan.add("swap", LOCAL, &["preflight"], "the kubelet accounts memory without swap", Swap::wanted(settings, me)?);
     plan.add("hosts", LOCAL, &["preflight"], "the node's own name resolves even where the VPC's resolver does not answer", Hosts::wanted(settings, me)?);
+    plan.add("foreign-networks", LOCAL, &["preflight"], "networkd and NetworkManager leave routes and interfaces of pods alone", ForeignNetworks::wanted());
     for artifact in Artifact::all(settings, me)? {
         let name = format!("artifact-{}", artifact.name);
         plan.add(&name, download, &["preflight"], "downloaded, verified and unpacked in one pass", artifact);

@@ -103,6 +103,8 @@ actions! {
     Swap(host::Swap),
     /// The node's own name.
     Hosts(host::Hosts),
+    /// Network daemons keep off what is not theirs.
+    ForeignNetworks(host::ForeignNetworks),
     /// A pinned download.
     Artifact(host::Artifact),
     /// containerd, configured and running.

@@ -92,6 +92,7 @@ fn a_worker_holds_nothing_of_a_control_plane() {
             "sysctl",
             "swap",
             "hosts",
+            "foreign-networks",
             "artifact-kubeadm",
             "artifact-kubelet",
             "artifact-kubectl",

@@ -110,7 +110,7 @@ impl FakeCommands {
                 );
             }
             ["is-active", _] => return "active\n".to_owned(),
-            ["stop" | "start" | "try-restart", _] => {}
+            ["stop" | "start" | "try-restart" | "reload", _] => {}
             other => panic!("unexpected systemctl {other:?}"),
         }
         String::new()

@@ -3,6 +3,7 @@
 mod artifact;
 mod containerd;
 mod files;
+mod foreign;
 mod hosts;
 mod images;
 mod kernel;
@@ -17,6 +18,7 @@ mod tests;
 
 pub use artifact::{ARTIFACTS, Artifact, Inventory, Kind as ArtifactKind};
 pub use containerd::Containerd;
+pub use foreign::ForeignNetworks;
 pub use hosts::Hosts;
 pub use images::Images;
 pub use kernel::{Feature, Kernel, Shown};
