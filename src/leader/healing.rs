@@ -198,6 +198,20 @@ impl Survey {
         }
     }
 
+    /// Adds instances whose tags are gone, as those of terminated ones soon are: EC2 lists them by
+    /// their ids, not with the cluster.
+    async fn find_untagged(&mut self, world: &World) -> Result<()> {
+        let ids: Vec<String> = self
+            .missing_now()
+            .filter(|id| id.starts_with("i-"))
+            .collect();
+        if !ids.is_empty() {
+            let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+            self.instances.extend(world.ec2.by_ids(&ids).await?);
+        }
+        Ok(())
+    }
+
     /// Everyone that members and Nodes belong to, and that EC2 does not list now.
     fn missing_now(&self) -> impl Iterator<Item = String> {
         let members = self.members.iter().map(|seen| self.instance_of(seen));
@@ -331,11 +345,12 @@ impl Healing {
             return Ok(Vec::new());
         }
         let nodes = world.cluster.list("v1", "Node", None).await?;
-        let survey = Survey {
+        let mut survey = Survey {
             members,
             nodes: nodes.iter().map(Node::of).collect(),
             instances: world.ec2.instances(&me.cluster).await?,
         };
+        survey.find_untagged(world).await?;
         let now = world.clock.elapsed();
         self.absences.note(&survey, now);
         let findings = heal(&me.instance_id, &survey, &self.absences, now);

@@ -43,6 +43,7 @@ pub fn running(me: &Identity, last: u8) -> Instance {
 #[derive(Default)]
 pub struct FakeEc2 {
     instances: Mutex<Vec<Instance>>,
+    untagged: Mutex<Vec<Instance>>,
     trouble: Mutex<Option<fn() -> Error>>,
     asked: AtomicUsize,
     latency: Mutex<Duration>,
@@ -53,6 +54,11 @@ impl FakeEc2 {
     pub fn list(&self, instances: impl IntoIterator<Item = Instance>) {
         *self.trouble.lock().unwrap() = None;
         *self.instances.lock().unwrap() = instances.into_iter().collect();
+    }
+
+    /// Lists these only by their ids from now on.
+    pub fn untagged(&self, instances: impl IntoIterator<Item = Instance>) {
+        *self.untagged.lock().unwrap() = instances.into_iter().collect();
     }
 
     /// Answers every request with this error from now on.
@@ -85,6 +91,7 @@ impl Ec2 for FakeEc2 {
 
     async fn by_ids(&self, ids: &[&str]) -> Result<Vec<Instance>> {
         let mut listed = self.instances("any").await?;
+        listed.extend_from_slice(&self.untagged.lock().unwrap());
         listed.retain(|instance| ids.contains(&instance.id.as_str()));
         Ok(listed)
     }

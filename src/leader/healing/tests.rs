@@ -390,6 +390,32 @@ async fn a_dead_control_plane_is_gone_after_two_cycles() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_that_was_terminated_and_has_lost_its_tags_is_gone_as_soon() {
+    let stage = Stage::new();
+    let mut healing = Healing::default();
+    stage.0.etcd.stop(3);
+    let running = InstanceState::Running;
+    stage
+        .0
+        .ec2
+        .list([instance(1, running), instance(2, running)]);
+    stage.0.ec2.untagged([instance(3, running)]);
+    stage.cycle(&mut healing).await;
+    assert_eq!(
+        stage.left().await,
+        (3, 3),
+        "it may lack no more than its tags"
+    );
+    stage
+        .0
+        .ec2
+        .untagged([instance(3, InstanceState::Terminated)]);
+    stage.cycle(&mut healing).await;
+    stage.cycle(&mut healing).await;
+    assert_eq!(stage.left().await, (2, 2));
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_does_not_lead_takes_nobody_out() {
     let stage = Stage::new();
     lead(&stage.0.ports(), "i-2").await.unwrap();
