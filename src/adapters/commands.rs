@@ -44,11 +44,28 @@ impl Drop for Group {
     }
 }
 
+/// These are the agent's alone: kubeadm would copy them into the static pods, whose webhooks and
+/// kubelets the proxy does not reach.
+const PROXY_VARIABLES: [&str; 8] = [
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "all_proxy",
+    "no_proxy",
+];
+
 #[async_trait]
 impl Commands for LocalCommands {
     async fn run(&self, command: Command) -> Result<Output> {
         let line = command.line();
-        let mut child = tokio::process::Command::new(&command.program)
+        let mut program = tokio::process::Command::new(&command.program);
+        for variable in PROXY_VARIABLES {
+            program.env_remove(variable);
+        }
+        let mut child = program
             .args(&command.args)
             .envs(command.env.iter().map(|(key, value)| (key, value)))
             .stdin(Stdio::null())
@@ -174,6 +191,30 @@ mod tests {
 
     fn shell(script: &str) -> Command {
         Command::new("/bin/sh", ["-c", script]).within(Duration::from_secs(20))
+    }
+
+    /// Set in the process that has proxy variables.
+    const BEHIND_A_PROXY: &str = "K8S_BOOTSTRAP_TEST_COMMANDS_BEHIND_A_PROXY";
+
+    /// The environment belongs to the process, so this test runs itself in another one.
+    #[tokio::test]
+    async fn a_program_inherits_no_proxy() {
+        if std::env::var_os(BEHIND_A_PROXY).is_some() {
+            let env = LocalCommands::new().run(shell("env")).await.unwrap().stdout;
+            assert!(env.contains(BEHIND_A_PROXY), "{env}");
+            assert!(!env.to_lowercase().contains("_proxy=http"), "{env}");
+            assert!(!env.contains("example.com"), "{env}");
+            return;
+        }
+        let this = "adapters::commands::tests::a_program_inherits_no_proxy";
+        let mut child = tokio::process::Command::new(std::env::current_exe().unwrap());
+        child.args(["--exact", this]).env(BEHIND_A_PROXY, "yes");
+        for variable in PROXY_VARIABLES {
+            child.env(variable, "http://proxy.example.com:3128");
+        }
+        let said = child.output().await.unwrap().stdout;
+        let said = String::from_utf8_lossy(&said);
+        assert!(said.contains("1 passed"), "{said}");
     }
 
     async fn is_gone(pid: i32) -> bool {
