@@ -20,6 +20,7 @@ pub struct Settings {
     pub store: Store,
     pub join: Join,
     pub kubernetes: Kubernetes,
+    pub etcd: Etcd,
     pub kubeadm: Kubeadm,
     pub kubelet: Component,
     pub kube_proxy: Component,
@@ -112,6 +113,15 @@ impl Kubernetes {
     pub fn pause_image(&self) -> String {
         format!("{}/pause:{}", self.image_repository, self.pause_tag)
     }
+}
+
+/// `[etcd]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Etcd {
+    pub quota_bytes: u64,
+    pub check_corruption: bool,
 }
 
 /// `[kubeadm]`

@@ -52,6 +52,14 @@ pub fn validate(settings: &Settings) -> Result<()> {
         ))
         .hint("kind \"none\" needs the number of control planes, every other kind 0"));
     }
+    // A cluster that was just founded has several MiB of data.
+    if settings.etcd.quota_bytes < 32 << 20 {
+        return Err(Error::refused(format!(
+            "etcd.quota_bytes: {} is too little for a cluster",
+            settings.etcd.quota_bytes
+        ))
+        .hint("33554432 is the least, the default is 8589934592"));
+    }
     // TimeoutStopSec of the unit is beyond it.
     if settings.leaving.deadline > 120 {
         return Err(Error::refused(format!(
@@ -306,6 +314,10 @@ mod tests {
             (
                 "leaving.deadline = 121",
                 "leaving.deadline: 121 is beyond the 120 seconds",
+            ),
+            (
+                "etcd.quota_bytes = 33554431",
+                "etcd.quota_bytes: 33554431 is too little",
             ),
             ("downloads.parallel = 0", "downloads.parallel: 0"),
             (

@@ -94,6 +94,7 @@ pub struct Etcd {
 pub struct LocalEtcd {
     pub data_dir: &'static str,
     pub image_tag: String,
+    pub extra_args: Vec<Arg>,
 }
 
 /// An image by its tag; the repository is the cluster's.
