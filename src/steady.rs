@@ -11,7 +11,10 @@ use tracing::{info, warn};
 use crate::{
     boot::Agent,
     error::{Error, Result},
-    leader::{addons::Upkeep, departed, dns, healing::Healing, snapshots::Schedule},
+    leader::{
+        addons::Upkeep, departed, dns, healing::Healing, maintenance::Maintenance,
+        snapshots::Schedule,
+    },
     leaving::Notice,
     plan,
     ports::Role,
@@ -92,9 +95,10 @@ impl Agent {
         }
     }
 
-    /// What dead instances left goes, so that their successors can take their place.
+    /// What dead instances left goes, so that their successors can take their place. One after
+    /// the other, so that no member is taken out while another is being defragmented.
     async fn keep_members(&self) -> Infallible {
-        let mut healing = Healing::default();
+        let (mut healing, mut maintenance) = (Healing::default(), Maintenance::default());
         let mut cycles = every(HEALING);
         loop {
             cycles.tick().await;
@@ -102,6 +106,9 @@ impl Agent {
                 Ok(troubles) => self.reporter.troubles(troubles),
                 Err(error) => warn!(HINT = error.remedy(), "{}", error.one_line()),
             }
+            // An etcd that does not answer was just said.
+            let report = maintenance.cycle(&self.world, &self.me).await;
+            self.reporter.etcd(report.ok());
         }
     }
 

@@ -11,7 +11,8 @@ use crate::{
     error::{Context, Error, Result},
     identity::Identity,
     journal::Journal,
-    ports::{Etcd, Member, Place, Role, World},
+    leader::maintenance::{MemberState, ask_all},
+    ports::{Alarm, Database, Etcd, Member, Place, Role, World},
     snapshots::{self, Subject},
 };
 
@@ -22,6 +23,9 @@ struct Seat {
     member: Member,
     leader: bool,
     healthy: bool,
+    state: MemberState,
+    alarms: Vec<Alarm>,
+    database: Option<Database>,
 }
 
 /// `etcd members`.
@@ -75,24 +79,28 @@ pub(super) async fn on_a_control_plane(what_for: &str) -> Result<(World, Setting
 }
 
 async fn seats(etcd: &dyn Etcd) -> Result<Vec<Seat>> {
-    let members = etcd.members().await?;
+    let asked = ask_all(etcd).await?;
     let leader = etcd.leader().await?;
-    let healthy = futures::future::join_all(members.iter().map(|m| etcd.is_healthy(m))).await;
-    Ok(members
-        .into_iter()
-        .zip(healthy)
-        .map(|(member, healthy)| Seat {
-            leader: leader == Some(member.id),
-            healthy,
-            member,
+    Ok(asked
+        .iter()
+        .map(|seen| {
+            let alarms = seen.alarms(&asked);
+            Seat {
+                leader: leader == Some(seen.member.id),
+                healthy: seen.is_in_step() && alarms.is_empty(),
+                state: MemberState::of(seen),
+                database: seen.answer.as_ref().map(|answer| answer.database),
+                member: seen.member.clone(),
+                alarms,
+            }
         })
         .collect())
 }
 
 fn table(seats: &[Seat]) -> String {
     let mut text = format!(
-        "{:<16}  {:<15}  {:<8}  {:<9}  {}\n",
-        "ID", "ADDRESS", "VOTE", "HEALTH", "NODE"
+        "{:<16}  {:<15}  {:<8}  {:<9}  {:<16}  {}\n",
+        "ID", "ADDRESS", "VOTE", "HEALTH", "DATABASE", "NODE"
     );
     for seat in seats {
         let vote = match (seat.member.learner, seat.leader) {
@@ -100,14 +108,20 @@ fn table(seats: &[Seat]) -> String {
             (false, true) => "leader",
             (false, false) => "voter",
         };
-        let health = if seat.healthy { "healthy" } else { "unhealthy" };
+        let health = seat
+            .alarms
+            .first()
+            .map_or(seat.state.as_str(), |a| a.as_str());
+        let database = seat.database.map_or("-".to_owned(), |database| {
+            format!("{} of {} MiB", database.bytes >> 20, database.quota >> 20)
+        });
         let name = match seat.member.name.as_str() {
             "" => "(not started yet)",
             name => name,
         };
         let _ = writeln!(
             text,
-            "{:<16}  {:<15}  {vote:<8}  {health:<9}  {name}",
+            "{:<16}  {:<15}  {vote:<8}  {health:<9}  {database:<16}  {name}",
             seat.member.hex(),
             seat.member.address,
         );
@@ -127,17 +141,18 @@ mod tests {
         let etcd = FakeWorld::new().etcd;
         etcd.voter("ip-10-42-0-11", 11);
         let down = etcd.voter("ip-10-42-0-12", 12);
-        etcd.voter("ip-10-42-0-13", 13);
+        let full = etcd.voter("ip-10-42-0-13", 13);
+        etcd.alarm(full.id, Alarm::NoSpace);
         etcd.learner("", 14);
         etcd.stop(down.id);
         let text = table(&seats(etcd.as_ref()).await.unwrap());
         assert_eq!(
             text,
-            "ID                ADDRESS          VOTE      HEALTH     NODE\n\
-             1                 10.42.0.11       leader    healthy    ip-10-42-0-11\n\
-             2                 10.42.0.12       voter     unhealthy  ip-10-42-0-12\n\
-             3                 10.42.0.13       voter     healthy    ip-10-42-0-13\n\
-             4                 10.42.0.14       learner   unhealthy  (not started yet)\n"
+            "ID                ADDRESS          VOTE      HEALTH     DATABASE          NODE\n\
+             1                 10.42.0.11       leader    healthy    20 of 8192 MiB    ip-10-42-0-11\n\
+             2                 10.42.0.12       voter     silent     -                 ip-10-42-0-12\n\
+             3                 10.42.0.13       voter     NOSPACE    20 of 8192 MiB    ip-10-42-0-13\n\
+             4                 10.42.0.14       learner   silent     -                 (not started yet)\n"
         );
     }
 }

@@ -20,19 +20,19 @@ pub async fn status(as_json: bool, watch: bool) -> Result<()> {
     loop {
         looks.tick().await;
         let status = ask(&client).await?;
-        if shown.as_ref() != Some(&status) {
-            let text = if as_json {
-                serde_json::to_string_pretty(&status)
-                    .attempting(|| "cannot form the status".to_owned())?
-            } else {
-                status.text()
-            };
+        let text = if as_json {
+            serde_json::to_string_pretty(&status)
+                .attempting(|| "cannot form the status".to_owned())?
+        } else {
+            status.text()
+        };
+        if shown.as_ref() != Some(&text) {
             print(&text)?;
         }
         if !watch {
             return Ok(());
         }
-        shown = Some(status);
+        shown = Some(text);
     }
 }
 

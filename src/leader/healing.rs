@@ -6,11 +6,10 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use futures::future::join_all;
 use serde_json::Value;
 use tracing::{info, warn};
 
-use super::{Leader, lead};
+use super::maintenance::{Asked, acts, ask_all, is_alarmed};
 use crate::{
     error::Result,
     identity::Identity,
@@ -35,11 +34,20 @@ struct Survey {
     instances: Vec<Instance>,
 }
 
-/// An etcd member, and whether it answers.
+/// An etcd member, and whether it answers and votes, whatever alarms there are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Seen {
     member: Member,
     healthy: bool,
+}
+
+impl Seen {
+    fn of(asked: &Asked) -> Self {
+        Self {
+            member: asked.member.clone(),
+            healthy: asked.is_in_step(),
+        }
+    }
 }
 
 /// What matters of a Node.
@@ -299,7 +307,7 @@ fn heal(me: &str, survey: &Survey, absences: &Absences, now: Duration) -> Findin
 }
 
 /// A member that was added and never started has no name yet.
-fn name_of(member: &Member) -> String {
+pub(super) fn name_of(member: &Member) -> String {
     if member.name.is_empty() {
         format!("at {} (never started)", member.address)
     } else {
@@ -334,17 +342,23 @@ pub struct Healing {
 }
 
 impl Healing {
-    /// One look, and what follows from it. Tells what only a person can mend.
+    /// One look, and what follows from it. Tells what only a person can repair.
     pub async fn cycle(&mut self, world: &World, me: &Identity) -> Result<Vec<String>> {
-        let members = members(world).await?;
+        let asked = ask_all(world.etcd.as_ref()).await?;
+        let members: Vec<Seen> = asked.iter().map(Seen::of).collect();
         if let Some(trouble) = lost_quorum(&members) {
             return Ok(vec![trouble]);
         }
-        if lead(world, &me.instance_id).await? != Leader::Me {
+        if !acts(world, me, &asked).await? {
             self.absences = Absences::default();
             return Ok(Vec::new());
         }
-        let nodes = world.cluster.list("v1", "Node", None).await?;
+        let nodes = match world.cluster.list("v1", "Node", None).await {
+            Ok(nodes) => nodes,
+            // An alarm may keep the API from serving anything, and members must go all the same.
+            Err(_) if is_alarmed(&asked) => Vec::new(),
+            Err(error) => return Err(error),
+        };
         let mut survey = Survey {
             members,
             nodes: nodes.iter().map(Node::of).collect(),
@@ -356,7 +370,7 @@ impl Healing {
         let findings = heal(&me.instance_id, &survey, &self.absences, now);
         for act in findings.acts {
             // Between the look and the act another one may have begun to lead.
-            if lead(world, &me.instance_id).await? != Leader::Me {
+            if !acts(world, me, &asked).await? {
                 return Ok(Vec::new());
             }
             carry_out(world, act).await?;
@@ -366,15 +380,6 @@ impl Healing {
         }
         Ok(findings.troubles)
     }
-}
-
-async fn members(world: &World) -> Result<Vec<Seen>> {
-    let members = world.etcd.members().await?;
-    Ok(join_all(members.into_iter().map(async |member| Seen {
-        healthy: world.etcd.is_healthy(&member).await,
-        member,
-    }))
-    .await)
 }
 
 async fn carry_out(world: &World, act: Act) -> Result<()> {

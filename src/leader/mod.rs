@@ -7,6 +7,7 @@ pub mod addons;
 pub mod departed;
 pub mod dns;
 pub mod healing;
+pub mod maintenance;
 pub mod snapshots;
 
 use crate::{error::Result, lease::Lease, ports::World};

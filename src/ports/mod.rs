@@ -31,7 +31,7 @@ pub use commands::{Command, Commands, Output};
 pub use dns::{Dns, RecordSet};
 pub use downloads::{Download, Downloads, Target};
 pub use ec2::{Ec2, Instance, InstanceState, Role};
-pub use etcd::{Etcd, Member, Snapshot};
+pub use etcd::{Alarm, Database, Etcd, Member, MemberStatus, RaisedAlarm, Snapshot};
 pub use host::{Host, MachineFacts};
 pub use join::{Applicant, Caller, JoinServices, JoinTicket, Proof, Sts};
 pub use leases::{LeaseMemory, LeaseState};

@@ -2,6 +2,8 @@
 //!
 //! Made anew from the status at each scrape: there is nothing to keep in step.
 
+mod etcd;
+
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{family::Family, gauge::Gauge, info::Info},
@@ -160,6 +162,9 @@ pub fn text(status: &Status) -> Result<String> {
             failures,
         );
     }
+    if let Some(report) = &status.etcd {
+        etcd::register(&mut registry, report);
+    }
     let mut text = String::new();
     encode(&mut text, &registry).attempting(|| "cannot encode the metrics".to_owned())?;
     Ok(text)
@@ -180,7 +185,11 @@ fn word(state: &PhaseState) -> &'static str {
 mod tests {
     use super::*;
     use crate::{
-        leader::snapshots::SnapshotReport,
+        leader::{
+            maintenance::{EtcdReport, MemberReport, MemberState},
+            snapshots::SnapshotReport,
+        },
+        ports::{Alarm, Database},
         report::{AddonReport, DnsReport, PhaseReport},
     };
 
@@ -212,8 +221,34 @@ mod tests {
             failures: 1,
             ..SnapshotReport::default()
         });
+        status.etcd = Some(EtcdReport {
+            members: vec![MemberReport {
+                name: "n1".to_owned(),
+                state: MemberState::Healthy,
+                leader: true,
+                learner: false,
+                alarms: vec![Alarm::NoSpace],
+                database: Some(Database {
+                    bytes: 64,
+                    in_use: 12,
+                    quota: 65,
+                }),
+            }],
+            defragmentations: 3,
+            ..EtcdReport::default()
+        });
         let text = text(&status).unwrap();
         for line in [
+            "k8s_bootstrap_etcd_member_state{member=\"n1\",state=\"healthy\"} 1",
+            "k8s_bootstrap_etcd_member_state{member=\"n1\",state=\"silent\"} 0",
+            "k8s_bootstrap_etcd_alarm{member=\"n1\",alarm=\"NOSPACE\"} 1",
+            "k8s_bootstrap_etcd_alarm{member=\"n1\",alarm=\"CORRUPT\"} 0",
+            "k8s_bootstrap_etcd_leader{member=\"n1\"} 1",
+            "k8s_bootstrap_etcd_database_size_bytes{member=\"n1\"} 64",
+            "k8s_bootstrap_etcd_database_in_use_bytes{member=\"n1\"} 12",
+            "k8s_bootstrap_etcd_database_quota_bytes{member=\"n1\"} 65",
+            "k8s_bootstrap_etcd_defragmentations 3",
+            "k8s_bootstrap_etcd_alarms_ended 0",
             "k8s_bootstrap_snapshot_last_good_seconds 1795435200",
             "k8s_bootstrap_snapshot_size_bytes 4128",
             "k8s_bootstrap_snapshot_failures 1",

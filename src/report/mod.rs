@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use crate::{
     identity::Identity,
     journal::Membership,
-    leader::{addons::Upkept, snapshots::SnapshotReport},
+    leader::{addons::Upkept, maintenance::EtcdReport, snapshots::SnapshotReport},
     runner::Progress,
 };
 
@@ -92,6 +92,11 @@ impl Reporter {
     /// Says what is wrong with etcd and only a person can mend.
     pub fn troubles(&self, troubles: Vec<String>) {
         self.change(|status| status.troubles = troubles);
+    }
+
+    /// Says how etcd's members and their databases are; `None` if etcd does not answer here.
+    pub fn etcd(&self, report: Option<EtcdReport>) {
+        self.change(|status| status.etcd = report);
     }
 
     /// Says what the cluster's name stands for; none on those that do not keep it.

@@ -5,7 +5,12 @@ use std::{collections::BTreeSet, fmt::Write, net::Ipv4Addr};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{journal::Course, leader::snapshots::SnapshotReport, ports::Role, runner::PhaseState};
+use crate::{
+    journal::Course,
+    leader::{maintenance::EtcdReport, snapshots::SnapshotReport},
+    ports::Role,
+    runner::PhaseState,
+};
 
 /// Where the agent is in the life of its node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +80,9 @@ pub struct Status {
     /// On a control plane, what is wrong with etcd and only a person can mend.
     #[serde(default)]
     pub troubles: Vec<String>,
+    /// On a control plane, how etcd's members are; `None` if etcd does not answer there.
+    #[serde(default)]
+    pub etcd: Option<EtcdReport>,
     /// On that one, the record set of the workers, where one is kept.
     #[serde(default)]
     pub dns: Option<DnsReport>,
@@ -172,6 +180,7 @@ impl Status {
             leader: None,
             addons: Vec::new(),
             troubles: Vec::new(),
+            etcd: None,
             dns: None,
             snapshots: None,
         }
@@ -211,6 +220,7 @@ impl Status {
             .into_iter()
             .chain(running)
             .chain(self.troubles.iter().cloned())
+            .chain(self.etcd.iter().flat_map(|etcd| etcd.troubles.clone()))
             .chain(self.addons.iter().filter_map(AddonReport::trouble))
             .chain(self.dns.iter().filter_map(DnsReport::trouble))
             .chain(self.backup_trouble());
@@ -261,6 +271,14 @@ impl Status {
                 text,
                 "  {name:<28} {}",
                 format!("{state} {}", addon.message).trim()
+            );
+        }
+        for member in self.etcd.iter().flat_map(|etcd| &etcd.members) {
+            let _ = writeln!(
+                text,
+                "  {:<28} {}",
+                format!("etcd {}", member.name),
+                member.line()
             );
         }
         if let Some(dns) = &self.dns {

@@ -17,8 +17,8 @@ use crate::{
     ports::{
         self, Applicant, Archive, Caller, CertificateRequests, Cluster, Command, Commands, Dns,
         Download, Downloads, Etcd, Eviction, Hook, InstanceFacts, InstanceState, JoinServices,
-        JoinTicket, Member, Metadata, NodeCondition, Notices, ObjectRef, Output, Part, Peers,
-        Proof, RecordSet, Role, Scaling, Snapshot, Sts,
+        JoinTicket, Member, MemberStatus, Metadata, NodeCondition, Notices, ObjectRef, Output, Part,
+        Peers, Proof, RaisedAlarm, RecordSet, Role, Scaling, Snapshot, Sts,
     },
 };
 
@@ -157,8 +157,8 @@ impl Etcd for Place {
         absent("etcd")
     }
 
-    async fn is_healthy(&self, _: &Member) -> bool {
-        false
+    async fn status(&self, _: &Member) -> Result<MemberStatus> {
+        absent("etcd")
     }
 
     async fn leader(&self) -> Result<Option<u64>> {
@@ -174,6 +174,18 @@ impl Etcd for Place {
     }
 
     async fn transfer_leadership(&self, _: u64) -> Result<()> {
+        absent("etcd")
+    }
+
+    async fn compact(&self, _: u64) -> Result<()> {
+        absent("etcd")
+    }
+
+    async fn defragment(&self, _: &Member) -> Result<()> {
+        absent("etcd")
+    }
+
+    async fn disarm(&self, _: RaisedAlarm) -> Result<()> {
         absent("etcd")
     }
 

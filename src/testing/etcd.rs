@@ -1,6 +1,7 @@
 //! An etcd cluster in memory, with the rules by which the real one refuses changes.
 
 use std::{
+    collections::BTreeSet,
     net::Ipv4Addr,
     path::Path,
     sync::{Arc, Mutex, MutexGuard},
@@ -12,7 +13,7 @@ use sha2::{Digest, Sha256};
 use super::Files;
 use crate::{
     error::{Error, Result},
-    ports::{Etcd, Member, Snapshot},
+    ports::{Alarm, Database, Etcd, Member, MemberStatus, RaisedAlarm, Snapshot},
 };
 
 /// A snapshot as etcd writes it: a database with its digest behind it.
@@ -26,6 +27,9 @@ struct Seat {
     member: Member,
     up: bool,
     behind: bool,
+    database: Database,
+    /// What compaction leaves.
+    live: u64,
 }
 
 /// What the cluster is.
@@ -36,7 +40,19 @@ struct Members {
     last: u64,
     /// Those that ran and were removed: their processes end.
     removed: Vec<Seat>,
+    alarms: BTreeSet<RaisedAlarm>,
+    /// Compactions, defragmentations and alarms that were ended, in their order.
+    maintained: Vec<String>,
 }
+
+/// The id of the cluster.
+const ETCD_CLUSTER: u64 = 0xc1;
+
+/// The revision of the newest key.
+const REVISION: u64 = 700;
+
+/// What a member's file may grow to.
+const QUOTA: u64 = 8 << 30;
 
 /// A cluster that has no members until a test adds some; its ids count from 1.
 ///
@@ -107,6 +123,12 @@ impl FakeEtcd {
             member: member.clone(),
             up: !name.is_empty(),
             behind: false,
+            database: Database {
+                bytes: 20 << 20,
+                in_use: 15 << 20,
+                quota: QUOTA,
+            },
+            live: 10 << 20,
         });
         state.elect();
         member
@@ -130,6 +152,31 @@ impl FakeEtcd {
     /// How many members there are, learners included.
     pub fn count(&self) -> usize {
         self.state().seats.len()
+    }
+
+    /// The member's file has this size, so much of it is in use, and compaction leaves so much
+    /// of that.
+    pub fn database(&self, id: u64, bytes: u64, in_use: u64, live: u64) {
+        self.change(id, |seat| {
+            seat.database.bytes = bytes;
+            seat.database.in_use = in_use;
+            seat.live = live;
+        });
+    }
+
+    /// The member raises an alarm.
+    pub fn alarm(&self, member: u64, alarm: Alarm) {
+        self.state().alarms.insert(RaisedAlarm { member, alarm });
+    }
+
+    /// The alarms that are raised.
+    pub fn alarms(&self) -> BTreeSet<RaisedAlarm> {
+        self.state().alarms.clone()
+    }
+
+    /// Forgets what was done to the database, and gives it.
+    pub fn maintained(&self) -> Vec<String> {
+        std::mem::take(&mut self.state().maintained)
     }
 
     fn change(&self, id: u64, change: impl FnOnce(&mut Seat)) {
@@ -220,10 +267,19 @@ impl Etcd for FakeEtcd {
         Ok(state.seats.iter().map(|seat| seat.member.clone()).collect())
     }
 
-    async fn is_healthy(&self, member: &Member) -> bool {
+    async fn status(&self, member: &Member) -> Result<MemberStatus> {
         let state = self.state();
-        let healthy = |seat: &Seat| seat.member.id == member.id && seat.up && !seat.behind;
-        state.leader.is_some() && state.seats.iter().any(healthy)
+        let asked = |seat: &&Seat| seat.member.id == member.id && seat.up;
+        let seat = state.seats.iter().find(asked);
+        let seat = seat.ok_or_else(|| Error::failed("cannot ask etcd: connection refused"))?;
+        Ok(MemberStatus {
+            cluster: ETCD_CLUSTER,
+            leader: state.leader,
+            in_step: state.leader.is_some() && !seat.behind,
+            alarms: state.alarms.clone(),
+            revision: REVISION,
+            database: seat.database,
+        })
     }
 
     async fn leader(&self) -> Result<Option<u64>> {
@@ -273,6 +329,41 @@ impl Etcd for FakeEtcd {
         Ok(())
     }
 
+    async fn compact(&self, revision: u64) -> Result<()> {
+        let mut state = self.state();
+        state.agrees()?;
+        state.maintained.push(format!("compact {revision}"));
+        for seat in &mut state.seats {
+            seat.database.in_use = seat.live;
+        }
+        Ok(())
+    }
+
+    async fn defragment(&self, member: &Member) -> Result<()> {
+        self.status(member).await?;
+        let mut state = self.state();
+        state.maintained.push(format!("defragment {}", member.id));
+        let defragmented = |seat: &&mut Seat| seat.member.id == member.id;
+        if let Some(seat) = state.seats.iter_mut().find(defragmented) {
+            seat.database.bytes = seat.database.in_use;
+        }
+        Ok(())
+    }
+
+    async fn disarm(&self, alarm: RaisedAlarm) -> Result<()> {
+        let mut state = self.state();
+        state.agrees()?;
+        let RaisedAlarm {
+            member,
+            alarm: word,
+        } = alarm;
+        state
+            .maintained
+            .push(format!("disarm {member} {}", word.as_str()));
+        state.alarms.remove(&alarm);
+        Ok(())
+    }
+
     async fn snapshot(&self, file: &Path) -> Result<Snapshot> {
         self.state().answers()?;
         let content = sealed(&[7; 4096]);
@@ -315,12 +406,12 @@ mod tests {
         assert_eq!(etcd.leader().await.unwrap(), Some(members[1].id));
         etcd.stop(members[2].id);
         assert_eq!(etcd.leader().await.unwrap(), None);
-        assert!(!etcd.is_healthy(&members[1]).await);
+        assert!(!etcd.status(&members[1]).await.unwrap().in_step);
         assert!(etcd.remove(members[0].id).await.is_err());
         assert!(etcd.promote(learner.id).await.is_err());
         assert_eq!(etcd.members().await.unwrap().len(), 4);
         etcd.start(members[0].id);
-        assert!(etcd.is_healthy(&members[1]).await);
+        assert!(etcd.status(&members[1]).await.unwrap().in_step);
     }
 
     #[tokio::test]

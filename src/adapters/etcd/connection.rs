@@ -28,6 +28,7 @@ const KEY: &str = "healthcheck-client.key";
 /// A client that is made when needed, and made anew when a file of it has changed.
 pub struct Connection {
     folder: PathBuf,
+    silence: Duration,
     current: Mutex<Option<(Credentials, Client)>>,
 }
 
@@ -39,10 +40,11 @@ struct Credentials {
 }
 
 impl Connection {
-    /// With the files of this folder.
-    pub fn with(folder: PathBuf) -> Self {
+    /// With the files of this folder; no part of an answer may take longer than `silence`.
+    pub fn with(folder: PathBuf, silence: Duration) -> Self {
         Self {
             folder,
+            silence,
             current: Mutex::new(None),
         }
     }
@@ -60,7 +62,7 @@ impl Connection {
         {
             return Ok(client.clone());
         }
-        let client = connect(&credentials)
+        let client = connect(&credentials, self.silence)
             .map_err(|error| error.during(format!("cannot use {}", self.folder.display())))?;
         *current = Some((credentials, client.clone()));
         Ok(client)
@@ -79,7 +81,7 @@ async fn read(path: &Path) -> Result<Vec<u8>> {
     }
 }
 
-fn connect(credentials: &Credentials) -> Result<Client> {
+fn connect(credentials: &Credentials, silence: Duration) -> Result<Client> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(&credentials.ca) {
         let certificate = certificate.attempting(|| format!("{CA} is no PEM"))?;
@@ -106,7 +108,7 @@ fn connect(credentials: &Credentials) -> Result<Client> {
         .no_proxy()
         .redirect(Policy::none())
         .connect_timeout(Duration::from_secs(2))
-        .read_timeout(Duration::from_secs(30))
+        .read_timeout(silence)
         .build()
         .attempting(|| "cannot set up the HTTP client for etcd".to_owned())
 }

@@ -1,7 +1,7 @@
 //! etcd's messages as its gateway writes them in JSON: fields at their defaults are left
 //! out, 64-bit numbers are texts, bytes are base64.
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{collections::BTreeSet, net::Ipv4Addr, time::Duration};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde::{Deserialize, Deserializer, de::Error as _};
@@ -9,7 +9,7 @@ use url::{Host, Url};
 
 use crate::{
     error::{Context, Error, Result},
-    ports::Member,
+    ports::{Alarm, Database, Member, RaisedAlarm},
 };
 
 /// The answer to `member/list`.
@@ -70,18 +70,79 @@ fn address(listed: &Listed) -> Result<Ipv4Addr> {
 /// The answer to `status`, as far as it matters.
 #[derive(Deserialize)]
 pub struct Status {
+    #[serde(default)]
+    header: Header,
     /// The member that leads as far as this one knows; 0 for none.
     #[serde(default, deserialize_with = "number")]
     pub leader: u64,
-    /// What the member says is wrong: an alarm, no leader.
+    /// What the member says is wrong: an alarm of any member, no leader.
     #[serde(default)]
-    pub errors: Vec<String>,
+    errors: Vec<String>,
     /// The last entry of the log that it knows to be agreed.
     #[serde(rename = "raftIndex", default, deserialize_with = "number")]
     pub agreed: u64,
     /// The last entry that it has carried out.
     #[serde(rename = "raftAppliedIndex", default, deserialize_with = "number")]
     pub applied: u64,
+    #[serde(rename = "dbSize", default, deserialize_with = "number")]
+    bytes: u64,
+    #[serde(rename = "dbSizeInUse", default, deserialize_with = "number")]
+    in_use: u64,
+    /// Since etcd 3.6; 0 from older ones.
+    #[serde(rename = "dbSizeQuota", default, deserialize_with = "number")]
+    quota: u64,
+}
+
+/// What stands at the head of every answer, as far as it matters.
+#[derive(Default, Deserialize)]
+struct Header {
+    #[serde(default, deserialize_with = "number")]
+    cluster_id: u64,
+    #[serde(default, deserialize_with = "number")]
+    revision: u64,
+}
+
+impl Status {
+    /// The id that etcd gave to its cluster.
+    pub fn cluster(&self) -> u64 {
+        self.header.cluster_id
+    }
+
+    /// The revision of its newest key.
+    pub fn revision(&self) -> u64 {
+        self.header.revision
+    }
+
+    /// The size of its database.
+    pub fn database(&self) -> Database {
+        Database {
+            bytes: self.bytes,
+            in_use: self.in_use,
+            quota: self.quota,
+        }
+    }
+
+    /// The alarms of all members.
+    pub fn alarms(&self) -> BTreeSet<RaisedAlarm> {
+        self.errors.iter().filter_map(|text| alarm(text)).collect()
+    }
+}
+
+/// An alarm as `errors` shows it, a message of protobuf as text: `memberID:7 alarm:NOSPACE`.
+/// How many spaces there are between the fields is left open by protobuf.
+fn alarm(text: &str) -> Option<RaisedAlarm> {
+    let field = |name: &str| {
+        let mut words = text.split_whitespace();
+        words.find_map(|word| word.strip_prefix(name)?.strip_prefix(':'))
+    };
+    Some(RaisedAlarm {
+        member: field("memberID").map_or(Ok(0), str::parse).ok()?,
+        alarm: match field("alarm")? {
+            "NOSPACE" => Alarm::NoSpace,
+            "CORRUPT" => Alarm::Corrupt,
+            _ => return None,
+        },
+    })
 }
 
 /// A line of the answer to `snapshot`.
@@ -162,6 +223,12 @@ impl Refusal {
     /// The member to be promoted votes already.
     pub fn is_voting_already(&self) -> bool {
         self.message == "etcdserver: can only promote a learner member"
+    }
+
+    /// What is to be compacted has been compacted already.
+    pub fn is_compacted_already(&self) -> bool {
+        self.message
+            .contains("required revision has been compacted")
     }
 
     /// There is no majority, or no leader yet (gRPC's `Unavailable` and `DeadlineExceeded`).

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 
 use crate::{
     error::{Context, Error, Result},
-    ports::{Etcd, Member, Snapshot},
+    ports::{Etcd, Member, MemberStatus, RaisedAlarm, Snapshot},
 };
 
 use connection::Connection;
@@ -29,8 +29,14 @@ use messages::{MemberList, Refusal, Status};
 /// Where kubeadm's members serve their clients.
 const CLIENTS: u16 = 2379;
 
+/// Longer than this, no part of an answer takes.
+const SILENCE: Duration = Duration::from_secs(30);
+
 /// etcd itself gives up most requests after 7 s.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// To defragment eight gigabytes may take minutes.
+const DEFRAGMENTATION: Duration = Duration::from_mins(15);
 
 /// A member further behind than this, in entries of the log, is not in step. A busy one is a
 /// few hundred behind at any moment.
@@ -39,6 +45,8 @@ const LAG: u64 = 5_000;
 /// The etcd cluster through the member on this machine.
 pub struct EtcdGateway {
     connection: Connection,
+    /// For calls that are answered late.
+    slow_connection: Connection,
     local: Ipv4Addr,
     port: u16,
     patience: Duration,
@@ -52,15 +60,17 @@ impl EtcdGateway {
 
     /// Another member than the one on this machine's loopback, or another port for all.
     fn at(certificates: impl Into<PathBuf>, local: Ipv4Addr, port: u16) -> Self {
+        let certificates = certificates.into();
         Self {
-            connection: Connection::with(certificates.into()),
+            connection: Connection::with(certificates.clone(), SILENCE),
+            slow_connection: Connection::with(certificates, DEFRAGMENTATION),
             local,
             port,
             patience: PATIENCE,
         }
     }
 
-    async fn status(&self, member: Ipv4Addr) -> Result<Status> {
+    async fn status_of(&self, member: Ipv4Addr) -> Result<Status> {
         self.done(member, "maintenance/status", &json!({})).await
     }
 
@@ -83,25 +93,38 @@ impl EtcdGateway {
         call: &str,
         body: &Value,
     ) -> Result<std::result::Result<T, Refusal>> {
-        let attempt = || self.attempted(member, call);
-        let exchange = async {
-            let answer = self.send(member, call, body).await?;
-            let status = answer.status();
-            let text = answer.text().await.attempting(attempt)?;
-            if !status.is_success() {
-                return Ok(Err(Refusal::read(status.as_u16(), &text)));
-            }
-            serde_json::from_str(&text).attempting(attempt).map(Ok)
-        };
+        let exchange = self.exchange(&self.connection, member, call, body);
         // Without a majority etcd lets some calls wait for it.
         tokio::time::timeout(self.patience, exchange)
             .await
             .unwrap_or_else(|_| Ok(Err(Refusal::silence(self.patience))))
     }
 
-    async fn send(&self, member: Ipv4Addr, call: &str, body: &Value) -> Result<Response> {
-        self.connection
-            .client()
+    async fn exchange<T: DeserializeOwned>(
+        &self,
+        by: &Connection,
+        member: Ipv4Addr,
+        call: &str,
+        body: &Value,
+    ) -> Result<std::result::Result<T, Refusal>> {
+        let attempt = || self.attempted(member, call);
+        let answer = self.send(by, member, call, body).await?;
+        let status = answer.status();
+        let text = answer.text().await.attempting(attempt)?;
+        if !status.is_success() {
+            return Ok(Err(Refusal::read(status.as_u16(), &text)));
+        }
+        serde_json::from_str(&text).attempting(attempt).map(Ok)
+    }
+
+    async fn send(
+        &self,
+        by: &Connection,
+        member: Ipv4Addr,
+        call: &str,
+        body: &Value,
+    ) -> Result<Response> {
+        by.client()
             .await?
             .post(self.url(member, call))
             .json(body)
@@ -157,19 +180,27 @@ impl Etcd for EtcdGateway {
         list.members()
     }
 
-    async fn is_healthy(&self, member: &Member) -> bool {
-        let both = tokio::try_join!(self.status(self.local), self.status(member.address));
-        let Ok((ours, theirs)) = both else {
-            return false;
-        };
-        theirs.errors.is_empty()
-            && theirs.leader != 0
-            && theirs.leader == ours.leader
-            && ours.agreed.saturating_sub(theirs.applied) <= LAG
+    async fn status(&self, member: &Member) -> Result<MemberStatus> {
+        let (ours, theirs) =
+            tokio::join!(self.status_of(self.local), self.status_of(member.address));
+        let theirs = theirs?;
+        let in_step = ours.is_ok_and(|ours| {
+            theirs.leader != 0
+                && theirs.leader == ours.leader
+                && ours.agreed.saturating_sub(theirs.applied) <= LAG
+        });
+        Ok(MemberStatus {
+            cluster: theirs.cluster(),
+            leader: (theirs.leader != 0).then_some(theirs.leader),
+            in_step,
+            alarms: theirs.alarms(),
+            revision: theirs.revision(),
+            database: theirs.database(),
+        })
     }
 
     async fn leader(&self) -> Result<Option<u64>> {
-        let leader = self.status(self.local).await?.leader;
+        let leader = self.status_of(self.local).await?.leader;
         Ok((leader != 0).then_some(leader))
     }
 
@@ -211,9 +242,40 @@ impl Etcd for EtcdGateway {
             .map(drop)
     }
 
+    async fn compact(&self, revision: u64) -> Result<()> {
+        let call = "kv/compaction";
+        let body = json!({"revision": revision.to_string(), "physical": true});
+        match self.ask::<Value>(self.local, call, &body).await? {
+            Ok(_) => Ok(()),
+            Err(refusal) if refusal.is_compacted_already() => Ok(()),
+            Err(refusal) => Err(self.refused(self.local, call, &refusal)),
+        }
+    }
+
+    async fn defragment(&self, member: &Member) -> Result<()> {
+        let (by, call, body) = (&self.slow_connection, "maintenance/defragment", json!({}));
+        let answer = self.exchange::<Value>(by, member.address, call, &body);
+        match answer.await? {
+            Ok(_) => Ok(()),
+            Err(refusal) => Err(self.refused(member.address, call, &refusal)),
+        }
+    }
+
+    async fn disarm(&self, alarm: RaisedAlarm) -> Result<()> {
+        let call = "maintenance/alarm";
+        let body = json!({
+            "action": "DEACTIVATE",
+            "memberID": alarm.member.to_string(),
+            "alarm": alarm.alarm.as_str(),
+        });
+        self.done::<Value>(self.local, call, &body).await.map(drop)
+    }
+
     async fn snapshot(&self, file: &Path) -> Result<Snapshot> {
         let call = "maintenance/snapshot";
-        let answer = self.send(self.local, call, &json!({})).await?;
+        let answer = self
+            .send(&self.connection, self.local, call, &json!({}))
+            .await?;
         let status = answer.status();
         if !status.is_success() {
             let text = answer.text().await.unwrap_or_default();

@@ -5,6 +5,7 @@ use serde_json::json;
 
 use super::*;
 use crate::{
+    leader::lead,
     ports::{Clock, Role, World},
     testing::{FakeWorld, control_plane},
 };

@@ -6,7 +6,7 @@ use serde::Serialize;
 use crate::{
     error::{Error, Result},
     phases::{Notes, State, Step},
-    ports::{InstanceState, Member, Role, World},
+    ports::{Alarm, InstanceState, Member, Role, World},
 };
 
 /// etcd does without this node's member: another leads, and this one is removed. It stays
@@ -106,7 +106,11 @@ impl Step for LeaveEtcd {
         };
         let mut seen = Vec::new();
         for other in others {
-            let healthy = world.etcd.is_healthy(&other).await;
+            // One whose data differ may not be what is left of the cluster.
+            let healthy =
+                world.etcd.status(&other).await.is_ok_and(|status| {
+                    status.in_step && !status.is_alarmed(other.id, Alarm::Corrupt)
+                });
             seen.push((other, healthy));
         }
         let heir = judge(&own, &seen)
