@@ -121,6 +121,19 @@ pub enum EtcdCommand {
         /// Restore although other control planes may still live. They must never come back.
         #[arg(long)]
         force: bool,
+        /// Write the store's record of the cluster again where it was lost; `--from` must name
+        /// the backup.
+        #[arg(long)]
+        rebuild_record: bool,
+    },
+    /// Prove that a backup can be restored: in a folder of its own, which is removed again.
+    Verify {
+        /// As for `restore`.
+        #[arg(long, default_value = "latest")]
+        from: String,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// List the members: who votes, who leads, who is healthy.
     Members {

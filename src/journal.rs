@@ -37,6 +37,14 @@ pub struct Journal {
     /// from then on no loss in the store makes the instance anything else.
     #[serde(default)]
     pub settled: Option<SettledRecord>,
+    /// The id that etcd gave to its cluster, in hexadecimal digits, once etcd has said it on this
+    /// machine: from then on it never starts here without its data. The kubelet's unit looks for
+    /// it too.
+    #[serde(default)]
+    pub etcd_cluster: Option<String>,
+    /// A restore that was begun and has not come to its end.
+    #[serde(default)]
+    pub restoring: Option<Restoring>,
     /// Each phase that was ever begun.
     pub phases: BTreeMap<String, Entry>,
 }
@@ -48,6 +56,15 @@ pub struct Membership {
     pub cluster_uid: String,
     /// How the instance came to it.
     pub course: Course,
+}
+
+/// A restore that is under way: the backup's keys and data are being put in place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restoring {
+    /// The URL of the backup's `.json`.
+    pub backup: String,
+    /// When it was begun.
+    pub begun: Timestamp,
 }
 
 /// How an instance comes to its cluster.
@@ -79,6 +96,8 @@ impl Journal {
             instance_id: instance_id.to_owned(),
             membership: None,
             settled: None,
+            etcd_cluster: None,
+            restoring: None,
             phases: BTreeMap::new(),
         }
     }
@@ -124,6 +143,20 @@ impl Journal {
         let bytes = host.read(Path::new(FILE)).await?.unwrap_or_default();
         let journal: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
         Ok(journal["instance_id"].as_str().map(str::to_owned))
+    }
+
+    /// Refuses to go on while a restore is under way: etcd's data may be neither the old nor the
+    /// new ones.
+    pub fn refuse_while_restoring(&self) -> Result<()> {
+        let Some(Restoring { backup, begun }) = &self.restoring else {
+            return Ok(());
+        };
+        Err(Error::refused(format!(
+            "a restore that was begun at {begun:.0} has not come to its end"
+        ))
+        .hint(format!(
+            "run it again: k8s-bootstrap etcd restore --from {backup}"
+        )))
     }
 
     /// Writes it, whole or not at all.

@@ -45,8 +45,14 @@ async fn carry_out(command: Command) -> Result<()> {
         Command::Reset { yes } => commands::reset(yes).await,
         Command::Etcd(EtcdCommand::Members { json }) => commands::etcd::members(json).await,
         Command::Etcd(EtcdCommand::Snapshot { to }) => commands::etcd::snapshot(to).await,
-        Command::Etcd(EtcdCommand::Restore { from, yes, force }) => {
-            commands::restore::restore(&from, yes, force).await
+        Command::Etcd(EtcdCommand::Restore {
+            from,
+            yes,
+            force,
+            rebuild_record,
+        }) => commands::restore::restore(&from, yes, force, rebuild_record).await,
+        Command::Etcd(EtcdCommand::Verify { from, json }) => {
+            commands::verify::verify(&from, json).await
         }
         Command::Simulate {
             control_planes,

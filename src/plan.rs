@@ -14,7 +14,7 @@ use crate::{
             Artifact, Containerd, ForeignNetworks, Hosts, Images, Kernel, KubeletUnit, Preflight,
             Swap, Sysctl,
         },
-        kubeadm::{ApiReady, ConfigFiles, InitPhase, Join, KubeadmPhase},
+        kubeadm::{ApiReady, ConfigFiles, EtcdData, InitPhase, Join, KubeadmPhase},
         leaving::Uncordon,
         record::{RecordCluster, SettleCluster},
     },
@@ -112,7 +112,8 @@ fn found(
     plan.add("kubeadm-certs", LOCAL, &["kubeadm-config", "artifact-kubeadm", "hosts"], "the cluster's certificates, while images load", init(Init::Certs)?);
     plan.add("kubeadm-kubeconfig", LOCAL, &["kubeadm-certs"], "credentials of the control plane's parts", init(Init::Kubeconfig)?);
     plan.add("kubeadm-preflight", settings.deadlines.download, &[prepared.as_slice(), &["kubeadm-config"]].concat(), "kubeadm's own look at the host", init(Init::Preflight)?);
-    plan.add("kubeadm-etcd", LOCAL, &["kubeadm-kubeconfig", "kubeadm-preflight"], "etcd as a static pod", init(Init::Etcd)?);
+    plan.add("etcd-data", LOCAL, &["preflight"], "etcd never starts over without the data that it had", EtcdData { instance: me.instance_id.clone() });
+    plan.add("kubeadm-etcd", LOCAL, &["kubeadm-kubeconfig", "kubeadm-preflight", "etcd-data"], "etcd as a static pod", init(Init::Etcd)?);
     plan.add("kubeadm-control-plane", LOCAL, &["kubeadm-etcd"], "the API server, the controllers and the scheduler as static pods", init(Init::ControlPlane)?);
     plan.add("kubeadm-kubelet-start", LOCAL, &["kubeadm-control-plane"], "the kubelet starts the static pods", init(Init::KubeletStart)?);
     plan.add("api-ready", api, &["kubeadm-kubelet-start"], "what follows speaks to the API", ApiReady::new(settings));
@@ -161,9 +162,14 @@ fn join(
         Role::Worker => ConfigFiles::join(settings, me, machine)?,
     };
     plan.add("kubeadm-config", LOCAL, &["preflight"], "what kubeadm reads", files);
+    let mut before = [prepared.as_slice(), &["kubeadm-config"]].concat();
+    if me.role == Role::ControlPlane {
+        plan.add("etcd-data", LOCAL, &["preflight"], "etcd never starts over without the data that it had", EtcdData { instance: me.instance_id.clone() });
+        before.push("etcd-data");
+    }
     // The join service may answer as late as the cluster itself.
     let patience = settings.deadlines.peers + settings.deadlines.join;
-    plan.add("kubeadm-join", patience, &[prepared.as_slice(), &["kubeadm-config"]].concat(), "the kubelet gets its certificate for this node's name", Join::new(settings, me, &membership.cluster_uid)?);
+    plan.add("kubeadm-join", patience, &before, "the kubelet gets its certificate for this node's name", Join::new(settings, me, &membership.cluster_uid)?);
     if me.role == Role::ControlPlane {
         // kubeadm's last act, which a join may not have come to.
         plan.add("kubeadm-mark-control-plane", settings.deadlines.api, &["kubeadm-join"], "workloads stay off control planes", KubeadmPhase::new(InitPhase::MarkControlPlane, settings, me)?);

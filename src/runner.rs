@@ -166,6 +166,19 @@ impl Runner {
             .await;
     }
 
+    /// Changes the journal, on the disk too; nothing is written if nothing changes.
+    pub async fn change_journal(&self, change: impl FnOnce(&mut Journal)) -> Result<()> {
+        let mut journal = self.journal.lock().await;
+        let mut next = journal.clone();
+        change(&mut next);
+        if next == *journal {
+            return Ok(());
+        }
+        next.save(self.world.host.as_ref()).await?;
+        *journal = next;
+        Ok(())
+    }
+
     /// Carries out a plan. Ends with the first phase that is given up.
     pub async fn run<A>(&self, phases: &[Phase<A>]) -> Result<Summary>
     where

@@ -107,8 +107,16 @@ impl Agent {
                 Err(error) => warn!(HINT = error.remedy(), "{}", error.one_line()),
             }
             // An etcd that does not answer was just said.
-            let report = maintenance.cycle(&self.world, &self.me).await;
-            self.reporter.etcd(report.ok());
+            let report = maintenance.cycle(&self.world, &self.me).await.ok();
+            if let Some(cluster) = report.as_ref().and_then(|report| report.cluster.clone())
+                && let Err(error) = self
+                    .runner
+                    .change_journal(|journal| journal.etcd_cluster = Some(cluster))
+                    .await
+            {
+                warn!(HINT = error.remedy(), "{}", error.one_line());
+            }
+            self.reporter.etcd(report);
         }
     }
 

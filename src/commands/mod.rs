@@ -10,6 +10,7 @@ pub mod restore;
 mod run;
 mod simulate;
 mod status;
+pub mod verify;
 
 use std::io::Write;
 

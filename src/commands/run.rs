@@ -221,6 +221,7 @@ async fn live(wiring: &Wiring, way: &Way, reporter: Arc<Reporter>, told: &mut To
         let world = wiring.world(&settings, &me)?;
         let listener = listen_for_reports(world.host.as_ref(), settings.report.listen).await?;
         let journal = Journal::open(world.host.as_ref(), &me.instance_id).await?;
+        journal.refuse_while_restoring()?;
         let known = api_servers::known(&me, world.host.as_ref()).await?;
         way.servers.send_replace(known);
         if settings.cluster.endpoint == "local" {

@@ -40,6 +40,40 @@ async fn what_was_written_is_read_again_and_is_roots_alone() {
 }
 
 #[tokio::test]
+async fn a_journal_of_an_older_agent_is_read() {
+    let fake = FakeWorld::new();
+    let journal = written(&fake).await;
+    let whole = fake.files.get(FILE).unwrap();
+    let mut old: serde_json::Value = serde_json::from_str(&whole).unwrap();
+    for newer in ["etcd_cluster", "restoring"] {
+        assert!(old.as_object_mut().unwrap().remove(newer).is_some());
+    }
+    fake.files.put(FILE, old.to_string());
+    assert_eq!(open(&fake, "i-1").await.unwrap(), journal);
+}
+
+#[tokio::test]
+async fn a_restore_that_is_under_way_is_refused_with_the_command_that_goes_on() {
+    let fake = FakeWorld::new();
+    let mut journal = written(&fake).await;
+    journal.refuse_while_restoring().unwrap();
+    journal.restoring = Some(Restoring {
+        backup: "s3://b/uid/20261123T120000.000Z.json".to_owned(),
+        begun: "2026-11-23T12:00:00Z".parse().unwrap(),
+    });
+    journal.save(fake.host.as_ref()).await.unwrap();
+    let error = open(&fake, "i-1").await.unwrap().refuse_while_restoring();
+    let error = error.unwrap_err();
+    assert_eq!(error.kind(), Kind::Refused);
+    assert!(
+        error
+            .remedy()
+            .unwrap()
+            .ends_with("etcd restore --from s3://b/uid/20261123T120000.000Z.json")
+    );
+}
+
+#[tokio::test]
 async fn a_journal_cut_short_anywhere_is_refused_and_never_taken_for_an_empty_one() {
     let fake = FakeWorld::new();
     written(&fake).await;

@@ -76,6 +76,9 @@ impl Asked {
 /// How etcd fares, as this control plane sees it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EtcdReport {
+    /// The id that etcd gave to its cluster, in hexadecimal digits.
+    #[serde(default)]
+    pub cluster: Option<String>,
     /// Its members.
     pub members: Vec<MemberReport>,
     /// Members that this agent has defragmented since it started.
@@ -325,7 +328,10 @@ impl Maintenance {
                 Some(error.one_line())
             }
         };
+        let mut in_step = members.iter().filter(|asked| asked.is_in_step());
+        let cluster = in_step.find_map(|asked| asked.answer.as_ref().map(|a| a.cluster));
         Ok(EtcdReport {
+            cluster: cluster.map(|id| format!("{id:x}")),
             defragmentations: self.defragmentations,
             alarms_ended: self.alarms_ended,
             troubles: troubles(&members).into_iter().chain(failure).collect(),

@@ -137,7 +137,60 @@ impl SettledRecord {
     }
 }
 
+/// A cluster's claim and that it exists, as a backup keeps them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recorded {
+    /// The claim's number, under which both stand.
+    pub number: u32,
+    /// The claim.
+    pub claim: Claim,
+    /// That it exists.
+    pub initialized: Initialized,
+}
+
+impl Recorded {
+    /// What is recorded of the cluster with this uid.
+    pub fn of(record: &Record, cluster_uid: &str) -> Option<Self> {
+        let claim = record.claim_for(cluster_uid)?;
+        Some(Self {
+            number: claim.number,
+            claim: claim.clone(),
+            initialized: record.initialized.get(&claim.number)?.clone(),
+        })
+    }
+
+    /// What a store may have recorded, of a cluster of which no more than this is known.
+    pub fn first(cluster_uid: &str, ca_hash: &str, instance: &str, time: Timestamp) -> Self {
+        Self {
+            number: 1,
+            claim: Claim {
+                number: 1,
+                instance: instance.to_owned(),
+                cluster_uid: cluster_uid.to_owned(),
+                time,
+            },
+            initialized: Initialized {
+                cluster_uid: cluster_uid.to_owned(),
+                ca_hash: ca_hash.to_owned(),
+                founder: instance.to_owned(),
+                time,
+            },
+        }
+    }
+}
+
 impl Record {
+    /// Whether nothing is recorded that another cluster than this one left.
+    pub fn is_only_of(&self, cluster_uid: &str) -> bool {
+        let claims = self.claims.iter().map(|claim| &claim.cluster_uid);
+        let initialized = self.initialized.values().map(|there| &there.cluster_uid);
+        let settled = self.settled.iter().map(|settled| &settled.cluster_uid);
+        claims
+            .chain(initialized)
+            .chain(settled)
+            .all(|uid| uid == cluster_uid)
+    }
+
     /// The cluster that exists: that of the last claim, once it is initialized. One whose
     /// founder was taken over from is none any more.
     pub fn cluster(&self) -> Option<&Initialized> {
@@ -240,6 +293,21 @@ pub async fn initialize(store: &dyn Store, initialized: &Initialized) -> Result<
         .hint("terminate this instance: the other cluster is the one that nodes join")),
         None => Err(not_listed_yet(&key)),
     }
+}
+
+/// Writes a lost record again, as a backup has it. What is there stays: doing it again is no
+/// error.
+pub async fn rebuild(store: &dyn Store, recorded: &Recorded) -> Result<()> {
+    let number = recorded.number;
+    let claim = form(&Entry::Claim(recorded.claim.clone()))?;
+    store
+        .rebuild(&format!("{FOUNDER}/{number}"), &claim)
+        .await?;
+    let initialized = form(&recorded.initialized)?;
+    store
+        .rebuild(&format!("{INITIALIZED}/{number}"), &initialized)
+        .await
+        .map(drop)
 }
 
 /// Records that the cluster has something to lose. Doing it again is no error; a cluster whose

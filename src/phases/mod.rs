@@ -115,6 +115,8 @@ actions! {
     Images(host::Images),
     /// kubeadm's configuration.
     ConfigFiles(kubeadm::ConfigFiles),
+    /// The data that etcd had.
+    EtcdData(kubeadm::EtcdData),
     /// One phase of `kubeadm init`.
     KubeadmPhase(kubeadm::KubeadmPhase),
     /// The API answers.

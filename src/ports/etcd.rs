@@ -20,6 +20,10 @@ pub trait Etcd: Send + Sync {
     async fn members_by(&self, other: Ipv4Addr) -> Result<Vec<Member>>;
     /// What this member says of itself; an error if it does not answer.
     async fn status(&self, member: &Member) -> Result<MemberStatus>;
+    /// Whether this member answers, follows the leader and keeps up, whatever alarms there are.
+    async fn is_healthy(&self, member: &Member) -> bool {
+        self.status(member).await.is_ok_and(|status| status.in_step)
+    }
     /// The member that leads; none while there is no leader.
     async fn leader(&self) -> Result<Option<u64>>;
     /// Takes a member out of the cluster; one that is not there is no error. etcd refuses

@@ -16,6 +16,11 @@ pub trait Store: Send + Sync {
     /// An answer lost on the way leaves it open whether the write took effect:
     /// callers read back who holds the key instead of trusting an error.
     async fn create(&self, key: &str, value: &str) -> Result<Created>;
+    /// The same for a record that was lost and is written again from a backup, because a person
+    /// says so: whoever may write what otherwise does not matter.
+    async fn rebuild(&self, key: &str, value: &str) -> Result<Created> {
+        self.create(key, value).await
+    }
     /// The value of a key.
     async fn get(&self, key: &str) -> Result<Option<String>>;
     /// All keys under a prefix such as `founder/`, with their values, sorted by key.

@@ -4,17 +4,22 @@
 //! A backup is three files, `UID/TIME.db`, `.pki.tar` and `.json`, written in this order: the
 //! last one describes the others, and a backup without it does not count.
 
+mod etcdutl;
+pub mod fetch;
 pub mod pki;
 pub mod restore;
 mod take;
+pub mod verify;
 
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
 use serde::{Deserialize, Serialize};
 
+pub use fetch::{Fetched, Purpose};
 pub use take::{Subject, Taken, newest, take};
 
 use crate::{
     error::{Context, Error, Result},
+    observe::record::Recorded,
     ports::Snapshot,
 };
 
@@ -54,6 +59,10 @@ pub struct Manifest {
     pub snapshot: Snapshot,
     /// sha256 of the tar file of keys.
     pub pki_sha256: String,
+    /// The cluster in the store's record; not there in backups of older agents, and where the
+    /// store did not answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub record: Option<Recorded>,
 }
 
 impl Manifest {
@@ -69,6 +78,13 @@ impl Manifest {
             .hint("restore with the agent version that took it"));
         }
         Ok(manifest)
+    }
+
+    /// The cluster as the store recorded it, or as it may have been.
+    pub fn recorded(&self) -> Recorded {
+        self.record.clone().unwrap_or_else(|| {
+            Recorded::first(&self.cluster_uid, &self.ca_hash, &self.instance, self.time)
+        })
     }
 }
 
@@ -210,6 +226,24 @@ mod tests {
             retired("uid", &again, 2),
             [format!("uid/{TWO}{PKI}"), format!("uid/{TWO}{DATA}")]
         );
+    }
+
+    #[test]
+    fn a_backup_of_an_older_agent_has_a_record_too() {
+        let old = r#"{"version": 1, "cluster": "demo", "cluster_uid": "uid", "ca_hash": "sha256:ca",
+            "time": "2026-11-24T12:00:00Z", "instance": "i-1", "kubernetes": "1.36.3",
+            "snapshot": {"bytes": 1, "sha256": "00"}, "pki_sha256": "00"}"#;
+        let manifest = Manifest::read("x.json", old.as_bytes()).unwrap();
+        let Recorded {
+            number,
+            claim,
+            initialized,
+        } = manifest.recorded();
+        assert_eq!(
+            (number, claim.cluster_uid.as_str(), claim.instance.as_str()),
+            (1, "uid", "i-1")
+        );
+        assert_eq!(initialized.ca_hash, "sha256:ca");
     }
 
     #[test]

@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
+use tracing::warn;
 
 use super::{DATA, ENDINGS, MANIFEST, Manifest, Name, PKI, VERSION, WORK, pki, retired, whole};
 use crate::{
     error::{Context, Error, Result},
+    observe::record::{self, Recorded},
     phases::kubeadm::own_ca_cert_hash,
     ports::{Place, World},
 };
@@ -91,6 +93,7 @@ async fn put(
         instance: subject.instance.to_owned(),
         kubernetes: subject.kubernetes.to_owned(),
         pki_sha256: digest(world, &work(name, PKI)).await?,
+        record: recorded(world, subject.cluster_uid).await,
         snapshot,
     };
     let text = serde_json::to_vec_pretty(&manifest)
@@ -116,6 +119,21 @@ async fn put(
         time: now,
         bytes: manifest.snapshot.bytes,
     })
+}
+
+/// The store's record of the cluster. A store that is away keeps no backup from being taken.
+async fn recorded(world: &World, cluster_uid: &str) -> Option<Recorded> {
+    match record::read(world.store.as_ref()).await {
+        Ok(record) => Recorded::of(&record, cluster_uid),
+        Err(error) => {
+            warn!(
+                HINT = error.remedy(),
+                "the backup lacks the store's record: {}",
+                error.one_line()
+            );
+            None
+        }
+    }
 }
 
 async fn digest(world: &World, path: &Path) -> Result<String> {
@@ -176,6 +194,22 @@ mod tests {
         assert!(left(&fake).await.is_empty());
         let newest = newest(&fake.ports(), &place(), "uid").await.unwrap();
         assert_eq!(newest, Some(taken.name));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_backup_holds_what_the_store_records_of_the_cluster() {
+        let fake = founded().recorded("uid", "i-0").await;
+        let manifest = async |of: &FakeWorld| {
+            let taken = take(&of.ports(), &place(), 3, SUBJECT).await.unwrap();
+            let text = of.files.get(format!("/backups/{}.json", taken.name));
+            Manifest::read("x", text.unwrap().as_bytes()).unwrap()
+        };
+        let recorded = manifest(&fake).await.record.unwrap();
+        assert_eq!(
+            (recorded.number, recorded.initialized.founder.as_str()),
+            (1, "i-0")
+        );
+        assert_eq!(manifest(&founded()).await.record, None, "of no record");
     }
 
     #[tokio::test(start_paused = true)]

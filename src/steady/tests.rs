@@ -12,7 +12,7 @@ use super::*;
 use crate::{
     adapters::balancer::Probe,
     identity::Identity,
-    journal::{Course, Membership},
+    journal::{Course, Journal, Membership},
     testing::{FakeWorld, agent, control_plane, not_ready, ready, running, worker},
 };
 
@@ -128,6 +128,21 @@ async fn a_control_plane_removes_the_blanket_approval_whenever_it_comes_back() {
         cycle(&agent, false).await;
         assert!(!fake.cluster.objects().contains_key(key));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_control_plane_remembers_the_id_of_etcds_cluster_and_reports_its_members() {
+    let fake = FakeWorld::founded();
+    fake.etcd.voter(ME, 10);
+    let agent = member(&fake, control_plane("i-1")).await;
+    let kept = timeout(HEALING / 2, agent.keep_members()).await;
+    assert!(kept.is_err());
+    let journal = Journal::open(fake.host.as_ref(), "i-1").await.unwrap();
+    assert_eq!(journal.etcd_cluster.as_deref(), Some("c1"));
+    let status = agent.reporter.subscribe().borrow().clone();
+    assert_eq!(status.etcd.as_ref().unwrap().members.len(), 1);
+    let line = format!("  etcd {ME} healthy, leads, 20 of 8192 MiB, 15 in use\n");
+    assert!(status.text().contains(&line), "{}", status.text());
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,6 +5,7 @@
 mod check_config;
 mod commands;
 mod documentation;
+mod kubelet_unit;
 mod script;
 mod simulate;
 mod user_data;

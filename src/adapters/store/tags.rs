@@ -81,6 +81,14 @@ impl TagStore {
         self.ec2.tag(&self.me.instance_id, &tag, value).await
     }
 
+    async fn keep(&self, key: &str, value: &str) -> Result<Created> {
+        // On the disk first: were it not, a claim that EC2 does not show yet would be made twice.
+        let created = self.own.create(key, value).await?;
+        let kept = self.own.get(key).await?;
+        self.publish(key, kept.as_deref().unwrap_or(value)).await?;
+        Ok(created)
+    }
+
     /// Whether this instance is the one that may write this entry; an error that says what is
     /// missing. Whoever wrote the one before may write the next: nobody else takes that for gone.
     async fn may_write(&self, number: &str) -> Result<()> {
@@ -109,6 +117,16 @@ impl TagStore {
     }
 }
 
+fn check(key: &str, value: &str) -> Result<()> {
+    check_key(key)?;
+    if value.chars().count() > LONGEST {
+        return Err(Error::refused(format!(
+            "the value of `{key}` is too long for a tag: more than {LONGEST} characters"
+        )));
+    }
+    Ok(())
+}
+
 /// What an instance's tags record.
 fn recorded(instance: &Instance) -> BTreeMap<String, String> {
     let ours = |(tag, value): (&String, &String)| {
@@ -121,23 +139,23 @@ fn recorded(instance: &Instance) -> BTreeMap<String, String> {
 #[async_trait]
 impl Store for TagStore {
     async fn create(&self, key: &str, value: &str) -> Result<Created> {
-        check_key(key)?;
-        if value.chars().count() > LONGEST {
-            return Err(Error::refused(format!(
-                "the value of `{key}` is too long for a tag: more than {LONGEST} characters"
-            )));
-        }
+        check(key, value)?;
         if self.record().await?.contains_key(key) {
             return Ok(Created::AlreadyThere);
         }
         if let Some(number) = key.strip_prefix(FOUNDER) {
             self.may_write(number).await?;
         }
-        // On the disk first: were it not, a claim that EC2 does not show yet would be made twice.
-        let created = self.own.create(key, value).await?;
-        let kept = self.own.get(key).await?;
-        self.publish(key, kept.as_deref().unwrap_or(value)).await?;
-        Ok(created)
+        self.keep(key, value).await
+    }
+
+    /// The control planes that elected one are all gone: nobody is left to elect.
+    async fn rebuild(&self, key: &str, value: &str) -> Result<Created> {
+        check(key, value)?;
+        if self.record().await?.contains_key(key) {
+            return Ok(Created::AlreadyThere);
+        }
+        self.keep(key, value).await
     }
 
     async fn get(&self, key: &str) -> Result<Option<String>> {
@@ -295,6 +313,22 @@ mod tests {
         assert!(error.one_line().contains("too long for a tag"), "{error}");
         assert!(region.store(1).create("../x", "x").await.is_err());
         assert!(region.store(1).delete("founder/1").await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_lost_record_is_written_again_by_the_only_one_that_is_left() {
+        let region = Region::new([instance(7)]);
+        let store = region.store(7);
+        for (key, value) in [("founder/2", "claim"), ("initialized/2", "yes")] {
+            assert_eq!(store.rebuild(key, value).await.unwrap(), Created::Yes);
+            let again = store.rebuild(key, "other").await;
+            assert_eq!(again.unwrap(), Created::AlreadyThere);
+        }
+        // And says that it is settled, however many there are to be.
+        let settled = store.create("founder/3", "settled").await;
+        assert_eq!(settled.unwrap(), Created::Yes);
+        let tags = &region.instances().await[0].tags;
+        assert_eq!(tags["k8s-bootstrap:record:initialized:2"], "yes");
     }
 
     #[tokio::test]

@@ -9,6 +9,7 @@
 mod ca;
 pub mod config;
 pub mod documents;
+mod etcd_data;
 mod init;
 mod join;
 pub mod kubeconfig;
@@ -19,6 +20,7 @@ pub mod reserved;
 mod result;
 
 pub use ca::{ca_cert_hash, key_hash, own_ca_cert_hash, upload_certificates};
+pub use etcd_data::EtcdData;
 pub use init::{ConfigFiles, InitPhase, KubeadmPhase};
 pub use join::Join;
 pub use ready::ApiReady;

@@ -1,11 +1,21 @@
 #![allow(clippy::unwrap_used)]
 
+use std::sync::{Arc, Mutex};
+
 use super::*;
 use crate::{
-    journal::{Course, Membership},
-    observe::{Claim, Evidence, Record},
-    ports::Instance,
-    snapshots::{Subject, take},
+    journal::{Course, Journal, Membership},
+    observe::{
+        Claim, Evidence, Record,
+        record::{self, Recorded},
+    },
+    phases::kubeadm::ca_cert_hash,
+    ports::{Instance, Output},
+    snapshots::{
+        Name, Subject, WORK,
+        fetch::{fetch, newest_of, source},
+        take,
+    },
     testing::{FakeWorld, Pki, control_plane, output, running, settings},
 };
 
@@ -36,6 +46,13 @@ async fn backed_up() -> (FakeWorld, Initialized) {
 
 /// A new machine that reaches the same backups, with programs that do what the real ones do.
 fn successor(of: &FakeWorld) -> FakeWorld {
+    successor_that_is_killed_after(usize::MAX, of).0
+}
+
+/// The same, which is killed when so many programs have done their work; the count may be
+/// raised later.
+fn successor_that_is_killed_after(acts: usize, of: &FakeWorld) -> (FakeWorld, Arc<Mutex<usize>>) {
+    let left = Arc::new(Mutex::new(acts));
     let new = of.another_host();
     for file in ["db", "pki.tar", "json"] {
         let path = format!("/backups/uid/{STAMP}.{file}");
@@ -49,23 +66,72 @@ fn successor(of: &FakeWorld) -> FakeWorld {
             output(1, "", "not found")
         });
     }
-    new.on("mkdir", |_, _| output(0, "", ""));
-    new.on(RESTORE, |_, files| {
-        files.put(format!("{MADE}/member/snap/db"), "restored");
+    let killed = {
+        let left = left.clone();
+        move || {
+            let mut left = left.lock().unwrap();
+            let killed = *left == 0;
+            *left = left.saturating_sub(1);
+            killed
+        }
+    };
+    let on = |start: &str, effect: fn(&[String], &std::path::Path) -> Output| {
+        let killed = killed.clone();
+        new.on(start, move |command, files| {
+            if killed() {
+                return output(137, "", "killed");
+            }
+            effect(&command.args, files.root())
+        });
+    };
+    on("mkdir", |_, _| output(0, "", ""));
+    on(RESTORE, |_, root| {
+        let member = root.join(&MADE[1..]).join("member/snap");
+        std::fs::create_dir_all(&member).unwrap();
+        std::fs::write(member.join("db"), "restored").unwrap();
         output(0, "", "")
     });
-    new.on("mv", |command, files| {
-        let at = |path: &str| files.root().join(&path[1..]);
-        std::fs::rename(at(&command.args[0]), at(&command.args[1])).unwrap();
+    on("mv", |args, root| {
+        let at = |path: &str| root.join(&path[1..]);
+        std::fs::rename(at(&args[0]), at(&args[1])).unwrap();
         output(0, "", "")
     });
-    new.on("rm -rf", |command, files| {
-        let _ = std::fs::remove_dir_all(files.root().join(&command.args[1][1..]));
+    on("rm -rf", |args, root| {
+        let _ = std::fs::remove_dir_all(root.join(&args[1][1..]));
         output(0, "", "")
     });
-    new
+    (new, left)
 }
 
+/// Fetches the backup and brings the cluster back, as the command does.
+async fn restore(new: &FakeWorld, cluster: &Initialized) -> Result<()> {
+    let world = new.ports();
+    let name = newest_of(&world, &place(), &cluster.cluster_uid).await?;
+    let fetched = fetch(&world, &place(), name, Some(cluster), Purpose::Restore).await?;
+    let me = control_plane("i-9");
+    let journal = Journal::open(new.host.as_ref(), &me.instance_id).await?;
+    let runner = Runner::new(world.clone(), journal);
+    bring_back(&world, &settings(), &me, &runner, &place(), &fetched).await
+}
+
+async fn journal(new: &FakeWorld) -> Journal {
+    Journal::open(new.host.as_ref(), "i-9").await.unwrap()
+}
+
+/// The first founder's machine: its etcd has run.
+async fn with_its_own_data(new: &FakeWorld) {
+    new.files.put("/var/lib/etcd/member/snap/db", "mine");
+    new.files.put("/etc/kubernetes/manifests/etcd.yaml", "");
+    let mut journal = Journal::new("i-9");
+    journal.etcd_cluster = Some("c1".to_owned());
+    journal.membership = Some(Membership {
+        cluster_uid: "uid".to_owned(),
+        course: Course::Found,
+    });
+    journal.save(new.host.as_ref()).await.unwrap();
+}
+
+const CTR: &str = "/usr/local/bin/ctr";
 const STAMP: &str = "20261123T120000.000Z";
 const ETCD_IMAGE: &str = "registry.k8s.io/etcd:3.6.8-0";
 const RESTORE: &str = "/usr/local/bin/ctr --namespace k8s.io run --rm";
@@ -99,8 +165,6 @@ async fn who_may_restore() {
     let (_, cluster) = backed_up().await;
     let me = control_plane("i-9");
     let alone: &[_] = &[("i-9", Running), ("i-1", Terminated)];
-    let mut unrecorded = seen(&cluster, alone);
-    unrecorded.record.initialized.clear();
     let member = |uid: &str| Observation {
         membership: Some(Membership {
             cluster_uid: uid.to_owned(),
@@ -136,10 +200,9 @@ async fn who_may_restore() {
             true,
             "belongs to cluster other",
         ),
-        ("no record", unrecorded, false, true, "records no cluster"),
     ] {
-        match may_restore(&me, &seen, leading, force) {
-            Ok(_) => assert_eq!(refusal, "", "{case}"),
+        match may_restore(&me, &seen, &cluster, leading, force) {
+            Ok(()) => assert_eq!(refusal, "", "{case}"),
             Err(error) => {
                 assert!(!refusal.is_empty(), "{case}: {error}");
                 assert!(error.one_line().contains(refusal), "{case}: {error}");
@@ -172,13 +235,80 @@ fn a_backup_is_named_by_its_place_or_its_manifest() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_lost_record_is_written_again_only_where_nobody_else_may_have_it() {
+    use InstanceState::{Running, Stopped, Terminated};
+    let (_, cluster) = backed_up().await;
+    let me = control_plane("i-9");
+    let manifest = |name: &str, uid: &str| {
+        let mut recorded = Recorded::first(uid, &cluster.ca_hash, "i-1", cluster.time);
+        recorded.number = 3;
+        let manifest = serde_json::json!({
+            "version": 1, "cluster": name, "cluster_uid": uid, "ca_hash": cluster.ca_hash,
+            "time": cluster.time, "instance": "i-1", "kubernetes": "1.36.3",
+            "snapshot": {"bytes": 1, "sha256": "00"}, "pki_sha256": "00", "record": recorded,
+        });
+        Manifest::read("x", manifest.to_string().as_bytes()).unwrap()
+    };
+    let lost = |others: &[(&str, InstanceState)]| Observation {
+        record: Record::default(),
+        ..seen(&cluster, others)
+    };
+    let alone = [("i-9", Running), ("i-1", Terminated)];
+    let error = recorded(&lost(&alone)).unwrap_err();
+    assert!(
+        error.remedy().unwrap().contains("--rebuild-record"),
+        "{error}"
+    );
+    let ours = manifest(&me.cluster, "uid");
+    for (case, seen, manifest, refusal) in [
+        ("lost", lost(&alone), &ours, ""),
+        // The same command again, after its claim was written and no more.
+        ("half written", seen(&cluster, &alone), &ours, ""),
+        ("another lives", lost(&[("i-1", Running)]), &ours, "i-1"),
+        (
+            "another is stopped",
+            lost(&[("i-1", Stopped)]),
+            &ours,
+            "i-1",
+        ),
+        (
+            "another cluster's name",
+            lost(&alone),
+            &manifest("prod", "uid"),
+            "of the cluster prod",
+        ),
+        (
+            "another cluster's record",
+            seen(&cluster, &alone),
+            &manifest(&me.cluster, "other"),
+            "records another cluster",
+        ),
+    ] {
+        match may_rebuild(&me, &seen, manifest) {
+            Ok(()) => assert_eq!(refusal, "", "{case}"),
+            Err(error) => {
+                assert!(!refusal.is_empty(), "{case}: {error}");
+                assert!(error.one_line().contains(refusal), "{case}: {error}");
+                assert!(error.remedy().is_some(), "{case}");
+            }
+        }
+    }
+    let fake = FakeWorld::new();
+    for _ in 0..2 {
+        record::rebuild(fake.store.as_ref(), &ours.recorded())
+            .await
+            .unwrap();
+    }
+    let rebuilt = record::read(fake.store.as_ref()).await.unwrap();
+    assert_eq!(rebuilt.claims[0].number, 3);
+    assert_eq!(rebuilt.cluster(), Some(&ours.recorded().initialized));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_new_machine_gets_keys_and_data_and_keeps_no_copy() {
     let (old, cluster) = backed_up().await;
     let new = successor(&old);
-    let world = new.ports();
-    let fetched = fetch(&world, &place(), None, &cluster).await.unwrap();
-    let me = control_plane("i-9");
-    put_back(&world, &settings(), &me, &fetched).await.unwrap();
+    restore(&new, &cluster).await.unwrap();
     assert_eq!(
         new.files.get("/var/lib/etcd/member/snap/db").as_deref(),
         Some("restored")
@@ -187,10 +317,13 @@ async fn a_new_machine_gets_keys_and_data_and_keeps_no_copy() {
     assert_eq!(new.files.mode("/etc/kubernetes/pki/ca.key"), 0o600);
     assert!(new.files.has(paths::PREFLIGHT_PASSED));
     assert!(!new.files.has(MADE));
-    let left = world.host.list(Path::new(WORK)).await.unwrap();
+    let left = new.ports().host.list(Path::new(WORK)).await.unwrap();
     assert_eq!(left, Some(Vec::new()));
+    let journal = journal(&new).await;
+    assert_eq!(journal.membership.unwrap().course, Course::Found);
     let ran = new.commands.ran();
     let restore = ran.iter().find(|line| line.contains("etcdutl")).unwrap();
+    let me = control_plane("i-9");
     let ip = me.private_ip;
     for part in [
         format!("--initial-cluster {}=https://{ip}:2380", me.node_name),
@@ -204,30 +337,25 @@ async fn a_new_machine_gets_keys_and_data_and_keeps_no_copy() {
 async fn a_survivors_own_data_are_set_aside() {
     let (old, cluster) = backed_up().await;
     let new = successor(&old);
-    new.files.put("/var/lib/etcd/member/snap/db", "mine");
-    new.files.put("/etc/kubernetes/manifests/etcd.yaml", "");
-    let world = new.ports();
-    let fetched = fetch(&world, &place(), None, &cluster).await.unwrap();
-    let me = control_plane("i-9");
-    put_back(&world, &settings(), &me, &fetched).await.unwrap();
+    with_its_own_data(&new).await;
+    restore(&new, &cluster).await.unwrap();
     let aside = format!("/var/lib/etcd/before-{STAMP}/snap/db");
     assert_eq!(new.files.get(aside).as_deref(), Some("mine"));
     assert!(!new.files.has("/etc/kubernetes/manifests/etcd.yaml"));
+    let journal = journal(&new).await;
+    assert_eq!((journal.etcd_cluster, journal.restoring), (None, None));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_failed_restore_leaves_the_machine_as_it_was() {
     let (old, cluster) = backed_up().await;
     let new = successor(&old);
-    new.files.put("/var/lib/etcd/member/snap/db", "mine");
-    new.files.put("/etc/kubernetes/manifests/etcd.yaml", "");
+    with_its_own_data(&new).await;
+    let before = journal(&new).await;
     new.on(RESTORE, |_, _| {
         output(1, "", "Error: snapshot file is not one")
     });
-    let world = new.ports();
-    let fetched = fetch(&world, &place(), None, &cluster).await.unwrap();
-    let me = control_plane("i-9");
-    let error = put_back(&world, &settings(), &me, &fetched).await;
+    let error = restore(&new, &cluster).await;
     assert!(error.unwrap_err().one_line().contains("is not one"));
     assert_eq!(
         new.files.get("/var/lib/etcd/member/snap/db").as_deref(),
@@ -235,6 +363,43 @@ async fn a_failed_restore_leaves_the_machine_as_it_was() {
     );
     assert!(new.files.has("/etc/kubernetes/manifests/etcd.yaml"));
     assert!(!new.files.has(paths::CA));
+    assert_eq!(journal(&new).await, before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restore_that_was_killed_anywhere_goes_on_and_nothing_starts_in_between() {
+    let (old, cluster) = backed_up().await;
+    let mut acts = 0;
+    loop {
+        let (new, left) = successor_that_is_killed_after(acts, &old);
+        with_its_own_data(&new).await;
+        let killed = restore(&new, &cluster).await.is_err();
+        // Either nothing has changed yet, or the agent refuses to start.
+        let untouched = new.files.has("/etc/kubernetes/manifests/etcd.yaml")
+            && new.files.get("/var/lib/etcd/member/snap/db").as_deref() == Some("mine");
+        let refused = journal(&new).await.refuse_while_restoring().is_err();
+        assert!(!killed || untouched || refused, "after {acts} acts");
+        new.ports().clock.sleep(Duration::from_secs(1)).await;
+        *left.lock().unwrap() = usize::MAX;
+        if killed {
+            restore(&new, &cluster).await.unwrap();
+        }
+        assert_eq!(
+            new.files.get("/var/lib/etcd/member/snap/db").as_deref(),
+            Some("restored"),
+            "after {acts} acts"
+        );
+        assert_eq!(new.files.get(paths::CA), old.files.get(paths::CA));
+        assert!(!new.files.has(MADE));
+        let journal = journal(&new).await;
+        journal.refuse_while_restoring().unwrap();
+        assert_eq!(journal.etcd_cluster, None);
+        if !killed {
+            break;
+        }
+        acts += 1;
+    }
+    assert_eq!(acts, 6, "programs that a restore runs");
 }
 
 #[tokio::test(start_paused = true)]
@@ -248,7 +413,7 @@ async fn a_backup_that_is_not_whole_or_not_this_clusters_changes_nothing() {
         ca_hash: "sha256:00".to_owned(),
         ..cluster.clone()
     };
-    let named = || Name::of("uid", &format!("{STAMP}.json"));
+    let named = || Name::of("uid", &format!("{STAMP}.json")).unwrap();
     let damage: [(&str, Harm, &Initialized, &str); 7] = [
         ("another cluster", |_| {}, &other, "the store records other"),
         ("another CA", |_| {}, &foreign_ca, "sha256:00"),
@@ -276,14 +441,15 @@ async fn a_backup_that_is_not_whole_or_not_this_clusters_changes_nothing() {
     for (case, harm, cluster, said) in damage {
         let new = successor(&old);
         harm(&new);
-        let outcome = fetch(&new.ports(), &place(), named(), cluster).await;
-        let error = outcome.unwrap_err();
+        let world = new.ports();
+        let fetched = fetch(&world, &place(), named(), Some(cluster), Purpose::Restore).await;
+        let error = fetched.unwrap_err();
         assert!(error.one_line().contains(said), "{case}: {error}");
         assert!(!new.files.has(paths::CA), "{case}");
         assert!(!new.files.has(paths::ETCD), "{case}");
     }
     let empty = old.another_host();
-    let error = fetch(&empty.ports(), &place(), None, &cluster).await;
+    let error = newest_of(&empty.ports(), &place(), "uid").await;
     assert!(error.unwrap_err().one_line().contains("no whole backup"));
 }
 
@@ -305,11 +471,7 @@ async fn keys_of_another_cluster_are_never_overwritten() {
     let (old, cluster) = backed_up().await;
     let new = successor(&old).with_pki(&Pki::new());
     let before = new.files.get(paths::CA);
-    let world = new.ports();
-    let fetched = fetch(&world, &place(), None, &cluster).await.unwrap();
-    let me = control_plane("i-9");
-    let error = put_back(&world, &settings(), &me, &fetched).await;
-    let error = error.unwrap_err();
+    let error = restore(&new, &cluster).await.unwrap_err();
     assert!(error.remedy().unwrap().contains("new one"), "{error}");
     assert_eq!(new.files.get(paths::CA), before);
     assert!(!new.files.has(paths::ETCD));

@@ -1,0 +1,77 @@
+//! etcd never starts here without the data that it had.
+
+use std::path::Path;
+
+use async_trait::async_trait;
+use serde::Serialize;
+
+use super::paths;
+use crate::{
+    error::{Error, Result},
+    journal::Journal,
+    phases::{Notes, State, Step},
+    ports::World,
+};
+
+/// etcd's data are there, unless it never ran on this instance. Without them it would start an
+/// empty cluster under the same keys, or take part in votes without the log that its votes stand
+/// for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct EtcdData {
+    /// This instance, in whose journal stands whether etcd ever ran.
+    pub instance: String,
+}
+
+#[async_trait]
+impl Step for EtcdData {
+    async fn check(&self, world: &World) -> Result<State> {
+        let host = world.host.as_ref();
+        let journal = Journal::open(host, &self.instance).await?;
+        let Some(cluster) = journal.etcd_cluster else {
+            return Ok(State::AsWanted);
+        };
+        if host.exists(Path::new(paths::ETCD_MEMBER)).await? {
+            return Ok(State::AsWanted);
+        }
+        Err(Error::refused(format!(
+            "etcd's data are gone: this instance was a member of etcd's cluster {cluster}, and {} does not exist",
+            paths::ETCD_MEMBER
+        ))
+        .hint(
+            "if they are on a disk that is not mounted, mount it and restart the kubelet; while other control planes \
+             work, terminate this instance and launch another; else k8s-bootstrap etcd restore --from latest",
+        ))
+    }
+
+    async fn apply(&self, _world: &World, _notes: &Notes) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::{error::Kind, testing::FakeWorld};
+
+    #[tokio::test]
+    async fn etcd_never_starts_over_without_the_data_that_it_had() {
+        let fake = FakeWorld::new();
+        let step = EtcdData {
+            instance: "i-1".to_owned(),
+        };
+        fake.holds(&step).await;
+        let mut journal = Journal::new("i-1");
+        journal.save(fake.host.as_ref()).await.unwrap();
+        fake.holds(&step).await;
+        journal.etcd_cluster = Some("c1".to_owned());
+        journal.save(fake.host.as_ref()).await.unwrap();
+        let error = fake.check(&step).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Refused);
+        assert!(error.one_line().contains("cluster c1"), "{error}");
+        assert!(error.remedy().unwrap().contains("etcd restore"), "{error}");
+        fake.files.put("/var/lib/etcd/member/snap/db", "");
+        fake.holds(&step).await;
+    }
+}
