@@ -5,8 +5,14 @@ use std::{path::Path, sync::Arc, time::Duration};
 use super::{
     archive::Archives,
     aws::{
-        Aws, autoscaling::AutoScaling, ec2::Ec2Api, endpoint::Endpoints, route53::Route53, s3::S3,
-        ssm::Ssm, sts::StsApi,
+        Aws,
+        autoscaling::AutoScaling,
+        ec2::Ec2Api,
+        endpoint::Endpoints,
+        route53::Route53,
+        s3::{Encryption, S3},
+        ssm::Ssm,
+        sts::StsApi,
     },
     clock::SystemClock,
     commands::LocalCommands,
@@ -101,6 +107,10 @@ impl Wiring {
             vec![paths::ADMIN_CONF.into(), paths::KUBELET_CONF.into()],
             kubeadm::config::endpoint(settings),
         ));
+        let backups = S3::new(aws.clone()).encrypting(match settings.snapshots.kms_key.as_str() {
+            "" => Encryption::OfTheBucket,
+            key => Encryption::WithKey(key.to_owned()),
+        });
         let sts = Arc::new(StsApi::new(aws.clone()));
         Ok(World {
             metadata: self.imds.clone(),
@@ -113,7 +123,7 @@ impl Wiring {
                 settings.downloads.parallel,
                 Duration::from_secs(settings.deadlines.download),
             )),
-            archive: Arc::new(Archives::new(S3::new(aws.clone()))),
+            archive: Arc::new(Archives::new(backups)),
             certificates: cluster.clone(),
             cluster,
             etcd: Arc::new(EtcdGateway::new(paths::ETCD_PKI)),

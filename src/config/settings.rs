@@ -267,6 +267,7 @@ pub enum Addresses {
 #[allow(missing_docs)]
 pub struct Snapshots {
     pub to: String,
+    pub kms_key: String,
     pub every: u64,
     pub keep: usize,
 }

@@ -143,6 +143,15 @@ fn dns(dns: &Dns) -> Result<()> {
 }
 
 fn snapshots(snapshots: &Snapshots) -> Result<()> {
+    let Snapshots { to, kms_key, .. } = snapshots;
+    let is_key = |c: char| c.is_ascii_alphanumeric() || "-_/:".contains(c);
+    let fits = to.starts_with("s3://") && kms_key.chars().all(is_key);
+    if !kms_key.is_empty() && !fits {
+        return Err(Error::refused(format!(
+            "snapshots.kms_key: `{kms_key}` is no key of KMS for a bucket"
+        ))
+        .hint("it goes with snapshots.to = \"s3://...\": kms_key = \"alias/backups\", or the key's id or ARN"));
+    }
     if snapshots.to.is_empty() {
         return Ok(());
     }
@@ -331,6 +340,14 @@ mod tests {
             (
                 "snapshots = { to = 'file:///b', keep = 0 }",
                 "snapshots.keep: 0",
+            ),
+            (
+                "snapshots = { to = 'file:///b', kms_key = 'alias/x' }",
+                "snapshots.kms_key: `alias/x` is no key",
+            ),
+            (
+                "snapshots = { to = 's3://bucket', kms_key = 'a b' }",
+                "snapshots.kms_key: `a b` is no key",
             ),
             ("join.port = 0", "join.port: 0 is no port"),
             ("store.kind = 'none'", "store.control_planes: 0 does not go"),

@@ -148,6 +148,7 @@ mod tests {
     fn schedule() -> Schedule {
         let settings = config::Snapshots {
             to: "file:///backups".to_owned(),
+            kms_key: String::new(),
             every: EVERY,
             keep: 2,
         };
@@ -225,6 +226,7 @@ mod tests {
     fn backups_are_off_until_they_have_a_place() {
         let settings = config::Snapshots {
             to: String::new(),
+            kms_key: String::new(),
             every: EVERY,
             keep: 2,
         };

@@ -49,7 +49,18 @@ const SLOWEST: u64 = 1 << 20;
 
 /// S3 in the instance's region.
 #[derive(Clone)]
-pub struct S3(Arc<Aws>);
+pub struct S3(Arc<Aws>, Encryption);
+
+/// How S3 encrypts what is written.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Encryption {
+    /// As the bucket is set up.
+    #[default]
+    OfTheBucket,
+    /// With this key of KMS: its id, alias or ARN.
+    /// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/specifying-kms-encryption.html>
+    WithKey(String),
+}
 
 /// What is asked of S3.
 struct Request<'a> {
@@ -83,7 +94,13 @@ enum Outcome {
 impl S3 {
     /// S3 by these credentials and endpoints.
     pub fn new(aws: Arc<Aws>) -> Self {
-        Self(aws)
+        Self(aws, Encryption::OfTheBucket)
+    }
+
+    /// The same, which encrypts so whatever it writes.
+    #[must_use]
+    pub fn encrypting(self, encryption: Encryption) -> Self {
+        Self(self.0, encryption)
     }
 
     /// Writes an object unless there is one of that key, see [`crate::ports::Archive::put`].
@@ -214,6 +231,13 @@ impl S3 {
             ("NoSuchBucket", _) => Some(format!(
                 "create the bucket {bucket} in {region}, or name another place"
             )),
+            ("AccessDenied" | "KMS.DisabledException" | "KMS.NotFoundException", _)
+                if rejection.message.contains("kms:") || rejection.code.starts_with("KMS") =>
+            {
+                Some(format!(
+                    "allow kms:GenerateDataKey and kms:Decrypt on the key of snapshots.kms_key to the IAM role {role}, in {region}"
+                ))
+            }
             ("AccessDenied", _) => Some(format!(
                 "allow the action {action} on the bucket {bucket} to the IAM role {role}, and see the bucket's own policy"
             )),
@@ -313,6 +337,10 @@ impl S3 {
         let mut own = Vec::new();
         if let Some(upload) = &request.upload {
             own.push(("if-none-match", "*"));
+            if let Encryption::WithKey(key) = &self.1 {
+                own.push(("x-amz-server-side-encryption", "aws:kms"));
+                own.push(("x-amz-server-side-encryption-aws-kms-key-id", key));
+            }
             call = call.header(header::CONTENT_LENGTH, bytes);
             call = match &upload.content {
                 Content::Bytes(content) => call.body(content.clone()),

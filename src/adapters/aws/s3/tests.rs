@@ -48,6 +48,8 @@ struct Bucket {
     busy: AtomicUsize,
     /// What a request must be stamped with, and the same as the header `Date` has it.
     time: Mutex<Option<(&'static str, &'static str)>>,
+    /// The keys with which objects were encrypted, where they were named and signed.
+    encrypted: Mutex<BTreeMap<String, String>>,
     /// Every request is answered so.
     refusal: Mutex<Option<(u16, &'static str)>>,
 }
@@ -101,6 +103,11 @@ impl Bucket {
                 error(411, "MissingContentLength")
             }
             "PUT" => {
+                let name = "x-amz-server-side-encryption-aws-kms-key-id";
+                if header("x-amz-server-side-encryption") == "aws:kms" && signed.contains(name) {
+                    let mut encrypted = self.encrypted.lock().unwrap();
+                    encrypted.insert(key.to_owned(), header(name).to_owned());
+                }
                 objects.insert(key.to_owned(), request.body.clone());
                 ResponseTemplate::new(200)
             }
@@ -203,6 +210,21 @@ async fn a_wrong_clock_is_corrected_from_the_answer() {
     *stand.bucket.time.lock().unwrap() = Some(("20260101T020000Z", theirs.1));
     let error = stand.get("one").await.unwrap_err();
     assert!(error.one_line().contains("RequestTimeTooSkewed"), "{error}");
+}
+
+#[tokio::test]
+async fn what_is_written_is_encrypted_with_the_users_key_where_one_is_given() {
+    let mut stand = Stand::new().await;
+    stand.put("plain", b"1").await.unwrap();
+    let key = "arn:aws:kms:eu-central-1:123456789012:key/abc";
+    stand.s3 = stand
+        .s3
+        .clone()
+        .encrypting(Encryption::WithKey(key.to_owned()));
+    stand.put("secret", b"2").await.unwrap();
+    assert_eq!(stand.get("secret").await.unwrap(), b"2");
+    let encrypted = stand.bucket.encrypted.lock().unwrap().clone();
+    assert_eq!(encrypted, [("secret".to_owned(), key.to_owned())].into());
 }
 
 #[tokio::test]
