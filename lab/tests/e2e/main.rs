@@ -73,6 +73,7 @@ const SCENARIOS: &[Scenario] = in_this_order![
     permissions::the_leader_names_each_action_that_the_workers_name_needs,
     permissions::a_backup_names_each_action_that_its_policy_lacks,
     etcd::backups_are_taken_by_schedule_and_the_oldest_go,
+    etcd::a_full_etcd_takes_writes_again_by_itself,
     permissions::nodes_that_their_group_ends_leave_and_name_each_action_that_their_policy_lacks,
     control_planes::without_any_api_server_a_node_says_so_and_recovers,
     control_planes::two_more_control_planes_join_at_once,

@@ -94,3 +94,74 @@ pub fn backups_are_taken_by_schedule_and_the_oldest_go(stage: &Stage) -> Result<
     stage.exec("cp1", &["systemctl", "restart", "k8s-bootstrap"])?;
     outcome
 }
+
+/// A cluster beside the scenarios' own, whose etcd may have only 64 MiB.
+const SMALL: &str = "etcd-is-full";
+
+/// Writes until etcd takes no more, and then until it does again: prints when it was refused
+/// first, when it was taken again, and what etcd held meanwhile.
+const FILL: &str = r#"
+export KUBECONFIG=/etc/kubernetes/admin.conf
+head -c 600000 /dev/urandom | base64 -w0 > /run/filling
+kubectl create configmap kept --from-literal=written=yes >/dev/null
+kubectl create configmap filling --from-file=/run/filling >/dev/null
+for n in $(seq 1000); do
+  patch="{\"data\":{\"n\":\"$n\"}}"
+  if kubectl patch configmap filling --type=merge -p "$patch" >/dev/null 2>/run/filling-error; then
+    [ -z "$refused" ] || { echo "$refused $(date +%s) $before $held"; exit 0; }
+    before=$n
+  elif grep -q 'database space exceeded' /run/filling-error; then
+    held=$(kubectl get configmap filling -o 'jsonpath={.data.n}')
+    refused=${refused:-$(date +%s)}
+    sleep 0.5
+  else
+    cat /run/filling-error >&2; exit 1
+  fi
+done
+echo "etcd was never full, or is full for good: $(cat /run/filling-error)" >&2; exit 1
+"#;
+
+/// etcd reaches its quota, and takes writes again without a person; nothing is lost.
+pub fn a_full_etcd_takes_writes_again_by_itself(stage: &Stage) -> Result<(), Failed> {
+    let settings = tempfile::NamedTempFile::new()?;
+    std::fs::write(settings.path(), "etcd.quota_bytes = 67108864\n")?;
+    let path = settings.path().display().to_string();
+    let tag = format!("k8s-bootstrap:cluster={SMALL}");
+    let options = ["--settings", &path, "--tag", &tag];
+    let machine = stage.launch_as("control-plane", &options)?;
+    until(300, "a control plane with a small etcd", || {
+        let status = stage.agent(&machine)?;
+        ensure(status["stage"] == "ready", format!("{}", status["message"]))
+    })?;
+    let filled = stage.shell(&machine, FILL)?;
+    let words: Vec<u64> = filled
+        .split_whitespace()
+        .map(|word| word.parse().map_err(|_| Failed::from(filled.clone())))
+        .collect::<Result<_, _>>()?;
+    let [refused, taken, before, held] = words[..] else {
+        return Err(filled.into());
+    };
+    eprintln!(
+        "etcd was full for {} s, after {before} writes",
+        taken - refused
+    );
+    ensure(taken - refused <= 120, "writes were refused for too long")?;
+    ensure(
+        held == before,
+        format!("{before} was written, {held} is there"),
+    )?;
+    let kept = "kubectl --kubeconfig=/etc/kubernetes/admin.conf get configmap kept -o name";
+    stage.shell(&machine, kept)?;
+    until(60, "the agent's word", || {
+        let etcd = &stage.agent(&machine)?["etcd"];
+        let member = &etcd["members"][0];
+        ensure(
+            etcd["alarms_ended"] == 1
+                && list(&etcd["troubles"]).is_empty()
+                && list(&member["alarms"]).is_empty()
+                && member["database"]["quota"] == 64 << 20,
+            format!("the agent says {etcd}"),
+        )
+    })?;
+    stage.lab(&["terminate", "--hard", &machine]).map(drop)
+}
