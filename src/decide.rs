@@ -238,9 +238,8 @@ fn arrive_early(
     }
     let (why, grounds) = match (holder(last, seen), cluster) {
         (Holder::Gone(why), None) => (why, Grounds::Fact),
-        // Others may have joined it, and one look may not list them.
-        (Holder::Gone(why), Some(_)) => (why, Grounds::Absence),
-        (Holder::Forgotten(why), _) => (why, Grounds::Absence),
+        // Others may have joined what was recorded, and one look may not list them.
+        (Holder::Gone(why), Some(_)) | (Holder::Forgotten(why), _) => (why, Grounds::Absence),
         (Holder::Stopped(why), None) => (why, Grounds::Stopped),
         // A cluster that exists comes back with its founder's disk.
         (Holder::Stopped(why), Some(_)) => {

@@ -253,7 +253,8 @@ async fn live(wiring: &Wiring, way: &Way, reporter: Arc<Reporter>, told: &mut To
 /// Boots, keeps the node and says goodbye: all that goes by way of the API balancer beside it.
 async fn stay(agent: &Agent, told: &mut Told) -> Result<()> {
     tokio::select! {
-        outcome = boot_and_keep(agent) => return outcome,
+        // On the heap: it holds all phases and all duties of a node.
+        outcome = Box::pin(boot_and_keep(agent)) => return outcome,
         () = told.wait() => {}
     }
     agent.end().await;

@@ -17,8 +17,8 @@ use crate::{
     ports::{
         self, Applicant, Archive, Caller, CertificateRequests, Cluster, Command, Commands, Dns,
         Download, Downloads, Etcd, Eviction, Hook, InstanceFacts, InstanceState, JoinServices,
-        JoinTicket, Member, MemberStatus, Metadata, NodeCondition, Notices, ObjectRef, Output, Part,
-        Peers, Proof, RaisedAlarm, RecordSet, Role, Scaling, Snapshot, Sts,
+        JoinTicket, Member, MemberStatus, Metadata, NodeCondition, Notices, ObjectRef, Output,
+        Part, Peers, Proof, RaisedAlarm, RecordSet, Role, Scaling, Snapshot, Sts,
     },
 };
 
