@@ -22,6 +22,7 @@ pub struct Settings {
     pub kubernetes: Kubernetes,
     pub etcd: Etcd,
     pub kubeadm: Kubeadm,
+    pub certificates: Certificates,
     pub kubelet: Component,
     pub kube_proxy: Component,
     pub containerd: Component,
@@ -133,6 +134,16 @@ pub struct Kubeadm {
     pub init: Overrides,
     pub join: Overrides,
     pub ignore_preflight_errors: Vec<String>,
+}
+
+/// `[certificates]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Certificates {
+    pub lifetime: u64,
+    pub ca_lifetime: u64,
+    pub kubelet_lifetime: u64,
 }
 
 /// `[kubelet]`, `[kube_proxy]`, `[containerd]`: what is merged into their configuration.

@@ -1,7 +1,8 @@
 //! What types alone cannot say of settings.
 
 use super::{
-    EMBEDDED, Network, Settings, Snapshots, Source, StoreKind, embedded, known, settings::Dns,
+    EMBEDDED, Network, Settings, Snapshots, Source, StoreKind, embedded, known,
+    settings::{Certificates, Dns},
 };
 use crate::{
     error::{Error, Result},
@@ -68,6 +69,7 @@ pub fn validate(settings: &Settings) -> Result<()> {
         ))
         .hint("the default is 90"));
     }
+    certificates(&settings.certificates)?;
     if settings.dns.enabled {
         dns(&settings.dns)?;
     }
@@ -138,6 +140,36 @@ fn dns(dns: &Dns) -> Result<()> {
             Error::refused(format!("dns.ttl: {ttl} is not between 1 and 86400 seconds"))
                 .hint("the default is 30"),
         );
+    }
+    Ok(())
+}
+
+fn certificates(certificates: &Certificates) -> Result<()> {
+    // Kubernetes signs none that live shorter; a century is as good as for ever.
+    const LEAST: u64 = 600;
+    const MOST: u64 = 100 * 365 * 86_400;
+    let Certificates {
+        lifetime,
+        ca_lifetime,
+        kubelet_lifetime,
+    } = *certificates;
+    for (name, seconds) in [
+        ("lifetime", lifetime),
+        ("ca_lifetime", ca_lifetime),
+        ("kubelet_lifetime", kubelet_lifetime),
+    ] {
+        if !(LEAST..=MOST).contains(&seconds) {
+            return Err(Error::refused(format!(
+                "certificates.{name}: {seconds} is not between {LEAST} and {MOST} seconds"
+            ))
+            .hint("a year is 31536000"));
+        }
+    }
+    if ca_lifetime < lifetime.max(kubelet_lifetime) {
+        return Err(Error::refused(format!(
+            "certificates.ca_lifetime: {ca_lifetime} is shorter than what the authority signs"
+        ))
+        .hint("the default is 315360000, ten years"));
     }
     Ok(())
 }
@@ -329,6 +361,18 @@ mod tests {
                 "etcd.quota_bytes: 33554431 is too little",
             ),
             ("downloads.parallel = 0", "downloads.parallel: 0"),
+            (
+                "certificates.lifetime = 599",
+                "certificates.lifetime: 599 is not between",
+            ),
+            (
+                "certificates.kubelet_lifetime = 0",
+                "certificates.kubelet_lifetime: 0 is not between",
+            ),
+            (
+                "certificates.ca_lifetime = 31_535_999",
+                "certificates.ca_lifetime: 31535999 is shorter",
+            ),
             (
                 "snapshots.to = 's3://bucket//x'",
                 "snapshots.to: `s3://bucket//x` is no place",

@@ -121,6 +121,8 @@ fn cluster(settings: &Settings, identity: &Identity) -> ClusterConfiguration {
         kubernetes_version: format!("v{}", kubernetes.version.trim_start_matches('v')),
         control_plane_endpoint: endpoint(settings).to_owned(),
         image_repository: kubernetes.image_repository.clone(),
+        certificate_validity_period: seconds(settings.certificates.lifetime),
+        ca_certificate_validity_period: seconds(settings.certificates.ca_lifetime),
         networking: Networking {
             service_subnet: settings.cluster.service_cidr.clone(),
             pod_subnet: settings.cluster.pod_cidr.clone(),
@@ -145,6 +147,10 @@ fn cluster(settings: &Settings, identity: &Identity) -> ClusterConfiguration {
                 quiet(),
                 Arg::new("kube-api-qps", "500"),
                 Arg::new("kube-api-burst", "1000"),
+                Arg::new(
+                    "cluster-signing-duration",
+                    seconds(settings.certificates.kubelet_lifetime),
+                ),
             ],
         },
         scheduler: Component {
@@ -306,8 +312,12 @@ fn patches() -> Patches {
     }
 }
 
+/// As Go writes a duration.
+fn seconds(seconds: u64) -> String {
+    format!("{seconds}s")
+}
+
 fn timeouts(settings: &Settings) -> Timeouts {
-    let seconds = |n: u64| format!("{n}s");
     Timeouts {
         control_plane_component_health_check: seconds(settings.deadlines.api),
         kubelet_health_check: seconds(settings.deadlines.api),

@@ -43,6 +43,9 @@ pub struct ClusterConfiguration {
     pub kubernetes_version: String,
     pub control_plane_endpoint: String,
     pub image_repository: String,
+    pub certificate_validity_period: String,
+    #[serde(rename = "caCertificateValidityPeriod")]
+    pub ca_certificate_validity_period: String,
     pub networking: Networking,
     pub api_server: ApiServer,
     pub controller_manager: Component,
