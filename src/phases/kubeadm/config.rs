@@ -133,6 +133,9 @@ fn cluster(settings: &Settings, identity: &Identity) -> ClusterConfiguration {
             extra_args: vec![
                 quiet(),
                 Arg::new("kubelet-certificate-authority", paths::CA),
+                // It still serves for so long once it says that it is not ready: until the
+                // agents' balancers have asked it twice and gone elsewhere.
+                Arg::new("shutdown-delay-duration", "5s"),
             ],
             cert_sans: vec![
                 "127.0.0.1".to_owned(),
