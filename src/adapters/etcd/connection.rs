@@ -1,4 +1,4 @@
-//! The way to etcd: mutual TLS with the certificates that kubeadm makes and renews.
+//! The way to etcd: mutual TLS with the certificates that kubeadm makes; they are renewed meanwhile.
 
 use std::{
     io,

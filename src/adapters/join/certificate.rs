@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// The API server's certificate and key with the CA behind it, as they lie on the disk now:
-/// kubeadm renews them while the agent runs.
+/// they are renewed while the agent runs.
 pub struct Certificate {
     host: Arc<dyn Host>,
     held: Mutex<Option<Held>>,

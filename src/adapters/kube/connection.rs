@@ -14,11 +14,14 @@ use tokio::sync::Mutex;
 
 use crate::error::{Context, Error, Result};
 
-/// A client that is made when needed and made anew when doubted.
+/// A client that is made when needed, and again when a file of it has changed or it is doubted.
 pub struct Connection {
     source: Source,
-    current: Mutex<Option<Client>>,
+    current: Mutex<Option<(Files, Client)>>,
 }
+
+/// What a client was made of, by path: the kubeconfig and the files that it names.
+type Files = Vec<(PathBuf, Vec<u8>)>;
 
 enum Source {
     Files {
@@ -63,11 +66,14 @@ impl Connection {
             } => (kubeconfigs, endpoint),
         };
         let mut current = self.current.lock().await;
-        if let Some(client) = &*current {
+        if let Some((files, client)) = &*current
+            && are_unchanged(files).await
+        {
             return Ok(client.clone());
         }
-        let client = connect(kubeconfigs, endpoint).await?;
-        Ok(current.insert(client).clone())
+        let (files, client) = connect(kubeconfigs, endpoint).await?;
+        *current = Some((files, client.clone()));
+        Ok(client)
     }
 
     /// Forgets the client where another one may fare better: rotated credentials, a new CA, a moved name.
@@ -79,7 +85,18 @@ impl Connection {
     }
 }
 
-async fn connect(kubeconfigs: &[PathBuf], endpoint: &str) -> Result<Client> {
+/// Whether credentials are still those on the disk: kubelets and agents renew theirs.
+async fn are_unchanged(files: &Files) -> bool {
+    for (path, content) in files {
+        let now = tokio::fs::read(path).await;
+        if now.ok().as_ref() != Some(content) {
+            return false;
+        }
+    }
+    true
+}
+
+async fn connect(kubeconfigs: &[PathBuf], endpoint: &str) -> Result<(Files, Client)> {
     let mut found = None;
     for path in kubeconfigs {
         match tokio::fs::read_to_string(path).await {
@@ -107,6 +124,16 @@ async fn connect(kubeconfigs: &[PathBuf], endpoint: &str) -> Result<Client> {
     })?;
     let what = || format!("cannot use {}", path.display());
     let kubeconfig = Kubeconfig::from_yaml(&text).attempting(what)?;
+    let mut files = vec![(path.clone(), text.clone().into_bytes())];
+    let users = kubeconfig.auth_infos.iter();
+    for user in users.filter_map(|user| user.auth_info.as_ref()) {
+        let named = [&user.client_certificate, &user.client_key];
+        for path in named.into_iter().flatten().map(PathBuf::from) {
+            let content = tokio::fs::read(&path).await;
+            let content = content.attempting(|| format!("cannot read {}", path.display()))?;
+            files.push((path, content));
+        }
+    }
     let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
         .await
         .attempting(what)?;
@@ -125,7 +152,7 @@ async fn connect(kubeconfigs: &[PathBuf], endpoint: &str) -> Result<Client> {
 
     // rustls takes the process's default; whoever comes first sets it, and it is always this one.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    Client::try_from(config).attempting(what)
+    Ok((files, Client::try_from(config).attempting(what)?))
 }
 
 /// The address of `host:port`, and the name that the certificate must have if the host is one.
@@ -181,6 +208,50 @@ mod tests {
             resolve("api.example.com:https").await.unwrap_err().kind(),
             Kind::Refused
         );
+    }
+
+    /// A kubeconfig whose user has this token and, if any, a certificate in this file.
+    fn kubeconfig(token: &str, certificate: Option<&std::path::Path>) -> String {
+        let user = match certificate {
+            Some(path) => format!(
+                "client-certificate: {0}\n    client-key: {0}",
+                path.display()
+            ),
+            None => format!("token: {token}"),
+        };
+        format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: c\nclusters:\n- name: c\n  cluster:\n    \
+             server: https://127.0.0.1:1\nusers:\n- name: u\n  user:\n    {user}\ncontexts:\n\
+             - name: c\n  context: {{cluster: c, user: u}}\n"
+        )
+    }
+
+    #[tokio::test]
+    async fn a_client_is_made_again_when_its_kubeconfig_or_its_certificate_has_changed() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("admin.conf");
+        let pem = folder.path().join("kubelet.pem");
+        let certificates = || {
+            let pki = crate::testing::Pki::new();
+            [&pki.files["apiserver.crt"][..], &pki.files["apiserver.key"]].concat()
+        };
+        let connection = Connection::to(vec![file.clone()], "127.0.0.1:1".into());
+        let made_of = async || {
+            connection.client().await.unwrap();
+            let current = connection.current.lock().await;
+            current.as_ref().unwrap().0.clone()
+        };
+        std::fs::write(&file, kubeconfig("one", None)).unwrap();
+        let first = made_of().await;
+        assert!(are_unchanged(&first).await);
+        std::fs::write(&file, kubeconfig("two", None)).unwrap();
+        assert!(!are_unchanged(&first).await);
+        assert_ne!(made_of().await, first);
+        std::fs::write(&pem, certificates()).unwrap();
+        std::fs::write(&file, kubeconfig("", Some(&pem))).unwrap();
+        let before = made_of().await;
+        std::fs::write(&pem, certificates()).unwrap();
+        assert_ne!(made_of().await, before);
     }
 
     #[tokio::test]
