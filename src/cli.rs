@@ -75,6 +75,15 @@ pub enum Command {
         #[arg(long)]
         yes: bool,
     },
+    /// List this node's certificates: when they end, who renews them.
+    Certificates {
+        /// Renew them instead.
+        #[command(subcommand)]
+        command: Option<CertificatesCommand>,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Ask etcd, on a control plane.
     #[command(subcommand)]
     Etcd(EtcdCommand),
@@ -98,6 +107,17 @@ pub enum Command {
         /// The summary as JSON.
         #[arg(long, conflicts_with = "trace")]
         json: bool,
+    },
+}
+
+/// What can be done about certificates.
+#[derive(Debug, Subcommand)]
+pub enum CertificatesCommand {
+    /// Renew those of this control plane that are due, and restart what does not read them again.
+    Renew {
+        /// All of them, due or not.
+        #[arg(long)]
+        all: bool,
     },
 }
 

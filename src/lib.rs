@@ -14,12 +14,14 @@
 //!   -> steady     the same again, for the life of the node
 //!   -> join       whom a control plane lets in, and which certificates kubelets get
 //!   -> leader     what one control plane at a time does for the whole cluster
+//!   -> certificates which certificates the node has, when they end, who renews them
 //!   -> leaving    how a node goes
 //!   -> start_over how it leaves a cluster that was given up
 //! ```
 
 pub mod adapters;
 pub mod boot;
+pub mod certificates;
 pub mod cli;
 pub mod commands;
 pub mod config;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use k8s_bootstrap::{
-    cli::{Cli, Command, EtcdCommand},
+    cli::{CertificatesCommand, Cli, Command, EtcdCommand},
     commands,
     error::{Error, Result},
     logging,
@@ -43,6 +43,14 @@ async fn carry_out(command: Command) -> Result<()> {
             commands::user_data(&url, role, config.as_deref())
         }
         Command::Reset { yes } => commands::reset(yes).await,
+        Command::Certificates {
+            command: None,
+            json,
+        } => commands::certificates::list(json).await,
+        Command::Certificates {
+            command: Some(CertificatesCommand::Renew { all }),
+            ..
+        } => commands::certificates::renew(all).await,
         Command::Etcd(EtcdCommand::Members { json }) => commands::etcd::members(json).await,
         Command::Etcd(EtcdCommand::Snapshot { to }) => commands::etcd::snapshot(to).await,
         Command::Etcd(EtcdCommand::Restore {

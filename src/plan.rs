@@ -1,6 +1,10 @@
 //! What is done on a node, as data: the boot as one list.
 
 use crate::{
+    certificates::{
+        Renewal,
+        renewal::{DEADLINE, Which},
+    },
     config::Settings,
     error::Result,
     identity::Identity,
@@ -111,9 +115,10 @@ fn found(
     plan.add("kubeadm-config", LOCAL, &["preflight"], "what kubeadm reads", ConfigFiles::init(settings, me, machine)?);
     plan.add("kubeadm-certs", LOCAL, &["kubeadm-config", "artifact-kubeadm", "hosts"], "the cluster's certificates, while images load", init(Init::Certs)?);
     plan.add("kubeadm-kubeconfig", LOCAL, &["kubeadm-certs"], "credentials of the control plane's parts", init(Init::Kubeconfig)?);
+    plan.add("certificates", LOCAL, &["kubeadm-kubeconfig"], "what expired while the machine was off is renewed before anything needs it", Renewal::new(Which::Useless, settings, me));
     plan.add("kubeadm-preflight", settings.deadlines.download, &[prepared.as_slice(), &["kubeadm-config"]].concat(), "kubeadm's own look at the host", init(Init::Preflight)?);
     plan.add("etcd-data", LOCAL, &["preflight"], "etcd never starts over without the data that it had", EtcdData { instance: me.instance_id.clone() });
-    plan.add("kubeadm-etcd", LOCAL, &["kubeadm-kubeconfig", "kubeadm-preflight", "etcd-data"], "etcd as a static pod", init(Init::Etcd)?);
+    plan.add("kubeadm-etcd", LOCAL, &["certificates", "kubeadm-preflight", "etcd-data"], "etcd as a static pod", init(Init::Etcd)?);
     plan.add("kubeadm-control-plane", LOCAL, &["kubeadm-etcd"], "the API server, the controllers and the scheduler as static pods", init(Init::ControlPlane)?);
     plan.add("kubeadm-kubelet-start", LOCAL, &["kubeadm-control-plane"], "the kubelet starts the static pods", init(Init::KubeletStart)?);
     plan.add("api-ready", api, &["kubeadm-kubelet-start"], "what follows speaks to the API", ApiReady::new(settings));
@@ -165,7 +170,8 @@ fn join(
     let mut before = [prepared.as_slice(), &["kubeadm-config"]].concat();
     if me.role == Role::ControlPlane {
         plan.add("etcd-data", LOCAL, &["preflight"], "etcd never starts over without the data that it had", EtcdData { instance: me.instance_id.clone() });
-        before.push("etcd-data");
+        plan.add("certificates", LOCAL, &["kubeadm-config", "artifact-kubeadm"], "what expired while the machine was off is renewed before anything needs it", Renewal::new(Which::Useless, settings, me));
+        before.extend(["etcd-data", "certificates"]);
     }
     // The join service may answer as late as the cluster itself.
     let patience = settings.deadlines.peers + settings.deadlines.join;
@@ -191,7 +197,27 @@ pub fn renewal(settings: &Settings, me: &Identity) -> Vec<Phase<Action>> {
             "a bootstrap token becomes no other node than the one that it was made for",
             BlanketApproval::gone(),
         );
+        plan.add(
+            "certificates",
+            LOCAL,
+            &[],
+            "what nobody accepts any more is renewed at once",
+            Renewal::new(Which::Useless, settings, me),
+        );
     }
+    plan.0
+}
+
+/// What a control plane does when it is its turn to renew certificates.
+pub fn due_certificates(settings: &Settings, me: &Identity) -> Vec<Phase<Action>> {
+    let mut plan = Plan(Vec::new());
+    plan.add(
+        "certificates-renewal",
+        DEADLINE,
+        &[],
+        "a third of their lifetime is left, or a person asked for it",
+        Renewal::new(Which::Due, settings, me),
+    );
     plan.0
 }
 

@@ -10,10 +10,13 @@ use tracing::{info, warn};
 
 use crate::{
     boot::Agent,
+    certificates::{
+        Inventory,
+        upkeep::{self, Upkeep},
+    },
     error::{Error, Result},
     leader::{
-        addons::Upkeep, departed, dns, healing::Healing, maintenance::Maintenance,
-        snapshots::Schedule,
+        addons, departed, dns, healing::Healing, maintenance::Maintenance, snapshots::Schedule,
     },
     leaving::Notice,
     plan,
@@ -74,6 +77,7 @@ impl Agent {
             notice = self.await_notice() => End::Notice(notice),
             Some(why) = self.until_given_up() => End::GivenUp(why),
             never = self.keep_node() => match never {},
+            never = self.keep_certificates() => match never {},
             never = self.keep_nodes(), if self.me.role == Role::ControlPlane => match never {},
             never = self.keep_addons(), if self.me.role == Role::ControlPlane => match never {},
             never = self.keep_members(), if self.me.role == Role::ControlPlane => match never {},
@@ -82,9 +86,28 @@ impl Agent {
         }
     }
 
+    /// Says when certificates end, and renews what is due on a control plane.
+    async fn keep_certificates(&self) -> Infallible {
+        let mut upkeep = Upkeep::default();
+        let mut cycles = every(upkeep::CYCLE);
+        loop {
+            cycles.tick().await;
+            let renewed = upkeep::renew(&self.world, &self.runner, &self.settings, &self.me).await;
+            let failed = renewed.err().map(|error| warned(&error));
+            match Inventory::read(self.world.host.as_ref()).await {
+                Ok(inventory) => {
+                    let mut troubles = upkeep.troubles(&inventory, self.world.clock.now());
+                    troubles.extend(failed);
+                    self.reporter.certificates(&inventory, troubles);
+                }
+                Err(error) => drop(warned(&error)),
+            }
+        }
+    }
+
     /// Beside the node's own cycle: however long an add-on takes, the node is looked after.
     async fn keep_addons(&self) -> Infallible {
-        let mut upkeep = Upkeep::new(&self.settings, &self.me.instance_id);
+        let mut upkeep = addons::Upkeep::new(&self.settings, &self.me.instance_id);
         let mut cycles = every(CYCLE);
         loop {
             cycles.tick().await;

@@ -1,5 +1,6 @@
 //! What each command of the command line does.
 
+pub mod certificates;
 mod configure;
 pub mod etcd;
 mod install;

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 pub use node_ready::NodeReady;
 
-use crate::{error::Result, join::BlanketApproval, ports::World};
+use crate::{certificates::Renewal, error::Result, join::BlanketApproval, ports::World};
 
 /// Whether the wanted state is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,6 +123,8 @@ actions! {
     ApiReady(kubeadm::ApiReady),
     /// `kubeadm join`.
     Join(kubeadm::Join),
+    /// The control plane's certificates.
+    Renewal(Renewal),
     /// The cluster in the store.
     RecordCluster(record::RecordCluster),
     /// The cluster is here to stay.

@@ -144,7 +144,7 @@ fn certificates_are_made_while_images_load() {
 fn only_control_planes_look_after_the_cluster_in_each_cycle() {
     assert_eq!(
         names(&renewal(&load(&[]).unwrap(), &control_plane("i-1"))),
-        ["no-blanket-approval"]
+        ["no-blanket-approval", "certificates"]
     );
     assert!(renewal(&load(&[]).unwrap(), &worker("i-1")).is_empty());
 }

@@ -28,6 +28,11 @@ struct AddonLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CertificateLabel {
+    certificate: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct NameLabel {
     name: String,
 }
@@ -165,6 +170,20 @@ pub fn text(status: &Status) -> Result<String> {
     if let Some(report) = &status.etcd {
         etcd::register(&mut registry, report);
     }
+    let ends = Family::<CertificateLabel, Gauge>::default();
+    for certificate in &status.certificates {
+        let label = CertificateLabel {
+            certificate: certificate.name.clone(),
+        };
+        ends.get_or_create(&label)
+            .set(certificate.not_after.as_second());
+    }
+    registry.register_with_unit(
+        "certificate_expiry",
+        "When a certificate of this node ends, as Unix time",
+        Unit::Seconds,
+        ends,
+    );
     let mut text = String::new();
     encode(&mut text, &registry).attempting(|| "cannot encode the metrics".to_owned())?;
     Ok(text)
@@ -190,7 +209,7 @@ mod tests {
             snapshots::SnapshotReport,
         },
         ports::{Alarm, Database},
-        report::{AddonReport, DnsReport, PhaseReport},
+        report::{AddonReport, CertificateReport, DnsReport, PhaseReport},
     };
 
     #[test]
@@ -237,6 +256,10 @@ mod tests {
             defragmentations: 3,
             ..EtcdReport::default()
         });
+        status.certificates = vec![CertificateReport {
+            name: "apiserver".to_owned(),
+            not_after: "2026-11-23T12:00:00Z".parse().unwrap(),
+        }];
         let text = text(&status).unwrap();
         for line in [
             "k8s_bootstrap_etcd_member_state{member=\"n1\",state=\"healthy\"} 1",
@@ -252,6 +275,7 @@ mod tests {
             "k8s_bootstrap_snapshot_last_good_seconds 1795435200",
             "k8s_bootstrap_snapshot_size_bytes 4128",
             "k8s_bootstrap_snapshot_failures 1",
+            "k8s_bootstrap_certificate_expiry_seconds{certificate=\"apiserver\"} 1795435200",
             "k8s_bootstrap_stage{stage=\"Ready\"} 1",
             "k8s_bootstrap_stage{stage=\"Working\"} 0",
             "k8s_bootstrap_phases{state=\"done\"} 1",

@@ -5,12 +5,15 @@ mod metrics;
 mod status;
 pub mod systemd;
 
-pub use status::{AddonReport, AddonState, DnsReport, PhaseReport, Stage, Status};
+pub use status::{
+    AddonReport, AddonState, CertificateReport, DnsReport, PhaseReport, Stage, Status,
+};
 
 use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::{
+    certificates::Inventory,
     identity::Identity,
     journal::Membership,
     leader::{addons::Upkept, maintenance::EtcdReport, snapshots::SnapshotReport},
@@ -107,6 +110,21 @@ impl Reporter {
     /// Says how backups fare; none on a control plane that does not lead.
     pub fn snapshots(&self, report: Option<SnapshotReport>) {
         self.change(|status| status.snapshots = report);
+    }
+
+    /// Says when the node's certificates end, and what a person must know of them.
+    pub fn certificates(&self, inventory: &Inventory, troubles: Vec<String>) {
+        let certificates = inventory.certificates.iter();
+        let certificates = certificates
+            .map(|certificate| CertificateReport {
+                name: certificate.name.to_owned(),
+                not_after: certificate.not_after,
+            })
+            .collect();
+        self.change(|status| {
+            status.certificates = certificates;
+            status.certificate_troubles = troubles;
+        });
     }
 
     fn change(&self, change: impl FnOnce(&mut Status)) {

@@ -89,6 +89,21 @@ pub struct Status {
     /// On the leader, how backups fare; none where there are to be none.
     #[serde(default)]
     pub snapshots: Option<SnapshotReport>,
+    /// The certificates of this node and when they end.
+    #[serde(default)]
+    pub certificates: Vec<CertificateReport>,
+    /// What a person must know of them.
+    #[serde(default)]
+    pub certificate_troubles: Vec<String>,
+}
+
+/// One certificate of [`Status`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateReport {
+    /// Its name.
+    pub name: String,
+    /// When it ends.
+    pub not_after: Timestamp,
 }
 
 /// The record set of the workers in [`Status`].
@@ -183,6 +198,8 @@ impl Status {
             etcd: None,
             dns: None,
             snapshots: None,
+            certificates: Vec::new(),
+            certificate_troubles: Vec::new(),
         }
     }
 
@@ -223,7 +240,8 @@ impl Status {
             .chain(self.etcd.iter().flat_map(|etcd| etcd.troubles.clone()))
             .chain(self.addons.iter().filter_map(AddonReport::trouble))
             .chain(self.dns.iter().filter_map(DnsReport::trouble))
-            .chain(self.backup_trouble());
+            .chain(self.backup_trouble())
+            .chain(self.certificate_troubles.iter().cloned());
         for (index, part) in parts.enumerate() {
             let _ = write!(line, "{}{part}", if index == 0 { ": " } else { "; " });
         }
@@ -290,6 +308,13 @@ impl Status {
                 .last_good
                 .map_or("none yet".to_owned(), |time| format!("last at {time:.0}"));
             let _ = writeln!(text, "  {:<28} {last}, to {}", "backups", snapshots.to);
+        }
+        if let Some(next) = self.certificates.iter().min_by_key(|c| c.not_after) {
+            let _ = writeln!(
+                text,
+                "  {:<28} the next end is {}'s at {}",
+                "certificates", next.name, next.not_after
+            );
         }
         text
     }
@@ -398,6 +423,26 @@ mod tests {
         );
         let text = status.text();
         let line = "  www.example.com              10.0.0.4 10.0.0.5\n";
+        assert!(text.ends_with(line), "{text}");
+    }
+
+    #[test]
+    fn the_certificate_that_ends_first_is_shown_and_a_ca_that_ends_is_said() {
+        let mut status = status(Stage::Ready, vec![]);
+        status.message = "node c1 is Ready".to_owned();
+        status.certificates = [("ca", 36), ("kubelet-client", 27), ("apiserver", 28)]
+            .map(|(name, year)| CertificateReport {
+                name: name.to_owned(),
+                not_after: format!("20{year}-01-01T00:00:00Z").parse().unwrap(),
+            })
+            .into();
+        status.certificate_troubles = vec!["the certificate authority ca ends".to_owned()];
+        assert_eq!(
+            status.line(),
+            "Ready: node c1 is Ready; the certificate authority ca ends"
+        );
+        let text = status.text();
+        let line = "  certificates                 the next end is kubelet-client's at 2027-01-01T00:00:00Z\n";
         assert!(text.ends_with(line), "{text}");
     }
 

@@ -1,56 +1,127 @@
 //! A cluster's certificates and kubeconfigs, as kubeadm leaves them.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
+use jiff::Timestamp;
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
+};
 
 use crate::phases::kubeadm::paths;
 
 /// A whole PKI folder as kubeadm leaves it, by name below it.
 pub struct Pki {
+    /// By name below the folder.
     pub files: BTreeMap<String, Vec<u8>>,
+    /// By path, what lies in other places.
+    pub elsewhere: BTreeMap<PathBuf, Vec<u8>>,
 }
 
+/// rcgen's type of a time has no name here; the parser makes the same.
+macro_rules! time {
+    ($text:expr) => {{
+        let second = $text.parse::<Timestamp>().unwrap().as_second();
+        let time = x509_parser::time::ASN1Time::from_timestamp(second).unwrap();
+        time.to_datetime()
+    }};
+}
+
+/// Authorities, and what each of them signs.
+const SIGNED: [(&str, &[&str]); 3] = [
+    ("ca", &["apiserver", "apiserver-kubelet-client"]),
+    ("front-proxy-ca", &["front-proxy-client"]),
+    (
+        "etcd/ca",
+        &[
+            "etcd/server",
+            "etcd/peer",
+            "etcd/healthcheck-client",
+            "apiserver-etcd-client",
+        ],
+    ),
+];
+
+/// What the cluster's CA signs for kubeconfigs and kubelets, by the file that it is in.
+const EMBEDDED: [&str; 5] = [
+    "/etc/kubernetes/admin.conf",
+    "/etc/kubernetes/controller-manager.conf",
+    "/etc/kubernetes/scheduler.conf",
+    "/var/lib/kubelet/pki/kubelet-client-current.pem",
+    "/var/lib/kubelet/pki/kubelet-server-current.pem",
+];
+
 impl Pki {
+    /// One whose certificates are valid in every test.
     pub fn new() -> Self {
-        use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+        Self::between("2020-01-01T00:00:00Z", "2035-12-31T00:00:00Z")
+    }
+
+    /// One whose leaves are valid from then to then; the authorities from 2020 to 2036.
+    pub fn between(not_before: &str, not_after: &str) -> Self {
+        let (not_before, not_after) = (time!(not_before), time!(not_after));
         let mut files = BTreeMap::new();
-        let mut put = |base: &str, certificate: &rcgen::Certificate, key: &KeyPair| {
-            files.insert(format!("{base}.crt"), certificate.pem().into_bytes());
-            files.insert(format!("{base}.key"), key.serialize_pem().into_bytes());
-        };
-        for (ca, leaves) in [
-            ("ca", &["apiserver", "apiserver-kubelet-client"][..]),
-            ("front-proxy-ca", &["front-proxy-client"]),
-            (
-                "etcd/ca",
-                &[
-                    "etcd/server",
-                    "etcd/peer",
-                    "etcd/healthcheck-client",
-                    "apiserver-etcd-client",
-                ],
-            ),
-        ] {
+        let mut elsewhere = BTreeMap::new();
+        for (ca, leaves) in SIGNED {
             let key = KeyPair::generate().unwrap();
-            let mut params = CertificateParams::new([]).unwrap();
+            let mut params = named(&ca.replace('/', "-"));
             params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params.not_before = time!("2020-01-01T00:00:00Z");
+            params.not_after = time!("2036-01-01T00:00:00Z");
             let certificate = params.self_signed(&key).unwrap();
-            put(ca, &certificate, &key);
+            files.insert(format!("{ca}.crt"), certificate.pem().into_bytes());
+            files.insert(format!("{ca}.key"), key.serialize_pem().into_bytes());
             let issuer = Issuer::new(params, key);
-            for leaf in leaves {
+            let sign = |name: &str, dns: &str| {
                 let key = KeyPair::generate().unwrap();
-                let mut params = CertificateParams::new([name_of(leaf).to_owned()]).unwrap();
+                let mut params = named(&name.replace('/', "-"));
+                params.subject_alt_names = CertificateParams::new([dns.to_owned()])
+                    .unwrap()
+                    .subject_alt_names;
                 params.use_authority_key_identifier_extension = true;
+                (params.not_before, params.not_after) = (not_before, not_after);
                 let certificate = params.signed_by(&key, &issuer).unwrap();
-                put(leaf, &certificate, &key);
+                (certificate.pem(), key.serialize_pem())
+            };
+            for leaf in leaves {
+                let (certificate, key) = sign(leaf, name_of(leaf));
+                files.insert(format!("{leaf}.crt"), certificate.into_bytes());
+                files.insert(format!("{leaf}.key"), key.into_bytes());
+            }
+            for path in EMBEDDED.iter().filter(|_| ca == "ca") {
+                let (certificate, key) = sign("somebody", "x");
+                let content = if path.starts_with("/var/lib/kubelet/pki") {
+                    format!("{certificate}{key}")
+                } else {
+                    kubeconfig_of(&files["ca.crt"], certificate.as_bytes(), key.as_bytes())
+                };
+                elsewhere.insert(PathBuf::from(path), content.into_bytes());
             }
         }
         let key = KeyPair::generate().unwrap();
         files.insert("sa.key".into(), key.serialize_pem().into_bytes());
         files.insert("sa.pub".into(), key.public_key_pem().into_bytes());
-        Self { files }
+        Self { files, elsewhere }
     }
+
+    /// Everything with its path: the PKI folder, the kubeconfigs and the kubelet's certificates.
+    pub fn on_disk(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+        let pki = self.files.iter();
+        let pki = pki.map(|(name, content)| (Path::new(paths::PKI).join(name), content.clone()));
+        pki.chain(self.elsewhere.clone()).collect()
+    }
+}
+
+fn named(common_name: &str) -> CertificateParams {
+    let mut params = CertificateParams::new([]).unwrap();
+    params.distinguished_name = DistinguishedName::new();
+    params
+        .distinguished_name
+        .push(DnType::CommonName, common_name);
+    params
 }
 
 /// A name by which a certificate is known; of the API server's names, one.
@@ -62,12 +133,17 @@ fn name_of(leaf: &str) -> &str {
 }
 
 pub fn kubeconfig(ca: &[u8]) -> String {
-    let data = BASE64_STANDARD.encode(ca);
-    let key = BASE64_STANDARD.encode(rcgen::KeyPair::generate().unwrap().serialize_pem());
+    let key = KeyPair::generate().unwrap();
+    let certificate = named("x").self_signed(&key).unwrap().pem();
+    kubeconfig_of(ca, certificate.as_bytes(), key.serialize_pem().as_bytes())
+}
+
+fn kubeconfig_of(ca: &[u8], certificate: &[u8], key: &[u8]) -> String {
+    let [data, certificate, key] = [ca, certificate, key].map(|pem| BASE64_STANDARD.encode(pem));
     format!(
         "apiVersion: v1\nclusters:\n- cluster:\n    certificate-authority-data: {data}\n    \
          server: https://127.0.0.1:7443\n  name: demo\nkind: Config\nusers:\n- name: x\n  user:\n    \
-         client-certificate-data: {data}\n    client-key-data: {key}\n"
+         client-certificate-data: {certificate}\n    client-key-data: {key}\n"
     )
 }
 

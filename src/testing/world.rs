@@ -102,6 +102,14 @@ impl FakeWorld {
         self
     }
 
+    /// The same, and the kubeconfigs and the kubelet's certificates too.
+    pub fn with_certificates(self, pki: &Pki) -> Self {
+        for (path, content) in pki.on_disk() {
+            self.files.put(path, content);
+        }
+        self
+    }
+
     /// The same with a kernel that has every feature built in and every parameter at 0.
     pub fn with_a_whole_kernel(self) -> Self {
         self.files.put("/proc/filesystems", "nodev\toverlay\n");

@@ -92,7 +92,10 @@ fn service_account_keys_are_made_anew_only_when_damaged() {
 }
 
 fn on_a_host(files: BTreeMap<String, Vec<u8>>) -> FakeWorld {
-    FakeWorld::new().with_pki(&Pki { files })
+    FakeWorld::new().with_pki(&Pki {
+        files,
+        elsewhere: BTreeMap::new(),
+    })
 }
 
 #[tokio::test(start_paused = true)]

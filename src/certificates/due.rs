@@ -1,0 +1,265 @@
+//! Which certificates are to be renewed now, and why. Pure.
+
+use std::{fmt, time::Duration};
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{
+    Inventory, Keeper,
+    inventory::{Certificate, SOURCES},
+};
+use crate::error::{Error, Result};
+
+/// A CA is warned about for so long before its end.
+const WARNING: Duration = Duration::from_hours(365 * 24);
+
+/// Why a certificate is to be renewed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Why {
+    /// A third of its lifetime or less is left.
+    Third,
+    /// Its time is over.
+    Over,
+    /// Its time has not come: it was made while the clock was ahead.
+    Early,
+    /// It is not whole, or its key is another's.
+    Broken,
+}
+
+impl Why {
+    /// Whether nobody accepts it as it is.
+    pub fn is_useless(self) -> bool {
+        self != Self::Third
+    }
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Third => "has a third of its lifetime left or less",
+            Self::Over => "has expired",
+            Self::Early => "is not valid yet",
+            Self::Broken => "is incomplete",
+        })
+    }
+}
+
+/// What the agent of a control plane is to renew now, in the order of [`SOURCES`].
+///
+/// `lifetime` is how long a new one lives. Refused where no new one would be better: the clock
+/// is wrong, or the CA has ended.
+pub fn due(
+    inventory: &Inventory,
+    lifetime: Duration,
+    now: Timestamp,
+) -> Result<Vec<(&'static str, Why)>> {
+    let mut due = Vec::new();
+    for source in SOURCES.iter().filter(|s| s.keeper == Keeper::Agent) {
+        let why = if inventory.broken.contains(&source.name) {
+            Some(Why::Broken)
+        } else {
+            let certificate = inventory.get(source.name);
+            certificate.and_then(|c| why(c, lifetime, now))
+        };
+        let Some(why) = why else { continue };
+        let authority = source.issued_by.and_then(|name| inventory.get(name));
+        let Some(authority) = authority else { continue };
+        can_sign(authority, now)?;
+        let ends_with_it = inventory
+            .get(source.name)
+            .is_some_and(|c| c.not_after >= authority.not_after);
+        if why.is_useless() || !ends_with_it {
+            due.push((source.name, why));
+        }
+    }
+    Ok(due)
+}
+
+/// Whether a certificate is accepted now; why not, if it is not, or a third of its life is left.
+pub fn why(certificate: &Certificate, lifetime: Duration, now: Timestamp) -> Option<Why> {
+    if now < certificate.not_before {
+        return Some(Why::Early);
+    }
+    if now >= certificate.not_after {
+        return Some(Why::Over);
+    }
+    let lived = certificate.not_after.duration_since(certificate.not_before);
+    let configured = SignedDuration::try_from(lifetime).unwrap_or(SignedDuration::MAX);
+    let left = certificate.not_after.duration_since(now);
+    (left <= lived.min(configured) / 3).then_some(Why::Third)
+}
+
+/// Refuses to sign by a wrong clock or with an authority that has ended.
+pub fn can_sign(authority: &Certificate, now: Timestamp) -> Result<()> {
+    let name = authority.name;
+    if now < authority.not_before {
+        return Err(Error::failed(format!(
+            "certificates cannot be renewed: it is {now:.0} by this machine's clock, before {name} was made ({})",
+            authority.not_before
+        ))
+        .hint("the clock is wrong: `timedatectl`, `chronyc tracking`"));
+    }
+    if now >= authority.not_after {
+        return Err(Error::refused(format!(
+            "certificates cannot be renewed: {name} ended at {}",
+            authority.not_after
+        ))
+        .hint("rotate the CA: docs/operations.md, \"The CA's own end\""));
+    }
+    Ok(())
+}
+
+/// What a person must know of the authorities, a year ahead.
+pub fn ending_authorities(inventory: &Inventory, now: Timestamp) -> Vec<String> {
+    let authorities = inventory.certificates.iter().filter(|c| c.authority);
+    authorities
+        .filter_map(|authority| {
+            let lived = authority.not_after.duration_since(authority.not_before);
+            let ahead = SignedDuration::try_from(WARNING)
+                .unwrap_or(SignedDuration::MAX)
+                .min(lived / 3);
+            let left = authority.not_after.duration_since(now);
+            (left <= ahead).then(|| {
+                let (name, end) = (authority.name, authority.not_after);
+                if left.is_negative() {
+                    format!("the certificate authority {name} ended at {end}: nothing that it signed is accepted")
+                } else {
+                    format!(
+                        "the certificate authority {name} ends at {end}, in {} days: it must be rotated before",
+                        left.as_hours() / 24
+                    )
+                }
+            })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::{certificates::Source, error::Kind, testing::Pki};
+
+    const YEAR: Duration = Duration::from_hours(365 * 24);
+
+    fn inventory() -> Inventory {
+        let pki = Pki::between("2026-01-01T00:00:00Z", "2027-01-01T00:00:00Z");
+        Inventory::of(&pki.on_disk())
+    }
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    fn one(inventory: &Inventory, lifetime: Duration, now: &str) -> Option<Why> {
+        why(inventory.get("apiserver").unwrap(), lifetime, at(now))
+    }
+
+    #[test]
+    fn the_table_of_times() {
+        let inventory = inventory();
+        let short = Duration::from_mins(10);
+        for (case, lifetime, now, expected) in [
+            ("new", YEAR, "2026-01-01T00:00:00Z", None),
+            (
+                "two thirds minus a second",
+                YEAR,
+                "2026-09-01T07:59:59Z",
+                None,
+            ),
+            ("two thirds", YEAR, "2026-09-01T08:00:00Z", Some(Why::Third)),
+            (
+                "the last second",
+                YEAR,
+                "2026-12-31T23:59:59Z",
+                Some(Why::Third),
+            ),
+            ("the end", YEAR, "2027-01-01T00:00:00Z", Some(Why::Over)),
+            (
+                "a clock that was ahead",
+                YEAR,
+                "2025-12-31T23:59:59Z",
+                Some(Why::Early),
+            ),
+            // A certificate that was made before the setting was lowered lives on until its own end nears.
+            ("longer than wanted", short, "2026-12-31T23:00:00Z", None),
+            (
+                "longer than wanted, near its end",
+                short,
+                "2026-12-31T23:57:00Z",
+                Some(Why::Third),
+            ),
+            (
+                "shorter than wanted",
+                YEAR * 5,
+                "2026-09-01T07:59:59Z",
+                None,
+            ),
+        ] {
+            assert_eq!(one(&inventory, lifetime, now), expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn all_that_kubeadm_makes_is_due_and_neither_authorities_nor_kubelets() {
+        let due = due(&inventory(), YEAR, at("2026-12-01T00:00:00Z")).unwrap();
+        let names: Vec<&str> = due.iter().map(|(name, _)| *name).collect();
+        assert_eq!(names.len(), 10);
+        let agents = |name: &&str| Source::of(name).unwrap().keeper == Keeper::Agent;
+        assert!(names.iter().all(agents), "{names:?}");
+        assert!(due.iter().all(|(_, why)| *why == Why::Third));
+    }
+
+    #[test]
+    fn a_broken_one_is_due_at_any_time() {
+        let mut inventory = inventory();
+        inventory
+            .certificates
+            .retain(|c| c.name != "scheduler.conf");
+        inventory.broken.push("scheduler.conf");
+        let due = due(&inventory, YEAR, at("2026-01-02T00:00:00Z")).unwrap();
+        assert_eq!(due, [("scheduler.conf", Why::Broken)]);
+    }
+
+    #[test]
+    fn nothing_is_renewed_by_a_wrong_clock_or_by_an_authority_that_has_ended() {
+        let before = due(&inventory(), YEAR, at("1970-01-01T00:00:10Z")).unwrap_err();
+        assert_eq!(before.kind(), Kind::Failed);
+        assert!(
+            before.one_line().contains("before etcd-ca was made"),
+            "{before}"
+        );
+        let after = due(&inventory(), YEAR, at("2050-01-01T00:00:00Z")).unwrap_err();
+        assert_eq!(after.kind(), Kind::Refused);
+        assert!(after.one_line().contains("etcd-ca ended"), "{after}");
+    }
+
+    #[test]
+    fn a_leaf_that_ends_with_its_authority_gains_nothing_by_a_renewal() {
+        let mut inventory = inventory();
+        let end = inventory.get("apiserver").unwrap().not_after;
+        for certificate in &mut inventory.certificates {
+            if certificate.authority {
+                certificate.not_after = end;
+            }
+        }
+        let due = due(&inventory, YEAR, at("2026-12-01T00:00:00Z")).unwrap();
+        assert!(due.is_empty(), "{due:?}");
+    }
+
+    #[test]
+    fn an_authoritys_end_is_said_a_year_ahead() {
+        let inventory = inventory();
+        // The tests' authorities end in 2036.
+        assert!(ending_authorities(&inventory, at("2034-12-30T00:00:00Z")).is_empty());
+        let said = ending_authorities(&inventory, at("2035-01-02T00:00:00Z"));
+        assert_eq!(said.len(), 3);
+        assert_eq!(
+            said[0],
+            "the certificate authority ca ends at 2036-01-01T00:00:00Z, in 364 days: it must be rotated before"
+        );
+        let said = ending_authorities(&inventory, at("2036-01-02T00:00:00Z"));
+        assert!(said[0].contains("ended at"), "{}", said[0]);
+    }
+}
