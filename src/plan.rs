@@ -18,7 +18,9 @@ use crate::{
             Artifact, Containerd, ForeignNetworks, Hosts, Images, Kernel, KubeletUnit, Preflight,
             Swap, Sysctl,
         },
-        kubeadm::{ApiReady, ConfigFiles, EtcdData, InitPhase, Join, KubeadmPhase},
+        kubeadm::{
+            ApiReady, ConfigFiles, EtcdData, InitPhase, Join, KubeadmPhase, KubeletCertificate,
+        },
         leaving::Uncordon,
         record::{RecordCluster, SettleCluster},
     },
@@ -120,7 +122,8 @@ fn found(
     plan.add("etcd-data", LOCAL, &["preflight"], "etcd never starts over without the data that it had", EtcdData { instance: me.instance_id.clone() });
     plan.add("kubeadm-etcd", LOCAL, &["certificates", "kubeadm-preflight", "etcd-data"], "etcd as a static pod", init(Init::Etcd)?);
     plan.add("kubeadm-control-plane", LOCAL, &["kubeadm-etcd"], "the API server, the controllers and the scheduler as static pods", init(Init::ControlPlane)?);
-    plan.add("kubeadm-kubelet-start", LOCAL, &["kubeadm-control-plane"], "the kubelet starts the static pods", init(Init::KubeletStart)?);
+    plan.add("kubelet-certificate", settings.deadlines.join, &["kubeadm-control-plane"], "a kubelet whose certificate expired starts nothing", KubeletCertificate::new(settings, me, &membership.cluster_uid)?);
+    plan.add("kubeadm-kubelet-start", LOCAL, &["kubelet-certificate"], "the kubelet starts the static pods", init(Init::KubeletStart)?);
     plan.add("api-ready", api, &["kubeadm-kubelet-start"], "what follows speaks to the API", ApiReady::new(settings));
     plan.add("kubeadm-upload-config", api, &["api-ready"], "joiners and upgrades read it from the cluster", init(Init::UploadConfig)?);
     plan.add("kubeadm-mark-control-plane", api, &["kubeadm-upload-config"], "workloads stay off control planes", init(Init::MarkControlPlane)?);
@@ -176,18 +179,23 @@ fn join(
     // The join service may answer as late as the cluster itself.
     let patience = settings.deadlines.peers + settings.deadlines.join;
     plan.add("kubeadm-join", patience, &before, "the kubelet gets its certificate for this node's name", Join::new(settings, me, &membership.cluster_uid)?);
+    plan.add("kubelet-certificate", patience, &["kubeadm-join"], "a kubelet whose certificate expired is let in again", KubeletCertificate::new(settings, me, &membership.cluster_uid)?);
     if me.role == Role::ControlPlane {
         // kubeadm's last act, which a join may not have come to.
-        plan.add("kubeadm-mark-control-plane", settings.deadlines.api, &["kubeadm-join"], "workloads stay off control planes", KubeadmPhase::new(InitPhase::MarkControlPlane, settings, me)?);
-        plan.add("no-blanket-approval", settings.deadlines.api, &["kubeadm-join"], "a bootstrap token becomes no other node than the one that it was made for", BlanketApproval::gone());
+        plan.add("kubeadm-mark-control-plane", settings.deadlines.api, &["kubelet-certificate"], "workloads stay off control planes", KubeadmPhase::new(InitPhase::MarkControlPlane, settings, me)?);
+        plan.add("no-blanket-approval", settings.deadlines.api, &["kubelet-certificate"], "a bootstrap token becomes no other node than the one that it was made for", BlanketApproval::gone());
     }
-    plan.add("uncordon", settings.deadlines.api, &["kubeadm-join"], "the agent cordons its node before it goes down", Uncordon { node: me.node_name.clone() });
-    plan.add("node-ready", settings.deadlines.rollout, &["kubeadm-join"], "pods can be scheduled here", NodeReady::new(settings, me));
+    plan.add("uncordon", settings.deadlines.api, &["kubelet-certificate"], "the agent cordons its node before it goes down", Uncordon { node: me.node_name.clone() });
+    plan.add("node-ready", settings.deadlines.rollout, &["kubelet-certificate"], "pods can be scheduled here", NodeReady::new(settings, me));
     Ok(plan.0)
 }
 
 /// What is looked at on a node that is up in each cycle.
-pub fn renewal(settings: &Settings, me: &Identity) -> Vec<Phase<Action>> {
+pub fn renewal(
+    settings: &Settings,
+    me: &Identity,
+    membership: Option<&Membership>,
+) -> Result<Vec<Phase<Action>>> {
     let mut plan = Plan(Vec::new());
     if me.role == Role::ControlPlane {
         plan.add(
@@ -205,7 +213,16 @@ pub fn renewal(settings: &Settings, me: &Identity) -> Vec<Phase<Action>> {
             Renewal::new(Which::Useless, settings, me),
         );
     }
-    plan.0
+    if let Some(membership) = membership {
+        plan.add(
+            "kubelet-certificate",
+            settings.deadlines.peers + settings.deadlines.join,
+            &[],
+            "a kubelet whose certificate expired is let in again",
+            KubeletCertificate::new(settings, me, &membership.cluster_uid)?,
+        );
+    }
+    Ok(plan.0)
 }
 
 /// What a control plane does when it is its turn to renew certificates.

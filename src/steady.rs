@@ -279,8 +279,8 @@ impl Agent {
     }
 
     async fn carry_out(&self, full: bool) -> Result<()> {
-        let mut phases = plan::renewal(&self.settings, &self.me);
         let memory = self.runner.memory().await;
+        let mut phases = plan::renewal(&self.settings, &self.me, memory.membership.as_ref())?;
         if full && memory.membership.is_some() {
             phases = plan::host(&self.settings, &self.me)?;
             phases.extend(plan::cluster(

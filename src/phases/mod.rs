@@ -125,6 +125,8 @@ actions! {
     Join(kubeadm::Join),
     /// The control plane's certificates.
     Renewal(Renewal),
+    /// The kubelet's certificate.
+    KubeletCertificate(kubeadm::KubeletCertificate),
     /// The cluster in the store.
     RecordCluster(record::RecordCluster),
     /// The cluster is here to stay.

@@ -104,6 +104,7 @@ fn a_worker_holds_nothing_of_a_control_plane() {
             "images",
             "kubeadm-config",
             "kubeadm-join",
+            "kubelet-certificate",
             "uncordon",
             "node-ready",
         ]
@@ -142,11 +143,17 @@ fn certificates_are_made_while_images_load() {
 
 #[test]
 fn only_control_planes_look_after_the_cluster_in_each_cycle() {
+    let settings = load(&[]).unwrap();
+    let membership = Membership {
+        cluster_uid: "uid".to_owned(),
+        course: Course::Join,
+    };
+    let of = |me: &Identity| renewal(&settings, me, Some(&membership)).unwrap();
     assert_eq!(
-        names(&renewal(&load(&[]).unwrap(), &control_plane("i-1"))),
-        ["no-blanket-approval", "certificates"]
+        names(&of(&control_plane("i-1"))),
+        ["no-blanket-approval", "certificates", "kubelet-certificate"]
     );
-    assert!(renewal(&load(&[]).unwrap(), &worker("i-1")).is_empty());
+    assert_eq!(names(&of(&worker("i-1"))), ["kubelet-certificate"]);
 }
 
 #[test]

@@ -98,7 +98,7 @@ impl Join {
     }
 
     /// Asks the control planes' join services, one after the other, until one lets this node in.
-    async fn ticket(&self, world: &World, notes: &Notes) -> Result<JoinTicket> {
+    pub(super) async fn ticket(&self, world: &World, notes: &Notes) -> Result<JoinTicket> {
         wait::until(
             world.clock.as_ref(),
             notes,

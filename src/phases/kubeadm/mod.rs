@@ -16,6 +16,7 @@ pub mod kubeconfig;
 pub mod paths;
 mod pki;
 mod ready;
+mod rejoin;
 pub mod reserved;
 mod result;
 
@@ -24,4 +25,5 @@ pub use etcd_data::EtcdData;
 pub use init::{ConfigFiles, InitPhase, KubeadmPhase};
 pub use join::Join;
 pub use ready::ApiReady;
+pub use rejoin::KubeletCertificate;
 pub use result::PhaseResult;
