@@ -11,7 +11,7 @@ use crate::stage::{Stage, ensure, json, list, text, until};
 const KUBECONFIG: &str = "/run/e2e-kubeconfig";
 
 /// A worker that asks the API through its balancer again and again, until this is dropped.
-struct Asking<'a> {
+pub struct Asking<'a> {
     stage: &'a Stage,
     worker: &'a str,
 }
@@ -23,7 +23,7 @@ impl Drop for Asking<'_> {
     }
 }
 
-fn ask_through_the_balancer<'a>(
+pub fn ask_through_the_balancer<'a>(
     stage: &'a Stage,
     worker: &'a str,
     request: &str,
@@ -74,7 +74,7 @@ fn answers(stage: &Stage, worker: &str, good: usize) -> Result<Vec<String>, Fail
 }
 
 /// Waits for ten more good answers, and gives those that failed since the last call.
-fn failures(stage: &Stage, worker: &str) -> Result<Vec<String>, Failed> {
+pub fn failures(stage: &Stage, worker: &str) -> Result<Vec<String>, Failed> {
     let good = |lines: &[String]| lines.iter().filter(|l| l.starts_with("ok ")).count();
     let so_far = good(&answers(stage, worker, 0)?);
     let lines = until(60, "answers", || answers(stage, worker, so_far + 10))?;

@@ -2,6 +2,7 @@
 
 pub mod arrival;
 pub mod attacks;
+pub mod certificates;
 pub mod control_planes;
 pub mod disaster;
 pub mod etcd;

@@ -1,0 +1,175 @@
+//! Certificates end, and nobody notices.
+
+use std::{
+    collections::BTreeMap,
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
+
+use libtest_mimic::Failed;
+use serde_json::Value;
+
+use super::control_planes::{ask_through_the_balancer, failures};
+use crate::stage::{Stage, ensure, json, list, text, until};
+
+/// Beside the scenarios' own cluster, one whose certificates live for ten minutes.
+const SHORT: &str = "short-lived";
+
+/// As short as the settings take.
+const LIFETIMES: &str =
+    "[certificates]\nlifetime = 600\nca_lifetime = 864000\nkubelet_lifetime = 600\n";
+
+/// When all certificates of that cluster have ended, once it is off.
+static OVER: OnceLock<Instant> = OnceLock::new();
+
+fn certificates(stage: &Stage, machine: &str) -> Result<Vec<Value>, Failed> {
+    let said = stage.exec(machine, &["k8s-bootstrap", "certificates", "--json"])?;
+    Ok(list(&json(&said)?["certificates"]).to_vec())
+}
+
+/// The serial numbers by name, of those that this one renews.
+fn serials(stage: &Stage, machine: &str, by: &str) -> Result<BTreeMap<String, String>, Failed> {
+    let all = certificates(stage, machine)?;
+    let its = all.iter().filter(|c| c["renewed_by"] == by);
+    Ok(its
+        .map(|c| (text(&c["name"]), text(&c["serial"])))
+        .collect())
+}
+
+/// Pods that run somewhere by the will of a controller, with how often they were restarted.
+fn workloads(stage: &Stage) -> Result<BTreeMap<String, u64>, Failed> {
+    let pods = stage.get(&["pods", "-A"])?;
+    let of_a_controller = |pod: &&Value| {
+        let owner = &pod["metadata"]["ownerReferences"][0]["kind"];
+        owner.is_string() && owner != "Node"
+    };
+    let restarts = |pod: &Value| -> u64 {
+        let containers = list(&pod["status"]["containerStatuses"]).iter();
+        containers.filter_map(|c| c["restartCount"].as_u64()).sum()
+    };
+    let pods = list(&pods["items"]).iter().filter(of_a_controller);
+    Ok(pods
+        .map(|pod| (text(&pod["metadata"]["name"]), restarts(pod)))
+        .collect())
+}
+
+/// All of one control plane's are renewed while a worker asks the API five times a second.
+pub fn certificates_are_renewed_without_a_failed_request(stage: &Stage) -> Result<(), Failed> {
+    let all = stage.control_planes()?;
+    let machine = all.first().ok_or("no control plane runs")?;
+    let agents = serials(stage, machine, "agent")?;
+    let authorities = serials(stage, machine, "person")?;
+    ensure(
+        agents.len() >= 10 && authorities.len() == 3,
+        format!("{agents:?} {authorities:?}"),
+    )?;
+    let nodes = stage.ready_nodes()?;
+    let pods = workloads(stage)?;
+    let asking = ask_through_the_balancer(stage, "w1", "get nodes -o name")?;
+    stage.exec(
+        machine,
+        &["k8s-bootstrap", "certificates", "renew", "--all"],
+    )?;
+    let failed = failures(stage, "w1")?;
+    drop(asking);
+    ensure(failed.is_empty(), format!("requests failed: {failed:?}"))?;
+    let now = serials(stage, machine, "agent")?;
+    let kept: Vec<_> = agents
+        .iter()
+        .filter(|(name, old)| now.get(*name) == Some(*old))
+        .collect();
+    ensure(kept.is_empty(), format!("not renewed: {kept:?}"))?;
+    ensure(
+        serials(stage, machine, "person")? == authorities,
+        "the authorities are others",
+    )?;
+    let ready = stage.ready_nodes()?;
+    ensure(
+        ready == nodes,
+        format!("Ready were {nodes:?}, are {ready:?}"),
+    )?;
+    let after = workloads(stage)?;
+    let restarted: Vec<_> = pods
+        .iter()
+        .filter(|(name, n)| after.get(*name) != Some(*n))
+        .collect();
+    ensure(
+        restarted.is_empty(),
+        format!("pods were restarted: {restarted:?}"),
+    )
+}
+
+/// The machines of the cluster of ten minutes, the control plane first.
+fn short_lived(stage: &Stage) -> Result<[String; 2], Failed> {
+    let machines = stage.machines()?;
+    let of = |role: &str| {
+        let its = machines.iter().find(|machine| {
+            machine["role"] == role && machine["tags"]["k8s-bootstrap:cluster"] == SHORT
+        });
+        its.map(|machine| text(&machine["name"]))
+            .ok_or(format!("{SHORT} has no {role}"))
+    };
+    Ok([of("control-plane")?, of("worker")?])
+}
+
+pub fn a_cluster_whose_certificates_live_ten_minutes_is_launched(
+    stage: &Stage,
+) -> Result<(), Failed> {
+    let file = tempfile::NamedTempFile::new()?;
+    std::fs::write(file.path(), LIFETIMES)?;
+    let settings = file.path().display().to_string();
+    let tag = format!("k8s-bootstrap:cluster={SHORT}");
+    for role in ["control-plane", "worker"] {
+        stage.launch_as(role, &["--tag", &tag, "--settings", &settings])?;
+    }
+    Ok(())
+}
+
+pub fn it_is_switched_off(stage: &Stage) -> Result<(), Failed> {
+    for machine in short_lived(stage)? {
+        until(480, "the short-lived cluster", || {
+            let status = stage.agent(&machine)?;
+            ensure(status["stage"] == "ready", format!("{}", status["message"]))
+        })?;
+    }
+    let [control_plane, worker] = short_lived(stage)?;
+    stage.lab(&["stop", &worker])?;
+    stage.lab(&["stop", &control_plane])?;
+    // What was signed before ends within the lifetime.
+    OVER.get_or_init(|| Instant::now() + Duration::from_secs(605));
+    Ok(())
+}
+
+/// The other scenarios have taken longer than certificates live, unless these run by themselves.
+pub fn it_comes_back_after_every_certificate_has_expired(stage: &Stage) -> Result<(), Failed> {
+    let over = OVER.get().ok_or("it was not switched off")?;
+    std::thread::sleep(over.saturating_duration_since(Instant::now()));
+    let [control_plane, worker] = short_lived(stage)?;
+    stage.lab(&["start", &control_plane])?;
+    stage.lab(&["start", &worker])?;
+    for machine in [&control_plane, &worker] {
+        until(180, "the cluster that was off for too long", || {
+            let status = stage.agent(machine)?;
+            ensure(
+                status["stage"] == "ready",
+                format!("{machine} says {}", status["message"]),
+            )
+        })?;
+        until(60, "no expired certificate", || {
+            let all = certificates(stage, machine)?;
+            let over: Vec<_> = all
+                .iter()
+                .filter(|c| c["seconds_left"].as_i64().is_none_or(|left| left <= 0))
+                .map(|c| text(&c["name"]))
+                .collect();
+            ensure(over.is_empty(), format!("{machine}: expired are {over:?}"))
+        })?;
+    }
+    let renewed = stage.journal(&control_plane)?.iter().any(|entry| {
+        entry["PHASE"] == "certificates" && text(&entry["MESSAGE"]).contains("has expired")
+    });
+    ensure(
+        renewed,
+        "nothing had expired: the machines were off for too short a time",
+    )
+}
