@@ -167,6 +167,13 @@ pub(super) enum Command {
         #[arg(default_value = "")]
         prefix: String,
     },
+    /// List the keys of the cluster's record in Parameter Store, after removing some.
+    #[command(hide = true)]
+    Record {
+        /// A key to remove first, for example `founder/1`.
+        #[arg(long)]
+        forget: Vec<String>,
+    },
     /// Restart moto with the same state.
     #[command(hide = true)]
     MotoRestart,

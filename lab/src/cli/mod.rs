@@ -244,6 +244,16 @@ async fn run_on_one(layout: &Layout, command: Command) -> Result<()> {
                 println!("{key}");
             }
         }
+        Command::Record { forget } => {
+            let cluster = State::require(layout)?.cluster;
+            let aws = Aws::over_socket(layout)?;
+            if !forget.is_empty() {
+                aws.forget(&cluster, &forget).await?;
+            }
+            for key in aws.record(&cluster).await? {
+                println!("{key}");
+            }
+        }
         Command::MotoRestart => Aws::over_socket(layout)?.restart_moto().await?,
         _ => bail!("this command is not meant for one machine"),
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use base64::Engine;
+use serde_json::{Value, json};
 
 use super::faults::Wanted;
 use super::policies;
@@ -37,6 +38,13 @@ pub fn element(xml: &str, name: &str) -> Option<String> {
     let start = xml.find(&format!("<{name}>"))? + name.len() + 2;
     let end = xml[start..].find(&format!("</{name}>"))? + start;
     Some(xml[start..end].to_owned())
+}
+
+/// moto reads the service from the credential scope and checks no signature of the lab's own calls.
+fn unsigned(scope: &str) -> String {
+    format!(
+        "AWS4-HMAC-SHA256 Credential=AKIALAB/20260101/{scope}/aws4_request, SignedHeaders=host, Signature=0"
+    )
 }
 
 /// Calls the AWS API.
@@ -148,16 +156,12 @@ impl Aws {
         for (name, value) in parameters {
             let _ = write!(body, "&{name}={}", percent_encode(value));
         }
-        // moto reads the service from the credential scope and checks no signature.
-        let authorization = format!(
-            "AWS4-HMAC-SHA256 Credential=AKIALAB/20260101/{scope}/aws4_request, SignedHeaders=host, Signature=0"
-        );
         let response = self
             .client
             .post(format!("{}/", self.base))
             .header("host", host)
             .header("content-type", "application/x-www-form-urlencoded")
-            .header("authorization", authorization)
+            .header("authorization", unsigned(scope))
             .body(body)
             .send()
             .await
@@ -179,14 +183,11 @@ impl Aws {
         body: String,
     ) -> Result<String> {
         let method = reqwest::Method::from_bytes(method.as_bytes())?;
-        let authorization = format!(
-            "AWS4-HMAC-SHA256 Credential=AKIALAB/20260101/{scope}/aws4_request, SignedHeaders=host, Signature=0"
-        );
         let response = self
             .client
             .request(method, format!("{}/{path}", self.base))
             .header("host", host)
-            .header("authorization", authorization)
+            .header("authorization", unsigned(scope))
             .body(body)
             .send()
             .await
@@ -210,6 +211,60 @@ impl Aws {
         let host = format!("s3.{REGION}.amazonaws.com");
         let scope = format!("{REGION}/s3");
         self.rest((&host, &scope), method, path, body).await
+    }
+
+    /// One call of Parameter Store.
+    async fn ssm(&self, action: &str, body: &Value) -> Result<Value> {
+        let scope = format!("{REGION}/ssm");
+        let response = self
+            .client
+            .post(format!("{}/", self.base))
+            .header("host", format!("ssm.{REGION}.amazonaws.com"))
+            .header("content-type", "application/x-amz-json-1.1")
+            .header("x-amz-target", format!("AmazonSSM.{action}"))
+            .header("authorization", unsigned(&scope))
+            .body(body.to_string())
+            .send()
+            .await
+            .with_context(|| format!("ssm:{action} got no answer: is a lab up?"))?;
+        let status = response.status();
+        let text = response.text().await?;
+        if !status.is_success() {
+            bail!("ssm:{action} was refused with {status}: {text}");
+        }
+        serde_json::from_str(&text).with_context(|| format!("ssm:{action} answered {text}"))
+    }
+
+    /// The keys of a cluster's record in Parameter Store.
+    pub async fn record(&self, cluster: &str) -> Result<Vec<String>> {
+        let path = format!("/k8s-bootstrap/{cluster}/");
+        let answer = self
+            .ssm(
+                "GetParametersByPath",
+                &json!({"Path": path, "Recursive": true}),
+            )
+            .await?;
+        let parameters = answer["Parameters"].as_array().into_iter().flatten();
+        let names = parameters.filter_map(|parameter| parameter["Name"].as_str());
+        Ok(names
+            .filter_map(|name| name.strip_prefix(&path))
+            .map(str::to_owned)
+            .collect())
+    }
+
+    /// Removes keys of a cluster's record, as a person might.
+    pub async fn forget(&self, cluster: &str, keys: &[String]) -> Result<()> {
+        let names: Vec<String> = keys
+            .iter()
+            .map(|key| format!("/k8s-bootstrap/{cluster}/{key}"))
+            .collect();
+        let answer = self
+            .ssm("DeleteParameters", &json!({"Names": names}))
+            .await?;
+        match answer["InvalidParameters"].as_array() {
+            Some(unknown) if !unknown.is_empty() => bail!("there is no {unknown:?}"),
+            _ => Ok(()),
+        }
     }
 
     /// Makes a bucket.

@@ -82,6 +82,8 @@ const SCENARIOS: &[Scenario] = in_this_order![
     control_planes::a_request_after_the_death_of_an_api_server_goes_through,
     certificates::certificates_are_renewed_without_a_failed_request,
     control_planes::a_terminated_founder_is_replaced,
+    record::a_lost_record_is_written_again_and_no_node_resets_itself,
+    record::a_control_plane_with_another_store_founds_nothing_and_names_the_cluster,
     control_planes::a_reset_control_plane_leaves_etcd_and_may_join_again,
     certificates::it_comes_back_after_every_certificate_has_expired,
     disaster::the_cluster_comes_back_from_a_backup,
