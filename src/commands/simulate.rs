@@ -86,6 +86,7 @@ fn text(summary: &Summary) -> String {
         "{seeds} seeds from {first_seed}, {} control planes and {} workers each: every law holds\n\
          {} instances, {} claims ({} takeovers), {} crashes, {} terminations, {} stops\n\
          {} nodes started over, {} agents refused, {} clusters lost their majority\n\
+         {} dead members taken out, {} lost keys written again, a person helped {} times\n\
          {hours:.1} h of virtual time in {:.1} s, {:.2} ms a seed\n",
         size.control_planes,
         size.workers,
@@ -98,6 +99,9 @@ fn text(summary: &Summary) -> String {
         counts.started_over,
         counts.refusals,
         counts.lost,
+        counts.healed,
+        counts.rewritten,
+        counts.helped,
         Duration::from_millis(u64::try_from(summary.milliseconds).unwrap_or(u64::MAX))
             .as_secs_f64(),
         summary.milliseconds_a_seed,

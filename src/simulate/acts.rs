@@ -1,9 +1,7 @@
 //! What a simulated instance does: a few phases that take their time, and the real record.
 
 use std::{
-    collections::BTreeMap,
     fmt,
-    net::Ipv4Addr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -11,27 +9,24 @@ use std::{
 use async_trait::async_trait;
 use serde::Serialize;
 
+use super::joining;
 use crate::{
+    config::Settings,
     error::{Error, Result},
     identity::Identity,
-    join::will_outlive_its_founder,
     journal::Course,
     observe::Memory,
     phases::{
         Notes, State, Step,
-        kubeadm::paths,
+        kubeadm::{Join, paths},
         record::{RecordCluster, SettleCluster},
     },
-    ports::{Role, World},
+    ports::World,
     runner::Phase,
-    wait::{Patience, Probe, until},
 };
 
 /// Below this, what was done lies on an instance's disk.
 const FOLDER: &str = "/simulated";
-
-/// Every simulated cluster's CA. Its uid alone tells one cluster from another.
-const CA: &str = include_str!("ca.pem");
 
 /// Preparing a host may take so long with all its attempts, in seconds.
 const PREPARE: u64 = 900;
@@ -42,13 +37,12 @@ const ACT: u64 = 300;
 /// Taking a cluster off a machine takes so long.
 const REMOVAL: Duration = Duration::from_secs(10);
 
-/// How long a joiner waits for a control plane that answers.
-const PEERS: u64 = 1800;
-
 /// One kind of step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Action {
+    /// Refuses a machine that cannot become a node.
+    Preflight,
     /// Prepares the host.
     Prepare(Work),
     /// Makes a part of a cluster.
@@ -57,30 +51,10 @@ pub enum Action {
     Record(RecordCluster),
     /// The real thing.
     Settle(SettleCluster),
-    /// Waits for a control plane that lets one in.
-    Ticket(Ticket),
-    /// Makes a part of a member.
-    Join(Work),
+    /// The real thing.
+    Join(Join),
     /// Takes all that away.
     Remove,
-}
-
-/// What a control plane does for one that it lets in.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Ticket {
-    /// Says that the cluster is settled.
-    settle: SettleCluster,
-    /// Who joins as a control plane, at which address.
-    control_plane: Option<Ipv4Addr>,
-}
-
-impl Ticket {
-    /// Whether the store has yet to learn that the cluster is settled.
-    async fn is_to_settle(&self, world: &World) -> Result<bool> {
-        Ok(self.control_plane.is_some()
-            && will_outlive_its_founder(&world.etcd.members().await?, self.control_plane)
-            && self.settle.check(world).await? != State::AsWanted)
-    }
 }
 
 /// Something that takes its time and leaves a file that says for which cluster it was done.
@@ -120,19 +94,26 @@ impl fmt::Display for Seen {
     }
 }
 
-/// All files that joining leaves on a disk, the last one first.
-pub fn of_joining() -> impl Iterator<Item = PathBuf> {
-    let names = ["etcd.done", "etcd.begun", "kubelet.done", "kubelet.begun"];
-    names
-        .into_iter()
-        .map(|name| Path::new(FOLDER).join("join").join(name))
+/// The file that shows the begin or the end of a part.
+pub fn trace(course: &str, part: &str, edge: &str) -> PathBuf {
+    PathBuf::from(format!("{FOLDER}/{course}/{part}.{edge}"))
 }
 
-/// Whether a control plane with this disk runs an API server, ready or not.
-pub fn has_api(disk: &BTreeMap<PathBuf, Vec<u8>>) -> bool {
-    let begun = ["found/api.begun", "join/etcd.begun"];
-    let mut paths = begun.iter().map(|file| Path::new(FOLDER).join(file));
-    paths.any(|path| disk.contains_key(&path))
+/// All traces of joining that may be on a disk, the last one first.
+pub fn of_joining() -> impl Iterator<Item = PathBuf> {
+    let acts = [
+        ("etcd", "done"),
+        ("etcd", "begun"),
+        ("kubelet", "done"),
+        ("kubelet", "begun"),
+    ];
+    acts.into_iter()
+        .map(|(part, edge)| trace("join", part, edge))
+}
+
+/// All that belonging to a cluster may have left on a disk.
+fn left_behind() -> impl Iterator<Item = PathBuf> {
+    joining::FILES.iter().map(PathBuf::from).chain(of_joining())
 }
 
 /// The act that a file on a disk shows, if it does.
@@ -155,31 +136,27 @@ pub fn of(path: &Path) -> Option<Seen> {
     })
 }
 
-/// Whether an instance of this role serves the cluster's API once the act is done.
-pub fn serves(act: &Seen, role: Role) -> bool {
-    match act.course {
-        Course::Found => act.part == "api",
-        Course::Join => act.part == "etcd" && role == Role::ControlPlane,
-    }
-}
-
 impl Action {
     fn work(&self) -> Option<(&'static str, &Work)> {
         match self {
             Self::Prepare(work) => Some(("host", work)),
             Self::Found(work) => Some(("found", work)),
-            Self::Join(work) => Some(("join", work)),
-            Self::Record(_) | Self::Settle(_) | Self::Ticket(_) | Self::Remove => None,
+            Self::Preflight | Self::Record(_) | Self::Settle(_) | Self::Join(_) | Self::Remove => {
+                None
+            }
         }
     }
 
     async fn holds(&self, world: &World) -> Result<bool> {
         match self {
-            Self::Ticket(ticket) => {
-                Ok(world.cluster.ready().await? && !ticket.is_to_settle(world).await?)
+            Self::Preflight => {
+                if world.host.machine().await?.disk_free_bytes > 0 {
+                    return Ok(true);
+                }
+                Err(Error::refused("this machine has no space").hint("launch a larger one"))
             }
             Self::Remove => {
-                for path in of_joining() {
+                for path in left_behind() {
                     if world.host.exists(&path).await? {
                         return Ok(false);
                     }
@@ -196,9 +173,7 @@ impl Action {
 
 impl Work {
     fn file(&self, kind: &str, edge: &str) -> PathBuf {
-        Path::new(FOLDER)
-            .join(kind)
-            .join(format!("{}.{edge}", self.part))
+        trace(kind, self.part, edge)
     }
 
     async fn is_done(&self, kind: &str, world: &World) -> Result<bool> {
@@ -214,12 +189,16 @@ impl Work {
             .await?;
         let time = Duration::from_secs(self.seconds).mul_f64(0.5 + world.clock.jitter());
         world.clock.sleep(time).await;
-        if kind == "join" && !world.cluster.ready().await? {
-            return Err(Error::failed("connection refused by all control planes"));
-        }
-        if kind == "found" && self.part == "certificates" {
-            let ca = Path::new(paths::CA);
-            world.host.write(ca, CA.as_bytes(), 0o644).await?;
+        let made = match (kind, self.part) {
+            ("found", "certificates") => Some((paths::CA, joining::ca(&self.uid))),
+            ("found", "etcd") => Some((paths::ETCD_MEMBER, self.uid.clone())),
+            _ => None,
+        };
+        if let Some((path, content)) = made
+            && !world.host.exists(Path::new(path)).await?
+        {
+            let content = content.as_bytes();
+            world.host.write(Path::new(path), content, 0o600).await?;
         }
         world.host.write(&self.file(kind, "done"), uid, 0o600).await
     }
@@ -231,6 +210,7 @@ impl Step for Action {
         match self {
             Self::Record(record) => record.check(world).await,
             Self::Settle(settle) => settle.check(world).await,
+            Self::Join(join) => join.check(world).await,
             _ if self.holds(world).await? => Ok(State::AsWanted),
             _ => Ok(State::Differs("it is not there yet".to_owned())),
         }
@@ -243,40 +223,15 @@ impl Step for Action {
         match self {
             Self::Record(record) => record.apply(world, notes).await,
             Self::Settle(settle) => settle.apply(world, notes).await,
-            Self::Ticket(ticket) => ticket.wait(world, notes).await,
+            Self::Join(join) => join.apply(world, notes).await,
             _ => {
                 world.clock.sleep(REMOVAL).await;
-                for path in of_joining() {
+                for path in left_behind() {
                     world.host.remove(&path).await?;
                 }
                 Ok(())
             }
         }
-    }
-}
-
-impl Ticket {
-    async fn wait(&self, world: &World, notes: &Notes) -> Result<()> {
-        until(
-            world.clock.as_ref(),
-            notes,
-            Patience::remote(Duration::from_secs(PEERS)),
-            "a control plane",
-            || async {
-                if !world.cluster.ready().await? {
-                    return Ok(Probe::NotYet("none answers".to_owned()));
-                }
-                if !self.is_to_settle(world).await? {
-                    return Ok(Probe::Done(()));
-                }
-                // It is the control plane that does so, and a joiner asks again whatever it says.
-                Ok(match self.settle.apply(world, notes).await {
-                    Ok(()) => Probe::Done(()),
-                    Err(error) => Probe::NotYet(error.one_line()),
-                })
-            },
-        )
-        .await
     }
 }
 
@@ -298,7 +253,8 @@ fn phase(name: &str, after: &[&str], deadline_seconds: u64, step: Action) -> Pha
 pub fn host() -> Vec<Phase<Action>> {
     let work = |part, seconds| Action::Prepare(Work { part, uid: String::new(), seconds });
     vec![
-        phase("kernel", &[], PREPARE, work("kernel", 2)),
+        phase("preflight", &[], PREPARE, Action::Preflight),
+        phase("kernel", &["preflight"], PREPARE, work("kernel", 2)),
         phase("images", &["kernel"], PREPARE, work("images", 25)),
     ]
 }
@@ -310,36 +266,29 @@ pub fn removal() -> Vec<Phase<Action>> {
 
 /// Founding or joining.
 #[rustfmt::skip] // one phase a line, to be read as a list
-pub fn cluster(me: &Identity, memory: &Memory) -> Vec<Phase<Action>> {
+pub fn cluster(settings: &Settings, me: &Identity, memory: &Memory) -> Result<Vec<Phase<Action>>> {
     let Some(membership) = &memory.membership else {
-        return Vec::new();
+        return Ok(Vec::new());
     };
-    let work = |part, seconds| Work { part, uid: membership.cluster_uid.clone(), seconds };
-    let settle = || SettleCluster { cluster_uid: membership.cluster_uid.clone(), instance: me.instance_id.clone() };
-    let ticket = |control_plane| Action::Ticket(Ticket { settle: settle(), control_plane });
-    match (membership.course, me.role) {
-        (Course::Found, _) if memory.settled.is_some() => vec![
-            phase("certificates", &["kernel"], ACT, Action::Found(work("certificates", 1))),
-            phase("etcd", &["certificates", "images"], ACT, Action::Found(work("etcd", 5))),
-            phase("api", &["etcd"], ACT, Action::Found(work("api", 5))),
-            phase("addons", &["api"], ACT, Action::Found(work("addons", 60))),
+    let uid = &membership.cluster_uid;
+    let work = |part, seconds| Work { part, uid: uid.clone(), seconds };
+    Ok(match membership.course {
+        Course::Found => {
+            let mut plan = vec![
+                phase("certificates", &["kernel"], ACT, Action::Found(work("certificates", 1))),
+                phase("etcd", &["certificates", "images"], ACT, Action::Found(work("etcd", 5))),
+                phase("api", &["etcd"], ACT, Action::Found(work("api", 5))),
+                phase("record-cluster", &["api"], ACT, Action::Record(RecordCluster { cluster_uid: uid.clone(), founder: me.instance_id.clone() })),
+                phase("addons", &["record-cluster"], ACT, Action::Found(work("addons", 60))),
+                phase("settle-cluster", &["addons"], ACT, Action::Settle(SettleCluster { cluster_uid: uid.clone(), instance: me.instance_id.clone() })),
+            ];
+            if memory.settled.is_some() {
+                plan.truncate(3);
+            }
+            plan
+        }
+        Course::Join => vec![
+            phase("join", &["images"], settings.deadlines.peers + settings.deadlines.join, Action::Join(Join::new(settings, me, uid)?)),
         ],
-        (Course::Found, _) => vec![
-            phase("certificates", &["kernel"], ACT, Action::Found(work("certificates", 1))),
-            phase("etcd", &["certificates", "images"], ACT, Action::Found(work("etcd", 5))),
-            phase("api", &["etcd"], ACT, Action::Found(work("api", 5))),
-            phase("record-cluster", &["api"], ACT, Action::Record(RecordCluster { cluster_uid: membership.cluster_uid.clone(), founder: me.instance_id.clone() })),
-            phase("addons", &["record-cluster"], ACT, Action::Found(work("addons", 60))),
-            phase("settle-cluster", &["addons"], ACT, Action::Settle(settle())),
-        ],
-        (Course::Join, Role::Worker) => vec![
-            phase("ticket", &["images"], PEERS, ticket(None)),
-            phase("kubelet", &["ticket"], ACT, Action::Join(work("kubelet", 3))),
-        ],
-        (Course::Join, Role::ControlPlane) => vec![
-            phase("ticket", &["images"], PEERS, ticket(Some(me.private_ip))),
-            phase("kubelet", &["ticket"], ACT, Action::Join(work("kubelet", 3))),
-            phase("etcd", &["kubelet"], ACT, Action::Join(work("etcd", 12))),
-        ],
-    }
+    })
 }

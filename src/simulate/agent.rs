@@ -1,6 +1,10 @@
 //! The agent as an instance runs it, in its place of a scene.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    convert::Infallible,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use tokio::sync::watch;
 
@@ -9,19 +13,31 @@ use crate::{
     boot::Agent,
     config::Settings,
     decide::Decision,
-    error::Result,
+    error::{Error, Result},
     journal::Journal,
-    ports::World,
+    leader::{departed, healing::Healing},
+    phases::{
+        Notes, State, Step,
+        leaving::{LeaveEtcd, Left},
+    },
+    ports::{Role, World},
     report::Reporter,
     runner::{Runner, Summary},
 };
 
-/// One start of an instance's agent, up to a node that is up in a settled cluster.
+/// How often a control plane looks at the others: three times less often than a real one, since
+/// it all costs time.
+const CYCLE: Duration = Duration::from_secs(30);
+
+/// How long each part of leaving may take.
+const BRIEF: Duration = Duration::from_secs(20);
+
+/// One start of an instance's agent; it ends with an error, or with the instance.
 pub async fn live(place: Place, code: Code, settings: Arc<Settings>) -> Result<Summary> {
-    let me = place.scene().machines[place.index].me.clone();
-    let world = (code.ports)(ports(&place));
+    let me = place.me();
+    let world = (code.ports)(place.world());
     let journal = Journal::open(world.host.as_ref(), &me.instance_id).await?;
-    let listener = place;
+    let listener = place.clone();
     let said = Mutex::new(None::<Decision>);
     let agent = Agent {
         settings,
@@ -41,18 +57,84 @@ pub async fn live(place: Place, code: Code, settings: Arc<Settings>) -> Result<S
     let removal = acts::removal();
     let summary = agent
         .boot_by(&acts::host(), &removal, |memory| {
-            Ok(acts::cluster(&me, memory))
+            acts::cluster(&agent.settings, &me, memory)
         })
         .await?;
-    match agent.until_given_up().await {
-        Some(why) => Err(agent.start_over(&why, &removal).await),
-        None => Ok(summary),
+    let given_up = async {
+        if let Some(why) = agent.until_given_up().await {
+            return why;
+        }
+        place.is_up(&summary);
+        std::future::pending().await
+    };
+    let why = tokio::select! {
+        biased;
+        why = given_up => why,
+        never = duties(&agent, &place, code) => match never {},
+    };
+    Err(agent.start_over(&why, &removal).await)
+}
+
+/// What a control plane does for the others, as long as it is one.
+async fn duties(agent: &Agent, place: &Place, code: Code) -> Infallible {
+    if agent.me.role == Role::Worker {
+        return std::future::pending().await;
     }
+    let world = (code.duties)(place.world());
+    let mut healing = Healing::default();
+    loop {
+        // Who leads and does nothing, and who cannot ask, look again all the same.
+        if let Ok(seen) = agent.observe().await {
+            let _ = agent.keep_record(&seen).await;
+        }
+        let _ = departed::cycle(&world, &agent.me.instance_id).await;
+        let _ = healing.cycle(&world, &agent.me).await;
+        place.sleep(CYCLE.mul_f64(0.5 + world.clock.jitter())).await;
+        place.survive().await;
+    }
+}
+
+/// What an instance that is being terminated does before it ends.
+pub async fn leave(place: Place, code: Code) -> Result<Summary> {
+    let me = place.me();
+    let world = (code.ports)(place.world());
+    let etcd = LeaveEtcd {
+        cluster: me.cluster.clone(),
+        instance: me.instance_id.clone(),
+        node: me.node_name.clone(),
+    };
+    let left = Left {
+        node: me.node_name.clone(),
+        instance: me.instance_id.clone(),
+    };
+    if me.role == Role::ControlPlane {
+        briefly(&place, &world, &etcd).await;
+    }
+    briefly(&place, &world, &left).await;
+    Ok(Summary::default())
+}
+
+/// Within a short time, or not at all.
+async fn briefly(place: &Place, world: &World, step: &impl Step) {
+    let (notes, _) = Notes::new();
+    let done = async {
+        if step.check(world).await? != State::AsWanted {
+            step.apply(world, &notes).await?;
+        }
+        Ok::<(), Error>(())
+    };
+    let (done, late) = (Box::pin(done), Box::pin(place.sleep(BRIEF)));
+    // As with a real one: whatever comes of it, the machine ends.
+    futures::future::select(done, late).await;
 }
 
 /// Notes a decision that differs from the last one.
 fn hear(place: &Place, said: &Mutex<Option<Decision>>, decision: &Decision) {
     let mut scene = place.scene();
+    scene.machines[place.index].waits = match decision {
+        Decision::Wait { why } => Some(why.clone()),
+        _ => None,
+    };
     if scene.trace.is_none() {
         return;
     }
@@ -60,28 +142,5 @@ fn hear(place: &Place, said: &Mutex<Option<Decision>>, decision: &Decision) {
     if said.as_ref() != Some(decision) {
         scene.note_of(place.index, || format!("decides: {decision:?}"));
         *said = Some(decision.clone());
-    }
-}
-
-fn ports(place: &Place) -> World {
-    let place = Arc::new(place.clone());
-    World {
-        metadata: place.clone(),
-        ec2: place.clone(),
-        store: place.clone(),
-        host: place.clone(),
-        commands: place.clone(),
-        downloads: place.clone(),
-        cluster: place.clone(),
-        archive: place.clone(),
-        etcd: place.clone(),
-        dns: place.clone(),
-        scaling: place.clone(),
-        certificates: place.clone(),
-        sts: place.clone(),
-        join: place.clone(),
-        peers: place.clone(),
-        clock: place,
-        leases: Arc::default(),
     }
 }

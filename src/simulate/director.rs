@@ -4,7 +4,7 @@
 mod machines;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -15,6 +15,7 @@ use super::{
     faults::{Dice, Faults},
     laws::{Law, Laws, Violation},
     scene::{Blow, Bucket, Moment, Process, Scene, lock},
+    services::{EC2, STORE},
 };
 use crate::{
     config::Settings,
@@ -28,6 +29,12 @@ const RESTART: Duration = Duration::from_secs(5);
 
 /// Longer than all waits of one boot together may take.
 const LONGEST_BOOT: Duration = Duration::from_hours(2);
+
+/// A store that lags by more than this may lead to refusals.
+const AGREED: Duration = Duration::from_mins(3);
+
+/// How long after the last trouble a person looks at who still waits.
+const PERSON: Duration = Duration::from_hours(1);
 
 /// So long after the last trouble every instance is a member.
 const LONGEST_WAY: Duration = Duration::from_hours(6);
@@ -49,10 +56,36 @@ enum Event {
     Halted(usize),
     /// A person starts a stopped instance.
     Revive(usize),
+    /// Some machines cannot speak to the others any more.
+    Part,
+    /// All can again.
+    Meet,
     /// Nothing goes wrong any more.
     Calm,
-    /// A person removes the cluster's record from the store, and every agent starts anew.
-    Wipe,
+    /// A service answers nobody from now on.
+    Deny(usize),
+    /// It answers again.
+    Allow,
+    /// A machine's clock is set forward or back.
+    Step,
+    /// A person looks at who waits, and does what they ask for.
+    Person,
+}
+
+/// What happens once all is well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Epilogue {
+    /// A person removes these keys of the record, counted from its end, and every agent starts
+    /// again.
+    LoseKeys(&'static [usize]),
+    /// One more control plane is launched.
+    Launch,
+    /// Both.
+    LoseKeysAndLaunch,
+    /// A control plane is launched whose settings name another store.
+    LaunchAstray,
+    /// A control plane is terminated, and another one takes its place.
+    Terminate,
 }
 
 /// One simulation.
@@ -67,8 +100,10 @@ pub struct Director {
     settings: Arc<Settings>,
     /// When the last trouble was, once it has been.
     calm: Option<Duration>,
-    /// What the person will do in the end.
-    wipe: bool,
+    /// What happens once all is well.
+    epilogue: Option<Epilogue>,
+    /// The instance that fails its preflight checks, in the order of launches.
+    pub(super) unfit: Option<usize>,
 }
 
 impl Director {
@@ -78,18 +113,36 @@ impl Director {
         let mut dice = Dice::new(seed);
         let faults = Faults::drawn(&mut dice);
         let plot = plot(&mut dice);
-        let wipe = dice.chance(0.05);
+        let epilogue = epilogue(&mut dice);
+        let unfit = dice
+            .chance(0.1)
+            .then(|| dice.below(size.control_planes))
+            .flatten();
         let scene = Scene {
+            code,
             timeline: timeline.clone(),
             dice,
             faults,
             machines: Vec::new(),
             store: BTreeMap::new(),
-            laws: Laws::default(),
+            lost_keys: BTreeSet::new(),
+            elsewhere: BTreeMap::new(),
+            etcd: BTreeMap::new(),
+            objects: BTreeMap::new(),
+            versions: 0,
+            cut: BTreeSet::new(),
+            laws: Laws {
+                store_lags: faults.stale_store > 0.0 && faults.store_lag > AGREED,
+                ..Laws::default()
+            },
             plot,
             blows: Vec::new(),
-            // A hundred at once and twenty a second; forty a second.
-            buckets: [Bucket::of(100.0, 20.0), Bucket::of(40.0, 40.0)],
+            // A hundred at once and twenty a second; forty a second; more than anybody asks.
+            buckets: [
+                Bucket::of(100.0, 20.0),
+                Bucket::of(40.0, 40.0),
+                Bucket::of(1e6, 1e6),
+            ],
             trace: trace.then(Vec::new),
             counts: Counts::default(),
         };
@@ -102,7 +155,8 @@ impl Director {
             code,
             settings,
             calm: None,
-            wipe,
+            epilogue,
+            unfit: unfit.filter(|_| size.control_planes > 1),
         };
         director.open(size);
         director
@@ -129,6 +183,20 @@ impl Director {
                 let blow = blow(&mut scene.dice);
                 let founder = scene.dice.chance(0.5);
                 events.push((scene.dice.up_to(span), Event::Chance(blow, founder)));
+            }
+            if scene.dice.chance(0.2) {
+                events.push((scene.dice.up_to(span), Event::Part));
+            }
+            if scene.dice.chance(0.2) {
+                let service = scene.dice.one_of(&[EC2, STORE], EC2);
+                events.push((scene.dice.up_to(span), Event::Deny(service)));
+            }
+            if scene.dice.chance(0.3) {
+                events.push((scene.dice.up_to(span), Event::Step));
+            }
+            if scene.dice.chance(0.2) {
+                let late = Duration::from_secs(scene.dice.one_of(&[200, 2000], 200));
+                events.push((scene.dice.up_to(late), Event::Launch(Role::ControlPlane)));
             }
             events.push((span, Event::Calm));
             let faults = scene.faults;
@@ -157,7 +225,7 @@ impl Director {
         let mut scene = lock(&self.scene);
         scene.counts.instances = scene.machines.len();
         scene.counts.virtual_seconds = scene.timeline.now().as_secs();
-        scene.counts.lost = usize::from(scene.laws.is_lost(&scene.machines));
+        scene.counts.lost = usize::from(scene.is_lost());
         let broken = scene.laws.broken.take();
         if let Some(Violation { law, what }) = &broken {
             let line = format!("VIOLATION of `{law}`: {what}");
@@ -209,7 +277,9 @@ impl Director {
             Process::Runs(_, since) => now > since + LONGEST_BOOT,
             _ => false,
         };
-        let for_ever = matches!(polled, Polled::WaitsForEver) && !scene.is_doomed(index);
+        let for_ever = matches!(polled, Polled::WaitsForEver)
+            && matches!(scene.machines[index].process, Process::Runs(..))
+            && !scene.is_doomed(index);
         if too_long || for_ever {
             let what = format!("{} waits without an end", scene.machines[index]);
             scene.laws.broke(Law::BoundedWaits, what);
@@ -218,21 +288,23 @@ impl Director {
             return;
         };
         self.agents.remove(&task);
+        let leaves = matches!(scene.machines[index].process, Process::Leaves(_));
         let process = match &outcome {
-            Ok(_) => Process::Up,
+            Ok(_) => Process::Off,
             Err(error) if error.kind() == Kind::Failed => Process::Off,
             Err(error) => Process::Refused(error.one_line()),
         };
         scene.note_of(index, || match &outcome {
-            Ok(summary) => format!("is up: {} done, {} held", summary.done, summary.held),
+            Ok(_) => "has done what it could".to_owned(),
             Err(error) => format!("{:?}: {}", error.kind(), error.one_line()),
         });
         if let Process::Refused(why) = &process {
             let scene = &mut *scene;
             scene.counts.refusals += 1;
-            scene.laws.refused(index, why, &scene.machines);
+            let is_lost = scene.is_lost();
+            scene.laws.refused(index, why, is_lost, &scene.machines);
         }
-        let again = process == Process::Off;
+        let again = process == Process::Off && !leaves;
         scene.machines[index].process = process;
         drop(scene);
         if again {
@@ -255,11 +327,7 @@ impl Director {
                     let mut scene = lock(&self.scene);
                     let scene = &mut *scene;
                     let now = scene.timeline.now();
-                    if scene.dice.chance(0.5) {
-                        scene.laws.leaves(index, &scene.machines);
-                    }
                     scene.machines[index].enter(now, InstanceState::Terminated);
-                    scene.laws.heal(&scene.machines);
                     scene.note_of(index, || "is terminated".to_owned());
                     scene.machines[index].me.role
                 };
@@ -272,7 +340,8 @@ impl Director {
                 if self.calm.is_some() {
                     self.plan_within(60, Event::Revive(index));
                 } else {
-                    self.plan_within(300, Event::Revive(index));
+                    let longest = lock(&self.scene).dice.one_of(&[300, 300, 2000], 300);
+                    self.plan_within(longest, Event::Revive(index));
                 }
             }
             Event::Revive(index) => {
@@ -280,41 +349,58 @@ impl Director {
                     self.plan_within(30, Event::Start(index));
                 }
             }
+            Event::Part => self.part(),
+            Event::Meet => lock(&self.scene).cut.clear(),
             Event::Calm => {
                 let mut scene = lock(&self.scene);
-                scene.faults = Faults::none();
+                scene.faults = Faults {
+                    reuse: scene.faults.reuse,
+                    ..Faults::none()
+                };
                 scene.plot = None;
+                scene.cut.clear();
                 scene.note("seed", || "nothing goes wrong any more".to_owned());
                 self.calm = Some(scene.timeline.now());
+                drop(scene);
+                self.restart_refused();
+                self.plan(PERSON, Event::Person);
             }
-            Event::Wipe => self.wipe_record(),
+            Event::Deny(service) => {
+                lock(&self.scene).faults.denied = Some(service);
+                self.plan_within(400, Event::Allow);
+            }
+            Event::Allow => lock(&self.scene).faults.denied = None,
+            Event::Step => self.step_clock(),
+            Event::Person => self.person(),
         }
     }
 
     /// Whether all is calm and every living instance has come to its end.
     fn is_over(&mut self) -> bool {
-        if self.calm.is_none() || !self.events.is_empty() {
+        let person = |event: &Event| matches!(event, Event::Person);
+        if self.calm.is_none() || !self.events.values().all(person) {
             return false;
         }
         let mut scene = lock(&self.scene);
-        if scene.laws.is_lost(&scene.machines) {
+        if scene.is_lost() {
             return true;
         }
         let settled = scene.machines.iter().all(|machine| {
             machine.state().is_gone()
                 || match machine.process {
-                    Process::Up | Process::Refused(_) => true,
-                    Process::Off | Process::Runs(..) => false,
+                    Process::Up(_) | Process::Refused(_) => true,
+                    Process::Off | Process::Runs(..) | Process::Leaves(_) => false,
                 }
         });
+        let settled = settled && scene.is_whole();
         if settled {
             let scene = &mut *scene;
             scene.laws.ended(&scene.machines);
         }
         drop(scene);
-        if settled && self.wipe {
-            self.wipe = false;
-            self.plan(Duration::ZERO, Event::Wipe);
+        if settled && let Some(epilogue) = self.epilogue.take() {
+            self.calm = Some(lock(&self.scene).timeline.now());
+            self.end_with(epilogue);
             return false;
         }
         settled
@@ -323,13 +409,34 @@ impl Director {
     fn stuck(&mut self) -> bool {
         let mut scene = lock(&self.scene);
         let machines = scene.machines.iter();
-        let stuck: Vec<String> = machines
-            .filter(|machine| !machine.state().is_gone() && machine.process != Process::Up)
+        let mut stuck: Vec<String> = machines
+            .filter(|machine| !machine.state().is_gone() && !machine.process.is_up())
             .map(|machine| format!("{machine} {:?} {:?}", machine.state(), machine.process))
             .collect();
+        if stuck.is_empty() {
+            stuck.push(format!("what the dead left is there: {:?}", scene.etcd));
+        }
         scene.laws.broke(Law::Convergence, stuck.join(", "));
         false
     }
+}
+
+fn epilogue(dice: &mut Dice) -> Option<Epilogue> {
+    const ALL: &[usize] = &[0, 1, 2];
+    let epilogues = [
+        Epilogue::LoseKeys(&[0]),
+        Epilogue::LoseKeys(&[1]),
+        Epilogue::LoseKeys(&[2]),
+        Epilogue::LoseKeys(ALL),
+        Epilogue::Launch,
+        Epilogue::LoseKeysAndLaunch,
+        Epilogue::LaunchAstray,
+        Epilogue::Terminate,
+        Epilogue::Terminate,
+        Epilogue::Terminate,
+    ];
+    let which = dice.below(epilogues.len() * 2)?;
+    epilogues.get(which).copied()
 }
 
 fn blow(dice: &mut Dice) -> Blow {

@@ -76,6 +76,10 @@ pub struct Faults {
     pub crash: f64,
     /// Writes to the disk that fail.
     pub disk: f64,
+    /// Launches that get the address, and so the name, of a terminated instance.
+    pub reuse: f64,
+    /// A service that answers nobody, as one whose permission was taken away, by its bucket.
+    pub denied: Option<usize>,
 }
 
 impl Faults {
@@ -87,13 +91,14 @@ impl Faults {
         }
     }
 
-    /// Those of a seed. A store's answers lag by less than [`decide`](crate::decide) allows for.
+    /// Those of a seed. A store's answers may lag by more than [`decide`](crate::decide) allows
+    /// for: then somebody may refuse in vain, and nothing else.
     pub fn drawn(dice: &mut Dice) -> Self {
         let mut often = |choices: &[f64]| dice.one_of(choices, 0.0);
         let (throttled, lost) = (often(&[0.0, 0.02, 0.3]), often(&[0.0, 0.05, 0.4]));
         let (stale_store, stale_ec2) = (often(&[0.0, 0.1, 0.6]), often(&[0.0, 0.1, 0.6]));
         let (incomplete, crash) = (often(&[0.0, 0.0, 0.1]), often(&[0.0, 0.002, 0.02]));
-        let disk = often(&[0.0, 0.0, 0.05]);
+        let (disk, reuse) = (often(&[0.0, 0.0, 0.05]), often(&[0.0, 0.0, 1.0]));
         let mut seconds = |choices: &[u64]| Duration::from_secs(dice.one_of(choices, 0));
         Self {
             throttled,
@@ -103,8 +108,10 @@ impl Faults {
             incomplete,
             crash,
             disk,
+            reuse,
+            denied: None,
             latency: Duration::from_millis(20) + seconds(&[0, 1, 8]),
-            store_lag: seconds(&[3, 45]),
+            store_lag: seconds(&[3, 45, 45, 400]),
             ec2_lag: seconds(&[5, 90]),
             listed_late: seconds(&[0, 10, 120]),
             tagged_late: seconds(&[0, 0, 60]),

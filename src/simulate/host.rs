@@ -11,12 +11,14 @@ use serde::Deserialize;
 use super::{
     absent::absent,
     acts::{self, Edge},
+    joining,
     place::Place,
-    scene::{Moment, Scene},
+    scene::{Flaw, Moment, Scene},
 };
 use crate::{
     error::{Error, Result},
     journal::{self, Course, Membership},
+    phases::kubeadm::paths,
     ports::{Host, MachineFacts, Role},
 };
 
@@ -60,12 +62,10 @@ impl Scene {
             let uid = String::from_utf8_lossy(content).into_owned();
             self.note_of(by, || format!("{act}"));
             self.laws.acts(by, act.course, &uid, &self.machines);
-            let role = self.machines[by].me.role;
-            if act.edge == Edge::Done && acts::serves(&act, role) {
-                let members = self.laws.members.entry(uid).or_default();
-                if !members.contains(&by) {
-                    members.push(by);
-                }
+            if act.edge == Edge::Done && act.course == Course::Found && act.part == "api" {
+                self.machines[by].api_server = true;
+                self.machines[by].kubelet = true;
+                self.put_node(by, &uid);
             }
             let acts = match act.course {
                 Course::Found => &mut self.counts.acts_of_founding,
@@ -77,19 +77,27 @@ impl Scene {
                 Course::Join => Moment::Joined(*acts),
             };
             self.reached(by, moment);
+        } else if path == Path::new(joining::MANIFEST) {
+            self.machines[by].api_server = true;
+        } else if path == Path::new(paths::ETCD_MEMBER) {
+            self.begins_data(by, &String::from_utf8_lossy(content));
+        } else if path == Path::new(paths::KUBELET_CONF) {
+            self.machines[by].kubelet = true;
         }
     }
 
     /// A file was removed: what that means.
-    fn removed(&mut self, by: usize, path: &Path, content: &[u8]) {
+    fn removed(&mut self, by: usize, path: &Path) {
         if path == Path::new(journal::FILE) {
             self.counts.started_over += 1;
             self.note_of(by, || "has forgotten its cluster".to_owned());
             let traces = acts::of_joining().any(|path| self.machines[by].disk.contains_key(&path));
             self.laws.forgot(by, traces, &self.machines);
-        } else if acts::of(path).is_some() {
-            let uid = String::from_utf8_lossy(content);
-            self.laws.threw_away(by, &uid, &self.machines);
+        } else if path == Path::new(paths::ETCD_MEMBER) {
+            self.ends_data(by);
+            self.machines[by].api_server = false;
+        } else if path == Path::new(paths::KUBELET_CONF) {
+            self.machines[by].kubelet = false;
         }
     }
 }
@@ -123,8 +131,8 @@ impl Host for Place {
         self.risk_a_crash().await;
         {
             let mut scene = self.scene();
-            if let Some(content) = scene.machines[self.index].disk.remove(path) {
-                scene.removed(self.index, path, &content);
+            if scene.machines[self.index].disk.remove(path).is_some() {
+                scene.removed(self.index, path);
             }
         }
         self.survive().await;
@@ -145,7 +153,15 @@ impl Host for Place {
     }
 
     async fn machine(&self) -> Result<MachineFacts> {
-        Ok(facts())
+        let flaw = self.scene().machines[self.index].flaw;
+        let disk_free_bytes = match flaw {
+            Flaw::Unfit => 0,
+            Flaw::None | Flaw::Astray => facts().disk_free_bytes,
+        };
+        Ok(MachineFacts {
+            disk_free_bytes,
+            ..facts()
+        })
     }
 
     async fn port_in_use(&self, _port: u16) -> Result<bool> {
@@ -178,9 +194,9 @@ pub fn facts() -> MachineFacts {
     }
 }
 
-/// The name, role and address of the instance with this index.
-pub fn identity(index: usize, instance_id: String, role: Role) -> crate::identity::Identity {
-    let [high, low] = u16::try_from(index + 10).unwrap_or(u16::MAX).to_be_bytes();
+/// An instance of this role with the address of this number, and the name that follows from it.
+pub fn identity(number: usize, instance_id: String, role: Role) -> crate::identity::Identity {
+    let [high, low] = u16::try_from(number + 10).unwrap_or(u16::MAX).to_be_bytes();
     crate::identity::Identity {
         cluster: "simulated".to_owned(),
         role,

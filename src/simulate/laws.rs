@@ -3,28 +3,35 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    time::Duration,
 };
 
 use serde::Serialize;
 
-use super::scene::{Machine, Process};
+use super::scene::{Flaw, Machine};
 use crate::{
     journal::{Course, Membership},
     observe::Claim,
     ports::{InstanceState, Role},
 };
 
+/// A founder that is stopped for so long, and has recorded no cluster, may be followed: the ten
+/// minutes of those who look begin with a look that takes its time.
+const STOPPED: Duration = Duration::from_mins(9);
+
 /// A law of founding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Law {
-    /// A claim follows a terminated holder's, and no member of a cluster makes one.
+    /// A claim follows a terminated holder's, or one's that was stopped for long before it
+    /// recorded a cluster, and no member of a cluster makes one.
     ClaimsInTurn,
     /// The holder of the last claim founds, alone, and nobody once another cluster is settled.
     OneFounder,
     /// Clusters are recorded by the holder of the last claim, and all end up in the same one.
     OneCluster,
-    /// A cluster is thrown away only if it is not settled and its founder is terminated.
+    /// A cluster is thrown away only if it is not settled and its founder is terminated, and a
+    /// voter's data of it only once another one was claimed.
     NothingLost,
     /// The membership is on the disk before anything is done for it.
     MembershipFirst,
@@ -32,6 +39,12 @@ pub enum Law {
     MembershipKept,
     /// A node that ever joined never founds, nor does a worker.
     JoinersNeverFound,
+    /// No removal and no reset leaves etcd with less than a majority of healthy voters.
+    MajorityKept,
+    /// Nobody takes the member of another out whose instance lives.
+    LivingStay,
+    /// No voter that had data starts without it.
+    DataKept,
     /// Each wait ends by itself.
     BoundedWaits,
     /// Whoever stops for a person has a reason.
@@ -50,6 +63,9 @@ impl fmt::Display for Law {
             Self::MembershipFirst => "membership is written down first",
             Self::MembershipKept => "membership is kept",
             Self::JoinersNeverFound => "joiners never found",
+            Self::MajorityKept => "etcd keeps its majority",
+            Self::LivingStay => "members of living instances stay",
+            Self::DataKept => "a voter starts with its data",
             Self::BoundedWaits => "every wait has an end",
             Self::TrueRefusals => "refusals are true",
             Self::Convergence => "every instance becomes a member",
@@ -83,8 +99,8 @@ pub struct Laws {
     pub initialized: BTreeSet<String>,
     /// The one of them that it says is settled.
     pub settled: Option<String>,
-    /// The members of each cluster's etcd, dead ones included until they are taken out.
-    pub members: BTreeMap<String, Vec<usize>>,
+    /// Whether the store's answers may be older than anybody allows for.
+    pub store_lags: bool,
 }
 
 impl Laws {
@@ -95,12 +111,17 @@ impl Laws {
     }
 
     /// A claim was written, for the first time or again after the store had lost it.
-    pub fn claimed(&mut self, by: usize, claim: Claim, machines: &[Machine]) {
+    pub fn claimed(&mut self, by: usize, claim: Claim, now: Duration, machines: &[Machine]) {
         if self.claims.iter().any(|(_, before)| *before == claim) {
             return self.written_again(by, &claim.cluster_uid, machines);
         }
         let me = &machines[by];
         let number = claim.number;
+        if me.flaw == Flaw::Astray {
+            let what = format!("{me} claims in a store of its own");
+            self.broke(Law::OneCluster, what);
+            return;
+        }
         if me.me.role == Role::Worker || self.joiners.contains_key(&by) {
             self.broke(Law::JoinersNeverFound, format!("{me} makes claim {number}"));
         }
@@ -117,7 +138,11 @@ impl Laws {
         match self.claims.last() {
             Some((holder, last)) => {
                 let state = machines[*holder].state();
-                if last.number + 1 != number || state != InstanceState::Terminated {
+                let cluster = &last.cluster_uid;
+                let may = state == InstanceState::Terminated
+                    || machines[*holder].is_stopped_for(STOPPED, now)
+                        && !self.initialized.contains(cluster);
+                if last.number + 1 != number || !may {
                     self.broke(
                         Law::ClaimsInTurn,
                         format!(
@@ -173,10 +198,8 @@ impl Laws {
     /// Only a control plane of a settled cluster writes what the store had before.
     fn written_again(&mut self, by: usize, uid: &str, machines: &[Machine]) {
         let me = &machines[by];
-        let is_its = self
-            .memberships
-            .get(&by)
-            .is_some_and(|m| m.cluster_uid == uid);
+        let belongs = self.memberships.get(&by);
+        let is_its = belongs.is_some_and(|membership| membership.cluster_uid == uid);
         if me.me.role == Role::Worker || !is_its || self.settled.as_deref() != Some(uid) {
             self.broke(Law::OneCluster, format!("{me} records {uid} again"));
         }
@@ -209,31 +232,20 @@ impl Laws {
         self.joiners.remove(&by);
     }
 
-    /// Something of a cluster was taken off a machine.
-    pub fn threw_away(&mut self, by: usize, uid: &str, machines: &[Machine]) {
-        let claim = self.claims.iter().find(|(_, c)| c.cluster_uid == uid);
-        let founder = claim.map(|(holder, _)| machines[*holder].state());
-        if self.settled.as_deref() == Some(uid) || founder != Some(InstanceState::Terminated) {
+    /// A machine is rid of its cluster.
+    fn threw_away(&mut self, by: usize, uid: &str, machines: &[Machine]) {
+        if !self.is_given_up(uid, machines) {
+            let claim = self
+                .claims
+                .iter()
+                .rev()
+                .find(|(_, claim)| claim.cluster_uid == uid);
+            let founder = claim.map(|(holder, _)| machines[*holder].state());
             let what = format!(
                 "{} throws {uid} away, whose founder is {founder:?}; settled is {:?}",
                 machines[by], self.settled
             );
             self.broke(Law::NothingLost, what);
-        }
-        if let Some(members) = self.members.get_mut(uid) {
-            if members.contains(&by)
-                && self
-                    .claims
-                    .last()
-                    .is_some_and(|(_, c)| c.cluster_uid == uid)
-            {
-                let what = format!("{} throws away what its member of etcd has", machines[by]);
-                self.broken.get_or_insert(Violation {
-                    law: Law::NothingLost,
-                    what,
-                });
-            }
-            members.retain(|member| *member != by);
         }
     }
 
@@ -287,9 +299,13 @@ impl Laws {
             );
         }
         let rival = self.founders.iter().find(|(other, founded)| {
+            let last = self.claims.iter().rfind(|(holder, _)| holder == *other);
+            let followed = last
+                .is_some_and(|(_, l)| self.claims.last().is_some_and(|(_, c)| c.number > l.number));
             **other != by
                 && *founded != uid
                 && machines[**other].state() != InstanceState::Terminated
+                && !followed
         });
         if let Some((other, founded)) = rival {
             let what = format!(
@@ -302,26 +318,26 @@ impl Laws {
     }
 
     /// An agent stopped for a person.
-    pub fn refused(&mut self, by: usize, why: &str, machines: &[Machine]) {
-        if !self.is_lost(machines) && !self.has_data_of_another(by) {
-            self.broke(Law::TrueRefusals, format!("{}: {why}", machines[by]));
+    pub fn refused(&mut self, by: usize, why: &str, is_lost: bool, machines: &[Machine]) {
+        let me = &machines[by];
+        let mine = self.memberships.get(&by).map(|m| &m.cluster_uid);
+        let is_left_behind =
+            self.settled.is_some() && mine.is_some_and(|uid| self.is_given_up(uid, machines));
+        let has_reason = me.flaw != Flaw::None
+            || is_lost
+            || self.store_lags
+            || self.was_taken_over(by)
+            || is_left_behind;
+        if !has_reason {
+            self.broke(Law::TrueRefusals, format!("{me}: {why}"));
         }
-    }
-
-    /// Whether this is a member of the etcd of a cluster that lost its founder, and another one
-    /// was founded since.
-    fn has_data_of_another(&self, by: usize) -> bool {
-        let uid = self.memberships.get(&by).map(|m| &m.cluster_uid);
-        let last = self.claims.last().map(|(_, claim)| &claim.cluster_uid);
-        let members = uid.and_then(|uid| self.members.get(uid));
-        uid != last && members.is_some_and(|members| members.contains(&by))
     }
 
     /// Whoever is up in the end is in the same cluster.
     pub fn ended(&mut self, machines: &[Machine]) {
         for (index, machine) in machines.iter().enumerate() {
             let uid = self.memberships.get(&index).map(|m| &m.cluster_uid);
-            let is_up = machine.process == Process::Up && !machine.state().is_gone();
+            let is_up = machine.process.is_up() && !machine.state().is_gone();
             if is_up && uid != self.settled.as_ref() {
                 let what = format!("{machine} is up in {uid:?}, not in {:?}", self.settled);
                 self.broken.get_or_insert(Violation {
@@ -332,72 +348,30 @@ impl Laws {
         }
     }
 
-    /// Whether a cluster that has something to lose has lost its majority for good: a person must
-    /// restore it.
-    pub fn is_lost(&self, machines: &[Machine]) -> bool {
-        let has_something = self
-            .settled
-            .as_ref()
-            .or_else(|| self.left_to_a_voter(machines));
-        has_something
-            .is_some_and(|uid| !self.most(uid, |member| !machines[member].state().is_gone()))
-    }
-
-    /// The cluster whose founder is gone before it was settled, and of which a living member of
-    /// etcd has the data.
-    fn left_to_a_voter(&self, machines: &[Machine]) -> Option<&String> {
-        let founded = |uid: &String| self.members.get(uid).filter(|members| !members.is_empty());
-        let mut newest_first = self.claims.iter().rev();
-        let (holder, claim) = newest_first.find(|(_, c)| founded(&c.cluster_uid).is_some())?;
-        let members = founded(&claim.cluster_uid)?;
-        let gone = |index: usize| machines[index].state().is_gone();
-        let is_left = gone(*holder) && members.iter().any(|member| !gone(*member));
-        is_left.then_some(&claim.cluster_uid)
-    }
-
-    /// Whether the cluster's API answers now.
-    pub fn answers(&self, uid: &str, machines: &[Machine]) -> bool {
-        self.most(uid, |member| {
-            machines[member].state() == InstanceState::Running
+    /// Whether this instance was to found a cluster before another one was to found one.
+    fn was_taken_over(&self, by: usize) -> bool {
+        let membership = self.memberships.get(&by);
+        let founds = membership.filter(|membership| membership.course == Course::Found);
+        let last = self.claims.last();
+        founds.is_some_and(|membership| {
+            last.is_some_and(|(_, last)| last.cluster_uid != membership.cluster_uid)
         })
     }
 
-    /// Whether most members of the cluster's etcd are like this.
-    fn most(&self, uid: &str, like_this: impl Fn(usize) -> bool) -> bool {
-        let members = self.members.get(uid).map_or(&[][..], Vec::as_slice);
-        members.iter().filter(|m| like_this(**m)).count() * 2 > members.len()
-    }
-
-    /// An instance is about to be terminated and leaves its cluster's etcd, if that is there to
-    /// let it go.
-    pub fn leaves(&mut self, by: usize, machines: &[Machine]) {
-        let Some(Membership { cluster_uid, .. }) = self.memberships.get(&by) else {
-            return;
-        };
-        let uid = cluster_uid.clone();
-        let serves =
-            |member: usize| member == by || machines[member].state() == InstanceState::Running;
-        let may = self.most(&uid, serves);
-        if let Some(members) = self.members.get_mut(&uid)
-            && may
-            && members.len() > 1
-        {
-            members.retain(|member| *member != by);
-        }
-    }
-
-    /// The leader takes the terminated out of etcd, wherever there is one.
-    pub fn heal(&mut self, machines: &[Machine]) {
-        let uids: Vec<String> = self.members.keys().cloned().collect();
-        for uid in uids {
-            while self.answers(&uid, machines)
-                && let Some(members) = self.members.get_mut(&uid)
-                && let Some(dead) = members
-                    .iter()
-                    .position(|m| machines[*m].state() == InstanceState::Terminated)
-            {
-                members.remove(dead);
-            }
-        }
+    /// Whether this cluster has no future: it is not settled, and its founder is gone or was
+    /// taken over from.
+    pub fn is_given_up(&self, uid: &str, machines: &[Machine]) -> bool {
+        let claim = self
+            .claims
+            .iter()
+            .rev()
+            .find(|(_, claim)| claim.cluster_uid == uid);
+        let founder = claim.map(|(holder, _)| machines[*holder].state());
+        self.settled.as_deref() != Some(uid)
+            && (founder == Some(InstanceState::Terminated)
+                || self
+                    .claims
+                    .last()
+                    .is_some_and(|(_, last)| last.cluster_uid != uid))
     }
 }

@@ -1,9 +1,10 @@
 //! Whole clusters on a virtual clock: the proof that a cluster founds itself exactly once.
 //!
-//! Each instance runs the agent's own code, from observing and deciding over the journal to the
-//! runner. Simulated are EC2, the store, the instances' disks and the work of the phases; they
-//! delay, throttle, lag, lose answers and crash as a seed has it. The laws are checked against
-//! what is really so, after every step.
+//! Each instance runs the agent's own code: observing, deciding, the journal, the runner, the
+//! step that joins a cluster and the service that lets it in, leading, healing and leaving.
+//! Simulated are EC2, the store, etcd, the Kubernetes API, the instances' disks, kubeadm and the
+//! work of founding; they delay, throttle, lag, lose answers, are parted and crash as a seed has
+//! it. The laws are checked against what is really so, after every step.
 //!
 //! ```text
 //! director     launches instances, starts agents, lets blows fall
@@ -13,17 +14,24 @@
 //!     laws         what must hold
 //!   agent        the real one, in a place of the scene
 //!     place        how a call ends
-//!     services, host, absent   the ports
+//!     services     EC2, the store, the clock
+//!     etcd         members, votes, data on disks
+//!     cluster      the Kubernetes API on top of them
+//!     joining      being let in, and kubeadm
+//!     host, absent the disk, and the ports that nothing here needs
 //!     acts         the phases
 //! ```
 
 mod absent;
 mod acts;
 mod agent;
+mod cluster;
 mod director;
+mod etcd;
 mod executor;
 mod faults;
 mod host;
+mod joining;
 mod laws;
 mod place;
 mod scene;
@@ -82,6 +90,12 @@ pub struct Counts {
     pub started_over: usize,
     /// Settled clusters that lost their majority for good.
     pub lost: usize,
+    /// Members of the dead that were taken out of etcd.
+    pub healed: usize,
+    /// Keys of a settled cluster's record that were written again after a person removed them.
+    pub rewritten: usize,
+    /// Instances that a person terminated since another one asked for it.
+    pub helped: usize,
     /// How long it took on the virtual clock.
     pub virtual_seconds: u64,
     #[serde(skip)]
@@ -101,6 +115,9 @@ impl Counts {
         self.refusals += other.refusals;
         self.started_over += other.started_over;
         self.lost += other.lost;
+        self.healed += other.healed;
+        self.rewritten += other.rewritten;
+        self.helped += other.helped;
         self.virtual_seconds += other.virtual_seconds;
         self.acts_of_founding += other.acts_of_founding;
         self.acts_of_joining += other.acts_of_joining;
@@ -111,7 +128,12 @@ impl Counts {
 #[derive(Clone, Copy)]
 struct Code {
     judge: fn(&Identity, &Observation, &mut Agreement) -> Decision,
+    /// The world of an agent that brings up its node, or leaves.
     ports: fn(World) -> World,
+    /// The world of a join service.
+    service: fn(World) -> World,
+    /// The world of whoever leads.
+    duties: fn(World) -> World,
 }
 
 impl Default for Code {
@@ -120,6 +142,8 @@ impl Default for Code {
         Self {
             judge: decide::judge,
             ports: |world| world,
+            service: |world| world,
+            duties: |world| world,
         }
     }
 }

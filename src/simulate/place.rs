@@ -6,10 +6,15 @@ use std::{
 };
 
 use super::{
-    executor::Timeline,
-    scene::{Blow, Scene, lock},
+    executor::{TaskId, Timeline},
+    scene::{Blow, Process, Scene, lock},
 };
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    identity::Identity,
+    ports::World,
+    runner::Summary,
+};
 
 /// How a call ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +33,8 @@ pub struct Place {
     /// The instance's index.
     pub index: usize,
     timeline: Timeline,
+    /// The process for which this is; None where that is the one that runs it.
+    process: Option<TaskId>,
 }
 
 impl Place {
@@ -38,7 +45,59 @@ impl Place {
             scene,
             index,
             timeline,
+            process: None,
         }
+    }
+
+    /// The scene as another instance's process meets it, as long as that lasts.
+    pub fn at(&self, index: usize) -> Self {
+        let process = self.scene().machines[index].process.task();
+        Self {
+            index,
+            process,
+            ..self.clone()
+        }
+    }
+
+    /// Who this instance is.
+    pub fn me(&self) -> Arc<Identity> {
+        self.scene().machines[self.index].me.clone()
+    }
+
+    /// All ports.
+    pub fn world(&self) -> World {
+        let place = Arc::new(self.clone());
+        let leases = self.scene().machines[self.index].leases.clone();
+        World {
+            metadata: place.clone(),
+            ec2: place.clone(),
+            store: place.clone(),
+            host: place.clone(),
+            commands: place.clone(),
+            downloads: place.clone(),
+            cluster: place.clone(),
+            archive: place.clone(),
+            etcd: place.clone(),
+            dns: place.clone(),
+            scaling: place.clone(),
+            certificates: place.clone(),
+            sts: place.clone(),
+            join: place.clone(),
+            peers: place.clone(),
+            clock: place,
+            leases,
+        }
+    }
+
+    /// The node is up, and its agent looks after it.
+    pub fn is_up(&self, summary: &Summary) {
+        let mut scene = self.scene();
+        let process = &mut scene.machines[self.index].process;
+        if let Process::Runs(task, _) = *process {
+            *process = Process::Up(task);
+        }
+        let Summary { done, held } = summary;
+        scene.note_of(self.index, || format!("is up: {done} done, {held} held"));
     }
 
     /// The scene.
@@ -53,7 +112,12 @@ impl Place {
 
     /// Ends here if the process does.
     pub async fn survive(&self) {
-        if self.scene().is_doomed(self.index) {
+        let is_over = {
+            let scene = self.scene();
+            let task = scene.machines[self.index].process.task();
+            scene.is_doomed(self.index) || self.process.is_some() && self.process != task
+        };
+        if is_over {
             std::future::pending::<()>().await;
         }
     }
@@ -101,12 +165,17 @@ impl Place {
             (there, back, fate)
         };
         self.sleep(there).await;
+        self.survive().await;
         if fate == Fate::CrashBefore {
             self.crash(what).await;
         }
         let value = {
             let mut scene = self.scene();
             let now = scene.timeline.now();
+            if scene.faults.denied == Some(bucket) {
+                scene.note_of(self.index, || format!("{what}: denied"));
+                return Err(Error::failed(format!("{what}: AccessDeniedException")));
+            }
             if fate == Fate::Throttled || !scene.buckets[bucket].take(now) {
                 scene.note_of(self.index, || format!("{what}: throttled"));
                 return Err(Error::failed(format!("{what}: ThrottlingException")));

@@ -1,33 +1,41 @@
 //! The simulated instances, the services that they call, and what the calls meet with.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
+    net::Ipv4Addr,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use jiff::Timestamp;
+use serde_json::Value;
 
 use super::{
-    Counts,
+    Code, Counts,
+    etcd::{Data, Quorum},
     executor::{TaskId, Timeline},
     faults::{Dice, Faults},
     laws::Laws,
 };
 use crate::{
     identity::Identity,
-    ports::{Instance, InstanceState},
+    ports::{Instance, InstanceState, LeaseMemory},
 };
 
 /// When every simulation begins: 2026-11-23T12:00:00Z.
 const BEGIN: i64 = 1_795_435_200;
 
+/// EC2 knows a terminated instance for so long.
+const REMEMBERED: Duration = Duration::from_hours(1);
+
 /// An instance.
 pub struct Machine {
     /// Who it is.
     pub me: Arc<Identity>,
+    /// The number that its address and its name follow from.
+    pub number: usize,
     /// When it was launched.
     pub launched: Duration,
     /// Its states, and since when.
@@ -36,14 +44,37 @@ pub struct Machine {
     pub listed: Duration,
     /// From when on EC2 shows its role's tag.
     pub tagged: Duration,
-    /// How long after its end EC2 lists it.
+    /// How long after its end EC2 still has its tags.
     pub remembered: Duration,
     /// How far its clock is ahead of the true time, in milliseconds.
     pub ahead: i64,
     /// What is on its disk.
     pub disk: BTreeMap<PathBuf, Vec<u8>>,
+    /// What of etcd is on it.
+    pub data: Option<Data>,
+    /// Whether an API server is among its static pods.
+    pub api_server: bool,
+    /// Whether its kubelet has what it needs.
+    pub kubelet: bool,
+    /// What is wrong with it from the start.
+    pub flaw: Flaw,
+    /// What its agent waits for, as it decided last.
+    pub waits: Option<String>,
+    /// What its agent remembers of Leases, as long as it runs.
+    pub leases: Arc<LeaseMemory>,
     /// The agent on it.
     pub process: Process,
+}
+
+/// What may be wrong with an instance from the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flaw {
+    /// Nothing.
+    None,
+    /// It does not pass the checks before anything is done.
+    Unfit,
+    /// Its settings name another store than the others'.
+    Astray,
 }
 
 /// The agent on an instance.
@@ -53,10 +84,32 @@ pub enum Process {
     Off,
     /// At work since then.
     Runs(TaskId, Duration),
-    /// The node is up.
-    Up,
+    /// The node is up, and it looks after it.
+    Up(TaskId),
+    /// It leaves its cluster, since its instance is being terminated.
+    Leaves(TaskId),
     /// It stopped for a person.
     Refused(String),
+}
+
+impl Process {
+    /// The task that it is.
+    pub fn task(&self) -> Option<TaskId> {
+        match self {
+            Self::Runs(task, _) | Self::Up(task) | Self::Leaves(task) => Some(*task),
+            Self::Off | Self::Refused(_) => None,
+        }
+    }
+
+    /// Whether it brings the node up or keeps it.
+    pub fn is_at_work(&self) -> bool {
+        matches!(self, Self::Runs(..) | Self::Up(_))
+    }
+
+    /// Whether the node is up.
+    pub fn is_up(&self) -> bool {
+        matches!(self, Self::Up(_))
+    }
 }
 
 impl fmt::Display for Machine {
@@ -73,19 +126,31 @@ impl Machine {
             .map_or(InstanceState::Pending, |(_, state)| *state)
     }
 
+    /// Whether its system runs.
+    pub fn is_on(&self) -> bool {
+        use InstanceState::{Running, ShuttingDown, Stopping};
+        matches!(self.state(), Running | ShuttingDown | Stopping)
+    }
+
+    /// Whether it has been stopped for so long.
+    pub fn is_stopped_for(&self, time: Duration, now: Duration) -> bool {
+        let last = self.states.last();
+        last.is_some_and(|(since, state)| *state == InstanceState::Stopped && *since + time <= now)
+    }
+
     /// What it is from now on.
     pub fn enter(&mut self, now: Duration, state: InstanceState) {
         self.states.push((now, state));
     }
 
-    /// What EC2 said of it at that moment.
-    fn shown(&self, moment: Duration) -> Option<Instance> {
+    /// What EC2 said of it at that moment, if it still knew it so long after its end.
+    fn shown(&self, moment: Duration, remembered: Duration) -> Option<Instance> {
         let (since, state) = *self
             .states
             .iter()
             .rev()
             .find(|(since, _)| *since <= moment)?;
-        let forgotten = state == InstanceState::Terminated && since + self.remembered <= moment;
+        let forgotten = state == InstanceState::Terminated && since + remembered <= moment;
         if moment < self.listed || forgotten {
             return None;
         }
@@ -95,7 +160,8 @@ impl Machine {
             role: (moment >= self.tagged).then_some(self.me.role),
             private_ip: (state != InstanceState::Terminated).then_some(self.me.private_ip),
             public_ip: None,
-            private_dns_name: Some(self.me.node_name.clone()),
+            private_dns_name: (state != InstanceState::Terminated)
+                .then(|| self.me.node_name.clone()),
             launched: time(self.launched, 0),
             zone: self.me.zone.clone(),
             instance_type: "c7i-flex.large".to_owned(),
@@ -172,6 +238,8 @@ impl Bucket {
 
 /// Everything that instances share, and more than any of them knows.
 pub struct Scene {
+    /// What the agents run.
+    pub code: Code,
     /// The true time.
     pub timeline: Timeline,
     /// All chance.
@@ -182,14 +250,26 @@ pub struct Scene {
     pub machines: Vec<Machine>,
     /// The store's values and since when it has them.
     pub store: BTreeMap<String, (Duration, String)>,
+    /// Keys of the settled cluster that the store has lost.
+    pub lost_keys: BTreeSet<String>,
+    /// What the store has where nobody else looks.
+    pub elsewhere: BTreeMap<String, (Duration, String)>,
+    /// The clusters' etcd, by their uids.
+    pub etcd: BTreeMap<String, Quorum>,
+    /// What their API servers have, by name.
+    pub objects: BTreeMap<String, BTreeMap<String, Value>>,
+    /// The last version that an object got.
+    pub versions: u64,
+    /// Machines that a partition parts from the others.
+    pub cut: BTreeSet<usize>,
     /// What must hold.
     pub laws: Laws,
     /// A blow at a moment.
     pub plot: Option<(Moment, Blow)>,
     /// Blows that have fallen and are yet to be felt.
     pub blows: Vec<(usize, Blow)>,
-    /// EC2's patience, and the store's.
-    pub buckets: [Bucket; 2],
+    /// How many calls EC2, the store and the API take.
+    pub buckets: [Bucket; 3],
     /// What happened, for people; only where somebody asked for it.
     pub trace: Option<Vec<String>>,
     /// What happened, in numbers.
@@ -228,25 +308,68 @@ impl Scene {
         self.blows.contains(&(index, Blow::Kill))
     }
 
-    /// What EC2 lists, as well as it knows.
-    pub fn list(&mut self) -> Vec<Instance> {
-        let now = self.timeline.now();
-        let moment = if self.dice.chance(self.faults.stale_ec2) {
-            now.saturating_sub(self.dice.up_to(self.faults.ec2_lag))
-        } else {
-            now
+    /// The number of the address that the instance with this index gets.
+    pub fn address_for(&mut self, index: usize) -> usize {
+        if !self.dice.chance(self.faults.reuse) {
+            return index;
+        }
+        let taken = |number| {
+            let mut machines = self.machines.iter();
+            machines.any(|m| m.number == number && m.state() != InstanceState::Terminated)
         };
-        let mut listed: Vec<_> = self
+        let free = self
             .machines
             .iter()
-            .filter_map(|m| m.shown(moment))
-            .collect();
+            .map(|m| m.number)
+            .find(|number| !taken(*number));
+        free.unwrap_or(index)
+    }
+
+    /// The machine that has this address now.
+    pub fn living_at(&self, address: Ipv4Addr) -> Option<usize> {
+        let mut machines = self.machines.iter();
+        machines.position(|machine| machine.me.private_ip == address && machine.is_on())
+    }
+
+    /// What EC2 lists, as well as it knows.
+    pub fn list(&mut self) -> Vec<Instance> {
+        let moment = self.ec2_moment();
+        let machines = self.machines.iter();
+        let listed = machines.filter_map(|m| m.shown(moment, m.remembered));
+        let mut listed: Vec<_> = listed.collect();
         if self.dice.chance(self.faults.incomplete)
             && let Some(missing) = self.dice.below(listed.len())
         {
             listed.remove(missing);
         }
         listed
+    }
+
+    /// What EC2 knows of these, whose tags may be gone.
+    pub fn list_by_ids(&mut self, ids: &[&str]) -> Vec<Instance> {
+        let moment = self.ec2_moment();
+        let machines = self.machines.iter();
+        let asked = machines.filter(|m| ids.contains(&m.me.instance_id.as_str()));
+        asked.filter_map(|m| m.shown(moment, REMEMBERED)).collect()
+    }
+
+    /// The moment that an answer of EC2 is of.
+    fn ec2_moment(&mut self) -> Duration {
+        let now = self.timeline.now();
+        if self.dice.chance(self.faults.stale_ec2) {
+            now.saturating_sub(self.dice.up_to(self.faults.ec2_lag))
+        } else {
+            now
+        }
+    }
+
+    /// The store that this instance's settings name.
+    pub fn store_of(&mut self, index: usize) -> &mut BTreeMap<String, (Duration, String)> {
+        if self.machines[index].flaw == Flaw::Astray {
+            &mut self.elsewhere
+        } else {
+            &mut self.store
+        }
     }
 
     /// The moment that an answer of the store is of.

@@ -17,8 +17,11 @@ use crate::{
 };
 
 /// The buckets of [`Scene::buckets`].
-const EC2: usize = 0;
-const STORE: usize = 1;
+pub const EC2: usize = 0;
+/// The store.
+pub const STORE: usize = 1;
+/// The API, and etcd.
+pub const API: usize = 2;
 
 #[async_trait]
 impl Clock for Place {
@@ -46,8 +49,9 @@ impl Ec2 for Place {
         self.call(EC2, "list instances", false, Scene::list).await
     }
 
-    async fn by_ids(&self, _ids: &[&str]) -> Result<Vec<Instance>> {
-        absent("list of instances by their ids")
+    async fn by_ids(&self, ids: &[&str]) -> Result<Vec<Instance>> {
+        let list = |scene: &mut Scene| scene.list_by_ids(ids);
+        self.call(EC2, "look instances up", false, list).await
     }
 
     async fn tag(&self, _instance: &str, _key: &str, _value: &str) -> Result<()> {
@@ -58,11 +62,16 @@ impl Ec2 for Place {
 impl Scene {
     /// Creates a key, if it is not there, and checks what that means.
     fn create(&mut self, by: usize, key: &str, value: &str) -> Created {
-        let created = if self.store.contains_key(key) {
+        let now = self.timeline.now();
+        let store = self.store_of(by);
+        let created = if store.contains_key(key) {
             Created::AlreadyThere
         } else {
-            let now = self.timeline.now();
-            self.store.insert(key.to_owned(), (now, value.to_owned()));
+            store.insert(key.to_owned(), (now, value.to_owned()));
+            let settled = self.laws.settled.as_deref();
+            if settled.is_some_and(|uid| value.contains(uid)) {
+                self.counts.rewritten += usize::from(self.lost_keys.remove(key));
+            }
             self.written(by, key, value);
             Created::Yes
         };
@@ -78,7 +87,8 @@ impl Scene {
                     self.counts.claims += 1;
                     self.counts.takeovers += usize::from(number > 1);
                     let claim = Claim { number, ..claim };
-                    self.laws.claimed(by, claim, &self.machines);
+                    let now = self.timeline.now();
+                    self.laws.claimed(by, claim, now, &self.machines);
                     self.reached(by, Moment::Claimed);
                 }
                 Entry::Settled(settled) => {
@@ -94,9 +104,9 @@ impl Scene {
     }
 
     /// All keys that begin like this, as the store shows them.
-    fn below(&mut self, start: &str) -> BTreeMap<String, String> {
+    fn below(&mut self, by: usize, start: &str) -> BTreeMap<String, String> {
         let moment = self.store_moment();
-        let keys = self.store.iter();
+        let keys = self.store_of(by).iter();
         keys.filter(|(key, (since, _))| key.starts_with(start) && *since <= moment)
             .map(|(key, (_, value))| (key.clone(), value.clone()))
             .collect()
@@ -112,13 +122,13 @@ impl Store for Place {
     }
 
     async fn get(&self, key: &str) -> Result<Option<String>> {
-        self.call(STORE, "get", false, |scene| scene.below(key).remove(key))
-            .await
+        let get = |scene: &mut Scene| scene.below(self.index, key).remove(key);
+        self.call(STORE, "get", false, get).await
     }
 
     async fn list(&self, prefix: &str) -> Result<BTreeMap<String, String>> {
-        self.call(STORE, "list", false, |scene| scene.below(prefix))
-            .await
+        let list = |scene: &mut Scene| scene.below(self.index, prefix);
+        self.call(STORE, "list", false, list).await
     }
 
     async fn delete(&self, _key: &str) -> Result<()> {

@@ -2,14 +2,14 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use super::{Director, Event, RESTART};
+use super::{Director, Epilogue, Event, RESTART};
 use crate::{
     ports::{InstanceState, Role},
     simulate::{
-        agent::live,
+        agent::{leave, live},
         host::identity,
         place::Place,
-        scene::{Blow, Machine, Process, lock},
+        scene::{Blow, Flaw, Machine, Process, lock},
     },
 };
 
@@ -23,8 +23,10 @@ impl Director {
             let id = format!("i-{:08x}", scene.dice.number());
             let listed = now + scene.dice.up_to(scene.faults.listed_late);
             let ahead = scene.dice.up_to(Duration::from_secs(4)).as_millis();
+            let number = scene.address_for(index);
             scene.machines.push(Machine {
-                me: Arc::new(identity(index, id, role)),
+                me: Arc::new(identity(number, id, role)),
+                number,
                 launched: now,
                 states: vec![(now, InstanceState::Running)],
                 listed,
@@ -33,6 +35,16 @@ impl Director {
                 remembered: Duration::from_secs(scene.dice.one_of(&[3600, 3600, 3600, 60], 3600)),
                 ahead: i64::try_from(ahead).unwrap_or_default() - 2000,
                 disk: BTreeMap::new(),
+                data: None,
+                api_server: false,
+                kubelet: false,
+                flaw: if self.unfit == Some(index) {
+                    Flaw::Unfit
+                } else {
+                    Flaw::None
+                },
+                waits: None,
+                leases: Arc::default(),
                 process: Process::Off,
             });
             scene.note_of(index, || format!("is launched as {role}"));
@@ -54,6 +66,7 @@ impl Director {
         if runs {
             return;
         }
+        lock(&self.scene).machines[index].leases = Arc::default();
         let place = Place::new(self.scene.clone(), index);
         let life = live(place, self.code, self.settings.clone());
         let task = self.executor.spawn(life);
@@ -64,12 +77,43 @@ impl Director {
         scene.note_of(index, || "starts its agent".to_owned());
     }
 
+    /// The agent hears that its instance is being terminated.
+    fn leave(&mut self, index: usize) {
+        let belongs = lock(&self.scene).laws.memberships.contains_key(&index);
+        if !self.end_process(index) || !belongs {
+            return;
+        }
+        let place = Place::new(self.scene.clone(), index);
+        let task = self.executor.spawn(leave(place, self.code));
+        self.agents.insert(task, index);
+        let mut scene = lock(&self.scene);
+        scene.machines[index].process = Process::Leaves(task);
+        scene.note_of(index, || "leaves".to_owned());
+    }
+
+    /// Some of the machines cannot speak to the others for a while.
+    pub(super) fn part(&mut self) {
+        {
+            let mut scene = lock(&self.scene);
+            let scene = &mut *scene;
+            for index in 0..scene.machines.len() {
+                if scene.dice.chance(0.4) {
+                    scene.cut.insert(index);
+                }
+            }
+            let cut = &scene.cut;
+            let line = format!("{cut:?} are parted from the others");
+            scene.note("seed", || line);
+        }
+        self.plan_within(300, Event::Meet);
+    }
+
     /// Ends the agent on an instance; whether there was one.
     pub(super) fn end_process(&mut self, index: usize) -> bool {
         let mut scene = lock(&self.scene);
         let process = std::mem::replace(&mut scene.machines[index].process, Process::Off);
         drop(scene);
-        if let Process::Runs(task, _) = process {
+        if let Some(task) = process.task() {
             self.agents.remove(&task);
             self.executor.kill(task);
         }
@@ -103,8 +147,12 @@ impl Director {
             }
         };
         if let Some((seconds, event)) = next {
-            // Until then the agent works on.
+            // Until then the agent works on, or takes its leave.
             self.plan_within(seconds, event);
+            let hears = blow == Blow::Terminate && lock(&self.scene).dice.chance(0.5);
+            if hears {
+                self.leave(index);
+            }
         } else if self.end_process(index) {
             self.plan(RESTART, Event::Start(index));
         }
@@ -122,7 +170,6 @@ impl Director {
         if is {
             let scene = &mut *scene;
             scene.machines[index].enter(now, to);
-            scene.laws.heal(&scene.machines);
             scene.note_of(index, || format!("is {to:?}"));
         }
         is
@@ -142,19 +189,123 @@ impl Director {
         living.get(index).copied()
     }
 
-    pub(super) fn wipe_record(&mut self) {
-        let living: Vec<usize> = {
+    /// A clock is set by minutes, forward or back.
+    pub(super) fn step_clock(&mut self) {
+        let mut scene = lock(&self.scene);
+        let scene = &mut *scene;
+        let Some(index) = scene.dice.below(scene.machines.len()) else {
+            return;
+        };
+        let minutes = scene.dice.one_of(&[-60, -10, -2, 2, 10, 60], 2);
+        scene.machines[index].ahead += minutes * 60_000;
+        scene.note_of(index, || format!("its clock is set by {minutes} minutes"));
+    }
+
+    /// A person starts the agents again that stopped for one, since what they stopped for is
+    /// over.
+    pub(super) fn restart_refused(&mut self) {
+        let refused: Vec<usize> = {
             let mut scene = lock(&self.scene);
-            scene.note("a person", || "removes the cluster's record".to_owned());
-            scene.store.clear();
+            let scene = &mut *scene;
+            let machines = scene.machines.iter_mut().enumerate();
+            let refused = machines.filter(|(_, m)| matches!(m.process, Process::Refused(_)));
+            let may = refused.filter(|(_, m)| m.flaw == Flaw::None);
+            may.map(|(index, machine)| {
+                machine.process = Process::Off;
+                index
+            })
+            .collect()
+        };
+        for index in refused {
+            self.plan_within(60, Event::Start(index));
+        }
+    }
+
+    /// A person reads what agents wait for, and terminates the instance that one of them names.
+    pub(super) fn person(&mut self) {
+        let named = {
+            let mut scene = lock(&self.scene);
+            let waiting = scene
+                .machines
+                .iter()
+                .filter(|m| matches!(m.process, Process::Runs(..)));
+            let whys = waiting.filter_map(|machine| machine.waits.as_deref());
+            let asked = whys.filter(|why| why.contains("terminate"));
+            let mut words = asked.flat_map(|why| why.split([' ', ',', ':', ';']));
+            let index = words.find_map(|word| {
+                let mut machines = scene.machines.iter();
+                machines.position(|m| m.me.instance_id == word && !m.state().is_gone())
+            });
+            if let Some(index) = index {
+                scene.counts.helped += 1;
+                scene.note_of(index, || "is terminated by a person".to_owned());
+            }
+            index
+        };
+        if let Some(index) = named {
+            self.strike(index, Blow::Terminate);
+        }
+        self.plan(Duration::from_mins(20), Event::Person);
+    }
+
+    pub(super) fn end_with(&mut self, epilogue: Epilogue) {
+        match epilogue {
+            Epilogue::LoseKeys(which) => self.lose_keys(which),
+            Epilogue::Launch => self.launch(Role::ControlPlane),
+            Epilogue::LoseKeysAndLaunch => {
+                self.lose_keys(&[0, 1, 2]);
+                self.launch(Role::ControlPlane);
+            }
+            Epilogue::Terminate => {
+                let index = {
+                    let mut scene = lock(&self.scene);
+                    let scene = &mut *scene;
+                    let machines = scene.machines.iter().enumerate();
+                    let serving = machines.filter(|(_, m)| m.data.is_some() && m.is_on());
+                    let serving: Vec<usize> = serving.map(|(index, _)| index).collect();
+                    let chosen = scene.dice.below(serving.len());
+                    chosen.and_then(|chosen| serving.get(chosen).copied())
+                };
+                if let Some(index) = index {
+                    self.strike(index, Blow::Terminate);
+                }
+            }
+            Epilogue::LaunchAstray => {
+                self.launch(Role::ControlPlane);
+                if let Some(machine) = lock(&self.scene).machines.last_mut() {
+                    machine.flaw = Flaw::Astray;
+                }
+            }
+        }
+    }
+
+    fn lose_keys(&mut self, which: &[usize]) {
+        // All agents end before one of them can look, or one after the other.
+        let (living, seconds): (Vec<usize>, u64) = {
+            let mut scene = lock(&self.scene);
+            let scene = &mut *scene;
+            let number = scene
+                .laws
+                .claims
+                .last()
+                .map_or(0, |(_, claim)| claim.number);
+            let keys = [
+                format!("founder/{}", number + 1),
+                format!("initialized/{number}"),
+                format!("founder/{number}"),
+            ];
+            for key in which.iter().filter_map(|which| keys.get(*which)) {
+                scene.store.remove(key);
+                scene.lost_keys.insert(key.clone());
+                scene.note("a person", || format!("removes {key}"));
+            }
             let machines = scene.machines.iter().enumerate();
-            let living = machines.filter(|(_, machine)| !machine.state().is_gone());
-            living.map(|(index, _)| index).collect()
+            let living = machines.filter(|(_, machine)| machine.process.is_up());
+            let living = living.map(|(index, _)| index).collect();
+            (living, scene.dice.one_of(&[0, 60], 60))
         };
         for index in living {
-            self.plan_within(60, Event::Strike(index, Blow::Kill));
+            self.plan_within(seconds, Event::Strike(index, Blow::Kill));
         }
-        // It finds nothing in the store, unless the others were faster.
-        self.plan_within(60, Event::Launch(Role::ControlPlane));
     }
 }

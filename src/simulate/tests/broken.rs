@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -12,7 +13,11 @@ use serde_json::Value;
 use crate::{
     error::Result,
     journal,
-    ports::{Created, Host, MachineFacts, Store, World},
+    phases::kubeadm::paths,
+    ports::{
+        Created, Ec2, Etcd, Host, Instance, InstanceState, MachineFacts, Member, MemberStatus,
+        Peers, RaisedAlarm, Snapshot, Store, World,
+    },
 };
 
 /// What is wrong with what an agent makes of the store.
@@ -84,6 +89,10 @@ enum Memory {
     Late,
     /// It is removed before what it stands for.
     First,
+    /// Nobody knows after a start that the cluster is settled.
+    Unsettled,
+    /// Nobody looks for the data of etcd.
+    NoData,
 }
 
 struct Disk {
@@ -111,6 +120,21 @@ pub fn forgets_first(world: World) -> World {
     disk(world, Memory::First)
 }
 
+pub fn forgets_that_it_is_settled(world: World) -> World {
+    disk(world, Memory::Unsettled)
+}
+
+pub fn looks_for_no_data(world: World) -> World {
+    disk(world, Memory::NoData)
+}
+
+/// The journal as it would be without the record of a settled cluster.
+fn without_settled(content: &[u8]) -> Vec<u8> {
+    let mut journal: Value = serde_json::from_slice(content).unwrap();
+    journal["settled"] = Value::Null;
+    serde_json::to_vec(&journal).unwrap()
+}
+
 /// The journal as it would be if the membership came after the first act.
 fn without_early_membership(content: &[u8]) -> Vec<u8> {
     let mut journal: Value = serde_json::from_slice(content).unwrap();
@@ -129,7 +153,11 @@ impl Host for Disk {
         if self.memory == Memory::Forgets && path == Path::new(journal::FILE) {
             return Ok(None);
         }
-        self.inner.read(path).await
+        let content = self.inner.read(path).await?;
+        if self.memory == Memory::Unsettled && path == Path::new(journal::FILE) {
+            return Ok(content.map(|content| without_settled(&content)));
+        }
+        Ok(content)
     }
 
     async fn write(&self, path: &Path, content: &[u8], mode: u32) -> Result<()> {
@@ -152,6 +180,9 @@ impl Host for Disk {
     }
 
     async fn exists(&self, path: &Path) -> Result<bool> {
+        if self.memory == Memory::NoData && path == Path::new(paths::ETCD_MEMBER) {
+            return Ok(false);
+        }
         self.inner.exists(path).await
     }
 
@@ -177,5 +208,128 @@ impl Host for Disk {
 
     async fn sha256(&self, path: &Path) -> Result<Option<String>> {
         self.inner.sha256(path).await
+    }
+}
+
+struct Listing {
+    inner: Arc<dyn Ec2>,
+}
+
+/// As if EC2 said of the stopped that they are terminated.
+pub fn takes_the_stopped_for_dead(world: World) -> World {
+    let inner = world.ec2.clone();
+    World {
+        ec2: Arc::new(Listing { inner }),
+        ..world
+    }
+}
+
+fn bury(listed: &mut [Instance]) {
+    for instance in listed {
+        if instance.state == InstanceState::Stopped {
+            instance.state = InstanceState::Terminated;
+        }
+    }
+}
+
+#[async_trait]
+impl Ec2 for Listing {
+    async fn instances(&self, cluster: &str) -> Result<Vec<Instance>> {
+        let mut listed = self.inner.instances(cluster).await?;
+        bury(&mut listed);
+        Ok(listed)
+    }
+
+    async fn by_ids(&self, ids: &[&str]) -> Result<Vec<Instance>> {
+        let mut listed = self.inner.by_ids(ids).await?;
+        bury(&mut listed);
+        Ok(listed)
+    }
+
+    async fn tag(&self, instance: &str, key: &str, value: &str) -> Result<()> {
+        self.inner.tag(instance, key, value).await
+    }
+}
+
+struct Members {
+    inner: Arc<dyn Etcd>,
+}
+
+/// As if etcd had no members but those that answer.
+pub fn sees_no_dead_members(world: World) -> World {
+    let inner = world.etcd.clone();
+    World {
+        etcd: Arc::new(Members { inner }),
+        ..world
+    }
+}
+
+#[async_trait]
+impl Etcd for Members {
+    async fn members(&self) -> Result<Vec<Member>> {
+        let mut seen = Vec::new();
+        for member in self.inner.members().await? {
+            if self.inner.is_healthy(&member).await {
+                seen.push(member);
+            }
+        }
+        Ok(seen)
+    }
+
+    async fn members_by(&self, other: Ipv4Addr) -> Result<Vec<Member>> {
+        self.inner.members_by(other).await
+    }
+
+    async fn status(&self, member: &Member) -> Result<MemberStatus> {
+        self.inner.status(member).await
+    }
+
+    async fn leader(&self) -> Result<Option<u64>> {
+        self.inner.leader().await
+    }
+
+    async fn remove(&self, id: u64) -> Result<()> {
+        self.inner.remove(id).await
+    }
+
+    async fn promote(&self, id: u64) -> Result<()> {
+        self.inner.promote(id).await
+    }
+
+    async fn transfer_leadership(&self, to: u64) -> Result<()> {
+        self.inner.transfer_leadership(to).await
+    }
+
+    async fn compact(&self, revision: u64) -> Result<()> {
+        self.inner.compact(revision).await
+    }
+
+    async fn defragment(&self, member: &Member) -> Result<()> {
+        self.inner.defragment(member).await
+    }
+
+    async fn disarm(&self, alarm: RaisedAlarm) -> Result<()> {
+        self.inner.disarm(alarm).await
+    }
+
+    async fn snapshot(&self, file: &Path) -> Result<Snapshot> {
+        self.inner.snapshot(file).await
+    }
+}
+
+struct Blind;
+
+/// As if no control plane showed anything.
+pub fn sees_no_clusters(world: World) -> World {
+    World {
+        peers: Arc::new(Blind),
+        ..world
+    }
+}
+
+#[async_trait]
+impl Peers for Blind {
+    async fn shows_a_cluster(&self, _: SocketAddr) -> bool {
+        false
     }
 }
