@@ -6,7 +6,7 @@ CARGO ?= cargo
 LAB    = $(CARGO) run --quiet --package lab --
 RELEASE = $(CARGO) build --release --locked --package k8s-bootstrap
 
-.PHONY: demo test check unit e2e bench-app build tools audit clean-lab
+.PHONY: demo test check unit e2e bench-app build tools audit mutants clean-lab
 
 demo: tools build
 	$(LAB) up --control-planes 1 --workers 2
@@ -62,6 +62,16 @@ audit:
 	command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
 	$(CARGO) deny --all-features check bans licenses sources
 	$(CARGO) deny --all-features check advisories || echo "advisories: their database does not answer, or a finding stands above"
+
+# Changes one thing at a time in what decides, and lists the changes that no fast test notices.
+# Takes hours; for one file: make mutants MUTATED=src/join/judge.rs
+MUTATED = src/decide.rs 'src/decide/**/*.rs' src/leader/healing.rs src/join/judge.rs src/join/proof.rs src/join/csr.rs
+
+mutants:
+	command -v cargo-mutants >/dev/null || $(CARGO) install --locked cargo-mutants
+	$(CARGO) mutants --package k8s-bootstrap $(MUTATED:%=--file %) --exclude '**/tests.rs' \
+	    --minimum-test-timeout 120 --output target/mutants \
+	    -- --locked --lib -- --skip simulate::
 
 clean-lab:
 	$(LAB) down
