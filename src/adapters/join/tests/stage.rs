@@ -143,7 +143,7 @@ impl Stage {
         let certificate = Certificate::new(world.host.clone());
         let service = JoinService::new(world, &settings, &control_plane("i-cp"));
         let times = Times {
-            each: Duration::from_millis(300),
+            each: Duration::from_secs(1),
             all: Duration::from_secs(20),
         };
         tokio::spawn(server::serve(listener, certificate, service, times));
