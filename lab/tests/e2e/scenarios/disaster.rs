@@ -17,15 +17,25 @@ fn uid(stage: &Stage) -> Result<String, Failed> {
     Ok(text(&namespace["metadata"]["uid"]))
 }
 
+/// What the API server of a machine has in memory, without asking etcd.
+const READ: &str = "kubectl --kubeconfig=/etc/kubernetes/admin.conf --server=https://127.0.0.1:6443 \
+                    get --raw '/api/v1/namespaces/default/configmaps?resourceVersion=0'";
+
+/// On a busy machine a member may hear of a write later than the others.
+fn has_heard_of(stage: &Stage, machine: &str, name: &str) -> Result<(), Failed> {
+    until(60, "the last write to reach the survivor", || {
+        let maps = stage.shell(machine, READ)?;
+        ensure(maps.contains(name), maps)
+    })
+}
+
 /// Without a majority nothing can be written; what was written is still read, and nothing is
 /// taken out of a cluster that cannot agree to it.
 fn the_survivor_says_what_is_lost(stage: &Stage, survivor: &str) -> Result<(), Failed> {
     // At once: its probe ends the API server after some minutes without etcd, and the next one
     // knows nothing to read.
-    let read = "kubectl --kubeconfig=/etc/kubernetes/admin.conf --server=https://127.0.0.1:6443 \
-                get --raw '/api/v1/namespaces/default/configmaps?resourceVersion=0'";
     let maps = until(60, "an answer from the survivor", || {
-        stage.shell(survivor, read)
+        stage.shell(survivor, READ)
     })?;
     ensure(maps.contains("after-the-backup"), maps)?;
     until(120, "the survivor's word", || {
@@ -68,6 +78,7 @@ pub fn the_cluster_comes_back_from_a_backup(stage: &Stage) -> Result<(), Failed>
         String::from_utf8_lossy(&refused.stderr),
     )?;
 
+    has_heard_of(stage, one, "after-the-backup")?;
     for name in others {
         stage.lab(&["terminate", "--hard", name])?;
     }
