@@ -10,16 +10,13 @@ use anyhow::{Context, Result, anyhow, bail};
 use crate::layout::{Layout, namespace};
 use crate::lifecycle::Image;
 use crate::machine::enter;
-use crate::state::{Phase, State};
+use crate::state::State;
 
 /// kubectl inside a control plane's network, with the cluster's admin kubeconfig.
 pub fn kubectl(layout: &Layout, arguments: &[String]) -> Result<Command> {
     let state = State::require(layout)?;
     let mut said = Vec::new();
-    for machine in state
-        .present()
-        .filter(|m| m.role == "control-plane" && m.phase == Phase::Running)
-    {
+    for machine in state.control_planes() {
         let found = enter::output(&machine.name, &["cat", "/etc/kubernetes/admin.conf"]);
         match found {
             Ok(output) if output.status.success() => {

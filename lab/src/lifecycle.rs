@@ -13,7 +13,7 @@ use crate::ec2::groups;
 use crate::layout::{Layout, namespace};
 use crate::machine::{disk, enter, supervisor};
 use crate::network;
-use crate::state::{Machine, MetadataOptions, Notice, Phase, State, now};
+use crate::state::{CLUSTER_TAG, Machine, MetadataOptions, Notice, Phase, State, now};
 use crate::userdata::{self, Agent};
 
 /// Between two looks at whether a hook is completed.
@@ -123,7 +123,7 @@ fn describe(state: &State, role: &str, options: &Options) -> Result<Machine> {
     let address = state.next_address()?;
     let mut tags = BTreeMap::from([
         ("Name".to_owned(), name.clone()),
-        ("k8s-bootstrap:cluster".to_owned(), state.cluster.clone()),
+        (CLUSTER_TAG.to_owned(), state.cluster.clone()),
         ("k8s-bootstrap:role".to_owned(), role.to_owned()),
     ]);
     for (key, value) in &options.tags {
@@ -272,7 +272,7 @@ mod tests {
         };
         let options = Options {
             tags: BTreeMap::from([
-                ("k8s-bootstrap:cluster".to_owned(), String::new()),
+                (CLUSTER_TAG.to_owned(), String::new()),
                 ("k8s-bootstrap:role".to_owned(), "wrong".to_owned()),
                 ("k8s-bootstrap:label:tier".to_owned(), "web".to_owned()),
             ]),
@@ -280,7 +280,7 @@ mod tests {
         };
         let machine = describe(&state, "worker", &options).unwrap();
         assert_eq!(machine.name, "w1");
-        assert!(!machine.tags.contains_key("k8s-bootstrap:cluster"));
+        assert!(!machine.tags.contains_key(CLUSTER_TAG));
         assert_eq!(machine.tags["k8s-bootstrap:role"], "wrong");
         assert_eq!(machine.tags["k8s-bootstrap:label:tier"], "web");
         assert_eq!(machine.iam_role(), "k8s-bootstrap-worker");

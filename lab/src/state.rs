@@ -15,10 +15,13 @@ use crate::layout::Layout;
 /// First host number that machines get; below it are the VPC's own servers.
 const FIRST_HOST: u8 = 10;
 
+/// The tag with the name of a machine's cluster.
+pub const CLUSTER_TAG: &str = "k8s-bootstrap:cluster";
+
 /// The whole lab.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
-    /// The cluster's name, the tag `k8s-bootstrap:cluster` of every machine.
+    /// The cluster's name, the [`CLUSTER_TAG`] of machines unless told otherwise.
     pub cluster: String,
     /// Ids that EC2 gave to the network.
     pub vpc: String,
@@ -205,6 +208,16 @@ impl State {
             .filter(|m| m.phase != Phase::Terminated)
     }
 
+    /// The control planes of the lab's own cluster that run: a machine can be launched into
+    /// another cluster by its tag.
+    pub fn control_planes(&self) -> impl Iterator<Item = &Machine> {
+        self.machines.iter().filter(|m| {
+            m.role == "control-plane"
+                && m.phase == Phase::Running
+                && m.tags.get(CLUSTER_TAG) == Some(&self.cluster)
+        })
+    }
+
     /// The machine at an address, if it is not terminated.
     pub fn at(&self, address: Ipv4Addr) -> Option<&Machine> {
         self.present().find(|m| m.address == address)
@@ -343,6 +356,34 @@ pub(crate) mod tests {
         assert!(text.contains("several ids"), "{text}");
         let text = format!("{:#}", state.find("w9").unwrap_err());
         assert!(text.contains("w1, w2"), "{text}");
+    }
+
+    #[test]
+    fn the_control_planes_are_those_of_the_labs_own_cluster_that_run() {
+        let machines = [
+            ("cp1", "demo", Phase::Terminated),
+            ("cp2", "other", Phase::Running),
+            ("w1", "demo", Phase::Running),
+            ("cp3", "demo", Phase::Running),
+            ("cp4", "demo", Phase::Stopped),
+        ];
+        let machines = machines.into_iter().zip(10..).map(|(which, last)| {
+            let (name, cluster, phase) = which;
+            let mut machine = machine(name, last);
+            if name.starts_with("cp") {
+                machine.role = "control-plane".into();
+            }
+            machine.tags.insert(CLUSTER_TAG.into(), cluster.into());
+            machine.phase = phase;
+            machine
+        });
+        let state = State {
+            cluster: "demo".into(),
+            machines: machines.collect(),
+            ..State::default()
+        };
+        let names: Vec<&str> = state.control_planes().map(|m| m.name.as_str()).collect();
+        assert_eq!(names, ["cp3"]);
     }
 
     #[test]

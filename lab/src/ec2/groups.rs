@@ -12,7 +12,7 @@ use axum::response::Response;
 use super::client::{Aws, element, owned};
 use super::replay::Call;
 use crate::layout::Layout;
-use crate::state::{Machine, Notice, State};
+use crate::state::{CLUSTER_TAG, Machine, Notice, State};
 
 /// How long a group waits for its hook.
 pub const HEARTBEAT: Duration = Duration::from_mins(2);
@@ -21,7 +21,7 @@ const HOOK: &str = "goodbye";
 
 /// The group of the machines of a cluster that have the same role.
 fn name(machine: &Machine) -> String {
-    let cluster = machine.tags.get("k8s-bootstrap:cluster");
+    let cluster = machine.tags.get(CLUSTER_TAG);
     format!(
         "{}-{}s",
         cluster.map_or("lab", String::as_str),

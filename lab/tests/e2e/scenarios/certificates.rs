@@ -15,9 +15,9 @@ use crate::stage::{Stage, ensure, json, list, text, until};
 /// Beside the scenarios' own cluster, one whose certificates live for ten minutes.
 const SHORT: &str = "short-lived";
 
-/// As short as the settings take.
-const LIFETIMES: &str =
-    "[certificates]\nlifetime = 600\nca_lifetime = 864000\nkubelet_lifetime = 600\n";
+/// As short as the settings take. The workers' name stays the other cluster's.
+const SETTINGS: &str = "[certificates]\nlifetime = 600\nca_lifetime = 864000\nkubelet_lifetime = 600\n\
+     [dns]\nenabled = false\n";
 
 /// When all certificates of that cluster have ended, once it is off.
 static OVER: OnceLock<Instant> = OnceLock::new();
@@ -116,7 +116,7 @@ pub fn a_cluster_whose_certificates_live_ten_minutes_is_launched(
     stage: &Stage,
 ) -> Result<(), Failed> {
     let file = tempfile::NamedTempFile::new()?;
-    std::fs::write(file.path(), LIFETIMES)?;
+    std::fs::write(file.path(), SETTINGS)?;
     let settings = file.path().display().to_string();
     let tag = format!("k8s-bootstrap:cluster={SHORT}");
     for role in ["control-plane", "worker"] {
