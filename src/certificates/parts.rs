@@ -34,6 +34,14 @@ pub struct Part {
 }
 
 /// In the order in which they are started again.
+pub const ROUNDS: [&[Part]; 2] = [
+    &[PARTS[0]],
+    // Both end by themselves when they have not reached their API server for ten seconds: they
+    // wait for its return, and neither for the other.
+    &[PARTS[1], PARTS[2]],
+];
+
+/// All of them.
 pub const PARTS: [Part; 3] = [
     Part {
         name: "kube-apiserver",

@@ -18,7 +18,7 @@ use super::{
     Inventory, Keeper, Source, Why,
     due::due,
     inventory::SOURCES,
-    parts::{PARTS, Part},
+    parts::{PARTS, Part, ROUNDS},
 };
 use crate::{
     config::Settings,
@@ -145,17 +145,24 @@ impl Renewal {
     /// Starts the parts again that read their certificates only then.
     async fn restart(&self, world: &World, notes: &Notes) -> Result<()> {
         let host = world.host.as_ref();
-        for part in PARTS {
-            if !is_stale(host, part).await? {
-                continue;
+        for round in ROUNDS {
+            let mut stale = Vec::new();
+            for part in round {
+                if is_stale(host, *part).await? {
+                    stale.push(*part);
+                }
             }
-            if self.which == Which::Useless {
+            if self.which == Which::Due && !stale.is_empty() {
+                self.wait_for_health(world, notes).await?;
+            }
+            for part in &stale {
                 part.restart(host).await?;
-                continue;
             }
-            self.wait_for_health(world, notes).await?;
-            part.restart(host).await?;
-            self.wait_for_part(world, notes, part).await?;
+            if self.which == Which::Due {
+                for part in stale {
+                    self.wait_for_part(world, notes, part).await?;
+                }
+            }
         }
         if self.which == Which::Due {
             // Before the next control plane has its turn.

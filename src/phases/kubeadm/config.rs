@@ -136,6 +136,9 @@ fn cluster(settings: &Settings, identity: &Identity) -> ClusterConfiguration {
                 // It still serves for so long once it says that it is not ready: until the
                 // agents' balancers have asked it twice and gone elsewhere.
                 Arg::new("shutdown-delay-duration", "5s"),
+                // Then it tells watchers to go. Without this they hold it until the kubelet
+                // kills it: 30 s, in which its port is closed and its successor not started.
+                Arg::new("shutdown-watch-termination-grace-period", "10s"),
             ],
             cert_sans: vec![
                 "127.0.0.1".to_owned(),
