@@ -6,7 +6,7 @@ CARGO ?= cargo
 LAB    = $(CARGO) run --quiet --package lab --
 RELEASE = $(CARGO) build --release --locked --package k8s-bootstrap
 
-.PHONY: demo test check unit e2e bench-app build tools audit mutants clean-lab
+.PHONY: demo test check unit e2e e2e-certificates bench-app build tools audit mutants clean-lab
 
 demo: tools build
 	$(LAB) up --control-planes 1 --workers 2
@@ -32,7 +32,7 @@ test: tools check unit e2e
 
 check:
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --workspace --all-targets --features lab/e2e --locked -- --deny warnings
+	$(CARGO) clippy --workspace --all-targets --features lab/e2e,lab/proofs --locked -- --deny warnings
 
 unit:
 	$(CARGO) test --workspace --locked
@@ -42,6 +42,14 @@ unit:
 # The whole workspace, as in `unit`: other features of the dependencies would be other builds.
 e2e: tools build
 	$(CARGO) test --workspace --locked --features lab/e2e --test e2e
+
+# Years in minutes: three control planes and two workers whose certificates live for ten minutes.
+# Takes three hours; a part of it: make e2e-certificates RENEWALS=3 SWITCH_OFFS=1
+RENEWALS    = 20
+SWITCH_OFFS = 10
+
+e2e-certificates: tools build
+	RENEWALS=$(RENEWALS) SWITCH_OFFS=$(SWITCH_OFFS) $(CARGO) test --workspace --locked --features lab/proofs --test proofs
 
 # The application against its Flask twin, in turn, on the lab that is up or on one of its own:
 # 50,000 requests, 500 at once. More by `cargo run -p lab -- bench-app --help`.

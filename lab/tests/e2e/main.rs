@@ -4,6 +4,7 @@
 //! The scenarios share one cluster and run in their order. Where a machine cannot
 //! run the lab they count as skipped, and say why; with CI=true they fail instead.
 
+mod asking;
 mod scenarios;
 mod stage;
 

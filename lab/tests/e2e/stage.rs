@@ -1,6 +1,7 @@
 //! The lab as the scenarios use it: through its own command line.
 
 use std::{
+    collections::BTreeMap,
     process::{Child, Command, Output, Stdio},
     sync::{
         OnceLock,
@@ -222,6 +223,30 @@ impl Stage {
         ensure(!there, format!("{name} is still there"))
     }
 
+    /// The certificates of a machine, as its agent lists them.
+    pub fn certificates(&self, machine: &str) -> Result<Vec<Value>, Failed> {
+        let said = self.exec(machine, &["k8s-bootstrap", "certificates", "--json"])?;
+        Ok(list(&json(&said)?["certificates"]).to_vec())
+    }
+
+    /// Pods that run somewhere by the will of a controller, with how often their containers
+    /// were started again.
+    pub fn workloads(&self) -> Result<BTreeMap<String, u64>, Failed> {
+        let pods = self.get(&["pods", "-A"])?;
+        let of_a_controller = |pod: &&Value| {
+            let owner = &pod["metadata"]["ownerReferences"][0]["kind"];
+            owner.is_string() && owner != "Node"
+        };
+        let restarts = |pod: &Value| -> u64 {
+            let containers = list(&pod["status"]["containerStatuses"]).iter();
+            containers.filter_map(|c| c["restartCount"].as_u64()).sum()
+        };
+        let pods = list(&pods["items"]).iter().filter(of_a_controller);
+        Ok(pods
+            .map(|pod| (text(&pod["metadata"]["name"]), restarts(pod)))
+            .collect())
+    }
+
     /// The names of the nodes that are Ready.
     pub fn ready_nodes(&self) -> Result<Vec<String>, Failed> {
         let nodes = self.get(&["nodes"])?;
@@ -262,13 +287,16 @@ pub fn ensure(holds: bool, otherwise: impl Into<String>) -> Result<(), Failed> {
     }
 }
 
-/// Looks again until the scenario's condition holds; the last reason is the error.
+/// Looks again until the scenario's condition holds; the last reason is the error. What may take
+/// long is looked at less often: looks cost the machines their processor.
 pub fn until<T>(
     seconds: u64,
     what: &str,
     look: impl Fn() -> Result<T, Failed>,
 ) -> Result<T, Failed> {
-    let end = Instant::now() + Duration::from_secs(seconds);
+    let whole = Duration::from_secs(seconds);
+    let pause = (whole / 240).max(Duration::from_millis(500));
+    let end = Instant::now() + whole;
     loop {
         match look() {
             Ok(found) => return Ok(found),
@@ -276,7 +304,7 @@ pub fn until<T>(
                 let reason = reason.message().unwrap_or_default().to_owned();
                 return Err(format!("{what}: not within {seconds} s: {reason}").into());
             }
-            Err(_) => std::thread::sleep(Duration::from_millis(500)),
+            Err(_) => std::thread::sleep(pause),
         }
     }
 }

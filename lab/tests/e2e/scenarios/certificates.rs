@@ -7,10 +7,11 @@ use std::{
 };
 
 use libtest_mimic::Failed;
-use serde_json::Value;
 
-use super::control_planes::{ask_through_the_balancer, failures};
-use crate::stage::{Stage, ensure, json, list, text, until};
+use crate::{
+    asking::{self, READ},
+    stage::{Stage, ensure, text, until},
+};
 
 /// Beside the scenarios' own cluster, one whose certificates live for ten minutes.
 const SHORT: &str = "short-lived";
@@ -22,34 +23,12 @@ const SETTINGS: &str = "[certificates]\nlifetime = 600\nca_lifetime = 864000\nku
 /// When all certificates of that cluster have ended, once it is off.
 static OVER: OnceLock<Instant> = OnceLock::new();
 
-fn certificates(stage: &Stage, machine: &str) -> Result<Vec<Value>, Failed> {
-    let said = stage.exec(machine, &["k8s-bootstrap", "certificates", "--json"])?;
-    Ok(list(&json(&said)?["certificates"]).to_vec())
-}
-
 /// The serial numbers by name, of those that this one renews.
 fn serials(stage: &Stage, machine: &str, by: &str) -> Result<BTreeMap<String, String>, Failed> {
-    let all = certificates(stage, machine)?;
+    let all = stage.certificates(machine)?;
     let its = all.iter().filter(|c| c["renewed_by"] == by);
     Ok(its
         .map(|c| (text(&c["name"]), text(&c["serial"])))
-        .collect())
-}
-
-/// Pods that run somewhere by the will of a controller, with how often they were restarted.
-fn workloads(stage: &Stage) -> Result<BTreeMap<String, u64>, Failed> {
-    let pods = stage.get(&["pods", "-A"])?;
-    let of_a_controller = |pod: &&Value| {
-        let owner = &pod["metadata"]["ownerReferences"][0]["kind"];
-        owner.is_string() && owner != "Node"
-    };
-    let restarts = |pod: &Value| -> u64 {
-        let containers = list(&pod["status"]["containerStatuses"]).iter();
-        containers.filter_map(|c| c["restartCount"].as_u64()).sum()
-    };
-    let pods = list(&pods["items"]).iter().filter(of_a_controller);
-    Ok(pods
-        .map(|pod| (text(&pod["metadata"]["name"]), restarts(pod)))
         .collect())
 }
 
@@ -64,13 +43,13 @@ pub fn certificates_are_renewed_without_a_failed_request(stage: &Stage) -> Resul
         format!("{agents:?} {authorities:?}"),
     )?;
     let nodes = stage.ready_nodes()?;
-    let pods = workloads(stage)?;
-    let asking = ask_through_the_balancer(stage, "w1", "get nodes -o name")?;
+    let pods = stage.workloads()?;
+    let asking = asking::start(stage, "w1", READ)?;
     stage.exec(
         machine,
         &["k8s-bootstrap", "certificates", "renew", "--all"],
     )?;
-    let failed = failures(stage, "w1")?;
+    let (_, failed) = asking.failures()?;
     drop(asking);
     ensure(failed.is_empty(), format!("requests failed: {failed:?}"))?;
     let now = serials(stage, machine, "agent")?;
@@ -88,7 +67,7 @@ pub fn certificates_are_renewed_without_a_failed_request(stage: &Stage) -> Resul
         ready == nodes,
         format!("Ready were {nodes:?}, are {ready:?}"),
     )?;
-    let after = workloads(stage)?;
+    let after = stage.workloads()?;
     let restarted: Vec<_> = pods
         .iter()
         .filter(|(name, n)| after.get(*name) != Some(*n))
@@ -156,7 +135,7 @@ pub fn it_comes_back_after_every_certificate_has_expired(stage: &Stage) -> Resul
             )
         })?;
         until(60, "no expired certificate", || {
-            let all = certificates(stage, machine)?;
+            let all = stage.certificates(machine)?;
             let over: Vec<_> = all
                 .iter()
                 .filter(|c| c["seconds_left"].as_i64().is_none_or(|left| left <= 0))

@@ -4,86 +4,10 @@
 use libtest_mimic::Failed;
 use serde_json::Value;
 
-use crate::stage::{Stage, ensure, json, list, text, until};
-
-/// Where the scenarios leave a worker's administrator's kubeconfig, for requests that go
-/// through that worker's own balancer.
-const KUBECONFIG: &str = "/run/e2e-kubeconfig";
-
-/// A worker that asks the API through its balancer again and again, until this is dropped.
-pub struct Asking<'a> {
-    stage: &'a Stage,
-    worker: &'a str,
-}
-
-impl Drop for Asking<'_> {
-    fn drop(&mut self) {
-        let stop = ["exec", self.worker, "--", "systemctl", "stop", "e2e-asks"];
-        let _ = self.stage.try_lab(&stop);
-    }
-}
-
-pub fn ask_through_the_balancer<'a>(
-    stage: &'a Stage,
-    worker: &'a str,
-    request: &str,
-) -> Result<Asking<'a>, Failed> {
-    let printed = stage.exec(
-        "cp1",
-        &["k8s-bootstrap", "kubeconfig", "--server", "127.0.0.1:7443"],
-    )?;
-    stage.shell(
-        worker,
-        &format!("umask 077; cat > {KUBECONFIG} <<'END'\n{printed}END"),
-    )?;
-    let kubectl = format!("kubectl --kubeconfig={KUBECONFIG} --request-timeout=10s");
-    let line = format!(
-        "while :; do at=$(date +%s%N); {kubectl} {request} >/dev/null 2>/run/e2e-error && word=ok || word=failed; \
-         echo $word $(( ($(date +%s%N) - at) / 1000000 )) \"$(head -c 200 /run/e2e-error | tr '\\n' ' ')\"; sleep 0.2; done"
-    );
-    stage.exec(
-        worker,
-        &[
-            "systemd-run",
-            "--quiet",
-            "--collect",
-            "--unit=e2e-asks",
-            "--property=StandardOutput=append:/run/e2e-asked",
-            "sh",
-            "-c",
-            &line,
-        ],
-    )?;
-    let asking = Asking { stage, worker };
-    until(30, "the first answer", || {
-        answers(stage, worker, 1).map(drop)
-    })?;
-    Ok(asking)
-}
-
-/// The answers so far, once there are at least so many good ones.
-fn answers(stage: &Stage, worker: &str, good: usize) -> Result<Vec<String>, Failed> {
-    let asked = stage.shell(worker, "cat /run/e2e-asked")?;
-    let lines: Vec<String> = asked.lines().map(str::to_owned).collect();
-    let ok = lines.iter().filter(|line| line.starts_with("ok ")).count();
-    ensure(
-        ok >= good,
-        format!("{ok} of {good} good answers: {lines:?}"),
-    )?;
-    Ok(lines)
-}
-
-/// Waits for ten more good answers, and gives those that failed since the last call.
-pub fn failures(stage: &Stage, worker: &str) -> Result<Vec<String>, Failed> {
-    let good = |lines: &[String]| lines.iter().filter(|l| l.starts_with("ok ")).count();
-    let so_far = good(&answers(stage, worker, 0)?);
-    let lines = until(60, "answers", || answers(stage, worker, so_far + 10))?;
-    stage.shell(worker, ": > /run/e2e-asked")?;
-    Ok(lines
-        .into_iter()
-        .filter(|line| line.starts_with("failed"))
-        .collect())
-}
+use crate::{
+    asking::{self, READ, WRITE},
+    stage::{Stage, ensure, json, list, text, until},
+};
 
 /// etcd's members as a control plane sees them: all of them healthy voters, so many.
 fn voters(stage: &Stage, machine: &str, count: usize) -> Result<Vec<String>, Failed> {
@@ -213,10 +137,10 @@ pub fn two_more_control_planes_join_at_once(stage: &Stage) -> Result<(), Failed>
 pub fn a_request_after_the_death_of_an_api_server_goes_through(
     stage: &Stage,
 ) -> Result<(), Failed> {
-    let asking = ask_through_the_balancer(stage, "w1", "get nodes -o name")?;
+    let asking = asking::start(stage, "w1", READ)?;
     for machine in &stage.control_planes()? {
         stage.exec(machine, &["pkill", "-KILL", "-x", "kube-apiserver"])?;
-        let failed = failures(stage, "w1")?;
+        let (_, failed) = asking.failures()?;
         ensure(
             failed.len() <= 1,
             format!("after {machine}'s died: {failed:?}"),
@@ -233,14 +157,9 @@ pub fn a_request_after_the_death_of_an_api_server_goes_through(
 /// The founder dies for good while a worker writes through the API, and its successor comes.
 pub fn a_terminated_founder_is_replaced(stage: &Stage) -> Result<(), Failed> {
     let dead = text(&stage.agent("cp1")?["node"]);
-    stage.kubectl(&["create", "configmap", "e2e-writes"])?;
-    let asking = ask_through_the_balancer(
-        stage,
-        "w1",
-        "patch configmap e2e-writes --type=merge -p \"{\\\"data\\\":{\\\"at\\\":\\\"$at\\\"}}\"",
-    )?;
+    let asking = asking::start(stage, "w1", WRITE)?;
     stage.lab(&["terminate", "cp1", "--hard"])?;
-    let failed = failures(stage, "w1")?;
+    let (_, failed) = asking.failures()?;
     drop(asking);
     let left = stage.control_planes()?;
     let survivor = left.first().ok_or("no control plane is left")?;

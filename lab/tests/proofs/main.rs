@@ -1,0 +1,187 @@
+//! What takes hours to show: `make e2e-certificates`.
+//!
+//! Three control planes and two workers whose certificates live for ten minutes. First so many
+//! renewals while a worker reads five times a second and writes once a second; then all five
+//! are switched off past the end of every certificate, so many times. How many of each, the
+//! environment says: `RENEWALS` (20) and `SWITCH_OFFS` (10).
+
+#[path = "../e2e/asking.rs"]
+mod asking;
+#[path = "../e2e/stage.rs"]
+#[allow(dead_code)] // the scenarios of the end-to-end tests use all of it
+mod stage;
+
+use std::time::{Duration, Instant};
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+use crate::{
+    asking::{READ, WRITE},
+    stage::{Stage, ensure, text, until},
+};
+
+const SETTINGS: &str =
+    "[certificates]\nlifetime = 600\nca_lifetime = 864000\nkubelet_lifetime = 600\n";
+
+/// A renewal is begun when a third of ten minutes is left.
+const BETWEEN_RENEWALS: u64 = 400;
+
+/// What takes minutes is looked at so often: a look costs the machines their processor.
+const LOOK: Duration = Duration::from_secs(20);
+
+fn wanted(name: &str, otherwise: usize) -> Result<usize, Failed> {
+    match std::env::var(name) {
+        Ok(text) => text
+            .parse()
+            .map_err(|_| format!("{name}={text:?} is no number").into()),
+        Err(_) => Ok(otherwise),
+    }
+}
+
+fn names(stage: &Stage) -> Result<Vec<String>, Failed> {
+    let machines = stage.machines()?;
+    Ok(machines.iter().map(|m| text(&m["name"])).collect())
+}
+
+fn three_control_planes_and_two_workers_are_up(stage: &Stage) -> Result<(), Failed> {
+    let file = tempfile::NamedTempFile::new()?;
+    std::fs::write(file.path(), SETTINGS)?;
+    let settings = file.path().display().to_string();
+    let up = ["up", "--control-planes", "3", "--workers", "2"];
+    let up = stage.lab(&[&up[..], &["--settings", &settings]].concat());
+    if up.is_err() {
+        stage.no_cluster();
+    }
+    up.map(drop)
+}
+
+/// Renewals that came to their end, of all control planes.
+fn renewals(stage: &Stage) -> Result<usize, Failed> {
+    let mut all = 0;
+    for machine in stage.control_planes()? {
+        let ended = "journalctl -u k8s-bootstrap -o cat PHASE=certificates-renewal | grep -c ': done in' || true";
+        let ended = stage.shell(&machine, ended)?;
+        all += ended.trim().parse::<usize>()?;
+    }
+    Ok(all)
+}
+
+fn renewals_pass_without_a_failed_request(stage: &Stage) -> Result<(), Failed> {
+    let wanted = wanted("RENEWALS", 20)?;
+    let control_planes = stage.control_planes()?.len();
+    let rounds = wanted.div_ceil(control_planes) as u64;
+    let pods = stage.workloads()?;
+    let reading = asking::start(stage, "w1", READ)?;
+    let writing = asking::start(stage, "w1", WRITE)?;
+    let start = Instant::now();
+    let before = renewals(stage)?;
+    let deadline = Duration::from_secs((rounds + 2) * BETWEEN_RENEWALS);
+    let (mut passed, mut so_far) = ([0, 0], 0);
+    while so_far < wanted {
+        std::thread::sleep(LOOK);
+        so_far = renewals(stage)? - before;
+        for (asking, passed) in [&reading, &writing].into_iter().zip(&mut passed) {
+            let (good, failed) = asking.failures()?;
+            *passed += good;
+            ensure(
+                failed.is_empty(),
+                format!("after {so_far} renewals failed {failed:?}"),
+            )?;
+        }
+        let (seconds, [read, written]) = (start.elapsed().as_secs(), passed);
+        eprintln!("{seconds} s: {so_far} renewals, {read} reads, {written} writes, none failed");
+        ensure(
+            start.elapsed() < deadline,
+            format!("{so_far} of {wanted} renewals in {seconds} s"),
+        )?;
+    }
+    let after = stage.workloads()?;
+    ensure(
+        after == pods,
+        format!("pods and their restarts were {pods:?}, are {after:?}"),
+    )
+}
+
+/// When the last certificate but the authorities' ends, in seconds from now.
+fn last_end(stage: &Stage, machines: &[String]) -> Result<u64, Failed> {
+    let mut last = 0;
+    for machine in machines {
+        let leaves = stage.certificates(machine)?;
+        let leaves = leaves.iter().filter(|c| c["renewed_by"] != "person");
+        last = leaves
+            .filter_map(|c| c["seconds_left"].as_u64())
+            .fold(last, u64::max);
+    }
+    Ok(last)
+}
+
+fn at_once(stage: &Stage, command: &str, machines: &[String]) -> Result<(), Failed> {
+    let children: Vec<_> = machines
+        .iter()
+        .map(|machine| stage.start(&[command, machine]))
+        .collect::<Result<_, _>>()?;
+    for child in children {
+        Stage::finish(child)?;
+    }
+    Ok(())
+}
+
+fn all_come_back_after_every_certificate_has_ended(stage: &Stage) -> Result<(), Failed> {
+    let machines = names(stage)?;
+    for turn in 1..=wanted("SWITCH_OFFS", 10)? {
+        let over = Instant::now() + Duration::from_secs(last_end(stage, &machines)? + 1);
+        at_once(stage, "stop", &machines)?;
+        std::thread::sleep(over.saturating_duration_since(Instant::now()));
+        let start = Instant::now();
+        at_once(stage, "start", &machines)?;
+        until(180, "five that are ready with valid certificates", || {
+            for machine in &machines {
+                let status = stage.agent(machine)?;
+                ensure(
+                    status["stage"] == "ready",
+                    format!("{machine} says {}", status["message"]),
+                )?;
+                let all = stage.certificates(machine)?;
+                let ended = all.iter().find(|c| c["seconds_left"].as_i64() <= Some(0));
+                ensure(ended.is_none(), format!("{machine}: {ended:?}"))?;
+            }
+            let ready = stage.ready_nodes()?.len();
+            ensure(ready == machines.len(), format!("{ready} nodes are Ready"))
+        })?;
+        eprintln!(
+            "switched off past the end of every certificate, {turn}: ready after {} s",
+            start.elapsed().as_secs()
+        );
+    }
+    Ok(())
+}
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    let scenarios: [(&str, fn(&Stage) -> Result<(), Failed>); 3] = [
+        (
+            "three_control_planes_and_two_workers_are_up",
+            three_control_planes_and_two_workers_are_up,
+        ),
+        (
+            "renewals_pass_without_a_failed_request",
+            renewals_pass_without_a_failed_request,
+        ),
+        (
+            "all_come_back_after_every_certificate_has_ended",
+            all_come_back_after_every_certificate_has_ended,
+        ),
+    ];
+    let trials = scenarios.map(|(name, scenario)| {
+        Trial::test(name, move || {
+            if let Some(why) = stage::why_not_here() {
+                return Err(why.into());
+            }
+            Stage::shared().play(scenario)
+        })
+    });
+    let conclusion = libtest_mimic::run(&arguments, trials.into());
+    Stage::leave(conclusion.has_failed());
+    conclusion.exit();
+}
