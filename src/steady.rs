@@ -158,10 +158,11 @@ impl Agent {
     async fn keep_dns(&self) -> Infallible {
         let (me, cluster) = (&self.me.instance_id, &self.me.cluster);
         let mut cycles = every(dns::CYCLE);
-        let mut said = None;
+        let (mut said, mut written) = (None, None);
         loop {
             cycles.tick().await;
-            let report = dns::cycle(&self.world, me, cluster, &self.settings.dns).await;
+            let wish = &self.settings.dns;
+            let report = dns::cycle(&self.world, me, cluster, wish, &mut written).await;
             let trouble = report.as_ref().and_then(|report| report.trouble.clone());
             if let Some(trouble) = trouble.as_ref().filter(|_| trouble != said) {
                 warn!("{}: {trouble}", self.settings.dns.name);

@@ -124,16 +124,26 @@ fn is_ending(state: InstanceState) -> bool {
     state.is_gone() || matches!(state, InstanceState::Stopping | InstanceState::Stopped)
 }
 
-/// One look, if this instance leads; none otherwise.
-pub async fn cycle(world: &World, me: &str, cluster: &str, wish: &Wish) -> Option<DnsReport> {
+/// One look, if this instance leads; none otherwise. `written` is what it left there at its
+/// last look, for the next one.
+pub async fn cycle(
+    world: &World,
+    me: &str,
+    cluster: &str,
+    wish: &Wish,
+    written: &mut Option<RecordSet>,
+) -> Option<DnsReport> {
     let mut report = DnsReport {
         name: wish.name.clone(),
         addresses: BTreeSet::new(),
         trouble: None,
     };
-    match keep(world, me, cluster, wish, &mut report).await {
+    match keep(world, me, cluster, wish, written, &mut report).await {
         Ok(Leader::Me) => {}
-        Ok(Leader::Other(_)) => return None,
+        Ok(Leader::Other(_)) => {
+            *written = None;
+            return None;
+        }
         Err(error) => {
             let hint = error.remedy().map(|hint| format!(" ({hint})"));
             report.trouble = Some(error.one_line() + &hint.unwrap_or_default());
@@ -147,6 +157,7 @@ async fn keep(
     me: &str,
     cluster: &str,
     wish: &Wish,
+    left: &mut Option<RecordSet>,
     report: &mut DnsReport,
 ) -> Result<Leader> {
     if let other @ Leader::Other(_) = leader::lead(world, me).await? {
@@ -167,8 +178,18 @@ async fn keep(
         }
     };
     let record = world.dns.record(&wish.zone, &wish.name).await?;
+    if let Some(left) = left.take().filter(|left| record.as_ref() != Some(left)) {
+        let there = record.as_ref().map(|record| &record.addresses);
+        report.trouble = Some(format!(
+            "somebody else writes this record set too: it stood for {} and stands for {} \
+             (give each cluster a name of its own: [dns] name)",
+            in_words(&left.addresses),
+            in_words(there.unwrap_or(&BTreeSet::new())),
+        ));
+    }
     let verdict = decide(&workers, instances.as_deref(), record.as_ref(), wish);
     let Verdict::Write(wanted) = verdict else {
+        left.clone_from(&record);
         report.addresses = record.map(|record| record.addresses).unwrap_or_default();
         return Ok(Leader::Me);
     };
@@ -191,7 +212,8 @@ async fn keep(
         in_words(&wanted.addresses),
         in_words(&before),
     );
-    report.addresses = wanted.addresses;
+    report.addresses.clone_from(&wanted.addresses);
+    *left = Some(wanted);
     Ok(Leader::Me)
 }
 

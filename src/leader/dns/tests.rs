@@ -184,7 +184,44 @@ fn a_record_set_takes_no_more_than_400_addresses() {
 }
 
 async fn look(fake: &FakeWorld) -> Option<DnsReport> {
-    cycle(&fake.ports(), "i-cp", "demo", &wish()).await
+    look_again(fake, &mut None).await
+}
+
+async fn look_again(fake: &FakeWorld, written: &mut Option<RecordSet>) -> Option<DnsReport> {
+    cycle(&fake.ports(), "i-cp", "demo", &wish(), written).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_writer_of_the_record_set_is_named() {
+    let fake = FakeWorld::new();
+    fake.cluster.put(node(1));
+    fake.ec2.list([instance(1)]);
+    let written = &mut None;
+    for _ in 0..2 {
+        let report = look_again(&fake, written).await.unwrap();
+        assert_eq!(report.trouble, None);
+    }
+    // Another cluster with the same name in its settings.
+    let zone = &wish().zone;
+    fake.ports()
+        .dns
+        .write(zone, &wish().name, &record(&[7]))
+        .await
+        .unwrap();
+    let report = look_again(&fake, written).await.unwrap();
+    let trouble = report.trouble.unwrap();
+    assert!(
+        trouble.contains("it stood for 10.42.0.1 and stands for 10.42.0.7"),
+        "{trouble}"
+    );
+    assert_eq!(report.addresses, record(&[1]).addresses);
+    let report = look_again(&fake, written).await.unwrap();
+    assert_eq!(report.trouble, None);
+    // Who has not led meanwhile knows nothing of who wrote.
+    leader::LEADER.release(&fake.ports(), "i-cp").await.unwrap();
+    leader::lead(&fake.ports(), "i-other").await.unwrap();
+    assert_eq!(look_again(&fake, written).await, None);
+    assert_eq!(*written, None);
 }
 
 #[tokio::test(start_paused = true)]
