@@ -328,7 +328,7 @@ fn go_on_founding(me: &Identity, seen: &Observation, mine: &str) -> Decision {
 /// This instance joined, or began to.
 fn go_on_joining(seen: &Observation, mine: &str) -> Decision {
     if let Some(settled) = &seen.settled {
-        return join(&settled.initialized);
+        return join(&settled.recorded.initialized);
     }
     if let Some(why) = given_up(seen, mine) {
         return start_over(seen, mine, why);

@@ -101,12 +101,9 @@ pub struct Settled {
 /// goes missing in the store can be written again and never changes what the node is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SettledRecord {
-    /// The number of the claim.
-    pub number: u32,
-    /// The claim, as the store has it: without its number.
-    pub claim: Claim,
-    /// That the cluster exists.
-    pub initialized: Initialized,
+    /// What was there before it was settled.
+    #[serde(flatten)]
+    pub recorded: Recorded,
     /// That it is settled.
     pub settled: Settled,
 }
@@ -114,35 +111,25 @@ pub struct SettledRecord {
 impl SettledRecord {
     /// The cluster's uid.
     pub fn cluster_uid(&self) -> &str {
-        &self.claim.cluster_uid
+        &self.recorded.claim.cluster_uid
     }
 
     /// The keys and values that this record is in the store.
     fn values(&self) -> Result<[(String, String); 3]> {
-        Ok([
-            // First what keeps others from claiming.
-            (
-                format!("{FOUNDER}/{}", self.number + 1),
-                form(&Entry::Settled(self.settled.clone()))?,
-            ),
-            (
-                format!("{INITIALIZED}/{}", self.number),
-                form(&self.initialized)?,
-            ),
-            (
-                format!("{FOUNDER}/{}", self.number),
-                form(&Entry::Claim(self.claim.clone()))?,
-            ),
-        ])
+        let next = format!("{FOUNDER}/{}", self.recorded.number + 1);
+        let [claim, initialized] = self.recorded.values()?;
+        // First what keeps others from claiming.
+        let settled = (next, form(&Entry::Settled(self.settled.clone()))?);
+        Ok([settled, initialized, claim])
     }
 }
 
-/// A cluster's claim and that it exists, as a backup keeps them.
+/// A cluster's claim and that it exists.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Recorded {
     /// The claim's number, under which both stand.
     pub number: u32,
-    /// The claim.
+    /// The claim, as the store has it: without its number.
     pub claim: Claim,
     /// That it exists.
     pub initialized: Initialized,
@@ -154,9 +141,24 @@ impl Recorded {
         let claim = record.claim_for(cluster_uid)?;
         Some(Self {
             number: claim.number,
-            claim: claim.clone(),
+            claim: Claim {
+                number: 0,
+                ..claim.clone()
+            },
             initialized: record.initialized.get(&claim.number)?.clone(),
         })
+    }
+
+    /// The keys and values that both are in the store.
+    fn values(&self) -> Result<[(String, String); 2]> {
+        let number = self.number;
+        Ok([
+            (
+                format!("{FOUNDER}/{number}"),
+                form(&Entry::Claim(self.claim.clone()))?,
+            ),
+            (format!("{INITIALIZED}/{number}"), form(&self.initialized)?),
+        ])
     }
 
     /// What a store may have recorded, of a cluster of which no more than this is known.
@@ -164,7 +166,7 @@ impl Recorded {
         Self {
             number: 1,
             claim: Claim {
-                number: 1,
+                number: 0,
                 instance: instance.to_owned(),
                 cluster_uid: cluster_uid.to_owned(),
                 time,
@@ -208,18 +210,12 @@ impl Record {
     /// All that it says of this cluster, once it says that the cluster is settled.
     pub fn settled_record(&self, cluster_uid: &str) -> Option<SettledRecord> {
         let settled = self.settled.as_ref()?;
-        let claim = self.claims.last()?;
-        let initialized = self.cluster()?;
-        let is_whole = [&settled.cluster_uid, &initialized.cluster_uid]
+        let is_whole = [&settled.cluster_uid, &self.cluster()?.cluster_uid]
             .into_iter()
             .all(|uid| uid == cluster_uid);
-        is_whole.then(|| SettledRecord {
-            number: claim.number,
-            claim: Claim {
-                number: 0,
-                ..claim.clone()
-            },
-            initialized: initialized.clone(),
+        let recorded = Recorded::of(self, cluster_uid).filter(|_| is_whole)?;
+        Some(SettledRecord {
+            recorded,
             settled: settled.clone(),
         })
     }
@@ -298,16 +294,10 @@ pub async fn initialize(store: &dyn Store, initialized: &Initialized) -> Result<
 /// Writes a lost record again, as a backup has it. What is there stays: doing it again is no
 /// error.
 pub async fn rebuild(store: &dyn Store, recorded: &Recorded) -> Result<()> {
-    let number = recorded.number;
-    let claim = form(&Entry::Claim(recorded.claim.clone()))?;
-    store
-        .rebuild(&format!("{FOUNDER}/{number}"), &claim)
-        .await?;
-    let initialized = form(&recorded.initialized)?;
-    store
-        .rebuild(&format!("{INITIALIZED}/{number}"), &initialized)
-        .await
-        .map(drop)
+    for (key, value) in recorded.values()? {
+        store.rebuild(&key, &value).await?;
+    }
+    Ok(())
 }
 
 /// Records that the cluster has something to lose. Doing it again is no error; a cluster whose
