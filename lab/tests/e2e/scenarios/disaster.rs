@@ -46,6 +46,25 @@ fn the_survivor_says_what_is_lost(stage: &Stage, survivor: &str) -> Result<(), F
     ensure(list(&json(&members)?).len() == 3, members)
 }
 
+/// A trial of the restore: it reads all of etcd's keys, and leaves nothing and changes nothing.
+fn can_be_restored(stage: &Stage, machine: &str, backup: &str) -> Result<(), Failed> {
+    let verify = [
+        "k8s-bootstrap",
+        "etcd",
+        "verify",
+        "--json",
+        "--from",
+        backup,
+    ];
+    let verified = stage.exec(machine, &verify)?;
+    let said = json(&verified)?;
+    let uid = &stage.agent(machine)?["cluster_uid"];
+    let keys = said["keys"].as_u64().unwrap_or_default();
+    ensure(keys > 100 && said["cluster_uid"] == *uid, verified)?;
+    let left = stage.shell(machine, "ls /var/lib/k8s-bootstrap")?;
+    ensure(!left.contains("verify"), left)
+}
+
 pub fn the_cluster_comes_back_from_a_backup(stage: &Stage) -> Result<(), Failed> {
     let all = stage.control_planes()?;
     let [one, others @ ..] = &all[..] else {
@@ -65,6 +84,7 @@ pub fn the_cluster_comes_back_from_a_backup(stage: &Stage) -> Result<(), Failed>
         backup.clone(),
     )?;
     note(stage, "after-the-backup")?;
+    can_be_restored(stage, one, backup.trim())?;
 
     // A control plane that lives is never replaced by an old copy of itself.
     let from = backup.trim();
