@@ -15,8 +15,8 @@ use crate::{
         Action, NodeReady,
         addons::Addon,
         host::{
-            Artifact, Containerd, ForeignNetworks, Hosts, Images, Kernel, KubeletUnit, Preflight,
-            Swap, Sysctl,
+            Artifact, Containerd, ForeignNetworks, Hosts, Images, Kernel, KubeletUnit, PodLimits,
+            Preflight, Swap, Sysctl,
         },
         kubeadm::{
             ApiReady, ConfigFiles, EtcdData, InitPhase, Join, KubeadmPhase, KubeletCertificate,
@@ -64,11 +64,12 @@ pub fn host(settings: &Settings, me: &Identity) -> Result<Vec<Phase<Action>>> {
     plan.add("swap", LOCAL, &["preflight"], "the kubelet accounts memory without swap", Swap::wanted(settings, me)?);
     plan.add("hosts", LOCAL, &["preflight"], "the node's own name resolves even where the VPC's resolver does not answer", Hosts::wanted(settings, me)?);
     plan.add("foreign-networks", LOCAL, &["preflight"], "networkd and NetworkManager leave routes and interfaces of pods alone", ForeignNetworks::wanted());
+    plan.add("pod-limits", LOCAL, &["preflight"], "pods reach neither the instance's metadata nor the ports of joining and of the control plane", PodLimits::wanted(settings));
     for artifact in Artifact::all(settings, me)? {
         let name = format!("artifact-{}", artifact.name);
         plan.add(&name, download, &["preflight"], "downloaded, verified and unpacked in one pass", artifact);
     }
-    plan.add("containerd", LOCAL, &["kernel", "sysctl", "artifact-containerd", "artifact-runc", "artifact-cni-plugins"], "runs the containers", Containerd::wanted(settings, me)?);
+    plan.add("containerd", LOCAL, &["kernel", "sysctl", "pod-limits", "artifact-containerd", "artifact-runc", "artifact-cni-plugins"], "runs the containers", Containerd::wanted(settings, me)?);
     plan.add("kubelet-unit", LOCAL, &["artifact-kubelet", "containerd"], "kubeadm starts the kubelet through it", KubeletUnit::wanted(settings, me)?);
     if settings.images.preload {
         plan.add("images", download, &["containerd"], "loaded while the rest is prepared", Images::wanted(settings, me)?);

@@ -17,6 +17,7 @@ pub type Overrides = Map<String, Value>;
 pub struct Settings {
     pub cluster: Cluster,
     pub node: Node,
+    pub pods: Pods,
     pub store: Store,
     pub join: Join,
     pub kubernetes: Kubernetes,
@@ -59,6 +60,15 @@ pub struct Node {
     pub labels: BTreeMap<String, String>,
     pub taints: BTreeMap<String, String>,
     pub allow_cgroup_v1: bool,
+}
+
+/// `[pods]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Pods {
+    pub metadata: bool,
+    pub control_ports: bool,
 }
 
 /// `[store]`

@@ -105,6 +105,8 @@ actions! {
     Hosts(host::Hosts),
     /// Network daemons keep off what is not theirs.
     ForeignNetworks(host::ForeignNetworks),
+    /// What pods may not reach.
+    PodLimits(host::PodLimits),
     /// A pinned download.
     Artifact(host::Artifact),
     /// containerd, configured and running.

@@ -93,6 +93,7 @@ fn a_worker_holds_nothing_of_a_control_plane() {
             "swap",
             "hosts",
             "foreign-networks",
+            "pod-limits",
             "artifact-kubeadm",
             "artifact-kubelet",
             "artifact-kubectl",

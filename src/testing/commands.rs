@@ -1,4 +1,4 @@
-//! Programs: a pretended systemd, containerd, modprobe and swapoff; kubeadm as a test scripts it.
+//! Programs: a pretended systemd, containerd, modprobe, nft and swapoff; kubeadm as a test scripts it.
 
 use std::{
     collections::BTreeSet,
@@ -37,6 +37,8 @@ pub struct Programs {
     pub images: BTreeSet<String>,
     /// Pulls going on, and the most at the same time.
     pub pulling: (usize, usize),
+    /// The packet rules in the kernel.
+    pub rules: Option<String>,
     /// Modules that `modprobe` finds.
     pub modules: BTreeSet<&'static str>,
     ran: Vec<String>,
@@ -96,6 +98,10 @@ impl FakeCommands {
             ["enable", unit] => {
                 state.enabled.insert((*unit).to_owned());
             }
+            ["disable", "--now", unit] => {
+                state.enabled.remove(*unit);
+                state.active.remove(*unit);
+            }
             ["restart", unit] => {
                 state.active.insert((*unit).to_owned());
                 self.files.put("/run/containerd/containerd.sock", "");
@@ -149,6 +155,20 @@ impl FakeCommands {
         output(0, "", "")
     }
 
+    fn nft(&self, args: &[&str]) -> Output {
+        match args {
+            ["-f", file] => self.state().rules = self.files.get(file),
+            ["--stateless", "list", "table", ..] => {
+                return match &self.state().rules {
+                    Some(rules) => output(0, rules, ""),
+                    None => output(1, "", "Error: No such file or directory"),
+                };
+            }
+            other => panic!("unexpected nft {other:?}"),
+        }
+        output(0, "", "")
+    }
+
     fn swapoff(&self, path: &str) -> Output {
         let swaps = self.files.get("/proc/swaps").unwrap();
         let kept: String = swaps
@@ -177,6 +197,7 @@ impl Commands for FakeCommands {
             ("systemctl", args) => output(0, &self.systemctl(args), ""),
             ("/usr/local/bin/ctr", args) => output(0, &self.ctr(args).await, ""),
             ("modprobe", ["--", module]) => self.modprobe(module),
+            ("nft", args) => self.nft(args),
             ("swapoff", [path]) => self.swapoff(path),
             ("kubeadm", _) => output(0, "", ""),
             other => panic!("unexpected {other:?}"),

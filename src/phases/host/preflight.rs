@@ -5,6 +5,7 @@ use std::path::Path;
 use async_trait::async_trait;
 use serde::Serialize;
 
+use super::PodLimits;
 use crate::{
     config::{Network, Settings},
     error::{Error, Kind, Result},
@@ -25,8 +26,9 @@ const CONTROL_PLANE_PORTS: [u16; 6] = [6443, 2379, 2380, 10250, 10257, 10259];
 /// The kubelet.
 const WORKER_PORTS: [u16; 1] = [10250];
 
-/// One of them is enough for CNI's portmap. Where systemd's units look for programs.
-const PACKET_FILTERS: [&str; 2] = ["iptables", "nft"];
+/// Either is enough for CNI's portmap.
+const PACKET_FILTERS: [&str; 2] = ["nft", "iptables"];
+/// Where systemd's units look for programs.
 const PROGRAMS: [&str; 4] = ["/usr/sbin", "/usr/bin", "/usr/local/sbin", "/usr/local/bin"];
 
 /// Either file means that the ports are this node's own.
@@ -52,6 +54,8 @@ pub struct Preflight {
     pub allow_cgroup_v1: bool,
     /// The architecture for which everything was pinned.
     pub arch: String,
+    /// Programs of which the image must have one.
+    pub packet_filters: Vec<&'static str>,
     /// Ranges of the cluster's own, by the setting that gives each.
     pub ranges: [(&'static str, String); 2],
 }
@@ -92,6 +96,11 @@ impl Preflight {
             ports,
             allow_cgroup_v1: settings.node.allow_cgroup_v1,
             arch: identity.arch.clone(),
+            packet_filters: if PodLimits::are_needed(settings) {
+                vec![PACKET_FILTERS[0]]
+            } else {
+                PACKET_FILTERS.to_vec()
+            },
             ranges: [
                 ("cluster.pod_cidr", settings.cluster.pod_cidr.clone()),
                 (
@@ -114,7 +123,7 @@ impl Preflight {
             }
         }
         problems.extend(self.of_the_network(world.metadata.as_ref()).await?);
-        problems.extend(of_the_image(host).await?);
+        problems.extend(self.of_the_image(host).await?);
         problems.extend(self.of_disk_and_ports(&machine, host).await?);
         Ok(problems)
     }
@@ -232,21 +241,24 @@ impl Preflight {
             Error::failed(what).hint(remedy)
         })
     }
-}
 
-/// Images such as Amazon Linux 2023 and Debian's minimal ones have neither.
-async fn of_the_image(host: &dyn Host) -> Result<Option<Problem>> {
-    for folder in PROGRAMS {
-        for program in PACKET_FILTERS {
-            if host.exists(&Path::new(folder).join(program)).await? {
-                return Ok(None);
+    /// Images such as Amazon Linux 2023 and Debian's minimal ones have none.
+    async fn of_the_image(&self, host: &dyn Host) -> Result<Option<Problem>> {
+        for folder in PROGRAMS {
+            for program in &self.packet_filters {
+                if host.exists(&Path::new(folder).join(program)).await? {
+                    return Ok(None);
+                }
             }
         }
+        Ok(Some(Problem::for_a_person(
+            format!(
+                "this image has no {}, which pods with host ports need and what keeps pods from the instance's metadata",
+                self.packet_filters.join(" and no ")
+            ),
+            "take an image that has it, or install it first in the user-data: `apt-get install --yes nftables` or `dnf install --assumeyes nftables`",
+        )))
     }
-    Ok(Some(Problem::for_a_person(
-        "this image has neither iptables nor nft, and pods with host ports, such as the ingress controller's, need one of them",
-        "take an image that has one, or install it first in the user-data: `apt-get install --yes nftables` or `dnf install --assumeyes iptables-nft`",
-    )))
 }
 
 #[async_trait]

@@ -90,7 +90,11 @@ impl Removal {
                 200,
                 "nothing of the cluster runs",
                 Self::Units {
-                    names: vec!["kubelet.service", "containerd.service"],
+                    names: vec![
+                        "kubelet.service",
+                        "containerd.service",
+                        "k8s-bootstrap-pod-limits.service",
+                    ],
                 },
             ),
             phase(

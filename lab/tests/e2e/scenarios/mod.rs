@@ -9,6 +9,7 @@ pub mod etcd;
 pub mod joining;
 pub mod life;
 pub mod permissions;
+pub mod pods;
 pub mod record;
 pub mod refusals;
 pub mod reports;

@@ -1,0 +1,68 @@
+//! What a pod may not reach.
+
+use libtest_mimic::Failed;
+
+use crate::stage::{Stage, ensure, until};
+
+/// curl's word for a connection that was not taken.
+const NOT_TAKEN: &str = "7";
+
+/// Its word for one that was not answered in time.
+const TOO_LATE: &str = "28";
+
+const API: &str = "https://10.42.0.10:6443/";
+
+/// curl in the network of one of w1's pods.
+fn curl(pod: &str, url: &str) -> String {
+    format!(
+        "ip netns exec {pod} curl --silent --insecure --output /dev/null --max-time 5 {url}; echo $?"
+    )
+}
+
+/// The network of a pod of w1 that reaches the API server: no policy of its own holds it up.
+fn pod(stage: &Stage) -> Result<String, Failed> {
+    let all = stage.shell("w1", "ip netns list | cut -d ' ' -f 1 | grep ^cni-")?;
+    for pod in all.lines() {
+        if stage.shell("w1", &curl(pod, API))?.trim() == "0" {
+            return Ok(pod.to_owned());
+        }
+    }
+    Err(format!("no pod of w1 reaches {API}: {all}").into())
+}
+
+/// Metadata, joining and etcd, but neither the API server nor kubelets, from which pods get what
+/// is theirs.
+pub fn a_pod_reaches_neither_the_metadata_nor_what_control_planes_keep(
+    stage: &Stage,
+) -> Result<(), Failed> {
+    let closed = [
+        "http://169.254.169.254/latest/meta-data/instance-id",
+        "https://10.42.0.10:7444/",
+        "https://10.42.0.10:2379/",
+    ];
+    let open = [API, "https://10.42.0.10:10250/"];
+    let pod = pod(stage)?;
+    let word = |url: &str| {
+        let said = stage.shell("w1", &curl(&pod, url))?;
+        Ok::<_, Failed>(said.trim().to_owned())
+    };
+    // etcd's handshake fails without a certificate: it is reached all the same.
+    let reached = |url: &str| {
+        let word = word(url)?;
+        let taken = word != NOT_TAKEN && word != TOO_LATE;
+        ensure(taken, format!("{url}: curl ends with {word}"))
+    };
+    let refused = |url: &str| {
+        let word = word(url)?;
+        ensure(word == NOT_TAKEN, format!("{url}: curl ends with {word}"))
+    };
+    closed.into_iter().try_for_each(refused)?;
+    open.into_iter().try_for_each(reached)?;
+    // Without the rules all is reached, so it is they that refuse; and the agent loads them again.
+    stage.exec("w1", &["nft", "delete", "table", "inet", "k8s-bootstrap"])?;
+    closed.into_iter().try_for_each(reached)?;
+    stage.exec("w1", &["systemctl", "restart", "k8s-bootstrap"])?;
+    until(120, "the rules", || {
+        closed.into_iter().try_for_each(refused)
+    })
+}
