@@ -20,6 +20,8 @@ use crate::{
     stage::{Stage, ensure, text, until},
 };
 
+type Scenario = (&'static str, fn(&Stage) -> Result<(), Failed>);
+
 const SETTINGS: &str =
     "[certificates]\nlifetime = 600\nca_lifetime = 864000\nkubelet_lifetime = 600\n";
 
@@ -159,7 +161,7 @@ fn all_come_back_after_every_certificate_has_ended(stage: &Stage) -> Result<(), 
 fn main() {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
-    let scenarios: [(&str, fn(&Stage) -> Result<(), Failed>); 3] = [
+    let scenarios: [Scenario; 3] = [
         (
             "three_control_planes_and_two_workers_are_up",
             three_control_planes_and_two_workers_are_up,

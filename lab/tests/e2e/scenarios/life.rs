@@ -219,7 +219,12 @@ pub fn a_rebooted_node_comes_back(stage: &Stage) -> Result<(), Failed> {
         stage
             .try_lab(&["exec", "w1", "--", "systemctl", "reboot"])
             .map(drop)
-    })
+    })?;
+    // Before the first container could start.
+    let order = "rules=$(systemctl show --value -p ActiveEnterTimestampMonotonic k8s-bootstrap-pod-limits) && \
+                 runtime=$(systemctl show --value -p ExecMainStartTimestampMonotonic containerd) && \
+                 nft list table inet k8s-bootstrap >/dev/null && test 0 -lt $rules && test $rules -le $runtime";
+    stage.shell("w1", order).map(drop)
 }
 
 pub fn a_stopped_node_comes_back(stage: &Stage) -> Result<(), Failed> {
