@@ -10,7 +10,7 @@ use tokio::time::{sleep, timeout};
 
 use super::*;
 use crate::{
-    adapters::balancer::Probe,
+    adapters::balancer::{Answer, Probe},
     identity::Identity,
     journal::{Course, Journal, Membership},
     testing::{FakeWorld, agent, control_plane, not_ready, ready, running, worker},
@@ -251,9 +251,9 @@ struct Ready(Option<SocketAddr>);
 
 #[async_trait]
 impl Probe for Ready {
-    async fn probe(&self, server: SocketAddr) -> Result<()> {
+    async fn probe(&self, server: SocketAddr) -> Result<Answer> {
         if self.0 == Some(server) {
-            return Ok(());
+            return Ok(Answer::Ready);
         }
         Err(Error::failed("connection refused"))
     }

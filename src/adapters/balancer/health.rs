@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration}
 
 use async_trait::async_trait;
 use futures::future::join_all;
-use reqwest::{Certificate, Client, redirect::Policy};
+use reqwest::{Certificate, Client, StatusCode, redirect::Policy};
 use tokio::{
     net::TcpStream,
     sync::{Mutex, watch},
@@ -24,11 +24,27 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// because the machine was busy, and a closed watch costs the API server a new list.
 const CERTAIN: u32 = 2;
 
+/// One that has forbidden so many probes in a row has anonymous requests forbidden by a person;
+/// until then it may have read none of its rules yet.
+const FORBIDS: u32 = 5;
+
+/// What a server answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// That it is ready, or that it does not tell strangers.
+    Ready,
+    /// That it forbids the question. So does one that has just started: it answers before it has
+    /// read who may do what, and forbids everybody everything.
+    Forbidden,
+}
+
 /// What the last probes of a server said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
     /// It answered that it is ready.
     Ready,
+    /// So many times in a row it forbade the question.
+    Starting(u32),
     /// So many times in a row it did not.
     Failing(u32),
 }
@@ -46,7 +62,7 @@ pub struct Health(watch::Sender<BTreeMap<SocketAddr, Verdict>>);
 #[async_trait]
 pub trait Probe: Send + Sync {
     /// An error says why it is not.
-    async fn probe(&self, server: SocketAddr) -> Result<()>;
+    async fn probe(&self, server: SocketAddr) -> Result<Answer>;
 }
 
 impl Default for Health {
@@ -56,15 +72,16 @@ impl Default for Health {
 }
 
 impl Health {
-    /// Ready servers first, then those that nothing is known of, then the failing: in
-    /// each group as listed. None is left out, since a probe can be wrong.
+    /// Ready servers first, then those that nothing is known of, then those that start, then the
+    /// failing: in each group as listed. None is left out, since a probe can be wrong.
     pub fn order(&self, servers: &[SocketAddr]) -> Vec<SocketAddr> {
         let known = self.0.borrow();
         let mut ordered = servers.to_vec();
         ordered.sort_by_key(|server| match known.get(server) {
             Some(Verdict::Ready) => 0,
             None => 1,
-            Some(Verdict::Failing(_)) => 2,
+            Some(Verdict::Starting(_)) => 2,
+            Some(Verdict::Failing(_)) => 3,
         });
         ordered
     }
@@ -140,21 +157,26 @@ impl Health {
     }
 }
 
-fn judge(before: Option<Verdict>, answer: &Result<()>) -> Verdict {
+fn judge(before: Option<Verdict>, answer: &Result<Answer>) -> Verdict {
     match (before, answer) {
-        (_, Ok(())) => Verdict::Ready,
+        (Some(Verdict::Ready), Ok(_)) | (_, Ok(Answer::Ready)) => Verdict::Ready,
+        (Some(Verdict::Starting(times)), Ok(Answer::Forbidden)) if times + 1 >= FORBIDS => {
+            Verdict::Ready
+        }
+        (Some(Verdict::Starting(times)), Ok(Answer::Forbidden)) => Verdict::Starting(times + 1),
+        (_, Ok(Answer::Forbidden)) => Verdict::Starting(1),
         (Some(Verdict::Failing(times)), Err(_)) => Verdict::Failing(times.saturating_add(1)),
         (_, Err(_)) => Verdict::Failing(1),
     }
 }
 
 /// Changes only: a server that starts, and one that is known to fail, are no news.
-fn tell(server: SocketAddr, before: Option<Verdict>, now: Verdict, answer: &Result<()>) {
+fn tell(server: SocketAddr, before: Option<Verdict>, now: Verdict, answer: &Result<Answer>) {
     match (before, now, answer) {
         (Some(Verdict::Ready), Verdict::Failing(_), Err(error)) => {
             warn!("the API server {server} is not ready: {}", error.one_line());
         }
-        (Some(Verdict::Failing(_)), Verdict::Ready, _) => {
+        (Some(Verdict::Failing(_) | Verdict::Starting(_)), Verdict::Ready, _) => {
             info!("the API server {server} is ready");
         }
         _ => {}
@@ -209,11 +231,11 @@ impl ReadyzProbe {
 
 #[async_trait]
 impl Probe for ReadyzProbe {
-    async fn probe(&self, server: SocketAddr) -> Result<()> {
+    async fn probe(&self, server: SocketAddr) -> Result<Answer> {
         let Some(client) = self.client().await? else {
             return TcpStream::connect(server)
                 .await
-                .map(drop)
+                .map(|_| Answer::Ready)
                 .attempting(|| format!("cannot connect to {server}"));
         };
         let url = format!("https://{server}/readyz");
@@ -222,10 +244,13 @@ impl Probe for ReadyzProbe {
             .send()
             .await
             .attempting(|| format!("GET {url}"))?;
-        // Where anonymous requests are forbidden, a server that says so does its work.
         if answer.status().is_server_error() {
             return Err(Error::failed(format!("GET {url}: {}", answer.status())));
         }
-        Ok(())
+        Ok(match answer.status() {
+            StatusCode::FORBIDDEN => Answer::Forbidden,
+            // Also 401: one that knows no anonymous requests does its work.
+            _ => Answer::Ready,
+        })
     }
 }

@@ -22,7 +22,7 @@ use tracing::{debug, warn};
 
 use crate::error::{Context, Result};
 
-pub use health::{Health, Probe, ReadyzProbe};
+pub use health::{Answer, Health, Probe, ReadyzProbe};
 
 /// The balancer's address, as kubeadm's controlPlaneEndpoint names it.
 pub const ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7443);

@@ -6,26 +6,34 @@ use async_trait::async_trait;
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{health::Probe, *};
+use super::{
+    health::{Answer, Probe},
+    *,
+};
 use crate::error::Error;
 
-/// Says of these servers that they are ready, and of no other.
+/// What these servers answer; no other does.
 #[derive(Default)]
-struct Scripted(Mutex<Vec<SocketAddr>>);
+struct Scripted(Mutex<Vec<(SocketAddr, Answer)>>);
 
 impl Scripted {
     fn ready(&self, servers: &[SocketAddr]) {
-        *self.0.lock().unwrap() = servers.to_vec();
+        self.answer(servers, Answer::Ready);
+    }
+
+    fn answer(&self, servers: &[SocketAddr], answer: Answer) {
+        *self.0.lock().unwrap() = servers.iter().map(|server| (*server, answer)).collect();
     }
 }
 
 #[async_trait]
 impl Probe for Scripted {
-    async fn probe(&self, server: SocketAddr) -> Result<()> {
-        if self.0.lock().unwrap().contains(&server) {
-            return Ok(());
-        }
-        Err(Error::failed("not ready"))
+    async fn probe(&self, server: SocketAddr) -> Result<Answer> {
+        let answers = self.0.lock().unwrap();
+        let answer = answers.iter().find(|(of, _)| *of == server);
+        answer
+            .map(|(_, answer)| *answer)
+            .ok_or_else(|| Error::failed("not ready"))
     }
 }
 
@@ -179,6 +187,39 @@ async fn api_server(status: &'static str) -> (SocketAddr, String) {
     (address, cert.pem())
 }
 
+/// An API server that starts forbids everything until it has read its rules.
+#[tokio::test]
+async fn a_server_that_forbids_the_probe_is_ready_once_it_has_done_so_for_long() {
+    let [old, new]: [SocketAddr; 2] =
+        ["10.42.0.10:6443", "10.42.0.11:6443"].map(|a| a.parse().unwrap());
+    let (health, probe) = (Health::default(), Scripted::default());
+    // Started again: closed, then forbidding, then busy with its start, then ready.
+    health.look(&[new, old], &probe).await;
+    for answers in [
+        vec![(new, Answer::Forbidden), (old, Answer::Ready)],
+        vec![(old, Answer::Ready)],
+    ] {
+        *probe.0.lock().unwrap() = answers;
+        health.look(&[new, old], &probe).await;
+        assert_eq!(health.order(&[new, old]), [old, new]);
+    }
+    probe.ready(&[new, old]);
+    health.look(&[new, old], &probe).await;
+    assert_eq!(health.order(&[new, old]), [new, old]);
+    // A person forbids anonymous requests while it serves, or has done so for ever.
+    probe.answer(&[new], Answer::Forbidden);
+    health.look(&[new, old], &probe).await;
+    assert_eq!(health.order(&[old, new]), [new, old]);
+    let health = Health::default();
+    let mut looks = 0;
+    while health.order(&[old, new]) != [new, old] {
+        assert!(!health.all_dead());
+        health.look(&[new], &probe).await;
+        looks += 1;
+    }
+    assert_eq!(looks, 5);
+}
+
 #[tokio::test]
 async fn readyz_is_asked_with_the_clusters_ca_only() {
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -187,18 +228,20 @@ async fn readyz_is_asked_with_the_clusters_ca_only() {
     let probe = ReadyzProbe::new(&file);
     let (ready, ca) = api_server("200 OK").await;
     let (failing, failing_ca) = api_server("500 Internal Server Error").await;
-    let (forbidden, forbidden_ca) = api_server("401 Unauthorized").await;
+    let (stranger, stranger_ca) = api_server("401 Unauthorized").await;
+    let (forbidding, forbidding_ca) = api_server("403 Forbidden").await;
     // Without the CA nothing can be asked, but a port that is closed is closed.
     probe.probe(failing).await.unwrap();
     let closed = "127.0.0.1:1".parse().unwrap();
     probe.probe(closed).await.unwrap_err();
     std::fs::write(&file, &ca).unwrap();
     probe.probe(ready).await.unwrap();
-    let stranger = probe.probe(forbidden).await.unwrap_err();
-    assert!(stranger.one_line().contains("certificate"), "{stranger}");
+    let error = probe.probe(stranger).await.unwrap_err();
+    assert!(error.one_line().contains("certificate"), "{error}");
     // The CA is read anew when it has changed.
-    std::fs::write(&file, format!("{failing_ca}{forbidden_ca}")).unwrap();
+    std::fs::write(&file, format!("{failing_ca}{stranger_ca}{forbidding_ca}")).unwrap();
     let error = probe.probe(failing).await.unwrap_err();
     assert!(error.one_line().contains("500"), "{error}");
-    probe.probe(forbidden).await.unwrap();
+    assert_eq!(probe.probe(stranger).await.unwrap(), Answer::Ready);
+    assert_eq!(probe.probe(forbidding).await.unwrap(), Answer::Forbidden);
 }
