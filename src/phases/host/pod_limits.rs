@@ -21,10 +21,12 @@ use crate::{
     config::Settings,
     error::Result,
     phases::{Notes, State, Step},
-    ports::{Command, Host, World},
+    ports::{Command, World},
 };
 
 const UNIT: &str = "k8s-bootstrap-pod-limits.service";
+
+const UNIT_FILE: &str = "/etc/systemd/system/k8s-bootstrap-pod-limits.service";
 
 /// The rules as `nft` reads them.
 const RULES: &str = "/etc/k8s-bootstrap/pod-limits.nft";
@@ -53,7 +55,7 @@ impl PodLimits {
         let unit = include_str!("../../../systemd/k8s-bootstrap-pod-limits.service");
         let files = [
             (PathBuf::from(RULES), table(&rules)),
-            (Path::new("/etc/systemd/system").join(UNIT), unit.to_owned()),
+            (PathBuf::from(UNIT_FILE), unit.to_owned()),
         ];
         Self {
             files: (!rules.is_empty()).then_some(files),
@@ -108,19 +110,15 @@ async fn loaded(world: &World, rules: &str) -> Result<Option<String>> {
     Ok((shown.status == 0).then(|| hex::encode(digest.finalize())))
 }
 
-async fn unit_is_there(host: &dyn Host) -> Result<bool> {
-    host.exists(&Path::new("/etc/systemd/system").join(UNIT))
-        .await
-}
-
 #[async_trait]
 impl Step for PodLimits {
     async fn check(&self, world: &World) -> Result<State> {
         let host = world.host.as_ref();
         let Some(wanted) = &self.files else {
-            let differs = || State::Differs(format!("{UNIT} is there"));
-            let there = unit_is_there(host).await?;
-            return Ok(if there { differs() } else { State::AsWanted });
+            if host.exists(Path::new(UNIT_FILE)).await? {
+                return Ok(State::Differs(format!("{UNIT} is there")));
+            }
+            return Ok(State::AsWanted);
         };
         let state = files::check(host, wanted).await?;
         if state != State::AsWanted {
@@ -143,10 +141,10 @@ impl Step for PodLimits {
         let (host, commands) = (world.host.as_ref(), world.commands.as_ref());
         let Some(wanted) = &self.files else {
             units::systemctl(commands, &["disable", "--now", UNIT]).await?;
-            host.remove(Path::new(RULES)).await?;
-            host.remove(Path::new(LOADED)).await?;
-            let unit = Path::new("/etc/systemd/system").join(UNIT);
-            host.remove(&unit).await?;
+            // The unit's file last: it is what the check looks for.
+            for file in [RULES, LOADED, UNIT_FILE] {
+                host.remove(Path::new(file)).await?;
+            }
             return units::systemctl(commands, &["daemon-reload"])
                 .await
                 .map(drop);
