@@ -93,7 +93,7 @@ async fn apply(fake: &FakeWorld, which: Which) -> Result<()> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_due_is_renewed_and_its_readers_are_started_again_one_after_the_other() {
+async fn what_is_due_is_renewed_and_its_readers_are_started_again() {
     let fake = world(OLD);
     let due = step(Which::Due);
     assert_eq!(
@@ -187,6 +187,34 @@ async fn the_next_part_waits_until_the_last_one_is_ready() {
         "{error}"
     );
     assert_eq!(annotated(&fake.files), ["kube-apiserver"]);
+}
+
+/// Both need the API server and neither the other.
+#[tokio::test(start_paused = true)]
+async fn once_the_api_server_is_back_the_other_parts_are_started_together() {
+    let fake = world(OLD);
+    let world = fake.ports();
+    let notes = Notes::unread();
+    let step = step(Which::Due);
+    let mut work = Box::pin(step.apply(&world, &notes));
+    // A kubelet that starts the API server and then nothing more.
+    let started = async {
+        while annotated(&fake.files).is_empty() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(annotated(&fake.files), ["kube-apiserver"]);
+        follow(&fake);
+        std::future::pending::<()>().await;
+    };
+    let error = tokio::select! {
+        outcome = &mut work => outcome.unwrap_err(),
+        () = started => unreachable!("it waits for ever"),
+    };
+    assert!(
+        error.one_line().contains("kube-controller-manager with"),
+        "{error}"
+    );
+    assert_eq!(annotated(&fake.files).len(), 3);
 }
 
 /// Kills the agent at each call of kubeadm, in each of the states in which kubeadm may leave its
