@@ -34,10 +34,13 @@ const BUSYBOX_PROGRAM: &str = "/usr/bin/busybox";
 pub const COMPONENT: &str = "registry";
 
 /// Bumped when what is built from the same inputs changes.
-const RECIPE: &str = "3";
+const RECIPE: &str = "4";
 
 /// Names under which iptables is called, for IPv4 and IPv6 and either backend.
 const IPTABLES: &[(&str, &str)] = &[("", "nft"), ("-nft", "nft"), ("-legacy", "legacy")];
+/// What a program needs to name protocols, as Debian's netbase has it.
+const PROTOCOLS: &str =
+    "icmp 1 ICMP\ntcp 6 TCP\nudp 17 UDP\nipv6-icmp 58 IPv6-ICMP\nsctp 132 SCTP\n";
 /// What calico/node's entry point and a person looking into it call.
 const SHELL: &[&str] = &[
     "cat", "env", "grep", "hostname", "kill", "ls", "mount", "ps", "sed", "sh", "sleep", "sysctl",
@@ -200,9 +203,13 @@ impl Maker<'_> {
 
     fn kube_proxy(&self, image: Image) -> Result<Image> {
         let tools = ["/usr/sbin/nft", "/usr/sbin/conntrack"];
+        // Without these names nft lists numbers, and kube-proxy, started again, takes its own
+        // services for leftovers and removes them.
+        let protocols = Node::Text(PROTOCOLS.into(), 0o644);
         Ok(self
             .kubernetes(image, "kube-proxy")?
-            .with_all(self.iptables(&tools)?))
+            .with_all(self.iptables(&tools)?)
+            .with("etc/protocols", protocols))
     }
 
     fn etcd(&self, mut image: Image) -> Result<Image> {
