@@ -1,6 +1,7 @@
 //! The loss of every control plane, and the way back.
 
 use libtest_mimic::Failed;
+use serde_json::Value;
 
 use crate::stage::{Stage, ensure, json, list, text, until};
 
@@ -65,6 +66,37 @@ fn can_be_restored(stage: &Stage, machine: &str, backup: &str) -> Result<(), Fai
     ensure(!left.contains("verify"), left)
 }
 
+/// Kills a restore where neither the old nor the new data are in place: it waits for etcd's port,
+/// on which something else listens since the new data were made.
+const KILLED: &str = "
+    k8s-bootstrap etcd restore --yes --from BACKUP & restore=$!
+    until [ -e /var/lib/etcd/restored/member ]; do kill -0 $restore || exit 1; sleep 0.05; done
+    kill -STOP $restore
+    python3 -m http.server 2379 > /dev/null 2>&1 & other=$!
+    until ss -Hltn sport = :2379 | grep -q LISTEN; do sleep 0.05; done
+    kill -CONT $restore
+    until grep -q '\"restoring\": {' /var/lib/k8s-bootstrap/journal.json; do kill -0 $restore || exit 1; sleep 0.05; done
+    kill -KILL $restore
+    kill $other
+    systemctl restart --no-block k8s-bootstrap";
+
+/// Until it is run again, the agent says that it must be.
+fn a_killed_restore_is_remembered(
+    stage: &Stage,
+    machine: &str,
+    backup: &str,
+) -> Result<(), Failed> {
+    stage.shell(machine, &KILLED.replace("BACKUP", backup))?;
+    until(60, "the agent's refusal", || {
+        let journal = stage.journal(machine)?;
+        let said = |entry: &Value| {
+            let line = entry["MESSAGE"].as_str().unwrap_or_default();
+            line.contains("a restore that was begun at")
+        };
+        ensure(journal.iter().any(said), "it does not refuse to go on")
+    })
+}
+
 pub fn the_cluster_comes_back_from_a_backup(stage: &Stage) -> Result<(), Failed> {
     let all = stage.control_planes()?;
     let [one, others @ ..] = &all[..] else {
@@ -107,6 +139,7 @@ pub fn the_cluster_comes_back_from_a_backup(stage: &Stage) -> Result<(), Failed>
     let new = stage.launch_as("control-plane", &[])?;
     // It would refuse to go on after some minutes of agreement; nobody need wait for that.
     until(120, "the new control plane's agent", || stage.agent(&new))?;
+    a_killed_restore_is_remembered(stage, &new, from)?;
     stage.exec(&new, &restore)?;
     until(300, "the restored control plane", || {
         let status = stage.agent(&new)?;
