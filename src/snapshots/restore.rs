@@ -9,20 +9,26 @@ use std::{path::Path, time::Duration};
 
 use jiff::Timestamp;
 
+use serde::Serialize;
+
 use super::{
-    Fetched, Manifest, Purpose,
+    Fetched, Manifest, Name, Purpose,
     etcdutl::{self, Etcdutl, run},
+    fetch::{describe, fetch, newest_of},
     pki,
 };
 use crate::{
     config::Settings,
     error::{Error, Result},
     identity::Identity,
-    journal::{Course, Membership, Restoring},
-    observe::{Initialized, Observation},
-    phases::{Notes, kubeadm::paths},
-    ports::{InstanceState, Place, Role, World},
-    runner::Runner,
+    journal::{Course, Journal, Membership, Restoring},
+    observe::{
+        self, Initialized, Observation, Settled,
+        record::{self, Recorded},
+    },
+    phases::{Notes, Step, kubeadm::paths},
+    ports::{Etcd, InstanceState, Place, Role, World},
+    runner::{Phase, Runner},
     wait::{self, Patience, Probe},
 };
 
@@ -43,8 +49,108 @@ const STOPPED: [&str; 4] = [
 /// etcd's port for its clients.
 const CLIENTS: u16 = 2379;
 
+/// What a person asks for.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Where the backup is.
+    pub place: Place,
+    /// Which one it is; the cluster's latest where nobody says.
+    pub name: Option<Name>,
+    /// Neither living control planes nor an etcd with a leader are an objection.
+    pub force: bool,
+    /// The store's record is written again from the backup if it is lost.
+    pub rebuild_record: bool,
+}
+
+/// A restore that nothing speaks against, with its backup on this machine. Nothing has changed.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The backup.
+    pub fetched: Fetched,
+    place: Place,
+    cluster: Initialized,
+    /// What the store lost of its record.
+    lost: Option<Recorded>,
+}
+
+/// Judges whether this instance may bring the cluster back, and fetches the backup.
+pub async fn prepare(world: &World, me: &Identity, request: Request) -> Result<Prepared> {
+    let journal = Journal::open(world.host.as_ref(), &me.instance_id).await?;
+    let seen = observe::observe(world, me, journal.memory()).await?;
+    let leading = leads(world.etcd.as_ref()).await;
+    let lost = if request.rebuild_record && seen.record.cluster().is_none() {
+        let name = request.name.as_ref().ok_or_else(|| {
+            Error::usage("which cluster's record was lost is not known")
+                .hint("name the backup: --from URL-OF-ITS.json")
+        })?;
+        let manifest = describe(world, &request.place, name, Purpose::Restore).await?;
+        may_rebuild(me, &seen, &manifest)?;
+        Some(manifest.recorded())
+    } else {
+        None
+    };
+    let cluster = match &lost {
+        Some(lost) => lost.initialized.clone(),
+        None => recorded(&seen)?.clone(),
+    };
+    may_restore(me, &seen, &cluster, leading, request.force)?;
+    let name = match request.name {
+        Some(name) => name,
+        None => newest_of(world, &request.place, &cluster.cluster_uid).await?,
+    };
+    let fetched = fetch(
+        world,
+        &request.place,
+        name,
+        Some(&cluster),
+        Purpose::Restore,
+    )
+    .await?;
+    Ok(Prepared {
+        fetched,
+        place: request.place,
+        cluster,
+        lost,
+    })
+}
+
+/// A machine whose etcd does not answer has none that leads.
+async fn leads(etcd: &dyn Etcd) -> bool {
+    etcd.leader().await.is_ok_and(|leader| leader.is_some())
+}
+
+/// Carries it out, beside no agent: both keep the same journal. `host` are the phases that
+/// prepare the machine; each part is told before it begins.
+pub async fn carry_out<A: Step + Serialize>(
+    world: &World,
+    settings: &Settings,
+    me: &Identity,
+    host: &[Phase<A>],
+    prepared: &Prepared,
+    tell: impl Fn(&str),
+) -> Result<()> {
+    if let Some(lost) = &prepared.lost {
+        tell("writing the store's record again");
+        record::rebuild(world.store.as_ref(), lost).await?;
+    }
+    // From now on nobody takes over from its founder: what is put back stays.
+    let settled = Settled {
+        cluster_uid: prepared.cluster.cluster_uid.clone(),
+        instance: me.instance_id.clone(),
+        time: world.clock.now(),
+    };
+    record::settle(world.store.as_ref(), &settled).await?;
+    tell("preparing the host");
+    let journal = Journal::open(world.host.as_ref(), &me.instance_id).await?;
+    let runner = Runner::new(world.clone(), journal);
+    runner.run(host).await?;
+    let Prepared { fetched, place, .. } = prepared;
+    tell(&format!("restoring {}", fetched.name));
+    bring_back(world, settings, me, &runner, place, fetched).await
+}
+
 /// The cluster that the store records.
-pub fn recorded(seen: &Observation) -> Result<&Initialized> {
+fn recorded(seen: &Observation) -> Result<&Initialized> {
     seen.record.cluster().ok_or_else(|| {
         Error::refused("the store records no cluster, so there is none to bring back").hint(
             "if its record was lost, name the backup and add --rebuild-record: --from URL-OF-ITS.json; \
@@ -56,7 +162,7 @@ pub fn recorded(seen: &Observation) -> Result<&Initialized> {
 /// Whether the store's record may be written again from this backup, as a pure function of what
 /// is seen. Living control planes are an objection that no force overcomes: they may be about
 /// to write the record themselves.
-pub fn may_rebuild(me: &Identity, seen: &Observation, manifest: &Manifest) -> Result<()> {
+fn may_rebuild(me: &Identity, seen: &Observation, manifest: &Manifest) -> Result<()> {
     if manifest.cluster != me.cluster {
         return Err(Error::refused(format!(
             "the backup is of the cluster {}, this instance is tagged for {}",
@@ -95,7 +201,7 @@ fn others_alive<'a>(me: &Identity, seen: &'a Observation) -> Vec<&'a str> {
 ///
 /// `leading` says that etcd on this very machine has a leader. With `force` living control
 /// planes are no objection: whoever says so has made sure that they stay away.
-pub fn may_restore(
+fn may_restore(
     me: &Identity,
     seen: &Observation,
     cluster: &Initialized,
@@ -133,7 +239,7 @@ pub fn may_restore(
 
 /// Brings the cluster back on this machine, whose host is prepared: the next start of the agent
 /// founds it again. Interrupted anywhere it can be done again.
-pub async fn bring_back(
+async fn bring_back(
     world: &World,
     settings: &Settings,
     me: &Identity,
