@@ -40,7 +40,7 @@ pub const TURN: Lease = Lease {
 pub const DEADLINE: u64 = 540;
 
 /// A note for each certificate whose renewal was begun.
-const NOTES: &str = "/etc/kubernetes/k8s-bootstrap/renewal";
+pub const NOTES: &str = "/etc/kubernetes/k8s-bootstrap/renewal";
 
 /// kubeadm writes key and certificate one after the other, within this.
 const WRITTEN: Duration = Duration::from_secs(2);
@@ -84,11 +84,14 @@ impl Renewal {
     }
 
     /// What is to be renewed now.
-    async fn todo(&self, world: &World) -> Result<Vec<(&'static Source, Why)>> {
+    async fn todo(
+        &self,
+        world: &World,
+        inventory: &Inventory,
+    ) -> Result<Vec<(&'static Source, Why)>> {
         let host = world.host.as_ref();
-        let inventory = Inventory::read(host).await?;
         let lifetime = Duration::from_secs(self.lifetime);
-        let due = due(&inventory, lifetime, world.clock.now())?;
+        let due = due(inventory, lifetime, world.clock.now())?;
         let mut todo = Vec::new();
         for source in SOURCES {
             let mut why = due
@@ -113,11 +116,12 @@ impl Renewal {
     }
 
     async fn renew(&self, world: &World) -> Result<()> {
-        let mut todo = self.todo(world).await?;
+        let read = || Inventory::read(world.host.as_ref());
+        let mut todo = self.todo(world, &read().await?).await?;
         if todo.iter().any(|(_, why)| *why == Why::Broken) {
             // What seems incomplete may be half written: by a person, say.
             world.clock.sleep(WRITTEN).await;
-            todo = self.todo(world).await?;
+            todo = self.todo(world, &read().await?).await?;
         }
         for (source, why) in todo {
             note(world.host.as_ref(), source).await?;
@@ -146,9 +150,10 @@ impl Renewal {
     async fn restart(&self, world: &World, notes: &Notes) -> Result<()> {
         let host = world.host.as_ref();
         for round in ROUNDS {
+            let inventory = Inventory::read(host).await?;
             let mut stale = Vec::new();
             for part in round {
-                if is_stale(host, *part).await? {
+                if is_stale(host, &inventory, *part).await? {
                     stale.push(*part);
                 }
             }
@@ -226,7 +231,7 @@ impl Renewal {
                 .is_some_and(|c| c.serial != before);
             let part = PARTS.iter().find(|part| part.reads == source.name);
             let stale = match part {
-                Some(part) => is_stale(host, *part).await?,
+                Some(part) => is_stale(host, &inventory, *part).await?,
                 None => false,
             };
             if renewed && !stale {
@@ -240,7 +245,9 @@ impl Renewal {
 #[async_trait]
 impl Step for Renewal {
     async fn check(&self, world: &World) -> Result<State> {
-        let todo = self.todo(world).await?;
+        let host = world.host.as_ref();
+        let inventory = Inventory::read(host).await?;
+        let todo = self.todo(world, &inventory).await?;
         if let Some((source, why)) = todo.first() {
             let more = match todo.len() - 1 {
                 0 => String::new(),
@@ -251,9 +258,8 @@ impl Step for Renewal {
         if self.which == Which::Useless {
             return Ok(State::AsWanted);
         }
-        let host = world.host.as_ref();
         for part in PARTS {
-            if is_stale(host, part).await? {
+            if is_stale(host, &inventory, part).await? {
                 let (part, reads) = (part.name, part.reads);
                 return Ok(State::Differs(format!(
                     "{part} runs with an earlier {reads}"
@@ -294,12 +300,11 @@ fn made_by(source: &Source) -> Vec<&'static str> {
     }
 }
 
-async fn is_stale(host: &dyn Host, part: Part) -> Result<bool> {
+async fn is_stale(host: &dyn Host, inventory: &Inventory, part: Part) -> Result<bool> {
     let before = match Source::of(part.reads) {
         Some(source) => noted(host, source).await?,
         None => None,
     };
-    let inventory = Inventory::read(host).await?;
     let now = inventory.get(part.reads).map(|c| &c.serial);
     let renewed = before.is_some() && now.is_some() && before.as_ref() != now;
     part.is_stale(host, renewed).await
