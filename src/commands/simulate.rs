@@ -85,7 +85,7 @@ fn text(summary: &Summary) -> String {
     format!(
         "{seeds} seeds from {first_seed}, {} control planes and {} workers each: every law holds\n\
          {} instances, {} claims ({} takeovers), {} crashes, {} terminations, {} stops\n\
-         {} nodes started over, {} agents refused, {} clusters lost their majority\n\
+         {} nodes started over, {} agents refused, {} clusters lost their majority, {} were restored\n\
          {} dead members taken out, {} lost keys written again, a person helped {} times\n\
          {hours:.1} h of virtual time in {:.1} s, {:.2} ms a seed\n",
         size.control_planes,
@@ -99,6 +99,7 @@ fn text(summary: &Summary) -> String {
         counts.started_over,
         counts.refusals,
         counts.lost,
+        counts.restored,
         counts.healed,
         counts.rewritten,
         counts.helped,

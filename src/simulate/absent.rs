@@ -1,6 +1,6 @@
 //! What a simulated instance does not have: it says so to whoever asks.
 
-use std::{collections::BTreeMap, path::Path};
+use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
@@ -10,33 +10,14 @@ use super::place::Place;
 use crate::{
     error::{Error, Result},
     ports::{
-        self, Archive, Caller, CertificateRequests, Dns, Download, Downloads, Hook, InstanceFacts,
-        Metadata, Notices, Proof, RecordSet, Scaling, Sts,
+        Caller, CertificateRequests, Dns, Download, Downloads, Hook, InstanceFacts, Metadata,
+        Notices, Proof, RecordSet, Scaling, Sts,
     },
 };
 
 /// What a part of the world says that the simulation does not have.
 pub fn absent<T>(what: &str) -> Result<T> {
     Err(Error::refused(format!("a simulation has no {what}")))
-}
-
-#[async_trait]
-impl Archive for Place {
-    async fn put(&self, _: &ports::Place, _: &str, _: &Path) -> Result<()> {
-        absent("backups")
-    }
-
-    async fn get(&self, _: &ports::Place, _: &str, _: &Path) -> Result<()> {
-        absent("backups")
-    }
-
-    async fn list(&self, _: &ports::Place, _: &str) -> Result<Vec<String>> {
-        absent("backups")
-    }
-
-    async fn delete(&self, _: &ports::Place, _: &str) -> Result<()> {
-        absent("backups")
-    }
 }
 
 #[async_trait]

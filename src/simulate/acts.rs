@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::joining;
 use crate::{
+    certificates::renewal::{Renewal, Which},
     config::Settings,
     error::{Error, Result},
     identity::Identity,
@@ -21,7 +22,7 @@ use crate::{
         kubeadm::{Join, paths},
         record::{RecordCluster, SettleCluster},
     },
-    ports::World,
+    ports::{Role, World},
     runner::Phase,
 };
 
@@ -53,6 +54,8 @@ pub enum Action {
     Settle(SettleCluster),
     /// The real thing.
     Join(Join),
+    /// The real thing.
+    Renew(Renewal),
     /// Takes all that away.
     Remove,
 }
@@ -141,9 +144,12 @@ impl Action {
         match self {
             Self::Prepare(work) => Some(("host", work)),
             Self::Found(work) => Some(("found", work)),
-            Self::Preflight | Self::Record(_) | Self::Settle(_) | Self::Join(_) | Self::Remove => {
-                None
-            }
+            Self::Preflight
+            | Self::Record(_)
+            | Self::Settle(_)
+            | Self::Join(_)
+            | Self::Renew(_)
+            | Self::Remove => None,
         }
     }
 
@@ -190,15 +196,18 @@ impl Work {
         let time = Duration::from_secs(self.seconds).mul_f64(0.5 + world.clock.jitter());
         world.clock.sleep(time).await;
         let made = match (kind, self.part) {
-            ("found", "certificates") => Some((paths::CA, joining::ca(&self.uid))),
-            ("found", "etcd") => Some((paths::ETCD_MEMBER, self.uid.clone())),
-            _ => None,
+            ("found", "certificates") => vec![(paths::CA, joining::ca(&self.uid))],
+            ("found", "etcd") => vec![
+                (joining::MANIFEST, String::new()),
+                (paths::ETCD_MEMBER, self.uid.clone()),
+            ],
+            _ => Vec::new(),
         };
-        if let Some((path, content)) = made
-            && !world.host.exists(Path::new(path)).await?
-        {
-            let content = content.as_bytes();
-            world.host.write(Path::new(path), content, 0o600).await?;
+        for (path, content) in made {
+            if !world.host.exists(Path::new(path)).await? {
+                let content = content.as_bytes();
+                world.host.write(Path::new(path), content, 0o600).await?;
+            }
         }
         world.host.write(&self.file(kind, "done"), uid, 0o600).await
     }
@@ -211,6 +220,7 @@ impl Step for Action {
             Self::Record(record) => record.check(world).await,
             Self::Settle(settle) => settle.check(world).await,
             Self::Join(join) => join.check(world).await,
+            Self::Renew(renewal) => renewal.check(world).await,
             _ if self.holds(world).await? => Ok(State::AsWanted),
             _ => Ok(State::Differs("it is not there yet".to_owned())),
         }
@@ -224,6 +234,7 @@ impl Step for Action {
             Self::Record(record) => record.apply(world, notes).await,
             Self::Settle(settle) => settle.apply(world, notes).await,
             Self::Join(join) => join.apply(world, notes).await,
+            Self::Renew(renewal) => renewal.apply(world, notes).await,
             _ => {
                 world.clock.sleep(REMOVAL).await;
                 for path in left_behind() {
@@ -243,6 +254,15 @@ fn phase(name: &str, after: &[&str], deadline_seconds: u64, step: Action) -> Pha
         deadline_seconds,
         step,
     }
+}
+
+/// What nobody accepts any more, renewed before anything needs it.
+const RENEWAL: &str = "renewal";
+
+/// The phase of that name.
+pub fn renewal(settings: &Settings, me: &Identity, after: &[&str]) -> Phase<Action> {
+    let step = Renewal::new(Which::Useless, settings, me);
+    phase(RENEWAL, after, ACT, Action::Renew(step))
 }
 
 // Within each plan one phase follows the other: which of two waiters a channel wakes first is
@@ -275,7 +295,7 @@ pub fn cluster(settings: &Settings, me: &Identity, memory: &Memory) -> Result<Ve
     Ok(match membership.course {
         Course::Found => {
             let mut plan = vec![
-                phase("certificates", &["kernel"], ACT, Action::Found(work("certificates", 1))),
+                phase("certificates", &["kernel", RENEWAL], ACT, Action::Found(work("certificates", 1))),
                 phase("etcd", &["certificates", "images"], ACT, Action::Found(work("etcd", 5))),
                 phase("api", &["etcd"], ACT, Action::Found(work("api", 5))),
                 phase("record-cluster", &["api"], ACT, Action::Record(RecordCluster { cluster_uid: uid.clone(), founder: me.instance_id.clone() })),
@@ -285,8 +305,13 @@ pub fn cluster(settings: &Settings, me: &Identity, memory: &Memory) -> Result<Ve
             if memory.settled.is_some() {
                 plan.truncate(3);
             }
+            plan.insert(0, renewal(settings, me, &[]));
             plan
         }
+        Course::Join if me.role == Role::ControlPlane => vec![
+            renewal(settings, me, &[]),
+            phase("join", &["images", RENEWAL], settings.deadlines.peers + settings.deadlines.join, Action::Join(Join::new(settings, me, uid)?)),
+        ],
         Course::Join => vec![
             phase("join", &["images"], settings.deadlines.peers + settings.deadlines.join, Action::Join(Join::new(settings, me, uid)?)),
         ],

@@ -2,6 +2,7 @@
 
 use std::{
     convert::Infallible,
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -11,6 +12,7 @@ use tokio::sync::watch;
 use super::{Code, acts, host::facts, place::Place};
 use crate::{
     boot::Agent,
+    certificates::upkeep,
     config::Settings,
     decide::Decision,
     error::{Error, Result},
@@ -18,11 +20,17 @@ use crate::{
     leader::{departed, healing::Healing},
     phases::{
         Notes, State, Step,
+        kubeadm::paths,
         leaving::{LeaveEtcd, Left},
     },
-    ports::{Role, World},
+    ports::{self, Role, World},
     report::Reporter,
     runner::{Runner, Summary},
+    snapshots::{
+        Subject,
+        restore::{Request, carry_out, prepare},
+        take,
+    },
 };
 
 /// How often a control plane looks at the others: three times less often than a real one, since
@@ -37,6 +45,7 @@ pub async fn live(place: Place, code: Code, settings: Arc<Settings>) -> Result<S
     let me = place.me();
     let world = (code.ports)(place.world());
     let journal = Journal::open(world.host.as_ref(), &me.instance_id).await?;
+    journal.refuse_while_restoring()?;
     let listener = place.clone();
     let said = Mutex::new(None::<Decision>);
     let agent = Agent {
@@ -71,6 +80,7 @@ pub async fn live(place: Place, code: Code, settings: Arc<Settings>) -> Result<S
         biased;
         why = given_up => why,
         never = duties(&agent, &place, code) => match never {},
+        never = renewals(&agent, &place, code) => match never {},
     };
     Err(agent.start_over(&why, &removal).await)
 }
@@ -94,6 +104,25 @@ async fn duties(agent: &Agent, place: &Place, code: Code) -> Infallible {
     }
 }
 
+/// Renews this control plane's certificates, where it has some that end.
+async fn renewals(agent: &Agent, place: &Place, code: Code) -> Infallible {
+    if agent.me.role == Role::Worker {
+        return std::future::pending().await;
+    }
+    let world = (code.duties)(place.world());
+    let useless = [acts::renewal(&agent.settings, &agent.me, &[])];
+    loop {
+        place.sleep(CYCLE.mul_f64(0.5 + world.clock.jitter())).await;
+        place.survive().await;
+        let has_some = world.host.exists(Path::new(paths::API_SERVER)).await;
+        if has_some.unwrap_or_default() {
+            let _ = agent.runner.run(&useless).await;
+            let (settings, me) = (&agent.settings, &agent.me);
+            let _ = upkeep::renew(&world, &agent.runner, settings, me).await;
+        }
+    }
+}
+
 /// What an instance that is being terminated does before it ends.
 pub async fn leave(place: Place, code: Code) -> Result<Summary> {
     let me = place.me();
@@ -111,6 +140,46 @@ pub async fn leave(place: Place, code: Code) -> Result<Summary> {
         briefly(&place, &world, &etcd).await;
     }
     briefly(&place, &world, &left).await;
+    Ok(Summary::default())
+}
+
+/// Where the backups are kept.
+fn backups() -> ports::Place {
+    ports::Place::Folder("/backups".into())
+}
+
+/// A person takes a backup on a control plane.
+pub async fn take_backup(place: Place) -> Result<Summary> {
+    let me = place.me();
+    let uid = place.scene().cluster_of(place.index).to_owned();
+    let subject = Subject {
+        cluster: &me.cluster,
+        cluster_uid: &uid,
+        instance: &me.instance_id,
+        kubernetes: "simulated",
+    };
+    take(&place.world(), &backups(), 3, subject).await?;
+    Ok(Summary::default())
+}
+
+/// A person brings the cluster back from its latest backup, where other control planes are about
+/// that have no data with `force`.
+pub async fn restore(
+    place: Place,
+    code: Code,
+    settings: Arc<Settings>,
+    force: bool,
+) -> Result<Summary> {
+    let me = place.me();
+    let world = (code.ports)(place.world());
+    let request = Request {
+        place: backups(),
+        name: None,
+        force,
+        rebuild_record: false,
+    };
+    let prepared = prepare(&world, &me, request).await?;
+    carry_out(&world, &settings, &me, &acts::host(), &prepared, |_| ()).await?;
     Ok(Summary::default())
 }
 

@@ -30,6 +30,8 @@ impl Scene {
         let data = machine.data.as_ref();
         machine.api_server
             && machine.is_on()
+            && self.has_started(index, "kube-apiserver")
+            && self.is_trusted(index)
             && data.is_some_and(|data| data.uid == uid)
             && self.seat_of(index).is_some_and(|seat| !seat.member.learner)
             && self.has_majority(uid, index)
@@ -175,6 +177,9 @@ impl Cluster for Place {
     async fn get(&self, object: &ObjectRef) -> Result<Option<Value>> {
         let key = object.to_string();
         let get = |scene: &mut Scene, uid: &str| {
+            if object.kind == "Pod" {
+                return scene.pod(uid, object);
+            }
             let there = scene.objects.get(uid)?.get(&key)?;
             Some(scene.with_condition(uid, there))
         };

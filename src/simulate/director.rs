@@ -70,6 +70,12 @@ enum Event {
     Step,
     /// A person looks at who waits, and does what they ask for.
     Person,
+    /// A person takes a backup, and then everything but the workers is lost, or all but one.
+    Disaster,
+    /// A person brings a lost cluster back.
+    Restore,
+    /// No process crashes any more.
+    Steady,
 }
 
 /// What happens once all is well.
@@ -86,6 +92,12 @@ enum Epilogue {
     LaunchAstray,
     /// A control plane is terminated, and another one takes its place.
     Terminate,
+    /// The majority is lost, and a person brings the cluster back from a backup.
+    Restore,
+    /// Certificates come to their last third, and processes crash meanwhile.
+    Renew,
+    /// All instances are off for longer than the certificates live.
+    SwitchOff,
 }
 
 /// One simulation.
@@ -102,6 +114,14 @@ pub struct Director {
     calm: Option<Duration>,
     /// What happens once all is well.
     epilogue: Option<Epilogue>,
+    /// How long a stopped instance stays off, in the end.
+    off_for: Duration,
+    /// Whether certificates are to be renewed, in the end.
+    renews: bool,
+    /// The person who takes a backup.
+    backing_up: Option<TaskId>,
+    /// Whether a lost cluster has a backup that a person brings back.
+    has_backup: bool,
     /// The instance that fails its preflight checks, in the order of launches.
     pub(super) unfit: Option<usize>,
 }
@@ -129,6 +149,7 @@ impl Director {
             elsewhere: BTreeMap::new(),
             etcd: BTreeMap::new(),
             objects: BTreeMap::new(),
+            archive: BTreeMap::new(),
             versions: 0,
             cut: BTreeSet::new(),
             laws: Laws {
@@ -156,6 +177,10 @@ impl Director {
             settings,
             calm: None,
             epilogue,
+            off_for: Duration::ZERO,
+            renews: false,
+            backing_up: None,
+            has_backup: false,
             unfit: unfit.filter(|_| size.control_planes > 1),
         };
         director.open(size);
@@ -268,6 +293,12 @@ impl Director {
     }
 
     fn polled(&mut self, task: TaskId, polled: Polled<Result<Summary>>) {
+        if self.backing_up == Some(task)
+            && let Polled::Ended(outcome) = &polled
+        {
+            self.backing_up = None;
+            return self.backed_up(outcome.is_ok());
+        }
         let Some(index) = self.agents.get(&task).copied() else {
             return;
         };
@@ -289,6 +320,7 @@ impl Director {
         };
         self.agents.remove(&task);
         let leaves = matches!(scene.machines[index].process, Process::Leaves(_));
+        let restores = matches!(scene.machines[index].process, Process::Restores(_));
         let process = match &outcome {
             Ok(_) => Process::Off,
             Err(error) if error.kind() == Kind::Failed => Process::Off,
@@ -298,6 +330,21 @@ impl Director {
             Ok(_) => "has done what it could".to_owned(),
             Err(error) => format!("{:?}: {}", error.kind(), error.one_line()),
         });
+        if restores {
+            let done = outcome.is_ok();
+            if done {
+                scene.laws.restoring.remove(&index);
+            }
+            scene.machines[index].process = Process::Off;
+            drop(scene);
+            // A person who sees it fail tries again.
+            let next = if done {
+                Event::Start(index)
+            } else {
+                Event::Restore
+            };
+            return self.plan(RESTART, next);
+        }
         if let Process::Refused(why) = &process {
             let scene = &mut *scene;
             scene.counts.refusals += 1;
@@ -338,7 +385,8 @@ impl Director {
                 self.enter_if(index, InstanceState::Stopping, InstanceState::Stopped);
                 self.end_process(index);
                 if self.calm.is_some() {
-                    self.plan_within(60, Event::Revive(index));
+                    let late = lock(&self.scene).dice.up_to(Duration::from_mins(1));
+                    self.plan(self.off_for + late, Event::Revive(index));
                 } else {
                     let longest = lock(&self.scene).dice.one_of(&[300, 300, 2000], 300);
                     self.plan_within(longest, Event::Revive(index));
@@ -372,30 +420,47 @@ impl Director {
             Event::Allow => lock(&self.scene).faults.denied = None,
             Event::Step => self.step_clock(),
             Event::Person => self.person(),
+            Event::Disaster => self.disaster(),
+            Event::Restore => self.restore(),
+            Event::Steady => lock(&self.scene).faults.crash = 0.0,
         }
     }
 
     /// Whether all is calm and every living instance has come to its end.
     fn is_over(&mut self) -> bool {
         let person = |event: &Event| matches!(event, Event::Person);
-        if self.calm.is_none() || !self.events.values().all(person) {
+        let busy = self.backing_up.is_some() || !self.events.values().all(person);
+        if self.calm.is_none() || busy {
             return false;
         }
         let mut scene = lock(&self.scene);
         if scene.is_lost() {
-            return true;
+            let mut machines = scene.machines.iter();
+            let restores = machines.any(|m| matches!(m.process, Process::Restores(_)));
+            drop(scene);
+            if self.has_backup && !restores {
+                self.plan_within(60, Event::Restore);
+            }
+            return !self.has_backup;
         }
         let settled = scene.machines.iter().all(|machine| {
             machine.state().is_gone()
                 || match machine.process {
                     Process::Up(_) | Process::Refused(_) => true,
-                    Process::Off | Process::Runs(..) | Process::Leaves(_) => false,
+                    Process::Off
+                    | Process::Runs(..)
+                    | Process::Leaves(_)
+                    | Process::Restores(_) => false,
                 }
         });
-        let settled = settled && scene.is_whole();
+        let settled = settled && scene.is_whole() && (!self.renews || scene.is_renewed());
         if settled {
             let scene = &mut *scene;
             scene.laws.ended(&scene.machines);
+            if self.has_backup && !scene.has_written() {
+                let what = "what somebody wrote before the backup is not there";
+                scene.laws.broke(Law::NothingLost, what);
+            }
         }
         drop(scene);
         if settled && let Some(epilogue) = self.epilogue.take() {
@@ -406,6 +471,17 @@ impl Director {
         settled
     }
 
+    /// A person has tried to take a backup; then disaster strikes, and restoring is not easy.
+    fn backed_up(&mut self, is_there: bool) {
+        self.has_backup = is_there;
+        if !is_there {
+            let mut scene = lock(&self.scene);
+            scene.laws.broke(Law::Convergence, "no backup can be taken");
+        }
+        self.crash_for_a_while();
+        self.plan_within(60, Event::Disaster);
+    }
+
     fn stuck(&mut self) -> bool {
         let mut scene = lock(&self.scene);
         let machines = scene.machines.iter();
@@ -413,6 +489,9 @@ impl Director {
             .filter(|machine| !machine.state().is_gone() && !machine.process.is_up())
             .map(|machine| format!("{machine} {:?} {:?}", machine.state(), machine.process))
             .collect();
+        if stuck.is_empty() && self.renews && !scene.is_renewed() {
+            stuck.push("certificates are not renewed".to_owned());
+        }
         if stuck.is_empty() {
             stuck.push(format!("what the dead left is there: {:?}", scene.etcd));
         }
@@ -434,6 +513,9 @@ fn epilogue(dice: &mut Dice) -> Option<Epilogue> {
         Epilogue::Terminate,
         Epilogue::Terminate,
         Epilogue::Terminate,
+        Epilogue::Restore,
+        Epilogue::Renew,
+        Epilogue::SwitchOff,
     ];
     let which = dice.below(epilogues.len() * 2)?;
     epilogues.get(which).copied()

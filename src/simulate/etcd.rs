@@ -8,9 +8,17 @@ use std::{net::Ipv4Addr, path::Path};
 
 use async_trait::async_trait;
 
-use super::{absent::absent, laws::Law, place::Place, scene::Scene, services::API};
+use super::{
+    absent::absent,
+    joining,
+    laws::{Law, STOPPED},
+    place::Place,
+    scene::Scene,
+    services::API,
+};
 use crate::{
     error::{Error, Result},
+    identity::Identity,
     ports::{Etcd, Member, MemberStatus, RaisedAlarm, Snapshot},
 };
 
@@ -40,6 +48,19 @@ pub struct Quorum {
 }
 
 impl Quorum {
+    /// From now on one machine alone is a member; its id.
+    pub fn begins_with(&mut self, me: &Identity, owner: usize) -> u64 {
+        self.last += 1;
+        let member = Member {
+            id: self.last,
+            name: String::new(),
+            address: me.private_ip,
+            learner: false,
+        };
+        self.seats = vec![Seat { member, owner }];
+        self.last
+    }
+
     /// The members with a vote.
     pub fn voters(&self) -> impl Iterator<Item = &Seat> {
         self.seats.iter().filter(|seat| !seat.member.learner)
@@ -82,7 +103,14 @@ impl Scene {
 
     /// Whether the member's process runs.
     fn runs(&self, uid: &str, seat: &Seat) -> bool {
-        self.machines[seat.owner].is_on() && self.has_data(uid, seat)
+        self.runs_etcd(seat.owner) && self.has_data(uid, seat)
+    }
+
+    /// Whether a process of etcd runs on this machine, as a static pod.
+    pub fn runs_etcd(&self, index: usize) -> bool {
+        let machine = &self.machines[index];
+        let manifest = machine.disk.contains_key(Path::new(joining::MANIFEST));
+        machine.is_on() && manifest && machine.data.is_some()
     }
 
     /// Whether it runs where this machine can ask it.
@@ -192,14 +220,7 @@ impl Scene {
         let me = self.machines[by].me.clone();
         let quorum = self.etcd.entry(uid.to_owned()).or_default();
         if quorum.seats.is_empty() {
-            quorum.last += 1;
-            let member = Member {
-                id: quorum.last,
-                name: String::new(),
-                address: me.private_ip,
-                learner: false,
-            };
-            quorum.seats.push(Seat { member, owner: by });
+            quorum.begins_with(&me, by);
         }
         let mut seats = quorum.seats.iter_mut();
         let seat = seats.find(|seat| seat.member.address == me.private_ip);
@@ -292,7 +313,9 @@ impl Scene {
         });
         self.counts.healed += usize::from(seat.owner != by);
         let owner = &self.machines[seat.owner];
-        if seat.owner != by && !owner.state().is_gone() {
+        // One that was stopped before it had a vote blocks nobody for long.
+        let blocks = seat.member.learner && owner.is_stopped_for(STOPPED, self.timeline.now());
+        if seat.owner != by && !owner.state().is_gone() && !blocks {
             let what = format!("{} takes out {owner}, which lives", self.machines[by]);
             self.laws.broke(Law::LivingStay, what);
         }
@@ -334,7 +357,7 @@ impl Scene {
     /// What the member on this machine says of the others.
     fn members_by(&self, index: usize) -> Result<Vec<Member>> {
         let machine = &self.machines[index];
-        let data = machine.data.as_ref().filter(|_| machine.is_on());
+        let data = machine.data.as_ref().filter(|_| self.runs_etcd(index));
         let seats = data.filter(|_| self.seat_of(index).is_some());
         let seats = seats.and_then(|data| self.etcd.get(&data.uid));
         let Some(quorum) = seats else {
@@ -347,7 +370,8 @@ impl Scene {
             .collect())
     }
 
-    fn own_uid(&self, index: usize) -> Result<String> {
+    /// The cluster whose member answers on this machine.
+    pub fn own_uid(&self, index: usize) -> Result<String> {
         self.members_by(index)?;
         let data = self.machines[index].data.as_ref();
         Ok(data.map(|data| data.uid.clone()).unwrap_or_default())
@@ -432,7 +456,7 @@ impl Etcd for Place {
         absent("quota of etcd")
     }
 
-    async fn snapshot(&self, _: &Path) -> Result<Snapshot> {
-        absent("backups")
+    async fn snapshot(&self, file: &Path) -> Result<Snapshot> {
+        self.take_snapshot(file).await
     }
 }

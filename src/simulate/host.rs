@@ -11,7 +11,7 @@ use serde::Deserialize;
 use super::{
     absent::absent,
     acts::{self, Edge},
-    joining,
+    backups, joining,
     place::Place,
     scene::{Flaw, Moment, Scene},
 };
@@ -77,8 +77,17 @@ impl Scene {
                 Course::Join => Moment::Joined(*acts),
             };
             self.reached(by, moment);
+        } else if path.parent() == Some(Path::new(paths::MANIFESTS))
+            && path != Path::new(joining::MANIFEST)
+        {
+            self.starts_pod(by, path, before, content);
         } else if path == Path::new(joining::MANIFEST) {
-            self.machines[by].api_server = true;
+            // A founder's API server is made apart.
+            let joins = self.laws.joiners.contains_key(&by);
+            self.machines[by].api_server |= joins;
+        } else if path == Path::new(paths::CA) {
+            let uid = self.cluster_of(by).to_owned();
+            self.machines[by].disk.extend(backups::keys(&uid));
         } else if path == Path::new(paths::ETCD_MEMBER) {
             self.begins_data(by, &String::from_utf8_lossy(content));
         } else if path == Path::new(paths::KUBELET_CONF) {
@@ -96,6 +105,10 @@ impl Scene {
         } else if path == Path::new(paths::ETCD_MEMBER) {
             self.ends_data(by);
             self.machines[by].api_server = false;
+        } else if path == Path::new(paths::CA) {
+            for (path, _) in backups::keys("") {
+                self.machines[by].disk.remove(&path);
+            }
         } else if path == Path::new(paths::KUBELET_CONF) {
             self.machines[by].kubelet = false;
         }
@@ -131,6 +144,10 @@ impl Host for Place {
         self.risk_a_crash().await;
         {
             let mut scene = self.scene();
+            if path.parent() == Some(Path::new(paths::MANIFESTS)) {
+                let name = path.file_name().unwrap_or_default();
+                scene.ends_pod(self.index, &name.to_string_lossy());
+            }
             if scene.machines[self.index].disk.remove(path).is_some() {
                 scene.removed(self.index, path);
             }
@@ -164,8 +181,9 @@ impl Host for Place {
         })
     }
 
+    /// Only etcd's is asked for.
     async fn port_in_use(&self, _port: u16) -> Result<bool> {
-        absent("kernel")
+        Ok(self.scene().runs_etcd(self.index))
     }
 
     async fn swap_off(&self, _path: &Path) -> Result<()> {
@@ -176,8 +194,10 @@ impl Host for Place {
         absent("kernel")
     }
 
-    async fn sha256(&self, _path: &Path) -> Result<Option<String>> {
-        absent("digests")
+    async fn sha256(&self, path: &Path) -> Result<Option<String>> {
+        let scene = self.scene();
+        let content = scene.machines[self.index].disk.get(path);
+        Ok(content.map(|content| backups::digest(content)))
     }
 }
 

@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     absent::absent,
-    acts,
+    acts, certificates,
     place::Place,
     scene::{Scene, time},
     services::API,
@@ -31,9 +31,6 @@ use crate::{
         Role, World,
     },
 };
-
-/// A CA's certificate. Each cluster's has the key that follows from its uid.
-const CA: &str = include_str!("ca.pem");
 
 /// The client of the join service waits for so long.
 const ASKED: Duration = Duration::from_mins(1);
@@ -54,19 +51,9 @@ pub const FILES: [&str; 9] = [
     paths::JOINED,
 ];
 
-/// The certificate of this cluster's CA as PEM.
+/// The certificate of this cluster's CA as PEM: its key follows from the uid.
 pub fn ca(uid: &str) -> String {
-    let lines = CA.lines().filter(|line| !line.starts_with('-'));
-    let mut der = BASE64_STANDARD
-        .decode(lines.collect::<String>())
-        .unwrap_or_default();
-    // A bit string with an uncompressed point: the public key, which nobody verifies here.
-    let key = der.windows(4).position(|bytes| bytes == [3, 0x42, 0, 4]);
-    if let Some(key) = key {
-        der[key + 4..key + 36].copy_from_slice(&Sha256::digest(uid));
-    }
-    let text = BASE64_STANDARD.encode(der);
-    format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n")
+    certificates::authority(&Sha256::digest(uid))
 }
 
 fn kubelet_conf(uid: &str) -> String {
@@ -170,6 +157,18 @@ async fn let_in(
     })
 }
 
+/// The certificate that kubeadm signs by this line, if it signs one.
+fn signs(line: &str) -> Option<&str> {
+    let ways = [
+        "certs renew ",
+        "init phase certs ",
+        "init phase kubeconfig ",
+    ];
+    let words = line.strip_prefix("kubeadm ")?;
+    let rest = ways.iter().find_map(|way| words.strip_prefix(way))?;
+    rest.split(' ').next()
+}
+
 #[async_trait]
 impl Commands for Place {
     async fn run(&self, command: Command) -> Result<Output> {
@@ -181,6 +180,10 @@ impl Commands for Place {
         } else if line == "systemctl stop kubelet.service" {
             self.scene().machines[self.index].kubelet = false;
             Ok(())
+        } else if let Some(name) = signs(&line) {
+            self.sign(name).await
+        } else if let Some(done) = self.restoring(&line).await {
+            done
         } else {
             return absent(&line);
         };
@@ -207,7 +210,7 @@ impl Place {
     }
 
     /// About so many seconds.
-    async fn work(&self, seconds: u64) {
+    pub async fn work(&self, seconds: u64) {
         let factor = 0.5 + self.scene().dice.fraction();
         self.sleep(Duration::from_secs(seconds).mul_f64(factor))
             .await;
@@ -236,7 +239,8 @@ impl Place {
         self.mark("kubelet", "begun", &uid).await?;
         self.put(paths::CA, &ca(&uid)).await?;
         if role == Role::ControlPlane {
-            self.put(paths::ADMIN_CONF, "").await?;
+            // It has the same form, and no certificate of its own.
+            self.put(paths::ADMIN_CONF, &kubelet_conf(&uid)).await?;
         }
         self.put(paths::BOOTSTRAP_KUBELET_CONF, "").await?;
         self.work(3).await;

@@ -15,9 +15,10 @@ use crate::{
     ports::{InstanceState, Role},
 };
 
-/// A founder that is stopped for so long, and has recorded no cluster, may be followed: the ten
-/// minutes of those who look begin with a look that takes its time.
-const STOPPED: Duration = Duration::from_mins(9);
+/// A founder that is stopped for so long, and has recorded no cluster, may be followed, and a
+/// member that is, and had no vote yet, taken out: the ten minutes of those who look begin with
+/// a look that takes its time.
+pub const STOPPED: Duration = Duration::from_mins(9);
 
 /// A law of founding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -41,10 +42,13 @@ pub enum Law {
     JoinersNeverFound,
     /// No removal and no reset leaves etcd with less than a majority of healthy voters.
     MajorityKept,
-    /// Nobody takes the member of another out whose instance lives.
+    /// Nobody takes the member of another out whose instance lives, unless it is stopped for long
+    /// and had no vote.
     LivingStay,
     /// No voter that had data starts without it.
     DataKept,
+    /// One control plane after the other starts its API server again for a renewed certificate.
+    RenewedInTurn,
     /// Each wait ends by itself.
     BoundedWaits,
     /// Whoever stops for a person has a reason.
@@ -66,6 +70,7 @@ impl fmt::Display for Law {
             Self::MajorityKept => "etcd keeps its majority",
             Self::LivingStay => "members of living instances stay",
             Self::DataKept => "a voter starts with its data",
+            Self::RenewedInTurn => "certificates are renewed in turn",
             Self::BoundedWaits => "every wait has an end",
             Self::TrueRefusals => "refusals are true",
             Self::Convergence => "every instance becomes a member",
@@ -99,6 +104,12 @@ pub struct Laws {
     pub initialized: BTreeSet<String>,
     /// The one of them that it says is settled.
     pub settled: Option<String>,
+    /// Instances on which a person brings a cluster back.
+    pub restoring: BTreeSet<usize>,
+    /// Those, and the ones on which that came to its end.
+    pub brought_back: BTreeSet<usize>,
+    /// Whether certificates are renewed that are still good.
+    pub renews_in_turn: bool,
     /// Whether the store's answers may be older than anybody allows for.
     pub store_lags: bool,
 }
@@ -210,6 +221,7 @@ impl Laws {
         let before = self.memberships.get(&by);
         if let Some(before) = before
             && membership.as_ref() != Some(before)
+            && !self.may_found_again(by, membership.as_ref())
         {
             let what = format!("{} wrote over {before:?} with {membership:?}", machines[by]);
             self.broke(Law::MembershipKept, what);
@@ -217,6 +229,12 @@ impl Laws {
         if let Some(membership) = membership {
             self.memberships.insert(by, membership);
         }
+    }
+
+    /// Whether a person brings the settled cluster back there: it founds it, whoever it was.
+    fn may_found_again(&self, by: usize, membership: Option<&Membership>) -> bool {
+        let uid = membership.map(|membership| membership.cluster_uid.as_str());
+        self.brought_back.contains(&by) && uid.is_some() && uid == self.settled.as_deref()
     }
 
     /// The journal was removed; `traces` says that something of the cluster is still there.
@@ -281,6 +299,9 @@ impl Laws {
     }
 
     fn founds(&mut self, by: usize, uid: &str, machines: &[Machine]) {
+        if self.may_found_again(by, self.memberships.get(&by)) {
+            return;
+        }
         let me = &machines[by];
         if me.me.role == Role::Worker || self.joiners.contains_key(&by) {
             self.broke(Law::JoinersNeverFound, format!("{me} founds {uid}"));
@@ -324,6 +345,7 @@ impl Laws {
         let is_left_behind =
             self.settled.is_some() && mine.is_some_and(|uid| self.is_given_up(uid, machines));
         let has_reason = me.flaw != Flaw::None
+            || self.restoring.contains(&by)
             || is_lost
             || self.store_lags
             || self.was_taken_over(by)

@@ -18,6 +18,8 @@
 //!     etcd         members, votes, data on disks
 //!     cluster      the Kubernetes API on top of them
 //!     joining      being let in, and kubeadm
+//!     certificates what kubeadm signs, and pods that read it
+//!     backups      where they lie, and the programs of a restore
 //!     host, absent the disk, and the ports that nothing here needs
 //!     acts         the phases
 //! ```
@@ -25,6 +27,8 @@
 mod absent;
 mod acts;
 mod agent;
+mod backups;
+mod certificates;
 mod cluster;
 mod director;
 mod etcd;
@@ -92,6 +96,10 @@ pub struct Counts {
     pub lost: usize,
     /// Members of the dead that were taken out of etcd.
     pub healed: usize,
+    /// Static pods that were started again for a renewed certificate.
+    pub pods_started: usize,
+    /// Lost clusters that a person brought back from a backup.
+    pub restored: usize,
     /// Keys of a settled cluster's record that were written again after a person removed them.
     pub rewritten: usize,
     /// Instances that a person terminated since another one asked for it.
@@ -116,6 +124,8 @@ impl Counts {
         self.started_over += other.started_over;
         self.lost += other.lost;
         self.healed += other.healed;
+        self.pods_started += other.pods_started;
+        self.restored += other.restored;
         self.rewritten += other.rewritten;
         self.helped += other.helped;
         self.virtual_seconds += other.virtual_seconds;
@@ -189,9 +199,11 @@ pub struct Simulation {
 impl Simulation {
     /// Of clusters of this size, with the default settings.
     pub fn new(size: Size) -> Result<Self> {
+        let mut settings = config::load(&[])?;
+        settings.certificates.lifetime = certificates::LIFETIME.as_secs();
         Ok(Self {
             size,
-            settings: Arc::new(config::load(&[])?),
+            settings: Arc::new(settings),
             code: Code::default(),
         })
     }

@@ -54,6 +54,8 @@ pub struct Machine {
     pub data: Option<Data>,
     /// Whether an API server is among its static pods.
     pub api_server: bool,
+    /// Static pods that were started again, and when.
+    pub started: BTreeMap<&'static str, Duration>,
     /// Whether its kubelet has what it needs.
     pub kubelet: bool,
     /// What is wrong with it from the start.
@@ -88,6 +90,8 @@ pub enum Process {
     Up(TaskId),
     /// It leaves its cluster, since its instance is being terminated.
     Leaves(TaskId),
+    /// None, since a person brings the cluster back there.
+    Restores(TaskId),
     /// It stopped for a person.
     Refused(String),
 }
@@ -96,7 +100,9 @@ impl Process {
     /// The task that it is.
     pub fn task(&self) -> Option<TaskId> {
         match self {
-            Self::Runs(task, _) | Self::Up(task) | Self::Leaves(task) => Some(*task),
+            Self::Runs(task, _) | Self::Up(task) | Self::Leaves(task) | Self::Restores(task) => {
+                Some(*task)
+            }
             Self::Off | Self::Refused(_) => None,
         }
     }
@@ -258,6 +264,8 @@ pub struct Scene {
     pub etcd: BTreeMap<String, Quorum>,
     /// What their API servers have, by name.
     pub objects: BTreeMap<String, BTreeMap<String, Value>>,
+    /// What lies where the backups are kept, by name.
+    pub archive: BTreeMap<String, Vec<u8>>,
     /// The last version that an object got.
     pub versions: u64,
     /// Machines that a partition parts from the others.

@@ -6,7 +6,7 @@ use super::{Director, Epilogue, Event, RESTART};
 use crate::{
     ports::{InstanceState, Role},
     simulate::{
-        agent::{leave, live},
+        agent::{leave, live, restore, take_backup},
         host::identity,
         place::Place,
         scene::{Blow, Flaw, Machine, Process, lock},
@@ -37,6 +37,7 @@ impl Director {
                 disk: BTreeMap::new(),
                 data: None,
                 api_server: false,
+                started: BTreeMap::new(),
                 kubelet: false,
                 flaw: if self.unfit == Some(index) {
                     Flaw::Unfit
@@ -153,8 +154,16 @@ impl Director {
             if hears {
                 self.leave(index);
             }
-        } else if self.end_process(index) {
-            self.plan(RESTART, Event::Start(index));
+        } else {
+            let scene = lock(&self.scene);
+            let restored = matches!(scene.machines[index].process, Process::Restores(_));
+            drop(scene);
+            if self.end_process(index) {
+                self.plan(RESTART, Event::Start(index));
+            }
+            if restored {
+                self.plan_within(60, Event::Restore);
+            }
         }
     }
 
@@ -270,6 +279,21 @@ impl Director {
                     self.strike(index, Blow::Terminate);
                 }
             }
+            Epilogue::Restore => self.back_up(),
+            Epilogue::Renew => {
+                // In their last third, and not over before each has had its turn.
+                self.certificates_end(Duration::from_mins(100), Duration::from_mins(95));
+                lock(&self.scene).laws.renews_in_turn = true;
+                self.crash_for_a_while();
+            }
+            Epilogue::SwitchOff => {
+                self.certificates_end(Duration::ZERO, Duration::from_mins(20));
+                let all = lock(&self.scene).machines.len();
+                self.off_for = Duration::from_hours(1);
+                for index in 0..all {
+                    self.strike(index, Blow::Stop);
+                }
+            }
             Epilogue::LaunchAstray => {
                 self.launch(Role::ControlPlane);
                 if let Some(machine) = lock(&self.scene).machines.last_mut() {
@@ -277,6 +301,119 @@ impl Director {
                 }
             }
         }
+    }
+
+    /// Processes crash often or seldom, in the end.
+    pub(super) fn crash_for_a_while(&mut self) {
+        {
+            let mut scene = lock(&self.scene);
+            let scene = &mut *scene;
+            scene.faults.crash = scene.dice.one_of(&[0.0, 0.02, 0.05], 0.0);
+        }
+        self.plan_within(2000, Event::Steady);
+    }
+
+    /// The certificates of all control planes end, not before this time and within the other one.
+    fn certificates_end(&mut self, after: Duration, within: Duration) {
+        self.renews = true;
+        let mut scene = lock(&self.scene);
+        for index in 0..scene.machines.len() {
+            let machine = &scene.machines[index];
+            let data = machine.data.as_ref().map(|data| &data.uid);
+            let belongs = data.is_some() && data == scene.laws.settled.as_ref();
+            if belongs && !machine.state().is_gone() {
+                let end = after + scene.dice.up_to(within);
+                scene.issue(index, end);
+            }
+        }
+    }
+
+    /// A person takes a backup on a control plane that has etcd's data.
+    fn back_up(&mut self) {
+        let index = {
+            let mut scene = lock(&self.scene);
+            let scene = &mut *scene;
+            let machines = scene.machines.iter().enumerate();
+            let serving = machines.filter(|(_, m)| m.data.is_some() && m.process.is_up());
+            let serving: Vec<usize> = serving.map(|(index, _)| index).collect();
+            let chosen = scene.dice.below(serving.len());
+            chosen.and_then(|chosen| serving.get(chosen).copied())
+        };
+        let Some(index) = index else { return };
+        lock(&self.scene).write_something(index);
+        let place = Place::new(self.scene.clone(), index);
+        let task = self.executor.spawn(take_backup(place));
+        self.backing_up = Some(task);
+    }
+
+    /// All control planes are lost, or all but one; somebody has written something before.
+    pub(super) fn disaster(&mut self) {
+        let serving: Vec<usize> = {
+            let mut scene = lock(&self.scene);
+            let scene = &mut *scene;
+            let machines = scene.machines.iter().enumerate();
+            let serving = machines.filter(|(_, m)| m.data.is_some() && m.is_on());
+            let serving: Vec<usize> = serving.map(|(index, _)| index).collect();
+            let spared = usize::from(serving.len() > 2 && scene.dice.chance(0.5));
+            serving.into_iter().skip(spared).collect()
+        };
+        for index in serving {
+            self.strike(index, Blow::Terminate);
+        }
+    }
+
+    /// A person brings the cluster back on one control plane, and terminates what else has data
+    /// of it.
+    pub(super) fn restore(&mut self) {
+        let (chosen, others, force) = {
+            let mut scene = lock(&self.scene);
+            let scene = &mut *scene;
+            let machines = scene.machines.iter().enumerate();
+            let living =
+                machines.filter(|(_, m)| m.me.role == Role::ControlPlane && !m.state().is_gone());
+            let living: Vec<usize> = living.map(|(index, _)| index).collect();
+            let begun = living.iter().find(|i| scene.laws.restoring.contains(i));
+            let settled = scene.laws.settled.clone().unwrap_or_default();
+            let has_data = |index: &&usize| {
+                let data = scene.machines[**index].data.as_ref();
+                data.is_some_and(|data| data.uid == settled)
+            };
+            let able = |index: &&usize| {
+                let machine = &scene.machines[**index];
+                let uid = scene.cluster_of(**index);
+                machine.is_on() && machine.flaw == Flaw::None && (uid.is_empty() || uid == settled)
+            };
+            let best = living.iter().filter(able).find(has_data);
+            let chosen = begun.or(best).or(living.iter().find(able)).copied();
+            let others: Vec<usize> = living
+                .iter()
+                .filter(has_data)
+                .copied()
+                .filter(|index| Some(*index) != chosen)
+                .collect();
+            (chosen, others, living.len() > 1)
+        };
+        for index in &others {
+            self.strike(*index, Blow::Terminate);
+        }
+        let Some(chosen) = chosen.filter(|_| others.is_empty()) else {
+            return self.plan(Duration::from_mins(2), Event::Restore);
+        };
+        if let Process::Restores(_) = lock(&self.scene).machines[chosen].process {
+            return;
+        }
+        self.end_process(chosen);
+        let place = Place::new(self.scene.clone(), chosen);
+        let task = self
+            .executor
+            .spawn(restore(place, self.code, self.settings.clone(), force));
+        self.agents.insert(task, chosen);
+        let mut scene = lock(&self.scene);
+        let scene = &mut *scene;
+        scene.laws.restoring.insert(chosen);
+        scene.laws.brought_back.insert(chosen);
+        scene.machines[chosen].process = Process::Restores(task);
+        scene.note_of(chosen, || "is where a person restores".to_owned());
     }
 
     fn lose_keys(&mut self, which: &[usize]) {

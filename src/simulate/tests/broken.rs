@@ -4,10 +4,15 @@ use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
 };
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::{
@@ -15,8 +20,8 @@ use crate::{
     journal,
     phases::kubeadm::paths,
     ports::{
-        Created, Ec2, Etcd, Host, Instance, InstanceState, MachineFacts, Member, MemberStatus,
-        Peers, RaisedAlarm, Snapshot, Store, World,
+        Clock, Created, Ec2, Etcd, Host, Instance, InstanceState, MachineFacts, Member,
+        MemberStatus, Peers, RaisedAlarm, Snapshot, Store, World,
     },
 };
 
@@ -331,5 +336,42 @@ pub fn sees_no_clusters(world: World) -> World {
 impl Peers for Blind {
     async fn shows_a_cluster(&self, _: SocketAddr) -> bool {
         false
+    }
+}
+
+struct Hasty {
+    inner: Arc<dyn Clock>,
+    looks: AtomicU32,
+}
+
+/// As if an hour passed between two looks, so that every Lease has run out.
+pub fn waits_for_no_lease(world: World) -> World {
+    let clock = Hasty {
+        inner: world.clock.clone(),
+        looks: AtomicU32::new(0),
+    };
+    World {
+        clock: Arc::new(clock),
+        ..world
+    }
+}
+
+#[async_trait]
+impl Clock for Hasty {
+    fn now(&self) -> Timestamp {
+        self.inner.now()
+    }
+
+    fn elapsed(&self) -> Duration {
+        let looks = self.looks.fetch_add(1, Ordering::Relaxed);
+        self.inner.elapsed() + Duration::from_hours(1) * looks
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        self.inner.sleep(duration).await;
+    }
+
+    fn jitter(&self) -> f64 {
+        self.inner.jitter()
     }
 }

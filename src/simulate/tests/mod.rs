@@ -47,6 +47,8 @@ fn ten_thousand_seeds_found_one_cluster_each() {
     assert!(sum.started_over > 60, "{sum:?}");
     assert!(sum.healed > 40, "{sum:?}");
     assert!(sum.rewritten > 500, "{sum:?}");
+    assert!(sum.restored > 200, "{sum:?}");
+    assert!(sum.pods_started > 500, "{sum:?}");
 }
 
 #[test]

@@ -337,8 +337,18 @@ fn a_cluster_that_is_not_remembered_as_settled_is_caught() {
 }
 
 #[test]
+fn renewing_without_waiting_for_the_turn_is_caught() {
+    let code = Code {
+        duties: broken::waits_for_no_lease,
+        ..Code::default()
+    };
+    caught(code, &[Law::RenewedInTurn]);
+}
+
+#[test]
 fn founding_next_to_a_cluster_that_the_store_does_not_record_is_caught() {
-    ported(broken::sees_no_clusters, &[Law::OneCluster]);
+    let laws = [Law::OneCluster, Law::NothingLost];
+    ported(broken::sees_no_clusters, &laws);
 }
 
 /// Somebody sets the clock, and what one look may have got wrong seems to have lasted.

@@ -1,0 +1,290 @@
+//! Certificates of the simulated control planes, and how they are renewed.
+//!
+//! When, in whose turn and what is started again after it is the agent's own code. Simulated are
+//! kubeadm, which signs, and the kubelet, which starts a static pod whose manifest has changed.
+//! A control plane has two certificates here: its API server's, in two files, and the controller
+//! manager's in its kubeconfig.
+
+use std::{path::Path, time::Duration};
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::{
+    etcd::Quorum,
+    laws::Law,
+    place::Place,
+    scene::{Scene, time},
+};
+use crate::{
+    certificates::renewal::NOTES,
+    error::{Error, Result},
+    phases::kubeadm::paths,
+    ports::{Clock, Host, ObjectRef},
+};
+
+/// A CA's certificate, in which all else is put in place.
+const TEMPLATE: &str = include_str!("ca.pem");
+
+/// When every CA was made, in the form of a certificate.
+const MADE: &str = "260101000000Z";
+
+/// The keys of the curve P-256 whose secrets are the numbers 1 and 2: their public points.
+const KEYS: [&str; 2] = [
+    "6b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c2964fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf51f5",
+    "7cf27b188d034f7e8a52380304b51ac3c08969e277f21b35a60b48fc4766997807775510db8ed040293d9ac69f7430dbba7dade63ce982299e04b79d227873d1",
+];
+
+/// A private key in PKCS#8, before its secret, and between that and its public point.
+const PKCS8: [&str; 2] = [
+    "308187020100301306072a8648ce3d020106082a8648ce3d030107046d306b0201010420",
+    "a14403420004",
+];
+
+const CONTROLLER_MANAGER: &str = "/etc/kubernetes/controller-manager.conf";
+
+/// The static pods that read one of the certificates when they start.
+const PODS: [&str; 2] = ["kube-apiserver", "kube-controller-manager"];
+
+/// How long a static pod takes to be Ready again.
+const STARTS: Duration = Duration::from_secs(20);
+
+/// How long a certificate lives that kubeadm signs.
+pub const LIFETIME: Duration = Duration::from_hours(10);
+
+/// One that is good for longer needs no renewal for a while, by whichever clock.
+const SOON: Duration = Duration::from_hours(5);
+
+fn hex(text: &str) -> Vec<u8> {
+    hex::decode(text).unwrap_or_default()
+}
+
+fn pem(label: &str, der: &[u8]) -> String {
+    let text = BASE64_STANDARD.encode(der);
+    format!("-----BEGIN {label}-----\n{text}\n-----END {label}-----\n")
+}
+
+fn der(pem: &str) -> Vec<u8> {
+    let lines = pem.lines().filter(|line| !line.starts_with('-'));
+    BASE64_STANDARD
+        .decode(lines.collect::<String>())
+        .unwrap_or_default()
+}
+
+/// Puts bytes where these begin, right after them.
+fn put(der: &mut [u8], after: &[u8], bytes: &[u8]) {
+    let place = der.windows(after.len()).position(|there| there == after);
+    if let Some(place) = place {
+        let begin = place + after.len();
+        der[begin..begin + bytes.len()].copy_from_slice(bytes);
+    }
+}
+
+/// A certificate with this public key, which nobody verifies here: a bit string with an
+/// uncompressed point.
+pub fn authority(key: &[u8]) -> String {
+    let mut der = der(TEMPLATE);
+    put(&mut der, &[3, 0x42, 0, 4], key);
+    put(&mut der, b"\x17\x0d", MADE.as_bytes());
+    pem("CERTIFICATE", &der)
+}
+
+/// A certificate and its key. Those of one serial number do not fit those of the next.
+fn leaf(serial: u32, until: Timestamp) -> (String, String) {
+    let which = serial as usize % KEYS.len();
+    let point = hex(KEYS[which]);
+    let mut certificate = der(&authority(&point));
+    put(&mut certificate, &[2, 0x14, 0x3d], &serial.to_be_bytes());
+    let end = until.strftime("%Y%m%d%H%M%SZ").to_string();
+    put(&mut certificate, b"\x18\x0f", end.as_bytes());
+    let mut secret = [0; 32];
+    secret[31] = if which == 0 { 1 } else { 2 };
+    let key = [&hex(PKCS8[0]), &secret[..], &hex(PKCS8[1]), &point].concat();
+    (pem("CERTIFICATE", &certificate), pem("PRIVATE KEY", &key))
+}
+
+/// Until when a certificate is good.
+fn end(certificate: &[u8]) -> Option<Timestamp> {
+    let der = der(std::str::from_utf8(certificate).ok()?);
+    let place = der.windows(2).position(|there| there == b"\x18\x0f")? + 2;
+    let text = std::str::from_utf8(der.get(place..place + 15)?).ok()?;
+    let civil = jiff::civil::DateTime::strptime("%Y%m%d%H%M%SZ", text).ok()?;
+    jiff::tz::TimeZone::UTC.to_timestamp(civil).ok()
+}
+
+/// The files of the certificate that kubeadm calls this, the key first, as kubeadm writes them.
+fn files(name: &str, serial: u32, until: Timestamp) -> Result<Vec<(&'static str, String)>> {
+    let (certificate, key) = leaf(serial, until);
+    match name {
+        "apiserver" => Ok(vec![
+            (paths::API_SERVER_KEY, key),
+            (paths::API_SERVER, certificate),
+        ]),
+        "controller-manager.conf" | "controller-manager" => {
+            let conf = json!({"users": [{"user": {
+                "client-certificate-data": BASE64_STANDARD.encode(certificate),
+                "client-key-data": BASE64_STANDARD.encode(key),
+            }}]});
+            Ok(vec![(CONTROLLER_MANAGER, conf.to_string())])
+        }
+        _ => Err(Error::failed(format!("{name} is no certificate here"))),
+    }
+}
+
+fn manifest(pod: &str) -> std::path::PathBuf {
+    Path::new(paths::MANIFESTS).join(format!("{pod}.yaml"))
+}
+
+impl Scene {
+    /// A control plane has certificates that end within this time, and pods that read them.
+    pub fn issue(&mut self, index: usize, within: Duration) {
+        let until = time(self.timeline.now() + within, 0);
+        for name in ["apiserver", "controller-manager.conf"] {
+            let serial = self.dice.number() >> 1;
+            for (path, content) in files(name, serial, until).unwrap_or_default() {
+                let disk = &mut self.machines[index].disk;
+                disk.insert(path.into(), content.into_bytes());
+            }
+        }
+        for pod in PODS {
+            let pod_manifest = json!({
+                "metadata": {"name": pod},
+                "spec": {"containers": [{"image": pod}]},
+            });
+            let disk = &mut self.machines[index].disk;
+            disk.insert(manifest(pod), pod_manifest.to_string().into_bytes());
+        }
+    }
+
+    /// Whether clients trust the API server of this machine. One whose certificate nobody looks
+    /// at here has none.
+    pub fn is_trusted(&self, index: usize) -> bool {
+        let machine = &self.machines[index];
+        let certificate = machine.disk.get(Path::new(paths::API_SERVER));
+        certificate.is_none_or(|certificate| {
+            let now = time(self.timeline.now(), 0);
+            end(certificate).is_some_and(|end| now < end)
+        })
+    }
+
+    /// Whether this static pod has come up since it was started last.
+    pub fn has_started(&self, index: usize, pod: &str) -> bool {
+        let started = self.machines[index].started.get(pod);
+        started.is_none_or(|started| self.timeline.now() >= *started + STARTS)
+    }
+
+    /// A manifest was written: the kubelet starts what it changes.
+    pub fn starts_pod(&mut self, by: usize, path: &Path, before: Option<&[u8]>, content: &[u8]) {
+        let pod = PODS.into_iter().find(|pod| manifest(pod) == path);
+        let Some(pod) = pod.filter(|_| before.is_some_and(|before| before != content)) else {
+            return;
+        };
+        let now = self.timeline.now();
+        self.machines[by].started.insert(pod, now);
+        self.counts.pods_started += 1;
+        self.note_of(by, || format!("starts {pod} again"));
+        let uid = self.cluster_of(by).to_owned();
+        let others = self.etcd.get(&uid).into_iter().flat_map(Quorum::voters);
+        let mut others = others.filter(|seat| seat.owner != by);
+        let at_once = others.find(|seat| !self.has_started(seat.owner, pod));
+        if let Some(other) = at_once
+            && self.laws.renews_in_turn
+        {
+            let (me, other) = (&self.machines[by], &self.machines[other.owner]);
+            let what = format!("{me} starts {pod} again while {other} does");
+            self.laws.broke(Law::RenewedInTurn, what);
+        }
+    }
+
+    /// A static pod as the API shows it.
+    pub fn pod(&self, uid: &str, object: &ObjectRef) -> Option<Value> {
+        let seats = &self.etcd.get(uid)?.seats;
+        let owner = seats.iter().map(|seat| seat.owner).find(|owner| {
+            let name = &self.machines[*owner].me.node_name;
+            object.name.ends_with(name)
+        })?;
+        let pod = PODS.into_iter().find(|pod| object.name.starts_with(pod))?;
+        let content = self.machines[owner].disk.get(&manifest(pod))?;
+        let mut shown: Value = serde_saphyr::from_str(std::str::from_utf8(content).ok()?).ok()?;
+        let ready = if self.has_started(owner, pod) {
+            "True"
+        } else {
+            "False"
+        };
+        shown["status"] = json!({"conditions": [{"type": "Ready", "status": ready}]});
+        Some(shown)
+    }
+
+    /// Whether every control plane has certificates that last, and nothing is begun.
+    pub fn is_renewed(&self) -> bool {
+        let soon = time(self.timeline.now() + SOON, 0);
+        let mut living = self.machines.iter().filter(|m| !m.state().is_gone());
+        living.all(|machine| {
+            let certificate = machine.disk.get(Path::new(paths::API_SERVER));
+            let lasts = |pem: &Vec<u8>| end(pem).is_some_and(|end| end > soon);
+            let mut files = machine.disk.keys();
+            certificate.is_none_or(lasts) && !files.any(|path| path.starts_with(NOTES))
+        })
+    }
+}
+
+impl Place {
+    /// kubeadm signs a certificate: key and certificate are written one after the other.
+    pub async fn sign(&self, name: &str) -> Result<()> {
+        self.work(1).await;
+        let serial = self.scene().dice.number() >> 1;
+        for (path, content) in files(name, serial, Clock::now(self) + LIFETIME)? {
+            Host::write(self, Path::new(path), content.as_bytes(), 0o600).await?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::certificates::Inventory;
+
+    fn on_disk(serials: [u32; 2]) -> Inventory {
+        let until = "2027-01-01T00:00:00Z".parse().unwrap();
+        let mut disk = BTreeMap::new();
+        let [key, certificate] = serials.map(|serial| files("apiserver", serial, until).unwrap());
+        disk.insert(paths::CA.into(), authority(&[7; 64]).into_bytes());
+        disk.insert(key[0].0.into(), key[0].1.clone().into_bytes());
+        disk.insert(
+            certificate[1].0.into(),
+            certificate[1].1.clone().into_bytes(),
+        );
+        for (path, content) in files("controller-manager.conf", 9, until).unwrap() {
+            disk.insert(path.into(), content.into_bytes());
+        }
+        Inventory::of(&disk)
+    }
+
+    #[test]
+    fn the_agent_reads_them_as_it_reads_real_ones() {
+        for serial in [4, 5] {
+            let inventory = on_disk([serial; 2]);
+            let names: Vec<&str> = inventory.certificates.iter().map(|c| c.name).collect();
+            assert_eq!(names, ["ca", "apiserver", "controller-manager.conf"]);
+            let apiserver = inventory.get("apiserver").unwrap();
+            assert_eq!(apiserver.not_before.to_string(), "2026-01-01T00:00:00Z");
+            assert_eq!(apiserver.not_after.to_string(), "2027-01-01T00:00:00Z");
+            assert!(inventory.broken.is_empty());
+        }
+        assert_ne!(
+            on_disk([4; 2]).get("apiserver").unwrap().serial,
+            on_disk([6; 2]).get("apiserver").unwrap().serial
+        );
+    }
+
+    #[test]
+    fn a_new_key_beside_the_old_certificate_is_broken() {
+        assert_eq!(on_disk([5, 4]).broken, ["apiserver"]);
+    }
+}
