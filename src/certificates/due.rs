@@ -104,7 +104,7 @@ pub fn can_sign(authority: &Certificate, now: Timestamp) -> Result<()> {
             "certificates cannot be renewed: {name} ended at {}",
             authority.not_after
         ))
-        .hint("rotate the CA: docs/operations.md, \"The CA's own end\""));
+        .hint("renew the CA: docs/operations.md, \"The CA's own end\""));
     }
     Ok(())
 }
@@ -125,7 +125,7 @@ pub fn ending_authorities(inventory: &Inventory, now: Timestamp) -> Vec<String> 
                     format!("the certificate authority {name} ended at {end}: nothing that it signed is accepted")
                 } else {
                     format!(
-                        "the certificate authority {name} ends at {end}, in {} days: it must be rotated before",
+                        "the certificate authority {name} ends at {end}, in {} days: it must be renewed before",
                         left.as_hours() / 24
                     )
                 }
@@ -257,7 +257,7 @@ mod tests {
         assert_eq!(said.len(), 3);
         assert_eq!(
             said[0],
-            "the certificate authority ca ends at 2036-01-01T00:00:00Z, in 364 days: it must be rotated before"
+            "the certificate authority ca ends at 2036-01-01T00:00:00Z, in 364 days: it must be renewed before"
         );
         let said = ending_authorities(&inventory, at("2036-01-02T00:00:00Z"));
         assert!(said[0].contains("ended at"), "{}", said[0]);
