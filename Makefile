@@ -40,8 +40,11 @@ unit:
 # One control plane, two workers, and what can happen to them. Where the machine
 # cannot run the lab the tests say that they are skipped; with CI=true they fail.
 # The whole workspace, as in `unit`: other features of the dependencies would be other builds.
+# Some of them: make e2e SCENARIOS="a_rebooted_node_comes_back"
+SCENARIOS =
+
 e2e: tools build
-	$(CARGO) test --workspace --locked --features lab/e2e --test e2e
+	SCENARIOS="$(SCENARIOS)" $(CARGO) test --workspace --locked --features lab/e2e --test e2e
 
 # Years in minutes: three control planes and two workers whose certificates live for ten minutes.
 # Takes three hours; a part of it: make e2e-certificates RENEWALS=3 SWITCH_OFFS=1

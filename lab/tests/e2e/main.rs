@@ -1,8 +1,9 @@
 //! End to end: one control plane and two workers from nothing but their
 //! user-data, and what can happen to them afterwards.
 //!
-//! The scenarios share one cluster and run in their order. Where a machine cannot
-//! run the lab they count as skipped, and say why; with CI=true they fail instead.
+//! The scenarios share one cluster and run in their order; `SCENARIOS` names some of
+//! them. Where a machine cannot run the lab they count as skipped, and say why; with
+//! CI=true they fail instead.
 
 mod asking;
 mod scenarios;
@@ -93,7 +94,29 @@ const SCENARIOS: &[Scenario] = in_this_order![
     life::down_leaves_nothing_behind,
 ];
 
+/// What founds the cluster and what ends it, around any choice.
+const ALWAYS: [&str; 2] = [
+    "three_instances_become_a_cluster",
+    "down_leaves_nothing_behind",
+];
+
+/// Those that `names` has, separated by spaces, in their own order; all where it has none.
+fn chosen(names: &str) -> Result<Vec<&'static Scenario>, String> {
+    let names: Vec<&str> = names.split_whitespace().collect();
+    let known = |name: &str| SCENARIOS.iter().any(|(known, _)| *known == name);
+    if let Some(unknown) = names.iter().find(|name| !known(name)) {
+        return Err(format!("SCENARIOS: there is no scenario `{unknown}`"));
+    }
+    let wanted = |name: &str| names.is_empty() || names.contains(&name) || ALWAYS.contains(&name);
+    Ok(SCENARIOS.iter().filter(|(name, _)| wanted(name)).collect())
+}
+
 fn main() {
+    let chosen = chosen(&std::env::var("SCENARIOS").unwrap_or_default());
+    let chosen = chosen.unwrap_or_else(|unknown| {
+        eprintln!("{unknown}");
+        std::process::exit(2)
+    });
     let mut arguments = Arguments::from_args();
     // One cluster, one after the other.
     arguments.test_threads = Some(1);
@@ -105,8 +128,8 @@ fn main() {
     if required && unable.is_none() {
         Stage::shared().clear_remains();
     }
-    let trials = SCENARIOS
-        .iter()
+    let trials = chosen
+        .into_iter()
         .map(|(name, scenario)| {
             let why = unable.clone();
             let ignored = why.is_some() && !required;
