@@ -135,6 +135,9 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use toml::{Table, Value};
 
+    use super::super::families::{
+        CALICO, CNI, CONTAINERD, COREDNS, ETCD, KUBERNETES, LOCAL_PATH, RUNC,
+    };
     use super::super::manifests::ADDONS;
     use super::*;
 
@@ -153,6 +156,46 @@ mod tests {
                 }
                 (value, default) => assert!(value.same_type(default), "{path}"),
             }
+        }
+    }
+
+    /// The version in the address of an add-on's first manifest.
+    fn of_addon(defaults: &Defaults, name: &str) -> String {
+        let url = &defaults.addons[name].sources[0].url;
+        let version = url.split("/v").nth(1).unwrap();
+        version.split('/').next().unwrap().to_owned()
+    }
+
+    #[test]
+    fn the_page_names_each_version_that_differs_from_the_pins_and_no_other() {
+        let page = include_str!("../../README.md");
+        let defaults = Defaults::read().unwrap();
+        let pin = |name: &str| defaults.pins[name].version.clone();
+        let tags = &defaults.kubernetes;
+        let etcd = tags.etcd_tag.split('-').next().unwrap().to_owned();
+        let coredns = tags.coredns_tag.trim_start_matches('v').to_owned();
+        for (name, pinned, family) in [
+            ("Kubernetes", pin("kubelet"), KUBERNETES),
+            ("containerd", pin("containerd"), CONTAINERD),
+            ("runc", pin("runc"), RUNC),
+            ("CNI plugins", pin("cni-plugins"), CNI),
+            ("etcd", etcd, ETCD),
+            ("CoreDNS", coredns, COREDNS),
+            ("Calico", of_addon(&defaults, "calico"), CALICO),
+            (
+                "local-path-provisioner",
+                of_addon(&defaults, "storage"),
+                LOCAL_PATH,
+            ),
+        ] {
+            let built = family.version;
+            let row = format!("| {name} | {pinned} | {built} |");
+            let rows: Vec<&str> = page
+                .lines()
+                .filter(|line| line.starts_with(&format!("| {name} |")))
+                .collect();
+            let wanted: &[&str] = if pinned == built { &[] } else { &[&row] };
+            assert_eq!(rows, wanted, "{name}");
         }
     }
 
