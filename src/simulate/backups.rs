@@ -17,27 +17,18 @@ use crate::{
     error::{Error, Result},
     phases::kubeadm::paths,
     ports::{self, Archive, Host, Snapshot},
+    snapshots::pki,
 };
-
-/// The keys that all control planes share besides the CA's certificate, below kubeadm's folder.
-const KEYS: [&str; 7] = [
-    "ca.key",
-    "etcd/ca.crt",
-    "etcd/ca.key",
-    "front-proxy-ca.crt",
-    "front-proxy-ca.key",
-    "sa.key",
-    "sa.pub",
-];
 
 /// The program that restores a snapshot runs so long on average, in seconds.
 const RESTORES: u64 = 5;
 
-/// The keys of a cluster as they lie on a control plane's disk next to its CA.
+/// What a backup has of a cluster's keys, as it lies on a control plane's disk next to the CA's
+/// certificate.
 pub fn keys(uid: &str) -> impl Iterator<Item = (PathBuf, Vec<u8>)> {
-    let folder = Path::new(paths::PKI);
-    KEYS.iter()
-        .map(move |name| (folder.join(name), format!("{name} of {uid}").into_bytes()))
+    let others = pki::SHARED.into_iter();
+    let others = others.map(move |name| (pki::path(name), format!("{name} of {uid}").into_bytes()));
+    others.filter(|(path, _)| path != Path::new(paths::CA))
 }
 
 #[async_trait]

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// What all control planes share, below kubeadm's PKI folder; each makes the rest by itself.
-const SHARED: [&str; 8] = [
+pub const SHARED: [&str; 8] = [
     "ca.crt",
     "ca.key",
     "etcd/ca.crt",
