@@ -60,7 +60,7 @@ pub struct Agent {
 enum Choice {
     /// Found or join this cluster.
     Belong(Membership),
-    /// Take off this machine what it has of a cluster that was given up, because of this.
+    /// Take off this machine what it has of an abandoned cluster, because of this.
     StartOver(String),
 }
 

@@ -56,7 +56,7 @@ pub enum Decision {
         /// What its CA must hash to.
         ca_hash: String,
     },
-    /// Take from this node what it has of a cluster that was given up, and decide anew.
+    /// Take from this node what it has of an abandoned cluster, and decide again.
     StartOver {
         /// Why that cluster has no future.
         why: String,

@@ -6,15 +6,15 @@
 
 use std::fmt;
 
-/// Who can mend an error, which decides what the agent does with it.
+/// Who can fix an error, which decides what the agent does with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Time may mend it: a refused connection, throttling, a full disk. Tried again.
+    /// It may pass by itself: a refused connection, throttling, a full disk. Tried again.
     Failed,
     /// A person must fix it, or it passes: a regional 403, a mirror that is still filled, a login
     /// page in the way. Tried again slowly; refused once the answers of some minutes agree.
     Doubtful,
-    /// Only a person can mend it: a wrong setting, a wrong tag. Looked at again, but not tried.
+    /// Only a person can fix it: a wrong setting, a wrong tag. Looked at again, but not tried.
     Refused,
     /// The command line itself is wrong.
     Usage,
@@ -46,12 +46,12 @@ pub struct Error {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
-    /// An error that time may mend.
+    /// An error that may pass by itself.
     pub fn failed(what: impl Into<String>) -> Self {
         Self::new(Kind::Failed, what)
     }
 
-    /// An error that only a person can mend.
+    /// An error that only a person can fix.
     pub fn refused(what: impl Into<String>) -> Self {
         Self::new(Kind::Refused, what)
     }
@@ -103,7 +103,7 @@ impl Error {
         self
     }
 
-    /// The same error as one that only a person can mend.
+    /// The same error as one that only a person can fix.
     #[must_use]
     pub fn for_a_person(mut self) -> Self {
         self.kind = Kind::Refused;
@@ -117,7 +117,7 @@ impl Error {
         self
     }
 
-    /// Who can mend it.
+    /// Who can fix it.
     pub fn kind(&self) -> Kind {
         self.kind
     }
@@ -154,9 +154,9 @@ impl std::error::Error for Error {}
 
 /// Turns foreign results into the agent's own, with what was attempted.
 pub trait Context<T> {
-    /// An error that time may mend, with what was attempted.
+    /// An error that may pass by itself, with what was attempted.
     fn attempting(self, what: impl FnOnce() -> String) -> Result<T>;
-    /// An error that only a person can mend, with what was attempted.
+    /// An error that only a person can fix, with what was attempted.
     fn requiring(self, what: impl FnOnce() -> String) -> Result<T>;
 }
 

@@ -146,7 +146,7 @@ fn heard(notices: &Notices, hooks: &[Hook], now: Timestamp, settings: &Settings)
     })
 }
 
-/// Why the agent is told to end, if the whole machine goes; none where a person or a failure
+/// Why the agent is told to end, if the whole machine goes; `None` where a person or a failure
 /// ends the agent alone.
 async fn at_shutdown(commands: &dyn Commands, ec2: &dyn Ec2, me: &Identity) -> Option<Why> {
     let asked = Command::new("systemctl", ["is-system-running"]).within(Duration::from_secs(5));

@@ -272,7 +272,7 @@ impl Runner {
         }
     }
 
-    /// Check; if it differs apply and verify, again after errors that time may mend.
+    /// Check; if it differs apply and verify, again after errors that may pass by itself.
     ///
     /// Pauses between attempts: 1 s, 2 s, 4 s … 30 s, jittered, until the phase's deadline; after
     /// what a person must fix unless it passes, 5 s … 60 s, until it is clear that it does not.

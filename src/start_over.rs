@@ -1,4 +1,4 @@
-//! How a node gets from a cluster that was given up to the next one.
+//! How a node gets from an abandoned cluster to the next one.
 //!
 //! A cluster that nobody has called settled stands and falls with its founder. Without it the
 //! others take off their machines what they have of it, and decide as if they had never
@@ -51,7 +51,7 @@ impl Agent {
     }
 
     /// Takes what there is of the cluster off this machine, and then the memory of it. What
-    /// comes back ends the agent: its next start decides anew.
+    /// comes back ends the agent: its next start decides again.
     pub async fn start_over<A>(&self, why: &str, removal: &[Phase<A>]) -> Error
     where
         A: Step + Serialize,

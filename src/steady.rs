@@ -70,7 +70,7 @@ pub enum End {
 }
 
 impl Agent {
-    /// Looks again and again, mends what differs, and reports, until the node is about to end
+    /// Looks again and again, repairs what differs, and reports, until the node is about to end
     /// or has lost its cluster.
     pub async fn keep(&self) -> End {
         tokio::select! {
@@ -174,7 +174,7 @@ impl Agent {
 
     /// Beside the others: a large snapshot takes its time.
     async fn keep_backups(&self) -> Infallible {
-        // A place that is none is refused when the settings are read.
+        // Validation has already rejected an invalid place.
         let Ok(Some(mut schedule)) = Schedule::new(&self.settings.snapshots) else {
             return std::future::pending().await;
         };
@@ -262,7 +262,7 @@ impl Agent {
     ///
     /// The stage is the node's own condition. A trouble of the agent, such as an EC2 API that
     /// does not answer, is said beside it: it must not take a working node out of service.
-    /// Nor must one that only a person can mend, such as a detached IAM role: with the agent
+    /// Nor must one that only a person can fix, such as a detached IAM role: with the agent
     /// would go the node's way to the API.
     async fn look_at_node(&self, troubles: impl Iterator<Item = String>) -> (Stage, String) {
         let (stage, mut message) = self.condition().await;

@@ -50,7 +50,7 @@ impl Patience {
 
 /// Probes until the probe is done or the deadline has passed.
 ///
-/// An error that time may mend counts as "not yet"; one for a person ends the wait.
+/// An error that may pass by itself counts as "not yet"; one for a person ends the wait.
 /// Pauses are jittered (half to whole), so that a fleet does not probe in step.
 pub async fn until<T, F>(
     clock: &dyn Clock,
@@ -60,7 +60,7 @@ pub async fn until<T, F>(
     mut probe: impl FnMut() -> F,
 ) -> Result<T>
 where
-    // Not `AsyncFnMut`, of whose futures nothing can say yet that they may change threads.
+    // Not `AsyncFnMut`, whose futures cannot be bound `Send` yet.
     F: Future<Output = Result<Probe<T>>> + Send,
 {
     let end = clock.elapsed() + patience.deadline;

@@ -25,7 +25,7 @@ pub async fn known(me: &Identity, host: &dyn Host) -> Result<Vec<SocketAddr>> {
     Ok(servers)
 }
 
-/// The API servers that a node is reaching by the agent's balancer; none where this machine is
+/// The API servers that a node is reaching by the agent's balancer; `None` where this machine is
 /// no node, where it goes another way, and where its disk was made from another instance's,
 /// as far as it is known which `instance` this is.
 pub async fn in_use(host: &dyn Host, instance: Option<&str>) -> Result<Option<Vec<SocketAddr>>> {
@@ -74,7 +74,7 @@ pub async fn remember(host: &dyn Host, servers: &[SocketAddr]) -> Result<()> {
 
 async fn remembered(host: &dyn Host) -> Result<Vec<SocketAddr>> {
     let list = host.read(Path::new(FILE)).await?.unwrap_or_default();
-    // A damaged file is as good as none: the next look at EC2 writes it anew.
+    // A damaged file is as good as none: the next look at EC2 writes it again.
     Ok(serde_json::from_slice(&list).unwrap_or_default())
 }
 

@@ -21,7 +21,7 @@ use crate::{
 struct Planned {
     #[serde(flatten)]
     phase: Phase<Action>,
-    /// What would be done; none where the phase holds already.
+    /// What would be done; `None` where the phase holds already.
     differs: Option<String>,
 }
 

@@ -197,7 +197,7 @@ impl JoinService {
         })
     }
 
-    /// EC2's list, asked anew where it is old or lacks the applicant.
+    /// EC2's list, asked again where it is old or lacks the applicant.
     async fn instances(&self, applicant: &Applicant) -> Result<Vec<Instance>, Refusal> {
         let mut held = self.instances.lock().await;
         let now = self.world.clock.elapsed();

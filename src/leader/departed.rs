@@ -12,7 +12,7 @@ use crate::{
     ports::World,
 };
 
-/// How often it is looked for them.
+/// How often to look for them.
 pub const CYCLE: Duration = Duration::from_secs(10);
 
 /// Whether the node's own instance says that it has left. A mark with another instance's id

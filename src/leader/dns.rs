@@ -22,7 +22,7 @@ use crate::{
 /// How often the workers are looked at: two looks and a write fit into 30 s.
 pub const CYCLE: Duration = Duration::from_secs(10);
 
-/// EC2's answer is waited for so long: while it throttles, the API's word is enough to take a
+/// How long to wait for EC2: while it throttles, the API's word is enough to take a
 /// worker out.
 const EC2_PATIENCE: Duration = Duration::from_secs(5);
 

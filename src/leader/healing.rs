@@ -98,7 +98,7 @@ enum Act {
 #[derive(Debug, Clone, Default, PartialEq)]
 struct Findings {
     acts: Vec<Act>,
-    /// What only a person can mend.
+    /// What only a person can fix.
     troubles: Vec<String>,
 }
 

@@ -1,4 +1,4 @@
-//! The cluster's record in the store: who founds, what was founded, what is here to stay.
+//! The cluster's record in the store: who founds, what was founded, what is settled.
 //!
 //! Under `founder/1`, `founder/2`, … stands one entry after the other, each created once. An
 //! entry is a claim to found a cluster, or it says that the cluster of the claim before it is
@@ -38,7 +38,7 @@ pub struct Record {
 pub enum Entry {
     /// Somebody is to found a cluster.
     Claim(Claim),
-    /// The cluster of the claim before is here to stay.
+    /// The cluster of the claim before is settled.
     Settled(Settled),
 }
 
@@ -193,8 +193,8 @@ impl Record {
             .all(|uid| uid == cluster_uid)
     }
 
-    /// The cluster that exists: that of the last claim, once it is initialized. One whose
-    /// founder was taken over from is none any more.
+    /// The cluster that exists: that of the last claim, once it is initialized. After a takeover
+    /// the old cluster no longer counts.
     pub fn cluster(&self) -> Option<&Initialized> {
         let last = self.claims.last()?;
         let cluster = self.initialized.get(&last.number)?;
@@ -361,7 +361,7 @@ fn belongs_to(value: &str) -> Option<String> {
     uid.as_str().map(str::to_owned)
 }
 
-/// Whether this cluster is the one that is here to stay.
+/// Whether this cluster is the settled one.
 pub fn is_settled(record: &Record, cluster_uid: &str) -> bool {
     let settled = record.settled.as_ref();
     settled.is_some_and(|settled| settled.cluster_uid == cluster_uid)

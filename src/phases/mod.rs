@@ -131,7 +131,7 @@ actions! {
     KubeletCertificate(kubeadm::KubeletCertificate),
     /// The cluster in the store.
     RecordCluster(record::RecordCluster),
-    /// The cluster is here to stay.
+    /// The cluster is settled.
     SettleCluster(record::SettleCluster),
     /// Nodes are approved one by one.
     BlanketApproval(BlanketApproval),

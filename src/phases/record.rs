@@ -1,5 +1,5 @@
 //! What the founder tells the others: that the cluster exists, which CA it has, and that it
-//! is here to stay.
+//! is settled.
 
 use async_trait::async_trait;
 use serde::Serialize;
@@ -44,7 +44,7 @@ impl Step for RecordCluster {
     }
 }
 
-/// The founder is done: from then on the cluster is not founded anew when its founder is lost.
+/// The founder is done: from then on the cluster is not founded again when its founder is lost.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SettleCluster {
     /// The cluster's uid.

@@ -17,7 +17,7 @@ pub trait Archive: Send + Sync {
     async fn put(&self, place: &Place, name: &str, file: &Path) -> Result<()>;
     /// Fetches into a file, which is whole and for its owner alone, or not there.
     async fn get(&self, place: &Place, name: &str, file: &Path) -> Result<()>;
-    /// The names in a folder of the place, sorted; none where there is no such folder.
+    /// The names in a folder of the place, sorted; empty if there is no such folder.
     async fn list(&self, place: &Place, folder: &str) -> Result<Vec<String>>;
     /// Removes one; a name that is not there is no error.
     async fn delete(&self, place: &Place, name: &str) -> Result<()>;

@@ -56,7 +56,7 @@ pub trait Cluster: Send + Sync {
     async fn evict(&self, pod: &ObjectRef) -> Result<Eviction>;
     /// What of these objects (Deployments, DaemonSets, StatefulSets, Jobs) has not rolled out yet; empty when all have.
     async fn not_rolled_out(&self, objects: &[serde_json::Value]) -> Result<Vec<String>>;
-    /// An object as the API server has it; none where it, or its kind, does not exist.
+    /// An object as the API server has it; `None` where it, or its kind, does not exist.
     async fn get(&self, object: &ObjectRef) -> Result<Option<serde_json::Value>>;
     /// The node's Ready condition; none when there is no such node.
     async fn node_ready(&self, name: &str) -> Result<Option<NodeCondition>>;

@@ -10,7 +10,7 @@ use crate::error::Result;
 /// Hosted zones, of which the agent keeps one record set.
 #[async_trait]
 pub trait Dns: Send + Sync {
-    /// The A records of a name in a zone; none where there are none. Refused where they
+    /// The A records of a name in a zone; `None` if there are none. Refused where they
     /// are not plain addresses, which writing would replace.
     async fn record(&self, zone: &str, name: &str) -> Result<Option<RecordSet>>;
     /// Writes the A records of a name, in place of those that there are.

@@ -26,7 +26,7 @@ pub struct Instance {
     pub id: String,
     /// Its life-cycle state.
     pub state: InstanceState,
-    /// The role that its tag gives; none where the tag is missing or unknown.
+    /// The role that its tag gives; `None` where the tag is missing or unknown.
     pub role: Option<Role>,
     /// The primary private IPv4 address; none once terminated.
     pub private_ip: Option<std::net::Ipv4Addr>,

@@ -30,7 +30,7 @@ pub trait Etcd: Send + Sync {
     /// where too few healthy voters would be left, and that is one.
     async fn remove(&self, id: u64) -> Result<()>;
     /// Gives a learner its vote; one that has it is no error. One that has not caught up yet
-    /// is: time mends it.
+    /// is one that passes by itself.
     async fn promote(&self, id: u64) -> Result<()>;
     /// Makes another voting member the leader; nothing is done where it leads already.
     async fn transfer_leadership(&self, to: u64) -> Result<()>;

@@ -13,13 +13,13 @@ use crate::error::Result;
 /// the real adapter on a folder of their own.
 #[async_trait]
 pub trait Host: Send + Sync {
-    /// A file's content; none where it does not exist.
+    /// A file's content; `None` where it does not exist.
     async fn read(&self, path: &Path) -> Result<Option<Vec<u8>>>;
     /// Writes a file whole or not at all (temporary file, fsync, rename, fsync of the folder), making its folders.
     async fn write(&self, path: &Path, content: &[u8], mode: u32) -> Result<()>;
     /// Removes a file; one that does not exist is no error.
     async fn remove(&self, path: &Path) -> Result<()>;
-    /// The paths in a folder, sorted; none where there is no such folder.
+    /// The paths in a folder, sorted; `None` if there is no such folder.
     async fn list(&self, folder: &Path) -> Result<Option<Vec<PathBuf>>>;
     /// Whether the path exists.
     async fn exists(&self, path: &Path) -> Result<bool>;
@@ -33,7 +33,7 @@ pub trait Host: Send + Sync {
     async fn swap_off(&self, path: &Path) -> Result<()>;
     /// Makes the kernel's module available; a built-in one counts as available.
     async fn load_module(&self, name: &str) -> Result<()>;
-    /// sha256 of a file in hexadecimal digits; none where it does not exist.
+    /// sha256 of a file in hexadecimal digits; `None` where it does not exist.
     async fn sha256(&self, path: &Path) -> Result<Option<String>>;
 }
 

@@ -1,6 +1,6 @@
 //! The status as Prometheus metrics.
 //!
-//! Made anew from the status at each scrape: there is nothing to keep in step.
+//! Rendered from the status at each scrape: there is nothing to keep in step.
 
 mod etcd;
 

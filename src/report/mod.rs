@@ -92,7 +92,7 @@ impl Reporter {
         });
     }
 
-    /// Says what is wrong with etcd and only a person can mend.
+    /// Says what is wrong with etcd and only a person can fix.
     pub fn troubles(&self, troubles: Vec<String>) {
         self.change(|status| status.troubles = troubles);
     }

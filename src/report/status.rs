@@ -77,7 +77,7 @@ pub struct Status {
     /// On that one, the add-ons.
     #[serde(default)]
     pub addons: Vec<AddonReport>,
-    /// On a control plane, what is wrong with etcd and only a person can mend.
+    /// On a control plane, what is wrong with etcd and only a person can fix.
     #[serde(default)]
     pub troubles: Vec<String>,
     /// On a control plane, how etcd's members are; `None` if etcd does not answer there.
@@ -86,7 +86,7 @@ pub struct Status {
     /// On that one, the record set of the workers, where one is kept.
     #[serde(default)]
     pub dns: Option<DnsReport>,
-    /// On the leader, how backups fare; none where there are to be none.
+    /// On the leader, how backups fare; `None` where there are to be none.
     #[serde(default)]
     pub snapshots: Option<SnapshotReport>,
     /// The certificates of this node and when they end.

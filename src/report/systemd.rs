@@ -25,7 +25,7 @@ pub fn alive() {
     notify(&[NotifyState::Watchdog]);
 }
 
-/// How often the watchdog must hear from us; none where it is off.
+/// How often the watchdog must hear from us; `None` where it is off.
 pub fn watchdog_interval() -> Option<Duration> {
     sd_notify::watchdog_enabled().map(|limit| limit / 3)
 }

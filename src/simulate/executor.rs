@@ -17,7 +17,7 @@ use std::{
 /// Names a future that was handed to an [`Executor`].
 pub type TaskId = usize;
 
-/// When a timer ends, and the how-manieth it was.
+/// When a timer ends, and its sequence number, which breaks ties.
 type Key = (Duration, u64);
 
 #[derive(Default)]
@@ -182,7 +182,7 @@ impl<T> Executor<T> {
         self.tasks.remove(&task);
     }
 
-    /// Polls the task whose turn it is; none where all wait.
+    /// Polls the task whose turn it is; `None` where all wait.
     pub fn poll_next(&mut self) -> Option<(TaskId, Polled<T>)> {
         let (id, task) = loop {
             let id = {

@@ -64,7 +64,7 @@ use crate::{
     ports::World,
 };
 
-/// How many instances are launched at the begin.
+/// How many instances are launched at the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Size {
     /// Candidates to found the cluster.

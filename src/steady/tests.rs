@@ -33,7 +33,7 @@ async fn member(fake: &FakeWorld, me: Identity) -> Agent {
     agent
 }
 
-/// Mends, and then looks.
+/// Repairs, and then looks.
 async fn cycle(agent: &Agent, full: bool) -> (Stage, String) {
     let unmended = agent.mend(full).await;
     let unseen = agent.look_at_peers().await.err();

@@ -150,7 +150,7 @@ pub(super) enum Command {
         #[command(flatten)]
         metadata: MetadataArguments,
     },
-    /// Give a role's policy anew, without some of its actions.
+    /// Give a role's policy again, without some of its actions.
     #[command(hide = true)]
     Policy {
         /// control-plane or worker.

@@ -50,7 +50,7 @@ pub fn store(folder: &Path, registry: &Path, work: &Path, log: &Path) -> Result<
         let found = images_of(&path).with_context(|| format!("read {}", path.display()))?;
         let about = path.metadata()?;
         for Found { source, reference } in found {
-            // Gone with the registry's folder when this is made anew.
+            // Gone with the registry's folder when this is made again.
             let stamp = format!("{:?} {:?} {source}", about.modified()?, about.len());
             let stamp = Stamp::of([("archive", stamp.as_bytes())]);
             let name = reference.replace(['/', ':'], "_");

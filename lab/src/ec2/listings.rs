@@ -43,7 +43,7 @@ impl Keys {
         }
     }
 
-    /// The listing to judge in place of this call; none where moto can judge the call itself,
+    /// The listing to judge in place of this call; `None` where moto can judge the call itself,
     /// or will refuse its keys, which it did not give out.
     pub fn stand_in(&self, call: &Call) -> Result<Option<Call>> {
         let lists = call.service() == "s3" && call.method == Method::GET;

@@ -124,7 +124,7 @@ impl Api {
         whole(about, body)
     }
 
-    /// Kills moto, starts it anew and brings its state back.
+    /// Kills moto, starts it again and brings its state back.
     async fn restart(&self) -> Result<()> {
         let mut backend = self.backend.lock().await;
         backend.process.kill().await?;

@@ -56,7 +56,7 @@ impl Rejection {
 
     /// The error for a caller that has no use for the code. `action` is IAM's, `ec2:DescribeInstances`.
     ///
-    /// It counts as one that time may mend even where permission is missing:
+    /// It counts as one that may pass by itself even where permission is missing:
     /// policies are attached while instances run.
     pub fn into_error(self, action: &str, role: &str) -> Error {
         let denied = self.is_denied();

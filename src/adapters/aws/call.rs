@@ -246,7 +246,7 @@ impl Aws {
     /// and an answer is cut where it is longer than this service's ever are.
     ///
     /// Where the service asks to come back later that is done for some seconds: what was signed
-    /// is good for one passing on by us, so the signer would have to begin anew.
+    /// is good for one passing on by us, so the signer would have to start over.
     pub(super) async fn forward(
         &self,
         service: Service,

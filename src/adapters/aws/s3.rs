@@ -141,7 +141,7 @@ impl S3 {
         }
     }
 
-    /// A small object; none where there is no such key.
+    /// A small object; `None` where there is no such key.
     pub async fn read(&self, bucket: &str, key: &str) -> Result<Option<Vec<u8>>> {
         let request = Request::new(Method::GET, "s3:GetObject", bucket, key);
         let answer = match self.call(&request).await? {

@@ -84,7 +84,7 @@ async fn pass_on(mut client: TcpStream, candidates: Vec<SocketAddr>, health: &He
                             debug!(%address, %error, "a connection to the API broke");
                         }
                     }
-                    // Closed, so that the client connects anew: to a server that works.
+                    // Closed, so that the client connects again: to a server that works.
                     () = health.replaceable(*address) => {}
                 }
                 return;

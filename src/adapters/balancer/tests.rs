@@ -238,7 +238,7 @@ async fn readyz_is_asked_with_the_clusters_ca_only() {
     probe.probe(ready).await.unwrap();
     let error = probe.probe(stranger).await.unwrap_err();
     assert!(error.one_line().contains("certificate"), "{error}");
-    // The CA is read anew when it has changed.
+    // The CA is read again when it has changed.
     std::fs::write(&file, format!("{failing_ca}{stranger_ca}{forbidding_ca}")).unwrap();
     let error = probe.probe(failing).await.unwrap_err();
     assert!(error.one_line().contains("500"), "{error}");

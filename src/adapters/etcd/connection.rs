@@ -25,7 +25,7 @@ const CA: &str = "ca.crt";
 const CERTIFICATE: &str = "healthcheck-client.crt";
 const KEY: &str = "healthcheck-client.key";
 
-/// A client that is made when needed, and made anew when a file of it has changed.
+/// A client that is made when needed, and made again when a file of it has changed.
 pub struct Connection {
     folder: PathBuf,
     silence: Duration,

@@ -46,7 +46,7 @@ async fn write(mut answer: Response, part: &Path) -> Result<Snapshot> {
     if let Some(folder) = part.parent() {
         fs::create_dir_all(folder).await.attempting(writing)?;
     }
-    // Made anew: the mode counts only for a file that is made.
+    // Made again: the mode counts only for a file that is made.
     match fs::remove_file(part).await {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             return Err(Error::failed(writing()).because(&error));

@@ -1,7 +1,7 @@
 //! Names to addresses by /etc/hosts and /etc/resolv.conf, in this process.
 //!
 //! A static glibc binary that calls `getaddrinfo` loads the machine's own NSS
-//! modules, whose glibc is another one. Both files are read anew for each lookup
+//! modules, whose glibc is another one. Both files are read again for each lookup
 //! (reqwest keeps connections, so lookups are rare): cloud-init, resolved and
 //! the agent itself rewrite them while an instance boots. There is no fallback
 //! to anybody's public resolver: without a configured one a lookup fails.

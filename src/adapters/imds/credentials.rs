@@ -97,7 +97,7 @@ impl Imds {
         }
     }
 
-    /// Time may mend it: the service can show a role some seconds after the instance has
+    /// It may pass by itself: the service can show a role some seconds after the instance has
     /// booted, and a profile can be attached while it runs.
     async fn no_role(&self) -> Error {
         let instance = match self.document().await {

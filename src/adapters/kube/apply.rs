@@ -187,7 +187,7 @@ fn labelled(object: &Value, owner: &str) -> Value {
 pub struct Kinds(BTreeMap<String, APIResourceList>);
 
 impl Kinds {
-    /// The place of the object's kind; none where the server does not know it.
+    /// The place of the object's kind; `None` where the server does not know it.
     pub async fn api(
         &mut self,
         client: &Client,

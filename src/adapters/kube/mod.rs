@@ -24,7 +24,7 @@ use connection::Connection;
 /// The API server behind a fixed endpoint, as the owner of a kubeconfig file.
 ///
 /// Connects when first asked, since on a new node neither the file nor the server is
-/// there yet; connects anew, with the file read again, after the server has not known
+/// there yet; connects again, with the file read again, after the server has not known
 /// the client or has not answered.
 pub struct KubeCluster {
     connection: Connection,

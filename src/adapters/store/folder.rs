@@ -61,7 +61,7 @@ fn create(target: &Path, content: &[u8]) -> io::Result<Created> {
     }
 }
 
-/// The result, or none where the file or folder does not exist.
+/// The result, or `None` where the file or folder does not exist.
 fn if_there<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Ok(found) => Ok(Some(found)),

@@ -138,7 +138,7 @@ async fn a_cluster_is_recorded_under_the_number_of_its_claim() {
     let error = initialize(&taken, &initialized("uid-1")).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Refused);
     assert!(error.one_line().contains("given up"), "{error}");
-    // A list that lags behind the claim: time mends it.
+    // A list that lags behind the claim: it passes by itself.
     for error in [
         initialize(&taken, &initialized("uid-3")).await.unwrap_err(),
         settle(&taken, &settled("uid-3")).await.unwrap_err(),

@@ -134,7 +134,7 @@ impl Addon {
         errors.push(first);
         let lines: Vec<String> = errors.iter().map(Error::one_line).collect();
         let all = Error::failed(lines.join("; "));
-        // What a person must mend, time may not.
+        // What a person must fix does not pass by itself.
         let refused = errors.iter().any(|error| error.kind() == Kind::Refused);
         Err(self.during(if refused { all.for_a_person() } else { all }))
     }

@@ -173,7 +173,7 @@ impl Artifact {
         let Some(text) = host.read(&Inventory::path(&self.download.sha256)).await? else {
             return Ok(Some("not installed".to_owned()));
         };
-        // One that cannot be read is as good as none: it is written anew.
+        // One that cannot be read is as good as none: it is written again.
         let Ok(inventory) = serde_json::from_slice::<Inventory>(&text) else {
             return Ok(Some("its inventory is damaged".to_owned()));
         };

@@ -105,7 +105,7 @@ impl Kernel {
         })
     }
 
-    /// The list of those that systemd loads at boot; none where the kernel has them all built in.
+    /// The list of those that systemd loads at boot; `None` where the kernel has them all built in.
     fn modules_load(&self, listed: &Listed) -> Option<String> {
         let modules: Vec<&str> = self
             .features

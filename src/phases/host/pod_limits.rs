@@ -44,7 +44,7 @@ const CONTROL: [u16; 4] = [2379, 2380, 10257, 10259];
 /// The rules of this node, and the unit that loads them before containers start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PodLimits {
-    /// Both files; none where pods may reach everything.
+    /// Both files; `None` where pods may reach everything.
     files: Option<[File; 2]>,
 }
 

@@ -111,7 +111,7 @@ impl Preflight {
         })
     }
 
-    /// All that is wrong, so that a person mends it in one go.
+    /// All that is wrong, so that a person can fix it in one go.
     async fn problems(&self, world: &World) -> Result<Vec<Problem>> {
         let host = world.host.as_ref();
         let machine = host.machine().await?;

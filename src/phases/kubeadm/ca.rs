@@ -30,7 +30,7 @@ pub fn ca_cert_hash(pem: &[u8]) -> Result<String> {
         .ok_or_else(|| Error::refused("the cluster CA's certificate is no X.509"))
 }
 
-/// The same of a certificate as DER; none where it is none.
+/// The same, for a DER certificate; `None` if it is not one.
 pub fn key_hash(der: &[u8]) -> Option<String> {
     let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
     let digest = Sha256::digest(certificate.public_key().raw);

@@ -42,7 +42,7 @@ pub enum PhaseResult {
 }
 
 impl PhaseResult {
-    /// What is missing, in words; none where the result is there.
+    /// What is missing, in words; `None` where the result is there.
     pub async fn missing(&self, world: &World) -> Result<Option<String>> {
         let host = world.host.as_ref();
         match self {

@@ -74,7 +74,7 @@ impl LeaveEtcd {
         Ok((own.into_iter().next(), others))
     }
 
-    /// A member that was removed ends at once. Then the others know that it is none any more.
+    /// A member that was removed ends at once. Then the others know that it is no member any more.
     async fn members_by_others(&self, world: &World, silent: Error) -> Result<Vec<Member>> {
         for peer in world.ec2.instances(&self.cluster).await? {
             let is_other = peer.role == Some(Role::ControlPlane)

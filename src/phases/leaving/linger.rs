@@ -1,4 +1,4 @@
-//! Visitors who know this node's address find somebody until they know better.
+//! Keeps serving until DNS no longer names this node.
 
 use std::time::Duration;
 

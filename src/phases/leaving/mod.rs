@@ -1,4 +1,4 @@
-//! Saying goodbye: what a node does before it goes, and when it comes back.
+//! Decommissioning: what a node does before it goes, and when it comes back.
 //!
 //! The Node's annotation [`LEAVING`] says that the agent cordoned it, and since when; [`LEFT`]
 //! asks the leader to delete it, which a worker may not do itself.

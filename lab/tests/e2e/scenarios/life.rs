@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::stage::{Stage, ensure, text, until};
 
-/// What identifies a node beyond its name: a node that joined anew has another uid.
+/// What identifies a node beyond its name: a node that joined again has another uid.
 fn node_uid(stage: &Stage, machine: &str) -> Result<String, Failed> {
     let name = text(&stage.agent(machine)?["node"]);
     Ok(text(&stage.get(&["node", &name])?["metadata"]["uid"]))

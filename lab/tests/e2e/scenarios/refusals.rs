@@ -172,7 +172,7 @@ pub fn a_pod_range_of_the_vpc_is_refused(stage: &Stage) -> Result<(), Failed> {
 }
 
 /// Switched off on a node that is up: the agent says so when it starts again, keeps the node's
-/// way to the API, and goes on by itself once that is mended.
+/// way to the API, and goes on by itself once that is fixed.
 pub fn a_node_in_use_outlives_what_its_agent_refuses(stage: &Stage) -> Result<(), Failed> {
     let starts = "systemctl show -P NRestarts k8s-bootstrap";
     let asks = "curl --silent --insecure --max-time 5 https://127.0.0.1:7443/version";
