@@ -137,9 +137,9 @@ fn manifest(pod: &str) -> std::path::PathBuf {
 }
 
 impl Scene {
-    /// A control plane has certificates that end within this time, and pods that read them.
-    pub fn issue(&mut self, index: usize, within: Duration) {
-        let until = time(self.timeline.now() + within, 0);
+    /// A control plane has certificates that end after this time, and pods that read them.
+    pub fn issue(&mut self, index: usize, after: Duration) {
+        let until = time(self.timeline.now() + after, 0);
         for name in ["apiserver", "controller-manager.conf"] {
             let serial = self.dice.number() >> 1;
             for (path, content) in files(name, serial, until).unwrap_or_default() {

@@ -1,6 +1,7 @@
 //! Lets one simulation happen: launches instances, starts their agents, lets blows fall, and
 //! looks after every step whether the laws hold.
 
+mod epilogue;
 mod machines;
 
 use std::{
@@ -9,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use self::epilogue::Epilogue;
 use super::{
     Code, Counts, Size,
     executor::{Executor, Polled, TaskId, Timeline},
@@ -78,28 +80,6 @@ enum Event {
     Steady,
 }
 
-/// What happens once all is well.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Epilogue {
-    /// A person removes these keys of the record, counted from its end, and every agent starts
-    /// again.
-    LoseKeys(&'static [usize]),
-    /// One more control plane is launched.
-    Launch,
-    /// Both.
-    LoseKeysAndLaunch,
-    /// A control plane is launched whose settings name another store.
-    LaunchAstray,
-    /// A control plane is terminated, and another one takes its place.
-    Terminate,
-    /// The majority is lost, and a person brings the cluster back from a backup.
-    Restore,
-    /// Certificates come to their last third, and processes crash meanwhile.
-    Renew,
-    /// All instances are off for longer than the certificates live.
-    SwitchOff,
-}
-
 /// One simulation.
 pub struct Director {
     scene: Arc<Mutex<Scene>>,
@@ -133,7 +113,7 @@ impl Director {
         let mut dice = Dice::new(seed);
         let faults = Faults::drawn(&mut dice);
         let plot = plot(&mut dice);
-        let epilogue = epilogue(&mut dice);
+        let epilogue = epilogue::drawn(&mut dice);
         let unfit = dice
             .chance(0.1)
             .then(|| dice.below(size.control_planes))
@@ -471,17 +451,6 @@ impl Director {
         settled
     }
 
-    /// A person has tried to take a backup; then disaster strikes, and restoring is not easy.
-    fn backed_up(&mut self, is_there: bool) {
-        self.has_backup = is_there;
-        if !is_there {
-            let mut scene = lock(&self.scene);
-            scene.laws.broke(Law::Convergence, "no backup can be taken");
-        }
-        self.crash_for_a_while();
-        self.plan_within(60, Event::Disaster);
-    }
-
     fn stuck(&mut self) -> bool {
         let mut scene = lock(&self.scene);
         let machines = scene.machines.iter();
@@ -498,27 +467,6 @@ impl Director {
         scene.laws.broke(Law::Convergence, stuck.join(", "));
         false
     }
-}
-
-fn epilogue(dice: &mut Dice) -> Option<Epilogue> {
-    const ALL: &[usize] = &[0, 1, 2];
-    let epilogues = [
-        Epilogue::LoseKeys(&[0]),
-        Epilogue::LoseKeys(&[1]),
-        Epilogue::LoseKeys(&[2]),
-        Epilogue::LoseKeys(ALL),
-        Epilogue::Launch,
-        Epilogue::LoseKeysAndLaunch,
-        Epilogue::LaunchAstray,
-        Epilogue::Terminate,
-        Epilogue::Terminate,
-        Epilogue::Terminate,
-        Epilogue::Restore,
-        Epilogue::Renew,
-        Epilogue::SwitchOff,
-    ];
-    let which = dice.below(epilogues.len() * 2)?;
-    epilogues.get(which).copied()
 }
 
 fn blow(dice: &mut Dice) -> Blow {
