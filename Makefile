@@ -41,15 +41,15 @@ unit:
 # cannot run the lab the tests say that they are skipped; with CI=true they fail.
 # The whole workspace, as in `unit`: other features of the dependencies would be other builds.
 # Some of them: make e2e SCENARIOS="a_rebooted_node_comes_back"
-SCENARIOS =
+SCENARIOS ?=
 
 e2e: tools build
 	SCENARIOS="$(SCENARIOS)" $(CARGO) test --workspace --locked --features lab/e2e --test e2e
 
 # Years in minutes: three control planes and two workers whose certificates live for ten minutes.
 # Takes three hours; a part of it: make e2e-certificates RENEWALS=3 SWITCH_OFFS=1
-RENEWALS    = 20
-SWITCH_OFFS = 10
+RENEWALS    ?= 20
+SWITCH_OFFS ?= 10
 
 e2e-certificates: tools build
 	RENEWALS=$(RENEWALS) SWITCH_OFFS=$(SWITCH_OFFS) $(CARGO) test --workspace --locked --features lab/proofs --test proofs
@@ -76,7 +76,7 @@ audit:
 
 # Changes one thing at a time in what decides, and lists the changes that no fast test notices.
 # Takes hours; for one file: make mutants MUTATED=src/join/judge.rs
-MUTATED = src/decide.rs 'src/decide/**/*.rs' src/leader/healing.rs src/join/judge.rs src/join/proof.rs src/join/csr.rs
+MUTATED ?= src/decide.rs 'src/decide/**/*.rs' src/leader/healing.rs src/join/judge.rs src/join/proof.rs src/join/csr.rs
 
 mutants:
 	command -v cargo-mutants >/dev/null || $(CARGO) install --locked cargo-mutants
