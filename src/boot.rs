@@ -22,11 +22,11 @@ use crate::{
     identity::Identity,
     journal::{Course, Membership},
     observe::{self, Claim, Memory, Observation, Settled, evidence, record},
-    phases::{Notes, Step, leaving::Removal},
     plan,
     ports::{Created, MachineFacts, Role, World},
     report::{Reporter, Stage},
     runner::{Phase, Runner, Summary},
+    steps::{Notes, Step, leaving::Removal},
     wait::{Patience, Probe, until},
 };
 

@@ -15,13 +15,13 @@ use crate::{
     boot::Agent,
     config::Settings,
     identity::Identity,
-    phases::{
-        Action,
-        leaving::{CompleteHooks, Cordon, Evict, LeaveEtcd, Left, Linger, Unready},
-    },
     ports::{Command, Commands, Ec2, Hook, Interruption, Notices, Role},
     report::Stage,
     runner::Phase,
+    steps::{
+        Action,
+        leaving::{CompleteHooks, Cordon, Evict, LeaveEtcd, Left, Linger, Unready},
+    },
 };
 
 /// How often the metadata service is asked for notices, as EC2's documentation advises.

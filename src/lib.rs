@@ -35,7 +35,6 @@ pub mod lease;
 pub mod leaving;
 pub mod logging;
 pub mod observe;
-pub mod phases;
 pub mod plan;
 pub mod ports;
 pub mod report;
@@ -44,6 +43,7 @@ pub mod simulate;
 pub mod snapshots;
 pub mod start_over;
 pub mod steady;
+pub mod steps;
 #[cfg(test)]
 mod testing;
 pub mod user_data;

@@ -11,7 +11,9 @@ use crate::{
     join::BlanketApproval,
     journal::{Course, Membership},
     observe::Memory,
-    phases::{
+    ports::{MachineFacts, Role},
+    runner::Phase,
+    steps::{
         Action, NodeReady,
         addons::Addon,
         host::{
@@ -24,8 +26,6 @@ use crate::{
         leaving::Uncordon,
         record::{RecordCluster, SettleCluster},
     },
-    ports::{MachineFacts, Role},
-    runner::Phase,
 };
 
 /// Collects phases; each line of a plan is one call.

@@ -16,8 +16,8 @@ use crate::{
     error::{Error, Kind, Result},
     journal::{Entry, Journal, Membership},
     observe::{Memory, SettledRecord},
-    phases::{Notes, State, Step},
     ports::World,
+    steps::{Notes, State, Step},
 };
 
 /// The first pause after an error that a person must fix unless it passes.

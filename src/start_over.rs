@@ -15,8 +15,8 @@ use crate::{
     decide::{Agreement, Decision},
     error::Error,
     journal::{Course, Journal},
-    phases::Step,
     runner::Phase,
+    steps::Step,
 };
 
 /// How often a node of a cluster that is not settled looks whether it was given up.

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::{
     error::{Error, Kind, Result},
-    phases::Notes,
     ports::Clock,
+    steps::Notes,
 };
 
 /// What a probe found.

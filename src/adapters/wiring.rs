@@ -29,8 +29,8 @@ use crate::{
     config::{Settings, StoreKind},
     error::Result,
     identity::Identity,
-    phases::kubeadm::{self, paths},
     ports::{Clock, Commands, Ec2, Host, Store, World},
+    steps::kubeadm::{self, paths},
 };
 
 /// What an instance of a cluster without a store has recorded itself.

@@ -8,8 +8,8 @@ use crate::{
     identity::Identity,
     journal::Journal,
     observe::Observation,
-    phases::kubeadm::paths,
     ports::{Host, InstanceState, Role},
+    steps::kubeadm::paths,
 };
 
 /// Where those that were seen last are kept.

@@ -16,8 +16,8 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     error::{Context, Error, Result},
-    phases::kubeadm::paths,
     ports::{Host, ObjectRef, World},
+    steps::kubeadm::paths,
 };
 
 /// The digest of what the part read when it was started.

@@ -25,8 +25,8 @@ use crate::{
     error::Result,
     identity::Identity,
     lease::Lease,
-    phases::{Notes, State, Step, kubeadm::paths},
     ports::{Command, Host, World},
+    steps::{Notes, State, Step, kubeadm::paths},
     wait::{self, Patience, Probe},
 };
 

@@ -15,10 +15,10 @@ use crate::{
     error::Result,
     identity::Identity,
     lease::Holder,
-    phases::{State, Step},
     plan,
     ports::{Role, World},
     runner::Runner,
+    steps::{State, Step},
 };
 
 /// How often certificates are looked at.

@@ -13,7 +13,7 @@ use crate::{
         renewal::{self, Renewal, Which, ask_for_all},
     },
     error::{Context, Result},
-    phases::{Notes, State, Step},
+    steps::{Notes, State, Step},
     wait::{Patience, Probe, until},
 };
 

@@ -6,7 +6,7 @@ use super::{print, require_root, who_am_i};
 use crate::{
     adapters::{balancer::API_PORT, wiring::Wiring},
     error::{Error, Result},
-    phases::kubeadm::{kubeconfig::for_people, paths},
+    steps::kubeadm::{kubeconfig::for_people, paths},
 };
 
 /// Prints the administrator's kubeconfig with an address that is reached from outside of the

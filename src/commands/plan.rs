@@ -11,9 +11,9 @@ use crate::{
     identity::Identity,
     journal::{Course, Journal, Membership},
     observe::Memory,
-    phases::{Action, State, Step},
     plan as plans,
     runner::Phase,
+    steps::{Action, State, Step},
 };
 
 /// One line of `plan`.

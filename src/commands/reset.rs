@@ -6,8 +6,8 @@ use crate::{
     error::{Error, Result},
     journal::Journal,
     leaving::{self, Notice, Why},
-    phases::leaving::Removal,
     runner::Runner,
+    steps::leaving::Removal,
 };
 
 /// `reset`: the goodbye, which must succeed here, and then the removal.

@@ -23,11 +23,11 @@ use crate::{
     identity::Identity,
     join::{JoinService, approver},
     journal::Journal,
-    phases::{Notes, leaving::Removal},
     ports::{Host, MachineFacts, Role},
     report::{Reporter, Stage, http, systemd},
     runner::Runner,
     steady::End,
+    steps::{Notes, leaving::Removal},
     wait::{Patience, Probe, until},
 };
 

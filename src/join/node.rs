@@ -9,8 +9,8 @@ use crate::{
     config::{Fragment, load, tags},
     error::{Error, Result},
     identity,
-    phases::{Notes, State, Step},
     ports::{Applicant, Instance, InstanceFacts, ObjectRef, World},
+    steps::{Notes, State, Step},
 };
 
 /// The joiner's Node as its own agent would have described it, but of EC2's data.

@@ -23,8 +23,8 @@ use crate::{
     config::Settings,
     error::{Error, Kind, Result as Fallible},
     identity::Identity,
-    phases::kubeadm::{self, paths},
     ports::{Applicant, Caller, Instance, Proof, Role, World},
+    steps::kubeadm::{self, paths},
 };
 
 /// How old a list of instances may be: a thousand joiners at once are not a thousand questions to EC2.

@@ -6,8 +6,8 @@ use std::net::Ipv4Addr;
 use crate::{
     error::{Error, Result},
     observe::{Settled, record},
-    phases::kubeadm::own_ca_cert_hash,
     ports::{Instance, Member, World},
+    steps::kubeadm::own_ca_cert_hash,
 };
 
 /// Whether etcd can keep a majority without any one of its members once somebody has joined

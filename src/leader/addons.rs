@@ -13,13 +13,13 @@ use crate::{
     config::Settings,
     error::{Error, Result},
     leader::{self, Leader},
-    phases::addons::{
+    ports::{ObjectRef, World},
+    report::{AddonReport, AddonState},
+    steps::addons::{
         Addon,
         record::{self, Record},
         references,
     },
-    ports::{ObjectRef, World},
-    report::{AddonReport, AddonState},
 };
 
 /// Applying one add-on ends within this, less than the Lease that is renewed before it:

@@ -8,8 +8,8 @@ use tracing::info;
 use crate::{
     error::Result,
     leader::{self, Leader},
-    phases::leaving::LEFT,
     ports::World,
+    steps::leaving::LEFT,
 };
 
 /// How often to look for them.

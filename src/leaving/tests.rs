@@ -5,9 +5,9 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     journal::{Course, Membership},
-    phases::leaving::{LEAVING, LEFT},
     ports::{Instance, InstanceState},
     steady::End,
+    steps::leaving::{LEAVING, LEFT},
     testing::{FakeWorld, agent, control_plane, output, running, settings, worker},
 };
 

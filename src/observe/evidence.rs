@@ -9,8 +9,8 @@ use super::Observation;
 use crate::{
     identity::Identity,
     journal::Course,
-    phases::kubeadm::paths,
     ports::{Role, World},
+    steps::kubeadm::paths,
 };
 
 /// The port of the API servers.

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::{
     config::{Fragment, load},
-    phases::kubeadm::paths,
+    steps::kubeadm::paths,
     testing::{control_plane, machine, worker},
 };
 

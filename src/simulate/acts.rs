@@ -17,13 +17,13 @@ use crate::{
     identity::Identity,
     journal::Course,
     observe::Memory,
-    phases::{
+    ports::{Role, World},
+    runner::Phase,
+    steps::{
         Notes, State, Step,
         kubeadm::{Join, paths},
         record::{RecordCluster, SettleCluster},
     },
-    ports::{Role, World},
-    runner::Phase,
 };
 
 /// Below this, what was done lies on an instance's disk.

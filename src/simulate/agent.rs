@@ -18,11 +18,6 @@ use crate::{
     error::{Error, Result},
     journal::Journal,
     leader::{departed, healing::Healing},
-    phases::{
-        Notes, State, Step,
-        kubeadm::paths,
-        leaving::{LeaveEtcd, Left},
-    },
     ports::{self, Role, World},
     report::Reporter,
     runner::{Runner, Summary},
@@ -30,6 +25,11 @@ use crate::{
         Subject,
         restore::{Request, carry_out, prepare},
         take,
+    },
+    steps::{
+        Notes, State, Step,
+        kubeadm::paths,
+        leaving::{LeaveEtcd, Left},
     },
 };
 

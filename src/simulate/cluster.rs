@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use super::{absent::absent, place::Place, scene::Scene, services::API};
 use crate::{
     error::{Error, Result},
-    phases::kubeadm::paths,
     ports::{Cluster, Eviction, NodeCondition, ObjectRef, Part, Peers, Role},
+    steps::kubeadm::paths,
 };
 
 impl Scene {

@@ -25,11 +25,11 @@ use super::{
 use crate::{
     error::{Error, Result},
     join::{Case, NodeIs, Rules, before_the_third, judge, node, turn},
-    phases::kubeadm::paths,
     ports::{
         Applicant, Caller, Cluster, Command, Commands, Host, JoinServices, JoinTicket, Output,
         Role, World,
     },
+    steps::kubeadm::paths,
 };
 
 /// The client of the join service waits for so long.

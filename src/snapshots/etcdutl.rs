@@ -8,8 +8,8 @@ use crate::{
     config::Settings,
     error::Result,
     identity::Identity,
-    phases::{Notes, Step, host::Images},
     ports::{Command, World},
+    steps::{Notes, Step, host::Images},
 };
 
 /// containerd's client, which the host's preparation has put there.

@@ -6,8 +6,8 @@ use super::{DATA, MANIFEST, Manifest, Name, PKI, WORK, newest, pki};
 use crate::{
     error::{Error, Result},
     observe::Initialized,
-    phases::kubeadm::ca_cert_hash,
     ports::{Place, World},
+    steps::kubeadm::ca_cert_hash,
 };
 
 /// Where a person says that the backup is: `latest` of the place in the settings, the URL of

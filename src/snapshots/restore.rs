@@ -26,9 +26,9 @@ use crate::{
         self, Initialized, Observation, Settled,
         record::{self, Recorded},
     },
-    phases::{Notes, Step, kubeadm::paths},
     ports::{Etcd, InstanceState, Place, Role, World},
     runner::{Phase, Runner},
+    steps::{Notes, Step, kubeadm::paths},
     wait::{self, Patience, Probe},
 };
 

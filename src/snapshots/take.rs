@@ -9,8 +9,8 @@ use super::{DATA, ENDINGS, MANIFEST, Manifest, Name, PKI, VERSION, WORK, pki, re
 use crate::{
     error::{Context, Error, Result},
     observe::record::{self, Recorded},
-    phases::kubeadm::own_ca_cert_hash,
     ports::{Place, World},
+    steps::kubeadm::own_ca_cert_hash,
 };
 
 /// Ending of the copy that is read back.

@@ -8,9 +8,9 @@ use super::*;
 use crate::{
     error::Kind,
     journal::{FILE, Membership},
-    phases::{kubeadm::paths, leaving::Removal},
     ports::{Clock, Etcd, Instance, InstanceState, Store},
     steady::End,
+    steps::{kubeadm::paths, leaving::Removal},
     testing::{FakeWorld, agent, control_plane, output, running, worker},
 };
 
@@ -287,14 +287,14 @@ struct Waits;
 
 #[async_trait::async_trait]
 impl Step for Waits {
-    async fn check(&self, _: &crate::ports::World) -> crate::error::Result<crate::phases::State> {
-        Ok(crate::phases::State::Differs("it waits".to_owned()))
+    async fn check(&self, _: &crate::ports::World) -> crate::error::Result<crate::steps::State> {
+        Ok(crate::steps::State::Differs("it waits".to_owned()))
     }
 
     async fn apply(
         &self,
         _: &crate::ports::World,
-        _: &crate::phases::Notes,
+        _: &crate::steps::Notes,
     ) -> crate::error::Result<()> {
         std::future::pending().await
     }

@@ -9,8 +9,8 @@ use crate::{
     config::Settings,
     error::Result,
     identity::Identity,
-    phases::{Notes, State, Step},
     ports::{NodeCondition, World},
+    steps::{Notes, State, Step},
     wait::{self, Patience, Probe},
 };
 

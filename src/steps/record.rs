@@ -7,8 +7,8 @@ use serde::Serialize;
 use crate::{
     error::Result,
     observe::{Initialized, Settled, record},
-    phases::{Notes, State, Step, kubeadm::own_ca_cert_hash},
     ports::World,
+    steps::{Notes, State, Step, kubeadm::own_ca_cert_hash},
 };
 
 /// The founder writes `initialized/N`: from then on every instance joins.

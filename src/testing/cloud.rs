@@ -16,11 +16,11 @@ use super::Files;
 use crate::{
     error::{Error, Result},
     identity::Identity,
-    phases::host::Inventory,
     ports::{
         Dns, Download, Downloads, Ec2, Hook, Instance, InstanceFacts, InstanceState, Metadata,
         Notices, RecordSet, Scaling, Target,
     },
+    steps::host::Inventory,
 };
 
 /// A running instance as EC2 lists it, at 10.42.0.`last`.

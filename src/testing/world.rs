@@ -11,11 +11,11 @@ use crate::{
     adapters::archive::Archives,
     error::Result,
     observe::{Claim, Initialized, Settled, record},
-    phases::{
+    ports::{Clock, Command, JoinTicket, LeaseMemory, Output, World},
+    steps::{
         Notes, State, Step,
         kubeadm::{ca_cert_hash, paths},
     },
-    ports::{Clock, Command, JoinTicket, LeaseMemory, Output, World},
 };
 
 /// A world whose host is a folder of its own; all else is in memory.

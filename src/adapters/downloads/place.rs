@@ -9,8 +9,8 @@ use super::receive::Journal;
 use crate::{
     adapters::host,
     error::Result,
-    phases::host::Inventory,
     ports::{Download, Target},
+    steps::host::Inventory,
 };
 
 /// All paths of one download. Part and staging lie in the target's folder,

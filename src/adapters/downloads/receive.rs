@@ -16,7 +16,7 @@ use super::{
     place::Place,
     unpack::{Unpacking, unpack},
 };
-use crate::{adapters::host, error::Error, phases::host::Inventory, ports::Download};
+use crate::{adapters::host, error::Error, ports::Download, steps::host::Inventory};
 
 /// Of what a part is a part.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -9,13 +9,13 @@ use crate::{
         Claim, Evidence, Record,
         record::{self, Recorded},
     },
-    phases::kubeadm::ca_cert_hash,
     ports::{Instance, Output},
     snapshots::{
         Name, Subject, WORK,
         fetch::{fetch, newest_of, source},
         take,
     },
+    steps::kubeadm::ca_cert_hash,
     testing::{FakeWorld, Pki, control_plane, output, running, settings},
 };
 

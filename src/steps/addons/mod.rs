@@ -15,8 +15,8 @@ use sha2::{Digest, Sha256};
 use crate::{
     config::{Patch, Settings, Source},
     error::{Context, Error, Kind, Result},
-    phases::{Notes, State, Step},
     ports::{ObjectRef, World},
+    steps::{Notes, State, Step},
     wait::{self, Patience, Probe},
 };
 use record::Record;

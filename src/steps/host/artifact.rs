@@ -12,8 +12,8 @@ use crate::{
     config::{Pin, Settings},
     error::{Context, Error, Result},
     identity::Identity,
-    phases::{Notes, State, Step},
     ports::{Download, Host, Target, World},
+    steps::{Notes, State, Step},
 };
 
 /// Every artifact by the name of its pin, and where it goes.

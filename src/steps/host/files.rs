@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::{error::Result, phases::State, ports::Host};
+use crate::{error::Result, ports::Host, steps::State};
 
 /// Stands on top of every file that the agent owns and that knows comments.
 pub(super) const HEADER: &str = "# Written by k8s-bootstrap; changes are overwritten.\n";

@@ -13,8 +13,8 @@ use super::{
 };
 use crate::{
     error::Result,
-    phases::{Notes, State, Step},
     ports::World,
+    steps::{Notes, State, Step},
 };
 
 /// Exists from the changed file until the reload. Under /run, since a boot reads it too.

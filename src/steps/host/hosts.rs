@@ -13,8 +13,8 @@ use crate::{
     config::Settings,
     error::Result,
     identity::Identity,
-    phases::{Notes, State, Step},
     ports::World,
+    steps::{Notes, State, Step},
 };
 
 const HOSTS: &str = "/etc/hosts";

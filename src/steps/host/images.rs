@@ -11,8 +11,8 @@ use crate::{
     config::Settings,
     error::{Error, Result},
     identity::Identity,
-    phases::{Notes, State, Step},
     ports::{Command, Role, World},
+    steps::{Notes, State, Step},
     wait::{Patience, Probe, until},
 };
 

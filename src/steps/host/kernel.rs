@@ -10,8 +10,8 @@ use crate::{
     config::Settings,
     error::Result,
     identity::Identity,
-    phases::{Notes, State, Step},
     ports::{Host, World},
+    steps::{Notes, State, Step},
 };
 
 const MODULES_LOAD: &str = "/etc/modules-load.d/k8s-bootstrap.conf";

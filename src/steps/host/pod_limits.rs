@@ -20,8 +20,8 @@ use super::{
 use crate::{
     config::Settings,
     error::Result,
-    phases::{Notes, State, Step},
     ports::{Command, World},
+    steps::{Notes, State, Step},
 };
 
 const UNIT: &str = "k8s-bootstrap-pod-limits.service";

@@ -10,8 +10,8 @@ use crate::{
     config::{Network, Settings},
     error::{Error, Kind, Result},
     identity::Identity,
-    phases::{Notes, State, Step},
     ports::{Host, MachineFacts, Metadata, Role, World},
+    steps::{Notes, State, Step},
 };
 
 /// kubeadm's own minimum for a control plane.

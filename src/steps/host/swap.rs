@@ -10,8 +10,8 @@ use crate::{
     config::Settings,
     error::Result,
     identity::Identity,
-    phases::{Notes, State, Step},
     ports::World,
+    steps::{Notes, State, Step},
 };
 
 const FSTAB: &str = "/etc/fstab";

@@ -13,8 +13,8 @@ use crate::{
     config::Settings,
     error::{Error, Result},
     identity::Identity,
-    phases::{Notes, State, Step},
     ports::{Host, World},
+    steps::{Notes, State, Step},
 };
 
 const SYSCTL: &str = "/etc/sysctl.d/90-k8s-bootstrap.conf";

@@ -9,8 +9,8 @@ use super::paths;
 use crate::{
     error::{Error, Result},
     journal::Journal,
-    phases::{Notes, State, Step},
     ports::World,
+    steps::{Notes, State, Step},
 };
 
 /// etcd's data are there, unless it never ran on this instance. Without them it would start an

@@ -10,8 +10,8 @@ use crate::{
     config::Settings,
     error::{Error, Result},
     identity::Identity,
-    phases::{Notes, State, Step},
     ports::{Command, MachineFacts, ObjectRef, Role, World},
+    steps::{Notes, State, Step},
     wait::{self, Patience, Probe},
 };
 

@@ -20,8 +20,8 @@ use crate::{
     identity::Identity,
     join::TURN,
     observe::record,
-    phases::{Notes, State, Step, leaving::LeaveEtcd},
     ports::{Applicant, Command, InstanceState, JoinTicket, Role, World},
+    steps::{Notes, State, Step, leaving::LeaveEtcd},
     wait::{self, Patience, Probe},
 };
 

@@ -9,8 +9,8 @@ use super::config;
 use crate::{
     config::Settings,
     error::Result,
-    phases::{Notes, State, Step},
     ports::World,
+    steps::{Notes, State, Step},
     wait::{self, Patience, Probe},
 };
 

@@ -20,8 +20,8 @@ use crate::{
     config::Settings,
     error::{Error, Result},
     identity::Identity,
-    phases::{Notes, State, Step},
     ports::{Command, JoinTicket, Role, World},
+    steps::{Notes, State, Step},
     wait::{self, Patience, Probe},
 };
 

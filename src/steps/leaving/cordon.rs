@@ -7,8 +7,8 @@ use serde_json::json;
 use super::{LEAVING, annotation, get, reference};
 use crate::{
     error::Result,
-    phases::{Notes, State, Step},
     ports::{Part, World},
+    steps::{Notes, State, Step},
 };
 
 /// The node is cordoned; unless a person did it before, with the mark that it was the agent.

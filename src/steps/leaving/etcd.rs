@@ -5,8 +5,8 @@ use serde::Serialize;
 
 use crate::{
     error::{Error, Result},
-    phases::{Notes, State, Step},
     ports::{Alarm, InstanceState, Member, Role, World},
+    steps::{Notes, State, Step},
 };
 
 /// etcd does without this node's member: another leads, and this one is removed. It stays

@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use crate::{
     error::Result,
-    phases::{Notes, State, Step},
     ports::{Eviction, ObjectRef, World},
+    steps::{Notes, State, Step},
     wait::{self, Patience, Probe},
 };
 

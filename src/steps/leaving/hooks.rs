@@ -5,8 +5,8 @@ use serde::Serialize;
 
 use crate::{
     error::Result,
-    phases::{Notes, State, Step},
     ports::World,
+    steps::{Notes, State, Step},
 };
 
 /// Every termination hook that waits for this instance is completed.

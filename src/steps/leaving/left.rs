@@ -7,8 +7,8 @@ use serde_json::json;
 use super::{LEFT, annotation, get, reference};
 use crate::{
     error::Result,
-    phases::{Notes, State, Step},
     ports::{Part, World},
+    steps::{Notes, State, Step},
 };
 
 /// The Node is marked as left, for the leader to delete, or is gone already.

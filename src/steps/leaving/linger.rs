@@ -9,8 +9,8 @@ use serde::Serialize;
 use super::{LEAVING, annotation, get};
 use crate::{
     error::Result,
-    phases::{Notes, State, Step},
     ports::World,
+    steps::{Notes, State, Step},
 };
 
 /// So much time has passed since the node was cordoned: the record set no longer names it, and

@@ -7,9 +7,9 @@ use serde::Serialize;
 
 use crate::{
     error::Result,
-    phases::{Notes, State, Step, kubeadm::paths},
     ports::{Command, World},
     runner::Phase,
+    steps::{Notes, State, Step, kubeadm::paths},
 };
 
 const KUBEADM: &str = "/usr/local/bin/kubeadm";

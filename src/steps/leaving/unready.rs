@@ -7,8 +7,8 @@ use serde_json::json;
 use super::{get, reference};
 use crate::{
     error::Result,
-    phases::{Notes, State, Step},
     ports::{Part, World},
+    steps::{Notes, State, Step},
 };
 
 /// The node's Ready condition is `False`: its pods leave the endpoints of services at once, and

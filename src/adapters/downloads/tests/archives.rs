@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, io::Write};
 
 use super::*;
-use crate::phases::host::Inventory;
+use crate::steps::host::Inventory;
 
 fn plugins(server: &Server, sha256: String) -> Download {
     Download {

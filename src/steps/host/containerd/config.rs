@@ -9,7 +9,7 @@ use super::CERTS;
 use crate::{
     config::{Overrides, Settings},
     error::{Context, Result},
-    phases::host::files::HEADER,
+    steps::host::files::HEADER,
 };
 
 /// The socket of the CRI and of `ctr`.

@@ -6,7 +6,7 @@ use super::CERTS;
 use crate::{
     config::Settings,
     error::{Context, Error, Result},
-    phases::host::files::{File, HEADER},
+    steps::host::files::{File, HEADER},
 };
 
 /// The files for all mirrors in the settings.

@@ -14,8 +14,8 @@ use crate::{
     config::Settings,
     error::{Error, Result},
     identity::Identity,
-    phases::{Notes, State, Step},
     ports::{Command, World},
+    steps::{Notes, State, Step},
     wait::{Patience, Probe, until},
 };
 

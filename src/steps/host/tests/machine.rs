@@ -2,11 +2,11 @@
 
 use crate::{
     error::Kind,
-    phases::{
+    ports::{Role, Target},
+    steps::{
         State,
         host::{ARTIFACTS, Artifact, Hosts, Inventory, Kernel, Preflight, Swap, Sysctl},
     },
-    ports::{Role, Target},
     testing::{FakeWorld, identity, settings},
 };
 

@@ -4,11 +4,11 @@ use serde_json::json;
 
 use crate::{
     error::Kind,
-    phases::{
+    ports::Role,
+    steps::{
         State,
         host::{Containerd, Images, KubeletUnit},
     },
-    ports::Role,
     testing::{FakeWorld, identity, settings},
 };
 
