@@ -26,8 +26,8 @@ use crate::{
     ports::{Created, MachineFacts, Role, World},
     report::{Reporter, Stage},
     runner::{Phase, Runner, Summary},
-    steps::{Notes, Step, leaving::Removal},
-    wait::{Patience, Probe, until},
+    steps::{Step, leaving::Removal},
+    wait::{Notes, Patience, Probe, until},
 };
 
 pub use who::{remember_name, who_am_i};

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     config::{Settings, tags},
     error::{Error, Result},
+    kubernetes::node::{CONTROL_PLANE, provider_id},
     ports::{InstanceFacts, MachineFacts, Role},
 };
 
@@ -21,7 +22,6 @@ pub const ZONE: &str = "topology.kubernetes.io/zone";
 pub const REGION: &str = "topology.kubernetes.io/region";
 /// The label with the instance type.
 pub const INSTANCE_TYPE: &str = "node.kubernetes.io/instance-type";
-const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
 const EFFECTS: [&str; 3] = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
 
 /// Who this instance is. Fixed for the life of the instance.
@@ -82,7 +82,7 @@ impl Identity {
             cluster: cluster(settings, facts)?,
             role,
             node_name: node_name(facts)?,
-            provider_id: format!("aws:///{}/{}", facts.zone, facts.instance_id),
+            provider_id: provider_id(&facts.zone, &facts.instance_id),
             instance_id: facts.instance_id.clone(),
             region: facts.region.clone(),
             zone: facts.zone.clone(),

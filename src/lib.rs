@@ -30,8 +30,9 @@ pub mod error;
 pub mod identity;
 pub mod join;
 pub mod journal;
+pub mod kubernetes;
 pub mod leader;
-pub mod lease;
+
 pub mod leaving;
 pub mod logging;
 pub mod observe;

@@ -8,7 +8,6 @@ use crate::{
     config::Settings,
     error::Result,
     identity::Identity,
-    join::BlanketApproval,
     journal::{Course, Membership},
     observe::Memory,
     ports::{MachineFacts, Role},
@@ -21,7 +20,8 @@ use crate::{
             Preflight, Swap, Sysctl,
         },
         kubeadm::{
-            ApiReady, ConfigFiles, EtcdData, InitPhase, Join, KubeadmPhase, KubeletCertificate,
+            ApiReady, BlanketApproval, ConfigFiles, EtcdData, InitPhase, Join, KubeadmPhase,
+            KubeletCertificate,
         },
         leaving::Uncordon,
         record::{RecordCluster, SettleCluster},

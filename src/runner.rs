@@ -17,7 +17,8 @@ use crate::{
     journal::{Entry, Journal, Membership},
     observe::{Memory, SettledRecord},
     ports::World,
-    steps::{Notes, State, Step},
+    steps::{State, Step},
+    wait::Notes,
 };
 
 /// The first pause after an error that a person must fix unless it passes.

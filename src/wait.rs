@@ -2,11 +2,34 @@
 
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use crate::{
     error::{Error, Kind, Result},
     ports::Clock,
-    steps::Notes,
 };
+
+/// Where a step says what it waits for; shown in `systemctl status` and `/status`.
+#[derive(Debug, Clone)]
+pub struct Notes(watch::Sender<Option<String>>);
+
+impl Notes {
+    /// Notes and the place to read them.
+    pub fn new() -> (Self, watch::Receiver<Option<String>>) {
+        let (sender, receiver) = watch::channel(None);
+        (Self(sender), receiver)
+    }
+
+    /// Notes that nobody reads.
+    pub fn unread() -> Self {
+        Self::new().0
+    }
+
+    /// Says what is being waited for.
+    pub fn waiting_for(&self, what: impl Into<String>) {
+        self.0.send_replace(Some(what.into()));
+    }
+}
 
 /// What a probe found.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -29,8 +29,9 @@ use crate::{
     config::{Settings, StoreKind},
     error::Result,
     identity::Identity,
+    kubernetes::paths,
     ports::{Clock, Commands, Ec2, Host, Store, World},
-    steps::kubeadm::{self, paths},
+    steps::kubeadm,
 };
 
 /// What an instance of a cluster without a store has recorded itself.

@@ -7,9 +7,9 @@ use crate::{
     error::{Context, Result},
     identity::Identity,
     journal::Journal,
+    kubernetes::paths,
     observe::Observation,
     ports::{Host, InstanceState, Role},
-    steps::kubeadm::paths,
 };
 
 /// Where those that were seen last are kept.

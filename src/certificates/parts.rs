@@ -16,8 +16,8 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     error::{Context, Error, Result},
+    kubernetes::{node::is_ready, paths},
     ports::{Host, ObjectRef, World},
-    steps::kubeadm::paths,
 };
 
 /// The digest of what the part read when it was started.
@@ -118,12 +118,7 @@ impl Part {
         if said(&found) != Some(&wanted) {
             return Ok(Some(format!("{pod} is still the one from before")));
         }
-        let conditions = found["status"]["conditions"].as_array();
-        let ready = conditions
-            .into_iter()
-            .flatten()
-            .any(|c| c["type"] == "Ready" && c["status"] == "True");
-        Ok((!ready).then(|| format!("{pod} is not Ready")))
+        Ok((!is_ready(&found)).then(|| format!("{pod} is not Ready")))
     }
 }
 

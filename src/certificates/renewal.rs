@@ -24,16 +24,10 @@ use crate::{
     config::Settings,
     error::Result,
     identity::Identity,
-    lease::Lease,
+    kubernetes::paths,
     ports::{Command, Host, World},
-    steps::{Notes, State, Step, kubeadm::paths},
-    wait::{self, Patience, Probe},
-};
-
-/// Held by the control plane that renews; longer than a renewal may take.
-pub const TURN: Lease = Lease {
-    name: "k8s-bootstrap-certificates",
-    seconds: 600,
+    steps::{State, Step},
+    wait::{self, Notes, Patience, Probe},
 };
 
 /// How long a renewal may take, in seconds.

@@ -8,13 +8,13 @@ use tracing::warn;
 use super::{
     Inventory,
     due::ending_authorities,
-    renewal::{Renewal, TURN, Which},
+    renewal::{Renewal, Which},
 };
 use crate::{
     config::Settings,
     error::Result,
     identity::Identity,
-    lease::Holder,
+    kubernetes::lease::{Holder, RENEWAL_LOCK},
     plan,
     ports::{Role, World},
     runner::Runner,
@@ -68,11 +68,11 @@ pub async fn renew(
     if step.check(world).await? == State::AsWanted {
         return Ok(());
     }
-    if TURN.take(world, &me.instance_id).await? != Holder::Me {
+    if RENEWAL_LOCK.take(world, &me.instance_id).await? != Holder::Me {
         return Ok(());
     }
     runner.run(&plan::due_certificates(settings, me)).await?;
-    TURN.release(world, &me.instance_id).await
+    RENEWAL_LOCK.release(world, &me.instance_id).await
 }
 
 #[cfg(test)]
@@ -104,18 +104,18 @@ mod tests {
             "2026-12-01T00:00:00Z",
         ));
         let world = fake.ports();
-        TURN.take(&world, "i-2").await.unwrap();
+        RENEWAL_LOCK.take(&world, "i-2").await.unwrap();
         let me = control_plane("i-1");
         let journal = crate::journal::Journal::new("i-1");
         let runner = Runner::new(world.clone(), journal);
         renew(&world, &runner, &settings(), &me).await.unwrap();
         assert!(fake.commands.ran().is_empty());
-        TURN.release(&world, "i-2").await.unwrap();
+        RENEWAL_LOCK.release(&world, "i-2").await.unwrap();
         // kubeadm does nothing in this world, and the turn is kept by whom it fails.
         let renewed = renew(&world, &runner, &settings(), &me).await;
         assert!(renewed.is_err());
         assert!(!fake.commands.ran().is_empty());
-        let other = TURN.take(&world, "i-2").await.unwrap();
+        let other = RENEWAL_LOCK.take(&world, "i-2").await.unwrap();
         assert_eq!(other, Holder::Other("i-1".to_owned()));
     }
 }

@@ -13,8 +13,8 @@ use crate::{
         renewal::{self, Renewal, Which, ask_for_all},
     },
     error::{Context, Result},
-    steps::{Notes, State, Step},
-    wait::{Patience, Probe, until},
+    steps::{State, Step},
+    wait::{Notes, Patience, Probe, until},
 };
 
 /// One line of `certificates --json`.

@@ -6,7 +6,8 @@ use super::{print, require_root, who_am_i};
 use crate::{
     adapters::{balancer::API_PORT, wiring::Wiring},
     error::{Error, Result},
-    steps::kubeadm::{kubeconfig::for_people, paths},
+    kubernetes::paths,
+    steps::kubeadm::kubeconfig::for_people,
 };
 
 /// Prints the administrator's kubeconfig with an address that is reached from outside of the

@@ -27,8 +27,8 @@ use crate::{
     report::{Reporter, Stage, http, systemd},
     runner::Runner,
     steady::End,
-    steps::{Notes, leaving::Removal},
-    wait::{Patience, Probe, until},
+    steps::leaving::Removal,
+    wait::{Notes, Patience, Probe, until},
 };
 
 /// How often a node that is in use looks whether what was refused has been fixed.

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use serde_json::Value;
 
 use super::Refusal;
+use crate::kubernetes::node::Node;
 use crate::ports::{Applicant, Caller, Instance, InstanceState, Role};
 
 /// What this control plane goes by.
@@ -104,20 +105,13 @@ fn role_may(rules: &Rules, caller: &Caller, role: Role) -> Result<(), Refusal> {
 }
 
 fn node_is(node: Option<&Value>, instance: &Instance) -> Result<NodeIs, Refusal> {
-    let Some(node) = node else {
+    let Some(node) = node.map(Node) else {
         return Ok(NodeIs::Missing);
     };
-    let provider = node["spec"]["providerID"].as_str().unwrap_or_default();
-    let its = provider.rsplit('/').next() == Some(instance.id.as_str());
-    if its {
+    if node.instance() == Some(&instance.id) {
         return Ok(NodeIs::Its);
     }
-    let conditions = node["status"]["conditions"].as_array();
-    let ready = conditions
-        .into_iter()
-        .flatten()
-        .any(|condition| condition["type"] == "Ready" && condition["status"] == "True");
-    if ready {
+    if node.is_ready() {
         return Err(Refusal::denied(
             "a node of that name is Ready and belongs to another instance",
         ));

@@ -29,9 +29,7 @@ pub mod turn;
 
 pub use judge::{Case, NodeIs, Rules, judge};
 pub use limits::Limits;
-pub use node::BlanketApproval;
 pub use proof::{BODY, CLUSTER_HEADER, CONTENT_TYPE, NONCE_HEADER};
 pub use refusal::Refusal;
 pub use service::JoinService;
 pub use settle::before_the_third;
-pub use turn::TURN;

@@ -1,7 +1,5 @@
-//! The Node of a joiner, and what kubeadm allows that the join service must not.
+//! The Node of a joiner, made of what EC2 says before its kubelet comes.
 
-use async_trait::async_trait;
-use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{Refusal, judge::NodeIs};
@@ -9,8 +7,8 @@ use crate::{
     config::{Fragment, load, tags},
     error::{Error, Result},
     identity,
+    kubernetes::node::provider_id,
     ports::{Applicant, Instance, InstanceFacts, ObjectRef, World},
-    steps::{Notes, State, Step},
 };
 
 /// The joiner's Node as its own agent would have described it, but of EC2's data.
@@ -55,7 +53,7 @@ pub fn node(applicant: &Applicant, instance: &Instance, region: &str) -> Result<
         "kind": "Node",
         "metadata": {"name": name, "labels": labels},
         "spec": {
-            "providerID": format!("aws:///{}/{}", instance.zone, instance.id),
+            "providerID": provider_id(&instance.zone, &instance.id),
             "taints": taints,
         },
     }))
@@ -65,16 +63,6 @@ pub fn node(applicant: &Applicant, instance: &Instance, region: &str) -> Result<
 pub fn name(instance: &Instance) -> String {
     let name = instance.private_dns_name.as_deref().unwrap_or_default();
     name.to_lowercase()
-}
-
-/// The Node of this name.
-pub fn reference(name: &str) -> ObjectRef {
-    ObjectRef {
-        api_version: "v1".to_owned(),
-        kind: "Node".to_owned(),
-        namespace: None,
-        name: name.to_owned(),
-    }
 }
 
 /// Puts the Node there, for the kubelet to find.
@@ -95,46 +83,6 @@ pub async fn put(world: &World, node: &Value, there: NodeIs) -> Result<()> {
     Err(Error::failed(format!(
         "{object} was made by somebody else meanwhile"
     )))
-}
-
-/// kubeadm's binding by which any bootstrap token becomes any node is gone.
-///
-/// The binding for rotation stays: by it a kubelet renews the certificate of its own name,
-/// and of no other.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct BlanketApproval {
-    binding: ObjectRef,
-}
-
-impl BlanketApproval {
-    /// That it is gone.
-    pub fn gone() -> Self {
-        Self {
-            binding: ObjectRef {
-                api_version: "rbac.authorization.k8s.io/v1".to_owned(),
-                kind: "ClusterRoleBinding".to_owned(),
-                namespace: None,
-                name: "kubeadm:node-autoapprove-bootstrap".to_owned(),
-            },
-        }
-    }
-}
-
-#[async_trait]
-impl Step for BlanketApproval {
-    async fn check(&self, world: &World) -> Result<State> {
-        Ok(match world.cluster.get(&self.binding).await? {
-            Some(_) => State::Differs(format!("{} exists", self.binding)),
-            None => State::AsWanted,
-        })
-    }
-
-    async fn apply(&self, world: &World, _notes: &Notes) -> Result<()> {
-        if let Some(binding) = world.cluster.get(&self.binding).await? {
-            world.cluster.delete_seen(&binding).await?;
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]

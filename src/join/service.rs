@@ -23,8 +23,8 @@ use crate::{
     config::Settings,
     error::{Error, Kind, Result as Fallible},
     identity::Identity,
+    kubernetes::{ca, node::reference, paths},
     ports::{Applicant, Caller, Instance, Proof, Role, World},
-    steps::kubeadm::{self, paths},
 };
 
 /// How old a list of instances may be: a thousand joiners at once are not a thousand questions to EC2.
@@ -136,7 +136,7 @@ impl JoinService {
         };
         let instances = self.instances(&applicant).await?;
         let name = applicant.node.to_lowercase();
-        let there = self.world.cluster.get(&node::reference(&name)).await;
+        let there = self.world.cluster.get(&reference(&name)).await;
         let there = there.map_err(|error| api_is_away(&error))?;
         let case = Case {
             applicant: &applicant,
@@ -223,7 +223,7 @@ impl JoinService {
             Role::Worker => None,
             Role::ControlPlane => {
                 let _one = self.uploading.lock().await;
-                Some(kubeadm::upload_certificates(&self.world).await?)
+                Some(ca::upload_certificates(&self.world).await?)
             }
         };
         let name = node::name(instance);

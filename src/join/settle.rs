@@ -5,9 +5,9 @@ use std::net::Ipv4Addr;
 
 use crate::{
     error::{Error, Result},
+    kubernetes::ca::own_ca_cert_hash,
     observe::{Settled, record},
     ports::{Instance, Member, World},
-    steps::kubeadm::own_ca_cert_hash,
 };
 
 /// Whether etcd can keep a majority without any one of its members once somebody has joined

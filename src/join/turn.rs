@@ -4,15 +4,8 @@
 use super::{judge::NodeIs, node};
 use crate::{
     error::Result,
-    lease::{Holder, Lease},
+    kubernetes::lease::{Holder, JOIN_LOCK},
     ports::{Instance, InstanceState, Member, World},
-};
-
-/// Held by the instance that joins; longer than a join may take, and no longer than one that
-/// stopped on its way may hold up the others.
-pub const TURN: Lease = Lease {
-    name: "k8s-bootstrap-join",
-    seconds: 600,
 };
 
 /// Says which member etcd still has in the joiner's place, if any. EC2 gives an address, and
@@ -57,12 +50,12 @@ pub async fn take(
     joiner: &Instance,
     instances: &[Instance],
 ) -> Result<Option<String>> {
-    if let Holder::Other(holder) = TURN.take(world, &joiner.id).await? {
+    if let Holder::Other(holder) = JOIN_LOCK.take(world, &joiner.id).await? {
         let is_terminated = |i: &Instance| i.id == holder && i.state == InstanceState::Terminated;
         if !instances.iter().any(is_terminated) {
             return Ok(Some(format!("the control plane {holder} is joining")));
         }
-        TURN.release(world, &holder).await?;
+        JOIN_LOCK.release(world, &holder).await?;
         return Ok(Some(format!(
             "the turn of the terminated {holder} just ended"
         )));
@@ -76,7 +69,7 @@ pub async fn take(
         return Ok(None);
     };
     // Its instance may have to be let in again, and needs the turn for that.
-    TURN.release(world, &joiner.id).await?;
+    JOIN_LOCK.release(world, &joiner.id).await?;
     let address = member.address;
     Ok(Some(format!(
         "the etcd member at {address} has no vote yet"
@@ -117,7 +110,7 @@ mod tests {
         assert!(waits.contains("i-1 is joining"), "{waits}");
         // Asking again, as after a lost answer, keeps the turn.
         assert_eq!(take(&world, &one, &all).await.unwrap(), None);
-        TURN.release(&world, "i-1").await.unwrap();
+        JOIN_LOCK.release(&world, "i-1").await.unwrap();
         assert_eq!(take(&world, &two, &all).await.unwrap(), None);
     }
 
@@ -148,7 +141,7 @@ mod tests {
         assert_eq!(take(&fake.ports(), &one, &[]).await.unwrap(), None);
         fake.etcd.start(learner.id);
         fake.ports().etcd.promote(learner.id).await.unwrap();
-        TURN.release(&fake.ports(), "i-1").await.unwrap();
+        JOIN_LOCK.release(&fake.ports(), "i-1").await.unwrap();
         assert_eq!(take(&fake.ports(), &two, &[]).await.unwrap(), None);
     }
 

@@ -7,6 +7,7 @@ use tracing::info;
 
 use crate::{
     error::Result,
+    kubernetes::node::Node,
     leader::{self, Leader},
     ports::World,
     steps::leaving::LEFT,
@@ -18,10 +19,8 @@ pub const CYCLE: Duration = Duration::from_secs(10);
 /// Whether the node's own instance says that it has left. A mark with another instance's id
 /// was left over by one that had the name before.
 fn has_left(node: &Value) -> bool {
-    let mark = node["metadata"]["annotations"].get(LEFT);
-    let mark = mark.and_then(Value::as_str).filter(|id| !id.is_empty());
-    let provider = node["spec"]["providerID"].as_str().unwrap_or_default();
-    mark.is_some() && provider.rsplit('/').next() == mark
+    let mark = Node(node).annotation(LEFT);
+    mark.is_some() && Node(node).instance() == mark
 }
 
 /// One look, if this instance leads.
@@ -35,12 +34,12 @@ pub async fn cycle(world: &World, me: &str) -> Result<()> {
     // few others were healthy when it wanted to leave, the Node stays too. It goes when EC2
     // says that the instance is terminated, after the member.
     let members = world.etcd.members().await?;
-    nodes.retain(|node| !members.iter().any(|m| node["metadata"]["name"] == *m.name));
+    nodes.retain(|node| !members.iter().any(|m| Node(node).name() == m.name));
     for node in nodes {
         if let Leader::Other(_) = leader::lead(world, me).await? {
             return Ok(());
         }
-        let name = node["metadata"]["name"].as_str().unwrap_or_default();
+        let name = Node(&node).name();
         if world.cluster.delete_seen(&node).await? {
             info!("deleted Node {name}, which has said goodbye");
         }

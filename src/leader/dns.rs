@@ -14,6 +14,7 @@ use tracing::info;
 use crate::{
     config::{Addresses, Dns as Wish},
     error::{Error, Result},
+    kubernetes::node::Node,
     leader::{self, Leader},
     ports::{Instance, InstanceState, RecordSet, World},
     report::DnsReport,
@@ -34,7 +35,6 @@ const WRITE: Duration = Duration::from_secs(40);
 const MOST: usize = 400;
 
 /// The label that kubeadm gives to nodes that are no workers.
-const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
 
 /// What to do about the record set.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,24 +59,14 @@ pub struct Worker {
 impl Worker {
     /// Reads a Node object; none for a control plane.
     pub fn of(node: &Value) -> Option<Self> {
-        if node["metadata"]["labels"].get(CONTROL_PLANE).is_some() {
+        let node = Node(node);
+        if node.is_control_plane() {
             return None;
         }
-        let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
-        let provider = node["spec"]["providerID"].as_str().unwrap_or_default();
-        let ready = list(&node["status"]["conditions"])
-            .iter()
-            .any(|c| c["type"] == "Ready" && c["status"] == "True");
-        let address = list(&node["status"]["addresses"])
-            .iter()
-            .find(|a| a["type"] == "InternalIP")
-            .and_then(|a| a["address"].as_str()?.parse().ok());
         Some(Self {
-            instance: provider.rsplit('/').next().unwrap_or_default().to_owned(),
-            address,
-            serves: ready
-                && node["spec"]["unschedulable"] != true
-                && node["metadata"]["deletionTimestamp"].is_null(),
+            instance: node.instance().unwrap_or_default().to_owned(),
+            address: node.address(),
+            serves: node.is_ready() && !node.is_cordoned() && !node.is_being_deleted(),
         })
     }
 }

@@ -13,6 +13,7 @@ use super::maintenance::{Asked, acts, ask_all, is_alarmed};
 use crate::{
     error::Result,
     identity::Identity,
+    kubernetes::node,
     ports::{Instance, InstanceState, Member, Role, World},
 };
 
@@ -61,21 +62,11 @@ struct Node {
 
 impl Node {
     fn of(object: &Value) -> Self {
-        let provider = object["spec"]["providerID"].as_str();
-        let conditions = object["status"]["conditions"].as_array();
+        let node = node::Node(object);
         Self {
-            name: object["metadata"]["name"]
-                .as_str()
-                .unwrap_or_default()
-                .to_owned(),
-            instance: provider
-                .filter(|id| id.starts_with("aws:///"))
-                .and_then(|id| id.rsplit('/').next())
-                .map(str::to_owned),
-            ready: conditions
-                .into_iter()
-                .flatten()
-                .any(|c| c["type"] == "Ready" && c["status"] == "True"),
+            name: node.name().to_owned(),
+            instance: node.instance().map(str::to_owned),
+            ready: node.is_ready(),
             object: object.clone(),
         }
     }

@@ -10,15 +10,9 @@ pub mod healing;
 pub mod maintenance;
 pub mod snapshots;
 
-use crate::{error::Result, lease::Lease, ports::World};
+use crate::{error::Result, kubernetes::lease::LEADER, ports::World};
 
-pub use crate::lease::Holder as Leader;
-
-/// The Lease of the control plane that leads; it holds for a minute.
-pub const LEADER: Lease = Lease {
-    name: "k8s-bootstrap-leader",
-    seconds: 60,
-};
+pub use crate::kubernetes::lease::Holder as Leader;
 
 /// Leads, or says who does.
 pub async fn lead(world: &World, me: &str) -> Result<Leader> {

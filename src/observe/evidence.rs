@@ -9,8 +9,8 @@ use super::Observation;
 use crate::{
     identity::Identity,
     journal::Course,
+    kubernetes::paths,
     ports::{Role, World},
-    steps::kubeadm::paths,
 };
 
 /// The port of the API servers.

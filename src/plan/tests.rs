@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::{
     config::{Fragment, load},
-    steps::kubeadm::paths,
+    kubernetes::paths,
     testing::{control_plane, machine, worker},
 };
 

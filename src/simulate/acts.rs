@@ -16,14 +16,16 @@ use crate::{
     error::{Error, Result},
     identity::Identity,
     journal::Course,
+    kubernetes::paths,
     observe::Memory,
     ports::{Role, World},
     runner::Phase,
     steps::{
-        Notes, State, Step,
-        kubeadm::{Join, paths},
+        State, Step,
+        kubeadm::Join,
         record::{RecordCluster, SettleCluster},
     },
+    wait::Notes,
 };
 
 /// Below this, what was done lies on an instance's disk.

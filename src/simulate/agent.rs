@@ -17,6 +17,7 @@ use crate::{
     decide::Decision,
     error::{Error, Result},
     journal::Journal,
+    kubernetes::paths,
     leader::{departed, healing::Healing},
     ports::{self, Role, World},
     report::Reporter,
@@ -27,10 +28,10 @@ use crate::{
         take,
     },
     steps::{
-        Notes, State, Step,
-        kubeadm::paths,
+        State, Step,
         leaving::{LeaveEtcd, Left},
     },
+    wait::Notes,
 };
 
 /// How often a control plane looks at the others: three times less often than a real one, since

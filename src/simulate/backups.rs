@@ -15,9 +15,9 @@ use sha2::{Digest, Sha256};
 use super::{acts, etcd::Data, laws::Law, place::Place, scene::Scene, services::API};
 use crate::{
     error::{Error, Result},
+    kubernetes::paths,
     ports::{self, Archive, Host, Snapshot},
     snapshots::pki,
-    steps::kubeadm::paths,
 };
 
 /// The program that restores a snapshot runs so long on average, in seconds.

@@ -20,8 +20,8 @@ use super::{
 use crate::{
     certificates::renewal::NOTES,
     error::{Error, Result},
+    kubernetes::paths,
     ports::{Clock, Host, ObjectRef},
-    steps::kubeadm::paths,
 };
 
 /// A CA's certificate, in which all else is put in place.

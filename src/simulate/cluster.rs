@@ -13,8 +13,9 @@ use serde_json::{Value, json};
 use super::{absent::absent, place::Place, scene::Scene, services::API};
 use crate::{
     error::{Error, Result},
+    kubernetes::node::Node,
+    kubernetes::paths,
     ports::{Cluster, Eviction, NodeCondition, ObjectRef, Part, Peers, Role},
-    steps::kubeadm::paths,
 };
 
 impl Scene {
@@ -80,10 +81,7 @@ impl Scene {
     /// The instances whose Nodes are in the cluster.
     pub fn nodes(&self, uid: &str) -> impl Iterator<Item = &str> {
         let objects = self.objects.get(uid).into_iter().flatten();
-        objects.filter_map(|(_, object)| {
-            let provider = object["spec"]["providerID"].as_str()?;
-            provider.rsplit('/').next()
-        })
+        objects.filter_map(|(_, object)| Node(object).instance())
     }
 
     /// A Node as the node controller sees it: ready while its kubelet reaches an API server.

@@ -18,8 +18,8 @@ use super::{
 use crate::{
     error::{Error, Result},
     journal::{self, Course, Membership},
+    kubernetes::paths,
     ports::{Host, MachineFacts, Role},
-    steps::kubeadm::paths,
 };
 
 /// What matters of a journal.

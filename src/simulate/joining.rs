@@ -25,11 +25,12 @@ use super::{
 use crate::{
     error::{Error, Result},
     join::{Case, NodeIs, Rules, before_the_third, judge, node, turn},
+    kubernetes::node::reference,
+    kubernetes::paths,
     ports::{
         Applicant, Caller, Cluster, Command, Commands, Host, JoinServices, JoinTicket, Output,
         Role, World,
     },
-    steps::kubeadm::paths,
 };
 
 /// The client of the join service waits for so long.
@@ -113,7 +114,7 @@ async fn let_in(
         control_plane_roles: Vec::new(),
     };
     let instances = world.ec2.instances(&me.cluster).await?;
-    let there = world.cluster.get(&node::reference(&applicant.node)).await?;
+    let there = world.cluster.get(&reference(&applicant.node)).await?;
     let case = Case {
         applicant,
         source,

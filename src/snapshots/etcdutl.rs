@@ -9,7 +9,8 @@ use crate::{
     error::Result,
     identity::Identity,
     ports::{Command, World},
-    steps::{Notes, Step, host::Images},
+    steps::{Step, host::Images},
+    wait::Notes,
 };
 
 /// containerd's client, which the host's preparation has put there.

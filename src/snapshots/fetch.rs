@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use super::{DATA, MANIFEST, Manifest, Name, PKI, WORK, newest, pki};
 use crate::{
     error::{Error, Result},
+    kubernetes::ca::ca_cert_hash,
     observe::Initialized,
     ports::{Place, World},
-    steps::kubeadm::ca_cert_hash,
 };
 
 /// Where a person says that the backup is: `latest` of the place in the settings, the URL of

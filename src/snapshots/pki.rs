@@ -8,8 +8,8 @@ use std::{
 
 use crate::{
     error::{Context, Error, Result},
+    kubernetes::paths,
     ports::Host,
-    steps::kubeadm::paths,
 };
 
 /// What all control planes share, below kubeadm's PKI folder; each makes the rest by itself.

@@ -22,14 +22,15 @@ use crate::{
     error::{Error, Result},
     identity::Identity,
     journal::{Course, Journal, Membership, Restoring},
+    kubernetes::paths,
     observe::{
         self, Initialized, Observation, Settled,
         record::{self, Recorded},
     },
     ports::{Etcd, InstanceState, Place, Role, World},
     runner::{Phase, Runner},
-    steps::{Notes, Step, kubeadm::paths},
-    wait::{self, Patience, Probe},
+    steps::Step,
+    wait::{self, Notes, Patience, Probe},
 };
 
 /// The container in which etcd's own tool restores its snapshot.

@@ -8,9 +8,9 @@ use tracing::warn;
 use super::{DATA, ENDINGS, MANIFEST, Manifest, Name, PKI, VERSION, WORK, pki, retired, whole};
 use crate::{
     error::{Context, Error, Result},
+    kubernetes::ca::own_ca_cert_hash,
     observe::record::{self, Recorded},
     ports::{Place, World},
-    steps::kubeadm::own_ca_cert_hash,
 };
 
 /// Ending of the copy that is read back.

@@ -8,9 +8,10 @@ use super::*;
 use crate::{
     error::Kind,
     journal::{FILE, Membership},
+    kubernetes::paths,
     ports::{Clock, Etcd, Instance, InstanceState, Store},
     steady::End,
-    steps::{kubeadm::paths, leaving::Removal},
+    steps::leaving::Removal,
     testing::{FakeWorld, agent, control_plane, output, running, worker},
 };
 
@@ -294,7 +295,7 @@ impl Step for Waits {
     async fn apply(
         &self,
         _: &crate::ports::World,
-        _: &crate::steps::Notes,
+        _: &crate::wait::Notes,
     ) -> crate::error::Result<()> {
         std::future::pending().await
     }

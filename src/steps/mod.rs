@@ -13,11 +13,10 @@ pub mod record;
 
 use async_trait::async_trait;
 use serde::Serialize;
-use tokio::sync::watch;
 
 pub use node_ready::NodeReady;
 
-use crate::{certificates::Renewal, error::Result, join::BlanketApproval, ports::World};
+use crate::{certificates::Renewal, error::Result, ports::World, wait::Notes};
 
 /// Whether the wanted state is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,28 +34,6 @@ pub trait Step: Send + Sync {
     async fn check(&self, world: &World) -> Result<State>;
     /// Makes it so; may be called again after an interruption at any point.
     async fn apply(&self, world: &World, notes: &Notes) -> Result<()>;
-}
-
-/// Where a step says what it waits for; shown in `systemctl status` and `/status`.
-#[derive(Debug, Clone)]
-pub struct Notes(watch::Sender<Option<String>>);
-
-impl Notes {
-    /// Notes and the place to read them.
-    pub fn new() -> (Self, watch::Receiver<Option<String>>) {
-        let (sender, receiver) = watch::channel(None);
-        (Self(sender), receiver)
-    }
-
-    /// Notes that nobody reads.
-    pub fn unread() -> Self {
-        Self::new().0
-    }
-
-    /// Says what is being waited for.
-    pub fn waiting_for(&self, what: impl Into<String>) {
-        self.0.send_replace(Some(what.into()));
-    }
 }
 
 /// Declares [`Action`], the conversions into it and its dispatch, so that a kind of step is one line.
@@ -134,7 +111,7 @@ actions! {
     /// The cluster is settled.
     SettleCluster(record::SettleCluster),
     /// Nodes are approved one by one.
-    BlanketApproval(BlanketApproval),
+    BlanketApproval(kubeadm::BlanketApproval),
     /// Manifests.
     Addon(addons::Addon),
     /// The node's Ready condition.

@@ -10,8 +10,8 @@ use crate::{
     error::Result,
     identity::Identity,
     ports::{NodeCondition, World},
-    steps::{Notes, State, Step},
-    wait::{self, Patience, Probe},
+    steps::{State, Step},
+    wait::{self, Notes, Patience, Probe},
 };
 
 /// The API server has this node's Ready condition as `True`.

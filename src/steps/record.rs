@@ -6,9 +6,11 @@ use serde::Serialize;
 
 use crate::{
     error::Result,
+    kubernetes::ca::own_ca_cert_hash,
     observe::{Initialized, Settled, record},
     ports::World,
-    steps::{Notes, State, Step, kubeadm::own_ca_cert_hash},
+    steps::{State, Step},
+    wait::Notes,
 };
 
 /// The founder writes `initialized/N`: from then on every instance joins.

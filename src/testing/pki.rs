@@ -11,7 +11,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
 };
 
-use crate::steps::kubeadm::paths;
+use crate::kubernetes::paths;
 
 /// A whole PKI folder as kubeadm leaves it, by name below it.
 pub struct Pki {

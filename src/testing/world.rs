@@ -10,12 +10,11 @@ use super::{
 use crate::{
     adapters::archive::Archives,
     error::Result,
+    kubernetes::{ca::ca_cert_hash, paths},
     observe::{Claim, Initialized, Settled, record},
     ports::{Clock, Command, JoinTicket, LeaseMemory, Output, World},
-    steps::{
-        Notes, State, Step,
-        kubeadm::{ca_cert_hash, paths},
-    },
+    steps::{State, Step},
+    wait::Notes,
 };
 
 /// A world whose host is a folder of its own; all else is in memory.

@@ -11,8 +11,8 @@ use tokio::sync::Mutex;
 
 use crate::{
     error::{Context, Error, Result},
+    kubernetes::paths,
     ports::Host,
-    steps::kubeadm::paths,
 };
 
 /// The API server's certificate and key with the CA behind it, as they lie on the disk now:

@@ -10,8 +10,8 @@ use crate::{
     adapters::http::USER_AGENT,
     error::{Context, Error, Result},
     join::service::{Admission, Application},
+    kubernetes::ca::ca_cert_hash,
     ports::{Applicant, JoinServices, JoinTicket, Sts},
-    steps::kubeadm::ca_cert_hash,
 };
 
 /// A nonce and a ticket are far smaller.

@@ -14,7 +14,7 @@ use rustls::{
 
 use crate::{
     error::{Context, Result},
-    steps::kubeadm::key_hash,
+    kubernetes::ca::key_hash,
 };
 
 /// Accepts a server whose chain ends at the pinned CA, which the server sends along.

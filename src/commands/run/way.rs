@@ -8,8 +8,8 @@ use crate::{
     adapters::balancer::{self, Health, ReadyzProbe},
     boot::api_servers,
     error::Result,
+    kubernetes::paths,
     ports::Host,
-    steps::kubeadm::paths,
 };
 
 /// The node's way to the API, as long as the agent runs.

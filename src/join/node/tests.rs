@@ -125,23 +125,3 @@ async fn a_node_of_an_instance_that_is_gone_is_replaced_and_its_own_is_kept() {
         "aws:///eu-central-1a/i-w"
     );
 }
-
-#[tokio::test(start_paused = true)]
-async fn kubeadms_blanket_approval_goes_and_the_one_for_rotation_stays() {
-    let fake = FakeWorld::new();
-    for name in [
-        "kubeadm:node-autoapprove-bootstrap",
-        "kubeadm:node-autoapprove-certificate-rotation",
-    ] {
-        fake.cluster.put(json!({
-            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
-            "metadata": {"name": name},
-        }));
-    }
-    fake.carry_out(&BlanketApproval::gone()).await;
-    let left: Vec<String> = fake.cluster.objects().into_keys().collect();
-    assert_eq!(
-        left,
-        ["ClusterRoleBinding kubeadm:node-autoapprove-certificate-rotation"]
-    );
-}

@@ -218,7 +218,10 @@ async fn a_second_writer_of_the_record_set_is_named() {
     let report = look_again(&fake, written).await.unwrap();
     assert_eq!(report.trouble, None);
     // Who has not led meanwhile knows nothing of who wrote.
-    leader::LEADER.release(&fake.ports(), "i-cp").await.unwrap();
+    crate::kubernetes::lease::LEADER
+        .release(&fake.ports(), "i-cp")
+        .await
+        .unwrap();
     leader::lead(&fake.ports(), "i-other").await.unwrap();
     assert_eq!(look_again(&fake, written).await, None);
     assert_eq!(*written, None);

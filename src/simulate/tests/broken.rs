@@ -18,11 +18,11 @@ use serde_json::Value;
 use crate::{
     error::Result,
     journal,
+    kubernetes::paths,
     ports::{
         Clock, Created, Ec2, Etcd, Host, Instance, InstanceState, MachineFacts, Member,
         MemberStatus, Peers, RaisedAlarm, Snapshot, Store, World,
     },
-    steps::kubeadm::paths,
 };
 
 /// What is wrong with what an agent makes of the store.

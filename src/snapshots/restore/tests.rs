@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use super::*;
 use crate::{
     journal::{Course, Journal, Membership},
+    kubernetes::ca::ca_cert_hash,
     observe::{
         Claim, Evidence, Record,
         record::{self, Recorded},
@@ -15,7 +16,6 @@ use crate::{
         fetch::{fetch, newest_of, source},
         take,
     },
-    steps::kubeadm::ca_cert_hash,
     testing::{FakeWorld, Pki, control_plane, output, running, settings},
 };
 

@@ -16,8 +16,8 @@ use crate::{
     config::{Patch, Settings, Source},
     error::{Context, Error, Kind, Result},
     ports::{ObjectRef, World},
-    steps::{Notes, State, Step},
-    wait::{self, Patience, Probe},
+    steps::{State, Step},
+    wait::{self, Notes, Patience, Probe},
 };
 use record::Record;
 

@@ -13,7 +13,8 @@ use crate::{
     error::{Context, Error, Result},
     identity::Identity,
     ports::{Download, Host, Target, World},
-    steps::{Notes, State, Step},
+    steps::{State, Step},
+    wait::Notes,
 };
 
 /// Every artifact by the name of its pin, and where it goes.

@@ -14,7 +14,8 @@ use super::{
 use crate::{
     error::Result,
     ports::World,
-    steps::{Notes, State, Step},
+    steps::{State, Step},
+    wait::Notes,
 };
 
 /// Exists from the changed file until the reload. Under /run, since a boot reads it too.

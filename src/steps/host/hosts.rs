@@ -14,7 +14,8 @@ use crate::{
     error::Result,
     identity::Identity,
     ports::World,
-    steps::{Notes, State, Step},
+    steps::{State, Step},
+    wait::Notes,
 };
 
 const HOSTS: &str = "/etc/hosts";

@@ -12,8 +12,8 @@ use crate::{
     error::{Error, Result},
     identity::Identity,
     ports::{Command, Role, World},
-    steps::{Notes, State, Step},
-    wait::{Patience, Probe, until},
+    steps::{State, Step},
+    wait::{Notes, Patience, Probe, until},
 };
 
 /// Pulls at the same time; more only compete for the disk.

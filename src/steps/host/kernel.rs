@@ -11,7 +11,8 @@ use crate::{
     error::Result,
     identity::Identity,
     ports::{Host, World},
-    steps::{Notes, State, Step},
+    steps::{State, Step},
+    wait::Notes,
 };
 
 const MODULES_LOAD: &str = "/etc/modules-load.d/k8s-bootstrap.conf";

@@ -21,7 +21,8 @@ use crate::{
     config::Settings,
     error::Result,
     ports::{Command, World},
-    steps::{Notes, State, Step},
+    steps::{State, Step},
+    wait::Notes,
 };
 
 const UNIT: &str = "k8s-bootstrap-pod-limits.service";

@@ -11,7 +11,8 @@ use crate::{
     error::{Error, Kind, Result},
     identity::Identity,
     ports::{Host, MachineFacts, Metadata, Role, World},
-    steps::{Notes, State, Step},
+    steps::{State, Step},
+    wait::Notes,
 };
 
 /// kubeadm's own minimum for a control plane.

@@ -11,7 +11,8 @@ use crate::{
     error::Result,
     identity::Identity,
     ports::World,
-    steps::{Notes, State, Step},
+    steps::{State, Step},
+    wait::Notes,
 };
 
 const FSTAB: &str = "/etc/fstab";

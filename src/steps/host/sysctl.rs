@@ -14,7 +14,8 @@ use crate::{
     error::{Error, Result},
     identity::Identity,
     ports::{Host, World},
-    steps::{Notes, State, Step},
+    steps::{State, Step},
+    wait::Notes,
 };
 
 const SYSCTL: &str = "/etc/sysctl.d/90-k8s-bootstrap.conf";

@@ -15,12 +15,13 @@ use super::{
         JoinControlPlane, KUBEADM_API, KubeProxyConfiguration, KubeletConfiguration, LocalEtcd,
         Networking, NodeRegistration, Patches, Timeouts,
     },
-    paths, reserved,
+    reserved,
 };
 use crate::{
     config::{Overrides, Settings},
     error::{Context, Error, Result},
     identity::{Identity, Taint},
+    kubernetes::{node::CONTROL_PLANE, paths},
     ports::{MachineFacts, Role},
 };
 
@@ -30,7 +31,6 @@ pub const LOCAL_ENDPOINT: &str = "127.0.0.1:7443";
 /// Where an API server listens.
 pub const API_PORT: u16 = 6443;
 
-const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
 const MAX_PODS: u32 = 110;
 
 /// `host:port` of the API as nodes reach it.

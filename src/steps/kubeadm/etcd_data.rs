@@ -5,12 +5,13 @@ use std::path::Path;
 use async_trait::async_trait;
 use serde::Serialize;
 
-use super::paths;
 use crate::{
     error::{Error, Result},
     journal::Journal,
+    kubernetes::paths,
     ports::World,
-    steps::{Notes, State, Step},
+    steps::{State, Step},
+    wait::Notes,
 };
 
 /// etcd's data are there, unless it never ran on this instance. Without them it would start an

@@ -5,14 +5,15 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 use async_trait::async_trait;
 use serde::Serialize;
 
-use super::{config, paths, result::PhaseResult};
+use super::{config, result::PhaseResult};
 use crate::{
     config::Settings,
     error::{Error, Result},
     identity::Identity,
+    kubernetes::paths,
     ports::{Command, MachineFacts, ObjectRef, Role, World},
-    steps::{Notes, State, Step},
-    wait::{self, Patience, Probe},
+    steps::{State, Step},
+    wait::{self, Notes, Patience, Probe},
 };
 
 /// The files that kubeadm reads on this node; they hold no secret.

@@ -12,17 +12,16 @@ use tracing::warn;
 use super::{
     config,
     kubeconfig::{self, Credentials},
-    paths,
 };
 use crate::{
     config::Settings,
     error::{Error, Result},
     identity::Identity,
-    join::TURN,
+    kubernetes::{lease::JOIN_LOCK, paths},
     observe::record,
     ports::{Applicant, Command, InstanceState, JoinTicket, Role, World},
-    steps::{Notes, State, Step, leaving::LeaveEtcd},
-    wait::{self, Patience, Probe},
+    steps::{State, Step, leaving::LeaveEtcd},
+    wait::{self, Notes, Patience, Probe},
 };
 
 /// How long an etcd member and an API server take to start, as after a reboot.
@@ -296,7 +295,7 @@ impl Join {
             .await?;
         // Otherwise the next one waits until the turn runs out; to join again for that
         // would be to leave first.
-        if let Err(error) = TURN.release(world, &self.applicant.instance).await {
+        if let Err(error) = JOIN_LOCK.release(world, &self.applicant.instance).await {
             warn!("cannot give the turn to join back: {}", error.one_line());
         }
         Ok(())

@@ -6,21 +6,20 @@
 //! `KubeletStart`, [`ApiReady`], then the phases that write to the API. Every other
 //! node takes [`Join`].
 
-mod ca;
+mod blanket_approval;
 pub mod config;
 pub mod documents;
 mod etcd_data;
 mod init;
 mod join;
 pub mod kubeconfig;
-pub mod paths;
 mod pki;
 mod ready;
 mod rejoin;
 pub mod reserved;
 mod result;
 
-pub use ca::{ca_cert_hash, key_hash, own_ca_cert_hash, upload_certificates};
+pub use blanket_approval::BlanketApproval;
 pub use etcd_data::EtcdData;
 pub use init::{ConfigFiles, InitPhase, KubeadmPhase};
 pub use join::Join;

@@ -11,9 +11,9 @@ use std::{
 
 use x509_parser::prelude::{FromDer, ParsedExtension, Pem, X509Certificate};
 
-use super::paths;
 use crate::{
     error::{Error, Result},
+    kubernetes::paths,
     ports::Host,
 };
 

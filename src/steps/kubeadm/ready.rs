@@ -10,8 +10,8 @@ use crate::{
     config::Settings,
     error::Result,
     ports::World,
-    steps::{Notes, State, Step},
-    wait::{self, Patience, Probe},
+    steps::{State, Step},
+    wait::{self, Notes, Patience, Probe},
 };
 
 /// The API answers `/readyz` at the cluster's endpoint.

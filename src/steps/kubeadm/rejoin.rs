@@ -11,7 +11,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use secrecy::ExposeSecret;
 use serde::Serialize;
 
-use super::{Join, config, paths};
+use super::{Join, config};
 use crate::{
     certificates::{
         Certificate, Inventory, Why,
@@ -20,9 +20,10 @@ use crate::{
     config::Settings,
     error::{Error, Result},
     identity::Identity,
+    kubernetes::paths,
     ports::{Command, JoinTicket, Role, World},
-    steps::{Notes, State, Step},
-    wait::{self, Patience, Probe},
+    steps::{State, Step},
+    wait::{self, Notes, Patience, Probe},
 };
 
 /// Where kubeadm puts the control plane's kubelet.conf before it takes the place of the old one.

@@ -7,10 +7,14 @@ use serde_json::Value;
 
 use super::{
     kubeconfig::{self, Credentials},
-    paths, pki,
+    pki,
 };
 use crate::{
     error::Result,
+    kubernetes::{
+        node::{self, Node},
+        paths,
+    },
     ports::{Command, Host, ObjectRef, World},
 };
 
@@ -150,14 +154,9 @@ async fn kubelet(world: &World) -> Result<Option<String>> {
 }
 
 async fn node_label(world: &World, node: &str, label: &str) -> Option<String> {
-    let object = ObjectRef {
-        api_version: "v1".to_owned(),
-        kind: "Node".to_owned(),
-        namespace: None,
-        name: node.to_owned(),
-    };
+    let object = node::reference(node);
     match world.cluster.get(&object).await {
-        Ok(Some(found)) if found["metadata"]["labels"].get(label).is_some() => None,
+        Ok(Some(found)) if Node(&found).has_label(label) => None,
         Ok(Some(_)) => Some(format!("{object} has no label {label}")),
         Ok(None) => Some(format!("{object} does not exist")),
         Err(error) => Some(format!("{object}: {}", error.one_line())),

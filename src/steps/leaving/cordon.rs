@@ -4,11 +4,13 @@ use async_trait::async_trait;
 use serde::Serialize;
 use serde_json::json;
 
-use super::{LEAVING, annotation, get, reference};
+use super::{LEAVING, get};
 use crate::{
     error::Result,
+    kubernetes::node::{Node, reference},
     ports::{Part, World},
-    steps::{Notes, State, Step},
+    steps::{State, Step},
+    wait::Notes,
 };
 
 /// The node is cordoned; unless a person did it before, with the mark that it was the agent.
@@ -23,7 +25,7 @@ impl Step for Cordon {
     async fn check(&self, world: &World) -> Result<State> {
         let node = get(world, &self.node).await?;
         Ok(match node {
-            Some(node) if node["spec"]["unschedulable"] != true => {
+            Some(node) if !Node(&node).is_cordoned() => {
                 State::Differs(format!("pods may still come to {}", self.node))
             }
             _ => State::AsWanted,
@@ -52,7 +54,9 @@ pub struct Uncordon {
 impl Step for Uncordon {
     async fn check(&self, world: &World) -> Result<State> {
         let node = get(world, &self.node).await?;
-        let since = node.as_ref().and_then(|node| annotation(node, LEAVING));
+        let since = node
+            .as_ref()
+            .and_then(|node| Node(node).annotation(LEAVING));
         Ok(since.map_or(State::AsWanted, |since| {
             State::Differs(format!("its agent cordoned {} at {since}", self.node))
         }))

@@ -6,7 +6,8 @@ use serde::Serialize;
 use crate::{
     error::{Error, Result},
     ports::{Alarm, InstanceState, Member, Role, World},
-    steps::{Notes, State, Step},
+    steps::{State, Step},
+    wait::Notes,
 };
 
 /// etcd does without this node's member: another leads, and this one is removed. It stays

@@ -9,8 +9,8 @@ use serde_json::Value;
 use crate::{
     error::Result,
     ports::{Eviction, ObjectRef, World},
-    steps::{Notes, State, Step},
-    wait::{self, Patience, Probe},
+    steps::{State, Step},
+    wait::{self, Notes, Patience, Probe},
 };
 
 /// No pod is left on the node that could be elsewhere. Disruption budgets are respected for as

@@ -6,7 +6,8 @@ use serde::Serialize;
 use crate::{
     error::Result,
     ports::World,
-    steps::{Notes, State, Step},
+    steps::{State, Step},
+    wait::Notes,
 };
 
 /// Every termination hook that waits for this instance is completed.

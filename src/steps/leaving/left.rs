@@ -4,11 +4,13 @@ use async_trait::async_trait;
 use serde::Serialize;
 use serde_json::json;
 
-use super::{LEFT, annotation, get, reference};
+use super::{LEFT, get};
 use crate::{
     error::Result,
+    kubernetes::node::{Node, reference},
     ports::{Part, World},
-    steps::{Notes, State, Step},
+    steps::{State, Step},
+    wait::Notes,
 };
 
 /// The Node is marked as left, for the leader to delete, or is gone already.
@@ -24,7 +26,7 @@ pub struct Left {
 impl Step for Left {
     async fn check(&self, world: &World) -> Result<State> {
         let node = get(world, &self.node).await?;
-        let marked = |node| annotation(node, LEFT) == Some(self.instance.as_str());
+        let marked = |node| Node(node).annotation(LEFT) == Some(self.instance.as_str());
         Ok(if node.as_ref().is_none_or(marked) {
             State::AsWanted
         } else {

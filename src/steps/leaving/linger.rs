@@ -6,11 +6,13 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{LEAVING, annotation, get};
+use super::{LEAVING, get};
 use crate::{
     error::Result,
+    kubernetes::node::Node,
     ports::World,
-    steps::{Notes, State, Step},
+    steps::{State, Step},
+    wait::Notes,
 };
 
 /// So much time has passed since the node was cordoned: the record set no longer names it, and
@@ -27,7 +29,9 @@ impl Linger {
     /// What is left of the time; none for a node that is gone, or that a person cordoned.
     async fn left(&self, world: &World) -> Result<Option<Duration>> {
         let node = get(world, &self.node).await?;
-        let since = node.as_ref().and_then(|node| annotation(node, LEAVING));
+        let since = node
+            .as_ref()
+            .and_then(|node| Node(node).annotation(LEAVING));
         let since: Option<Timestamp> = since.and_then(|since| since.parse().ok());
         Ok(since.and_then(|since| {
             let end = since + Duration::from_secs(self.seconds);

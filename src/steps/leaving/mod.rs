@@ -23,10 +23,7 @@ pub use unready::Unready;
 
 use serde_json::Value;
 
-use crate::{
-    error::Result,
-    ports::{ObjectRef, World},
-};
+use crate::{error::Result, kubernetes::node::reference, ports::World};
 
 /// On a Node: its agent cordoned it, at this time.
 pub const LEAVING: &str = "k8s-bootstrap.io/leaving";
@@ -34,21 +31,8 @@ pub const LEAVING: &str = "k8s-bootstrap.io/leaving";
 /// On a Node: its instance, by this id, has left for good.
 pub const LEFT: &str = "k8s-bootstrap.io/left";
 
-fn reference(node: &str) -> ObjectRef {
-    ObjectRef {
-        api_version: "v1".to_owned(),
-        kind: "Node".to_owned(),
-        namespace: None,
-        name: node.to_owned(),
-    }
-}
-
 async fn get(world: &World, node: &str) -> Result<Option<Value>> {
     world.cluster.get(&reference(node)).await
-}
-
-fn annotation<'a>(node: &'a Value, key: &str) -> Option<&'a str> {
-    node["metadata"]["annotations"].get(key)?.as_str()
 }
 
 #[cfg(test)]

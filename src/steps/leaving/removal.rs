@@ -7,9 +7,11 @@ use serde::Serialize;
 
 use crate::{
     error::Result,
+    kubernetes::paths,
     ports::{Command, World},
     runner::Phase,
-    steps::{Notes, State, Step, kubeadm::paths},
+    steps::{State, Step},
+    wait::Notes,
 };
 
 const KUBEADM: &str = "/usr/local/bin/kubeadm";

@@ -7,6 +7,7 @@ use tokio::time::sleep;
 
 use super::*;
 use crate::{
+    kubernetes::node::Node,
     ports::Hook,
     testing::{FakeWorld, control_plane, running},
 };
@@ -54,7 +55,9 @@ async fn a_node_that_its_agent_cordoned_is_uncordoned_when_it_comes_back() {
     fake.holds(&uncordon()).await;
     fake.carry_out(&cordon()).await;
     assert_eq!(now(&fake).await["spec"]["unschedulable"], true);
-    let since = annotation(&now(&fake).await, LEAVING).map(str::to_owned);
+    let since = Node(&now(&fake).await)
+        .annotation(LEAVING)
+        .map(str::to_owned);
     assert_eq!(since.as_deref(), Some("2026-11-23T12:00:00Z"));
     fake.carry_out(&uncordon()).await;
     assert_eq!(now(&fake).await["spec"].get("unschedulable"), None);
@@ -205,7 +208,7 @@ async fn a_node_is_left_by_its_instance() {
         instance: "i-1".to_owned(),
     };
     fake.carry_out(&left).await;
-    assert_eq!(annotation(&now(&fake).await, LEFT), Some("i-1"));
+    assert_eq!(Node(&now(&fake).await).annotation(LEFT), Some("i-1"));
 }
 
 #[tokio::test(start_paused = true)]

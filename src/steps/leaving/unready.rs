@@ -4,11 +4,13 @@ use async_trait::async_trait;
 use serde::Serialize;
 use serde_json::json;
 
-use super::{get, reference};
+use super::get;
 use crate::{
     error::Result,
+    kubernetes::node::{Node, reference},
     ports::{Part, World},
-    steps::{Notes, State, Step},
+    steps::{State, Step},
+    wait::Notes,
 };
 
 /// The node's Ready condition is `False`: its pods leave the endpoints of services at once, and
@@ -23,14 +25,7 @@ pub struct Unready {
 impl Step for Unready {
     async fn check(&self, world: &World) -> Result<State> {
         let node = get(world, &self.node).await?;
-        let ready = node.iter().any(|node| {
-            let conditions = node["status"]["conditions"].as_array();
-            conditions
-                .into_iter()
-                .flatten()
-                .any(|c| c["type"] == "Ready" && c["status"] == "True")
-        });
-        Ok(if ready {
+        Ok(if node.is_some_and(|node| Node(&node).is_ready()) {
             State::Differs(format!("{} is Ready", self.node))
         } else {
             State::AsWanted

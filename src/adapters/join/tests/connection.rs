@@ -13,7 +13,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use super::stage::{Stage, applicant, workers};
 use crate::{
     adapters::join::{SERVER_NAME, pin},
-    steps::kubeadm::{ca_cert_hash, paths},
+    kubernetes::{ca::ca_cert_hash, paths},
     testing::Pki,
 };
 

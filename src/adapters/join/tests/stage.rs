@@ -23,10 +23,10 @@ use crate::{
     config::Settings,
     error::Result,
     join::{BODY, CLUSTER_HEADER, CONTENT_TYPE, JoinService, NONCE_HEADER},
+    kubernetes::ca::ca_cert_hash,
     ports::{
         Applicant, Clock, Instance, InstanceState, JoinServices, JoinTicket, Role, Sts, World,
     },
-    steps::kubeadm::ca_cert_hash,
     testing::{FakeWorld, Pki, StoppedClock, control_plane, running, settings, worker},
 };
 

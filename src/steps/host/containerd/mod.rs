@@ -15,8 +15,8 @@ use crate::{
     error::{Error, Result},
     identity::Identity,
     ports::{Command, World},
-    steps::{Notes, State, Step},
-    wait::{Patience, Probe, until},
+    steps::{State, Step},
+    wait::{Notes, Patience, Probe, until},
 };
 
 /// Where containerd looks for registry mirrors.

@@ -237,12 +237,15 @@ async fn refused(fake: &FakeWorld, step: &Join) -> String {
 async fn a_voter_whose_api_is_ready_has_joined() {
     let (fake, step, _) = promoted().await;
     let world = fake.ports();
-    TURN.take(&world, &step.applicant.instance).await.unwrap();
+    JOIN_LOCK
+        .take(&world, &step.applicant.instance)
+        .await
+        .unwrap();
     fake.carry_out(&step).await;
     assert_eq!(fake.commands.ran(), [""; 0]);
     assert!(fake.join.asked().is_empty());
-    let next = TURN.take(&world, "i-next").await.unwrap();
-    assert_eq!(next, crate::lease::Holder::Me);
+    let next = JOIN_LOCK.take(&world, "i-next").await.unwrap();
+    assert_eq!(next, crate::kubernetes::lease::Holder::Me);
 }
 
 #[tokio::test(start_paused = true)]

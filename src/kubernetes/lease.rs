@@ -26,6 +26,25 @@ pub struct Lease {
     pub seconds: i32,
 }
 
+/// Held by the control plane that works for the whole cluster.
+pub const LEADER: Lease = Lease {
+    name: "k8s-bootstrap-leader",
+    seconds: 60,
+};
+
+/// Held by the control plane that joins; longer than a join may take, and no longer than one that
+/// stopped on its way may hold up the others.
+pub const JOIN_LOCK: Lease = Lease {
+    name: "k8s-bootstrap-join",
+    seconds: 600,
+};
+
+/// Held by the control plane that renews its certificates; longer than a renewal may take.
+pub const RENEWAL_LOCK: Lease = Lease {
+    name: "k8s-bootstrap-certificates",
+    seconds: 600,
+};
+
 /// Who holds a Lease, as far as we are concerned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Holder {
@@ -37,7 +56,7 @@ pub enum Holder {
 
 /// What to do about a Lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Turn {
+enum Act {
     /// Nobody holds it: try to.
     Acquire,
     /// We hold it: say that we still do.
@@ -55,10 +74,10 @@ impl Lease {
         for _ in 0..LOOKS {
             let lease = world.cluster.get(&self.reference()).await?;
             let held = lease.as_ref().and_then(held);
-            let acquired = match turn(held.as_ref(), self.unchanged(world, held.as_ref()), me) {
-                Turn::Follow(holder) => return Ok(Holder::Other(holder)),
-                Turn::Acquire => true,
-                Turn::Renew => false,
+            let acquired = match next_act(held.as_ref(), self.unchanged(world, held.as_ref()), me) {
+                Act::Follow(holder) => return Ok(Holder::Other(holder)),
+                Act::Acquire => true,
+                Act::Renew => false,
             };
             let wanted = self.written(lease.as_ref(), world.clock.now(), me, acquired);
             if world.cluster.compare_and_set(&wanted).await? {
@@ -136,11 +155,11 @@ impl Lease {
 }
 
 /// Whose turn it is, from who holds the Lease and for how long it has not changed.
-fn turn(held: Option<&LeaseState>, unchanged: Duration, me: &str) -> Turn {
+fn next_act(held: Option<&LeaseState>, unchanged: Duration, me: &str) -> Act {
     match held {
-        Some(held) if held.holder == me => Turn::Renew,
-        Some(held) if unchanged < held.duration => Turn::Follow(held.holder.clone()),
-        _ => Turn::Acquire,
+        Some(held) if held.holder == me => Act::Renew,
+        Some(held) if unchanged < held.duration => Act::Follow(held.holder.clone()),
+        _ => Act::Acquire,
     }
 }
 
@@ -179,32 +198,36 @@ mod tests {
 
     #[test]
     fn the_table_of_turns() {
-        let other = || Turn::Follow("i-2".to_owned());
+        let other = || Act::Follow("i-2".to_owned());
         let with = |duration: Value| {
             let mut lease = lease("i-2", RENEWED);
             lease["spec"]["leaseDurationSeconds"] = duration;
             Some(lease)
         };
         for (case, lease, unchanged, expected) in [
-            ("nobody ever led", None, 0, Turn::Acquire),
-            ("ours", Some(lease("i-1", RENEWED)), 30, Turn::Renew),
+            ("nobody ever led", None, 0, Act::Acquire),
+            ("ours", Some(lease("i-1", RENEWED)), 30, Act::Renew),
             (
                 "ours, and run out",
                 Some(lease("i-1", RENEWED)),
                 6000,
-                Turn::Renew,
+                Act::Renew,
             ),
             ("the first look", Some(lease("i-2", RENEWED)), 0, other()),
             ("its last second", Some(lease("i-2", RENEWED)), 59, other()),
-            ("run out", Some(lease("i-2", RENEWED)), 60, Turn::Acquire),
-            ("given back", Some(lease("", RENEWED)), 0, Turn::Acquire),
+            ("run out", Some(lease("i-2", RENEWED)), 60, Act::Acquire),
+            ("given back", Some(lease("", RENEWED)), 0, Act::Acquire),
             ("no time in it", Some(lease("i-2", "soon")), 0, other()),
-            ("no duration", with(Value::Null), 0, Turn::Acquire),
-            ("a nonsensical duration", with(json!(-1)), 0, Turn::Acquire),
+            ("no duration", with(Value::Null), 0, Act::Acquire),
+            ("a nonsensical duration", with(json!(-1)), 0, Act::Acquire),
         ] {
             let held = lease.as_ref().and_then(held);
             let unchanged = Duration::from_secs(unchanged);
-            assert_eq!(turn(held.as_ref(), unchanged, "i-1"), expected, "{case}");
+            assert_eq!(
+                next_act(held.as_ref(), unchanged, "i-1"),
+                expected,
+                "{case}"
+            );
         }
     }
 

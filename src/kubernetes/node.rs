@@ -1,0 +1,131 @@
+//! A Node, read in one place: what EC2 and the agent have written into it.
+
+use std::net::Ipv4Addr;
+
+use serde_json::Value;
+
+use crate::ports::ObjectRef;
+
+/// The label and the taint by which kubeadm marks a control plane.
+pub const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
+
+/// What the providerID of an EC2 instance begins with.
+const AWS: &str = "aws:///";
+
+/// A Node object as the API server gives it.
+#[derive(Debug, Clone, Copy)]
+pub struct Node<'a>(pub &'a Value);
+
+impl<'a> Node<'a> {
+    /// Empty in an object without a name.
+    pub fn name(self) -> &'a str {
+        self.0["metadata"]["name"].as_str().unwrap_or_default()
+    }
+
+    /// The id of its EC2 instance; `None` where its providerID is no EC2 instance's.
+    pub fn instance(self) -> Option<&'a str> {
+        let provider = self.0["spec"]["providerID"].as_str()?;
+        let (_zone, id) = provider.strip_prefix(AWS)?.rsplit_once('/')?;
+        Some(id)
+    }
+
+    /// Whether its kubelet has said so within the controller manager's grace period.
+    pub fn is_ready(self) -> bool {
+        is_ready(self.0)
+    }
+
+    /// Whether kubeadm marked it as a control plane.
+    pub fn is_control_plane(self) -> bool {
+        self.has_label(CONTROL_PLANE)
+    }
+
+    /// Whether it has this label, whatever its value.
+    pub fn has_label(self, key: &str) -> bool {
+        self.0["metadata"]["labels"].get(key).is_some()
+    }
+
+    /// The text of this annotation.
+    pub fn annotation(self, key: &str) -> Option<&'a str> {
+        self.0["metadata"]["annotations"].get(key)?.as_str()
+    }
+
+    /// Whether it is cordoned.
+    pub fn is_cordoned(self) -> bool {
+        self.0["spec"]["unschedulable"] == true
+    }
+
+    /// Whether somebody has deleted it and finalizers keep it.
+    pub fn is_being_deleted(self) -> bool {
+        !self.0["metadata"]["deletionTimestamp"].is_null()
+    }
+
+    /// Its private address.
+    pub fn address(self) -> Option<Ipv4Addr> {
+        let addresses = self.0["status"]["addresses"].as_array()?;
+        let private = addresses.iter().find(|a| a["type"] == "InternalIP")?;
+        private["address"].as_str()?.parse().ok()
+    }
+}
+
+/// Whether a Node's or Pod's condition `Ready` is true.
+pub fn is_ready(object: &Value) -> bool {
+    let conditions = object["status"]["conditions"].as_array();
+    let mut conditions = conditions.into_iter().flatten();
+    conditions.any(|c| c["type"] == "Ready" && c["status"] == "True")
+}
+
+/// The providerID of an EC2 instance in this availability zone.
+pub fn provider_id(zone: &str, instance: &str) -> String {
+    format!("{AWS}{zone}/{instance}")
+}
+
+/// The Node of this name.
+pub fn reference(name: &str) -> ObjectRef {
+    ObjectRef {
+        api_version: "v1".to_owned(),
+        kind: "Node".to_owned(),
+        namespace: None,
+        name: name.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn only_a_provider_id_of_ec2_names_an_instance() {
+        let of = |id: &str| json!({"spec": {"providerID": id}});
+        let own = of(&provider_id("eu-central-1a", "i-1"));
+        assert_eq!(Node(&own).instance(), Some("i-1"));
+        for other in ["", "i-1", "gce://project/zone/i-1", "aws:///i-1"] {
+            assert_eq!(Node(&of(other)).instance(), None, "{other:?}");
+        }
+        assert_eq!(Node(&json!({})).instance(), None);
+    }
+
+    #[test]
+    fn a_node_is_ready_only_by_the_condition_of_that_name() {
+        let with = |kind: &str, status: &str| json!({"status": {"conditions": [{"type": kind, "status": status}]}});
+        assert!(Node(&with("Ready", "True")).is_ready());
+        for (kind, status) in [
+            ("Ready", "False"),
+            ("Ready", "Unknown"),
+            ("DiskPressure", "True"),
+        ] {
+            assert!(!Node(&with(kind, status)).is_ready(), "{kind} {status}");
+        }
+        assert!(!Node(&json!({})).is_ready());
+    }
+
+    #[test]
+    fn the_private_address_is_the_internal_one() {
+        let node = json!({"status": {"addresses": [
+            {"type": "Hostname", "address": "ip-10-0-0-1"},
+            {"type": "InternalIP", "address": "10.0.0.1"},
+        ]}});
+        assert_eq!(Node(&node).address(), Some(Ipv4Addr::new(10, 0, 0, 1)));
+    }
+}
