@@ -12,8 +12,7 @@ use serde::Serialize;
 
 use crate::{
     identity::Identity,
-    journal::{Course, Membership},
-    observe::{Claim, Evidence, Initialized, Observation, record::is_settled},
+    observe::{Claim, Course, Evidence, Initialized, Membership, Observation, record::is_settled},
     ports::{Instance, InstanceState, Role},
 };
 

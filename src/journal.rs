@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Context, Error, Result},
-    observe::{Memory, SettledRecord},
+    observe::{Membership, Memory, SettledRecord},
     ports::Host,
 };
 
@@ -49,15 +49,6 @@ pub struct Journal {
     pub phases: BTreeMap<String, Entry>,
 }
 
-/// The cluster that an instance belongs to, and as what.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Membership {
-    /// The cluster's uid, made by its founder.
-    pub cluster_uid: String,
-    /// How the instance came to it.
-    pub course: Course,
-}
-
 /// A restore that is under way: the backup's keys and data are being put in place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Restoring {
@@ -65,16 +56,6 @@ pub struct Restoring {
     pub backup: String,
     /// When it was begun.
     pub begun: Timestamp,
-}
-
-/// How an instance comes to its cluster.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Course {
-    /// It makes the cluster.
-    Found,
-    /// It joins one that exists.
-    Join,
 }
 
 /// The last that is known of a phase.

@@ -20,7 +20,7 @@
 //! ```
 
 pub mod adapters;
-pub mod boot;
+pub mod agent;
 pub mod certificates;
 pub mod cli;
 pub mod commands;
@@ -33,7 +33,6 @@ pub mod journal;
 pub mod kubernetes;
 pub mod leader;
 
-pub mod leaving;
 pub mod logging;
 pub mod observe;
 pub mod plan;
@@ -42,8 +41,6 @@ pub mod report;
 pub mod runner;
 pub mod simulate;
 pub mod snapshots;
-pub mod start_over;
-pub mod steady;
 pub mod steps;
 #[cfg(test)]
 mod testing;

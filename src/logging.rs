@@ -77,7 +77,7 @@ mod tests {
     fn each_target_has_the_level_that_was_asked_for() {
         let (filter, mistake) = filter(Some("warn,k8s_bootstrap=debug"));
         assert_eq!(mistake, None);
-        assert!(filter.would_enable("k8s_bootstrap::boot", &Level::DEBUG));
+        assert!(filter.would_enable("k8s_bootstrap::agent", &Level::DEBUG));
         assert!(!filter.would_enable("hyper", &Level::INFO));
     }
 
@@ -85,7 +85,7 @@ mod tests {
     fn a_mistake_is_told_and_changes_nothing() {
         let (filter, mistake) = filter(Some("k8s_bootstrap=loud"));
         assert!(mistake.is_some_and(|said| said.contains(VARIABLE)));
-        assert!(filter.would_enable("k8s_bootstrap::boot", &Level::INFO));
+        assert!(filter.would_enable("k8s_bootstrap::agent", &Level::INFO));
         assert!(!filter.would_enable("kube_client::client", &Level::ERROR));
     }
 }

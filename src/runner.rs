@@ -14,8 +14,9 @@ use tracing::{info, warn};
 
 use crate::{
     error::{Error, Kind, Result},
-    journal::{Entry, Journal, Membership},
-    observe::{Memory, SettledRecord},
+    journal::{Entry, Journal},
+    observe::{Membership, Memory, SettledRecord},
+    plan::Phase,
     ports::World,
     steps::{State, Step},
     wait::Notes,
@@ -27,21 +28,6 @@ const SLOW: Duration = Duration::from_secs(5);
 const SLOWEST: Duration = Duration::from_mins(1);
 /// So long all attempts must end with the same such error before it is refused.
 const AGREEMENT: Duration = Duration::from_mins(5);
-
-/// One named piece of work, as data.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Phase<A> {
-    /// Its name, unique in a plan.
-    pub name: String,
-    /// Why there is such a phase, for `plan`.
-    pub why: String,
-    /// The phases that must hold before it starts.
-    pub after: Vec<String>,
-    /// How long it may take with all its retries, in seconds.
-    pub deadline_seconds: u64,
-    /// What it does.
-    pub step: A,
-}
 
 /// Where a phase is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,4 +1,5 @@
-//! The only place that touches the world: metadata service, AWS, files, programs, the Kubernetes API.
+//! The only place that touches the world: metadata service, AWS, files, programs, the Kubernetes API, and those
+//! who ask how the agent is.
 
 pub mod archive;
 pub mod aws;
@@ -12,5 +13,7 @@ pub mod http;
 pub mod imds;
 pub mod join;
 pub mod kube;
+pub mod report;
 pub mod store;
+pub mod systemd;
 pub mod wiring;

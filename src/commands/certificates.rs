@@ -8,12 +8,12 @@ use serde::Serialize;
 use super::{etcd::on_a_control_plane, print, require_root};
 use crate::{
     adapters::wiring::Wiring,
-    certificates::{
-        Certificate, Inventory,
+    certificates::{Certificate, Inventory},
+    error::{Context, Result},
+    steps::{
+        State, Step,
         renewal::{self, Renewal, Which, ask_for_all},
     },
-    error::{Context, Result},
-    steps::{State, Step},
     wait::{Notes, Patience, Probe, until},
 };
 

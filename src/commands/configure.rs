@@ -12,8 +12,7 @@ use crate::{
     config::{self, Fragment, Settings},
     error::{Context, Error, Result},
     identity::{self, Identity},
-    journal::{Course, Membership},
-    observe::Memory,
+    observe::{Course, Membership, Memory},
     plan,
     ports::{InstanceFacts, MachineFacts, Role},
 };

@@ -11,8 +11,9 @@ use crate::{
     error::{Context, Error, Result},
     identity::Identity,
     journal::Journal,
-    leader::maintenance::{MemberState, ask_all},
+    leader::maintenance::{ask_all, state_of},
     ports::{Alarm, Database, Etcd, Member, Place, Role, World},
+    report::MemberState,
     snapshots::{self, Subject},
 };
 
@@ -88,7 +89,7 @@ async fn seats(etcd: &dyn Etcd) -> Result<Vec<Seat>> {
             Seat {
                 leader: leader == Some(seen.member.id),
                 healthy: seen.is_in_step() && alarms.is_empty(),
-                state: MemberState::of(seen),
+                state: state_of(seen),
                 database: seen.answer.as_ref().map(|answer| answer.database),
                 member: seen.member.clone(),
                 alarms,

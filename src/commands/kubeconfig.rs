@@ -4,8 +4,9 @@ use std::path::Path;
 
 use super::{print, require_root, who_am_i};
 use crate::{
-    adapters::{balancer::API_PORT, wiring::Wiring},
+    adapters::wiring::Wiring,
     error::{Error, Result},
+    kubernetes::API_PORT,
     kubernetes::paths,
     steps::kubeadm::kubeconfig::for_people,
 };

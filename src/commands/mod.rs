@@ -17,7 +17,7 @@ use std::io::Write;
 
 use crate::{
     adapters::wiring::Wiring,
-    boot,
+    agent,
     config::Settings,
     error::{Context, Error, Result},
     identity::Identity,
@@ -39,7 +39,7 @@ const ADDRESS_FILE: &str = "/run/k8s-bootstrap/http";
 /// What is wanted of this instance and who it is.
 async fn who_am_i(wiring: &Wiring) -> Result<(Settings, Identity, MachineFacts)> {
     let connect = |region: &str| wiring.ec2(region);
-    boot::who_am_i(wiring.imds.as_ref(), wiring.host.as_ref(), connect).await
+    agent::who_am_i(wiring.imds.as_ref(), wiring.host.as_ref(), connect).await
 }
 
 async fn require_root(wiring: &Wiring, what_for: &str) -> Result<()> {

@@ -5,14 +5,14 @@ use std::fmt::Write;
 use super::{print, who_am_i};
 use crate::{
     adapters::wiring::Wiring,
-    boot,
+    agent,
     decide::{Decision, decide},
     error::{Context, Result},
     identity::Identity,
-    journal::{Course, Journal, Membership},
-    observe::Memory,
+    journal::Journal,
+    observe::{Course, Membership, Memory},
     plan as plans,
-    runner::Phase,
+    plan::Phase,
     steps::{Action, State, Step},
 };
 
@@ -31,7 +31,7 @@ pub async fn plan(as_json: bool) -> Result<()> {
     let (settings, me, machine) = who_am_i(&wiring).await?;
     let world = wiring.world(&settings, &me)?;
     let journal = Journal::open(world.host.as_ref(), &me.instance_id).await?;
-    let seen = boot::look(&world, &me, journal.memory(), settings.join.port).await?;
+    let seen = agent::look(&world, &me, journal.memory(), settings.join.port).await?;
     let decision = decide(&me, &seen);
     let mut phases = plans::host(&settings, &me)?;
     if let Some(membership) = expected_membership(&decision) {

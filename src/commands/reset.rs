@@ -5,12 +5,12 @@ use crate::{
     adapters::wiring::Wiring,
     error::{Error, Result},
     journal::Journal,
-    leaving::{self, Notice, Why},
+    plan,
+    plan::decommission::{Notice, Why},
     runner::Runner,
-    steps::leaving::Removal,
 };
 
-/// `reset`: the goodbye, which must succeed here, and then the removal.
+/// `reset`: the node leaves, which must succeed here; then the removal.
 pub async fn reset(yes: bool) -> Result<()> {
     let wiring = Wiring::new()?;
     require_root(&wiring, "to reset a node").await?;
@@ -31,13 +31,13 @@ pub async fn reset(yes: bool) -> Result<()> {
             seconds: settings.leaving.deadline,
         };
         // One after the other, and none of the rest after one that fails: nothing is lost yet.
-        for phase in leaving::plan(&notice, &settings, &me) {
+        for phase in plan::decommission(&notice, &settings, &me) {
             runner.run(&[phase]).await.map_err(|error| {
                 error.hint("mend it and reset again; until then this node is cordoned: `kubectl uncordon` ends that")
             })?;
         }
     }
-    for phase in Removal::plan() {
+    for phase in plan::removal::reset() {
         runner.run(&[phase]).await?;
     }
     Journal::forget(world.host.as_ref()).await?;

@@ -1,33 +1,32 @@
-//! `run`: what the unit starts.
+//! `run`: what the unit starts. The agent's life is [`Agent::live`]; here it meets the sockets,
+//! the signals and systemd of a real machine.
 
-mod way;
+mod api_balancer;
+mod shutdown;
 
 use std::{convert::Infallible, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use tokio::{
     net::TcpListener,
-    signal::unix::{Signal, SignalKind, signal},
     time::{interval, sleep},
 };
 use tracing::{Instrument, info, info_span, warn};
 
-use self::way::Way;
+use self::{api_balancer::ApiBalancer, shutdown::ShutdownSignals};
 use super::{ADDRESS_FILE, require_root, who_am_i};
 use crate::{
-    adapters::{join as joins, wiring::Wiring},
-    boot::{self, Agent, api_servers},
+    adapters::{join as joins, report, systemd, wiring::Wiring},
+    agent::{self, Agent, api_servers},
     config::{self, Settings},
     decide::judge,
-    error::{Context, Kind, Result},
+    error::{Kind, Result},
     identity::Identity,
     join::{JoinService, approver},
     journal::Journal,
     ports::{Host, MachineFacts, Role},
-    report::{Reporter, Stage, http, systemd},
+    report::{Reporter, Stage},
     runner::Runner,
-    steady::End,
-    steps::leaving::Removal,
     wait::{Notes, Patience, Probe, until},
 };
 
@@ -42,14 +41,14 @@ const LEARNING: Duration = Duration::from_mins(30);
 /// `run`: the whole life of the agent.
 pub async fn run() -> Result<()> {
     let reporter = Arc::new(Reporter::new(Timestamp::now()));
-    let mut told = Told::new()?;
+    let mut signals = ShutdownSignals::catch()?;
     let wiring = Wiring::new()?;
     require_root(&wiring, "to bring up a node").await?;
-    let way = Way::of_this_node(wiring.host.as_ref()).await;
+    let balancer = ApiBalancer::of_this_node(wiring.host.as_ref()).await;
     let outcome = tokio::select! {
-        outcome = live_on(&wiring, &way, &reporter, &mut told) => outcome,
-        outcome = way.serve() => outcome,
-        () = tell_systemd(&reporter) => Ok(()),
+        outcome = live_on(&wiring, &balancer, &reporter, &mut signals) => outcome,
+        outcome = balancer.serve() => outcome,
+        () = notify_systemd(&reporter) => Ok(()),
     };
     match &outcome {
         Ok(()) => {
@@ -64,33 +63,9 @@ pub async fn run() -> Result<()> {
     outcome
 }
 
-/// Where the agent is told to end.
-struct Told {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Told {
-    fn new() -> Result<Self> {
-        let listen =
-            |kind, name: &str| signal(kind).attempting(|| format!("cannot listen for {name}"));
-        Ok(Self {
-            terminate: listen(SignalKind::terminate(), "SIGTERM")?,
-            interrupt: listen(SignalKind::interrupt(), "SIGINT")?,
-        })
-    }
-
-    async fn wait(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-}
-
 /// Keeps STATUS= true and the watchdog fed. Both are driven by the same task as
 /// the agent's own work: if that ever blocks, the watchdog hears nothing.
-async fn tell_systemd(reporter: &Reporter) {
+async fn notify_systemd(reporter: &Reporter) {
     let mut status = reporter.subscribe();
     let mut alive = systemd::watchdog_interval().map(interval);
     loop {
@@ -112,15 +87,15 @@ async fn tell_systemd(reporter: &Reporter) {
 /// from elsewhere: by a tag, at a mirror, in a policy.
 async fn live_on(
     wiring: &Wiring,
-    way: &Way,
+    balancer: &ApiBalancer,
     reporter: &Arc<Reporter>,
-    told: &mut Told,
+    signals: &mut ShutdownSignals,
 ) -> Result<()> {
     let host = wiring.host.as_ref();
     let mut said = None;
     let mut pause = LOOK_AGAIN;
     loop {
-        let refusal = match live(wiring, way, reporter.clone(), told).await {
+        let refusal = match live(wiring, balancer, reporter.clone(), signals).await {
             Err(error) if error.kind() == Kind::Refused => error,
             outcome => return outcome,
         };
@@ -131,7 +106,7 @@ async fn live_on(
         if said.as_ref() != Some(&line) {
             eprintln!("{refusal}");
             if in_use {
-                info!("the node is in use and keeps its way to the API until that is fixed");
+                info!("the node is in use: its API balancer goes on until that is fixed");
             }
         }
         reporter.stage(Stage::Failed, line.clone(), Timestamp::now());
@@ -139,7 +114,7 @@ async fn live_on(
         systemd::ready();
         tokio::select! {
             never = report_meanwhile(host, reporter) => match never {},
-            () = told.wait() => return Ok(()),
+            () = signals.wait() => return Ok(()),
             () = sleep(pause) => {}
         }
         pause = if in_use {
@@ -150,7 +125,7 @@ async fn live_on(
     }
 }
 
-/// Says what is wrong over HTTP, where the settings that name the address may be what is wrong.
+/// Reports over HTTP what is wrong, where the settings that name the address may be what is wrong.
 async fn report_meanwhile(host: &dyn Host, reporter: &Reporter) -> Infallible {
     let reported = async {
         let last = host.read(Path::new(ADDRESS_FILE)).await?;
@@ -160,7 +135,7 @@ async fn report_meanwhile(host: &dyn Host, reporter: &Reporter) -> Infallible {
             None => config::load(&[])?.report.listen,
         };
         let listener = listen_for_reports(host, address).await?;
-        http::serve(listener, reporter.subscribe()).await
+        report::serve(listener, reporter.subscribe()).await
     };
     if let Err(error) = reported.await {
         warn!(HINT = error.remedy(), "{}", error.one_line());
@@ -170,7 +145,7 @@ async fn report_meanwhile(host: &dyn Host, reporter: &Reporter) -> Infallible {
 
 /// Listens, and leaves the address to `status`.
 async fn listen_for_reports(host: &dyn Host, address: SocketAddr) -> Result<TcpListener> {
-    let listener = http::listen(address).await?;
+    let listener = report::listen(address).await?;
     let text = address.to_string();
     host.write(Path::new(ADDRESS_FILE), text.as_bytes(), 0o644)
         .await?;
@@ -204,13 +179,18 @@ async fn learn(wiring: &Wiring, reporter: &Reporter) -> Result<(Settings, Identi
     Ok(known)
 }
 
-async fn live(wiring: &Wiring, way: &Way, reporter: Arc<Reporter>, told: &mut Told) -> Result<()> {
+async fn live(
+    wiring: &Wiring,
+    balancer: &ApiBalancer,
+    reporter: Arc<Reporter>,
+    signals: &mut ShutdownSignals,
+) -> Result<()> {
     let (settings, me, machine) = tokio::select! {
         known = learn(wiring, &reporter) => known?,
         never = report_meanwhile(wiring.host.as_ref(), &reporter) => match never {},
-        () = told.wait() => return Ok(()),
+        () = signals.wait() => return Ok(()),
     };
-    boot::remember_name(wiring.host.as_ref(), &me).await?;
+    agent::remember_name(wiring.host.as_ref(), &me).await?;
     reporter.identity(&me, &settings.kubernetes.version);
     let span = info_span!("agent", NODE = me.node_name, CLUSTER = me.cluster);
     async {
@@ -223,15 +203,15 @@ async fn live(wiring: &Wiring, way: &Way, reporter: Arc<Reporter>, told: &mut To
         let journal = Journal::open(world.host.as_ref(), &me.instance_id).await?;
         journal.refuse_while_restoring()?;
         let known = api_servers::known(&me, world.host.as_ref()).await?;
-        way.servers.send_replace(known);
+        balancer.servers.send_replace(known);
         if settings.cluster.endpoint == "local" {
-            way.wanted.send_replace(true);
+            balancer.wanted.send_replace(true);
         }
         let agent = Agent {
             runner: Arc::new(Runner::new(world.clone(), journal)),
             settings: Arc::new(settings),
-            api_servers: way.servers.clone(),
-            api_health: way.health.clone(),
+            api_servers: balancer.servers.clone(),
+            api_health: balancer.health.clone(),
             me: Arc::new(me),
             machine: Arc::new(machine),
             world,
@@ -240,8 +220,8 @@ async fn live(wiring: &Wiring, way: &Way, reporter: Arc<Reporter>, told: &mut To
         };
         systemd::ready();
         tokio::select! {
-            outcome = stay(&agent, told) => outcome,
-            outcome = http::serve(listener, reporter.subscribe()) => outcome,
+            outcome = live_or_leave(&agent, signals) => outcome,
+            outcome = report::serve(listener, reporter.subscribe()) => outcome,
             outcome = let_in(&agent), if agent.me.role == Role::ControlPlane => outcome,
             () = relay_progress(&agent) => Ok(()),
         }
@@ -250,38 +230,15 @@ async fn live(wiring: &Wiring, way: &Way, reporter: Arc<Reporter>, told: &mut To
     .await
 }
 
-/// Boots, keeps the node and says goodbye: all that goes by way of the API balancer beside it.
-async fn stay(agent: &Agent, told: &mut Told) -> Result<()> {
+/// Leaving needs the API balancer and the reports, so it happens inside of all of them.
+async fn live_or_leave(agent: &Agent, signals: &mut ShutdownSignals) -> Result<()> {
     tokio::select! {
-        // On the heap: it holds all phases and all duties of a node.
-        outcome = Box::pin(boot_and_keep(agent)) => return outcome,
-        () = told.wait() => {}
+        // On the heap: it holds all phases and all tasks of a node.
+        outcome = Box::pin(agent.live()) => return outcome,
+        () = signals.wait() => {}
     }
-    agent.end().await;
+    agent.leave_at_shutdown().await;
     Ok(())
-}
-
-async fn boot_and_keep(agent: &Agent) -> Result<()> {
-    let begun = agent.world.clock.now();
-    let summary = agent.boot().await?;
-    if summary.done == 0 {
-        info!("nothing to do: all {} phases hold", summary.held);
-    } else {
-        let took = agent.world.clock.now().duration_since(begun);
-        info!(
-            DURATION_MS = u64::try_from(took.as_millis()).unwrap_or(0),
-            "the node is Ready: {} phases carried out, {} held already, in {} s",
-            summary.done,
-            summary.held,
-            took.as_secs()
-        );
-    }
-    match agent.keep().await {
-        End::Notice(notice) => agent.say_goodbye(&notice).await,
-        End::GivenUp(why) => return Err(agent.start_over(&why, &Removal::to_start_over()).await),
-    }
-    // Nothing is kept any more: what comes is the end of the machine.
-    std::future::pending().await
 }
 
 /// A control plane's part for the others: the join service and the approver of certificates.

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
+use crate::observe::Course;
 use crate::{error::Kind, testing::FakeWorld};
 
 async fn open(fake: &FakeWorld, instance_id: &str) -> Result<Journal> {

@@ -2,7 +2,10 @@
 //!
 //! What several rooms know of it stands here once.
 
+mod api;
 pub mod ca;
 pub mod lease;
 pub mod node;
 pub mod paths;
+
+pub use api::{API_PORT, LOCAL_ENDPOINT};

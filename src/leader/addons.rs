@@ -14,7 +14,7 @@ use crate::{
     error::{Error, Result},
     leader::{self, Leader},
     ports::{ObjectRef, World},
-    report::{AddonReport, AddonState},
+    report::{AddonReport, AddonState, AddonsReport},
     steps::addons::{
         Addon,
         record::{self, Record},
@@ -63,15 +63,6 @@ struct Trouble {
     message: String,
 }
 
-/// What a cycle found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Upkept {
-    /// The leader's instance id.
-    pub leader: String,
-    /// Of the leader alone: every add-on that it keeps.
-    pub addons: Vec<AddonReport>,
-}
-
 impl Upkeep {
     /// For the control plane of this name.
     pub fn new(settings: &Settings, me: &str) -> Self {
@@ -85,8 +76,8 @@ impl Upkeep {
     }
 
     /// One look at everything, if this instance leads. An error is one of the API as a whole.
-    pub async fn cycle(&mut self, world: &World) -> Result<Upkept> {
-        let follow = |leader| Upkept {
+    pub async fn cycle(&mut self, world: &World) -> Result<AddonsReport> {
+        let follow = |leader| AddonsReport {
             leader,
             addons: Vec::new(),
         };
@@ -134,7 +125,7 @@ impl Upkeep {
                 message,
             });
         }
-        Ok(Upkept {
+        Ok(AddonsReport {
             leader: self.me.clone(),
             addons,
         })

@@ -10,7 +10,7 @@ use crate::{
     kubernetes::node::Node,
     leader::{self, Leader},
     ports::World,
-    steps::leaving::LEFT,
+    steps::decommission::LEFT,
 };
 
 /// How often to look for them.
@@ -41,7 +41,7 @@ pub async fn cycle(world: &World, me: &str) -> Result<()> {
         }
         let name = Node(&node).name();
         if world.cluster.delete_seen(&node).await? {
-            info!("deleted Node {name}, which has said goodbye");
+            info!("deleted Node {name}, whose instance has left");
         }
     }
     Ok(())

@@ -34,8 +34,6 @@ const WRITE: Duration = Duration::from_secs(40);
 /// <https://docs.aws.amazon.com/Route53/latest/DeveloperGuide/DNSLimitations.html>
 const MOST: usize = 400;
 
-/// The label that kubeadm gives to nodes that are no workers.
-
 /// What to do about the record set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {

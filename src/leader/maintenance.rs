@@ -15,7 +15,6 @@ use std::{
 
 use futures::future::join_all;
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 use super::{Leader, healing::name_of, lead};
@@ -23,6 +22,7 @@ use crate::{
     error::{Error, Result},
     identity::Identity,
     ports::{Alarm, Database, Etcd, Member, MemberStatus, RaisedAlarm, World},
+    report::{EtcdReport, MemberReport, MemberState},
 };
 
 /// Files smaller than this, or than half of their quota, are left as they are.
@@ -73,76 +73,11 @@ impl Asked {
     }
 }
 
-/// How etcd fares, as this control plane sees it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EtcdReport {
-    /// The id that etcd gave to its cluster, in hexadecimal digits.
-    #[serde(default)]
-    pub cluster: Option<String>,
-    /// Its members.
-    pub members: Vec<MemberReport>,
-    /// Members that this agent has defragmented since it started.
-    pub defragmentations: u64,
-    /// Alarms that this agent has ended since it started.
-    pub alarms_ended: u64,
-    /// What is wrong with the data.
-    pub troubles: Vec<String>,
-}
-
-/// One member in [`EtcdReport`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MemberReport {
-    /// Its node.
-    pub name: String,
-    /// Whether it answers.
-    pub state: MemberState,
-    /// It leads.
-    pub leader: bool,
-    /// It has no vote yet.
-    pub learner: bool,
-    /// Its alarms.
-    pub alarms: Vec<Alarm>,
-    /// The size of its database; `None` if it does not answer.
-    pub database: Option<Database>,
-}
-
-/// Whether a member answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum MemberState {
-    /// It follows the leader and keeps up with the log.
-    Healthy,
-    /// It answers, but follows another leader or none, or lags behind the log.
-    Behind,
-    /// It does not answer.
-    Silent,
-}
-
-impl MemberState {
-    /// Of a member that was asked.
-    pub fn of(asked: &Asked) -> Self {
-        match &asked.answer {
-            Some(answer) if answer.in_step => Self::Healthy,
-            Some(_) => Self::Behind,
-            None => Self::Silent,
-        }
-    }
-
-    /// The state's word, as in JSON.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Healthy => "healthy",
-            Self::Behind => "behind",
-            Self::Silent => "silent",
-        }
-    }
-}
-
 impl MemberReport {
     fn of(asked: &Asked, among: &[Asked]) -> Self {
         Self {
             name: name_of(&asked.member),
-            state: MemberState::of(asked),
+            state: state_of(asked),
             leader: asked.leads(),
             learner: asked.member.learner,
             alarms: asked.alarms(among),
@@ -419,6 +354,15 @@ impl Maintenance {
             alarm.member
         );
         Ok(())
+    }
+}
+
+/// Whether a member that was asked answered, and how.
+pub fn state_of(asked: &Asked) -> MemberState {
+    match &asked.answer {
+        Some(answer) if answer.in_step => MemberState::Healthy,
+        Some(_) => MemberState::Behind,
+        None => MemberState::Silent,
     }
 }
 

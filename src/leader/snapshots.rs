@@ -6,7 +6,6 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 use crate::{
@@ -14,26 +13,12 @@ use crate::{
     error::Result,
     leader::{self, Leader},
     ports::{Place, World},
+    report::SnapshotReport,
     snapshots::{self, Subject, Taken},
 };
 
 /// The pause after a failure.
 const PAUSE: Duration = Duration::from_mins(5);
-
-/// How backups fare, as the leader sees it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SnapshotReport {
-    /// Where they go.
-    pub to: String,
-    /// When the last good one was taken.
-    pub last_good: Option<Timestamp>,
-    /// The size of the last one that this agent took, in bytes.
-    pub bytes: u64,
-    /// Attempts that failed since this agent started.
-    pub failures: u64,
-    /// What went wrong last; empty after a success.
-    pub trouble: String,
-}
 
 /// What one control plane knows from cycle to cycle.
 #[derive(Debug)]

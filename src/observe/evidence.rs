@@ -8,13 +8,10 @@ use serde::Serialize;
 use super::Observation;
 use crate::{
     identity::Identity,
-    journal::Course,
-    kubernetes::paths,
+    kubernetes::{API_PORT, paths},
+    observe::Course,
     ports::{Role, World},
 };
-
-/// The port of the API servers.
-const API_PORT: u16 = 6443;
 
 /// What was found where somebody looked.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]

@@ -1,6 +1,7 @@
 //! What exists now: the instances that EC2 knows and the record that they share.
 
 pub mod evidence;
+mod membership;
 pub mod record;
 
 use std::time::Duration;
@@ -10,11 +11,11 @@ use jiff::Timestamp;
 use crate::{
     error::Result,
     identity::Identity,
-    journal::Membership,
     ports::{Instance, World},
 };
 
 pub use evidence::Evidence;
+pub use membership::{Course, Membership, Memory};
 pub use record::{Claim, Initialized, Record, Settled, SettledRecord};
 
 /// All that a decision looks at.
@@ -35,15 +36,6 @@ pub struct Observation {
     /// What is there of a cluster on the machines; looked for only before an act that rests on
     /// there being nothing.
     pub evidence: Evidence,
-}
-
-/// What an instance remembers of its cluster.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Memory {
-    /// The cluster that it belongs to.
-    pub membership: Option<Membership>,
-    /// The record of that cluster, once it is settled.
-    pub settled: Option<SettledRecord>,
 }
 
 /// Looks at EC2 and the store.

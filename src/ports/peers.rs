@@ -11,3 +11,11 @@ pub trait Peers: Send + Sync {
     /// a few seconds. One that does not answer shows none.
     async fn shows_a_cluster(&self, server: SocketAddr) -> bool;
 }
+
+/// The API servers as this node's balancer sees them.
+pub trait ApiHealth: Send + Sync {
+    /// How many of the servers have surely failed.
+    fn dead(&self) -> usize;
+    /// Whether servers are known and surely none of them is ready.
+    fn all_dead(&self) -> bool;
+}

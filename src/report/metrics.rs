@@ -204,12 +204,11 @@ fn word(state: &PhaseState) -> &'static str {
 mod tests {
     use super::*;
     use crate::{
-        leader::{
-            maintenance::{EtcdReport, MemberReport, MemberState},
-            snapshots::SnapshotReport,
-        },
         ports::{Alarm, Database},
-        report::{AddonReport, CertificateReport, DnsReport, PhaseReport},
+        report::{
+            AddonReport, CertificateReport, DnsReport, EtcdReport, MemberReport, MemberState,
+            PhaseReport, SnapshotReport,
+        },
     };
 
     #[test]

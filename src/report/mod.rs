@@ -1,24 +1,20 @@
 //! What the agent says of itself: one status, shown by systemd, over HTTP and as metrics.
 
-pub mod http;
-mod metrics;
+mod backups;
+mod etcd;
+pub mod metrics;
 mod status;
-pub mod systemd;
 
+pub use backups::SnapshotReport;
+pub use etcd::{EtcdReport, MemberReport, MemberState};
 pub use status::{
-    AddonReport, AddonState, CertificateReport, DnsReport, PhaseReport, Stage, Status,
+    AddonReport, AddonState, AddonsReport, CertificateReport, DnsReport, PhaseReport, Stage, Status,
 };
 
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use crate::{
-    certificates::Inventory,
-    identity::Identity,
-    journal::Membership,
-    leader::{addons::Upkept, maintenance::EtcdReport, snapshots::SnapshotReport},
-    runner::Progress,
-};
+use crate::{certificates::Inventory, identity::Identity, observe::Membership, runner::Progress};
 
 /// Holds the status and tells everyone who shows it.
 #[derive(Debug)]
@@ -85,10 +81,10 @@ impl Reporter {
     }
 
     /// Says who keeps the add-ons, and how they are.
-    pub fn upkept(&self, upkept: Upkept) {
+    pub fn addons(&self, report: AddonsReport) {
         self.change(|status| {
-            status.leader = Some(upkept.leader);
-            status.addons = upkept.addons;
+            status.leader = Some(report.leader);
+            status.addons = report.addons;
         });
     }
 

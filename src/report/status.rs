@@ -5,12 +5,8 @@ use std::{collections::BTreeSet, fmt::Write, net::Ipv4Addr};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    journal::Course,
-    leader::{maintenance::EtcdReport, snapshots::SnapshotReport},
-    ports::Role,
-    runner::PhaseState,
-};
+use super::{EtcdReport, SnapshotReport};
+use crate::{observe::Course, ports::Role, runner::PhaseState};
 
 /// Where the agent is in the life of its node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,7 +20,7 @@ pub enum Stage {
     Ready,
     /// The node was Ready, and something does not hold now.
     Degraded,
-    /// The node says goodbye.
+    /// The node is drained and leaves.
     Leaving,
     /// Given up; the agent starts over, or looks again where a person must act.
     Failed,
@@ -42,6 +38,15 @@ impl Stage {
             Self::Failed => "Failed",
         }
     }
+}
+
+/// Who keeps the add-ons, and how they are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AddonsReport {
+    /// The leader's instance id.
+    pub leader: String,
+    /// Of the leader alone: every add-on that it keeps.
+    pub addons: Vec<AddonReport>,
 }
 
 /// Everything that the agent reports, as `/status` and `status --json` show it.

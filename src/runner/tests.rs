@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use async_trait::async_trait;
 
 use super::*;
-use crate::{journal::Course, testing::FakeWorld};
+use crate::{observe::Course, testing::FakeWorld};
 
 /// A step that holds once a file is there, and fails as often as it is told to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -11,19 +11,18 @@ use serde::Serialize;
 
 use super::joining;
 use crate::{
-    certificates::renewal::{Renewal, Which},
     config::Settings,
     error::{Error, Result},
     identity::Identity,
-    journal::Course,
     kubernetes::paths,
-    observe::Memory,
+    observe::{Course, Memory},
+    plan::Phase,
     ports::{Role, World},
-    runner::Phase,
     steps::{
         State, Step,
         kubeadm::Join,
         record::{RecordCluster, SettleCluster},
+        renewal::{Renewal, Which},
     },
     wait::Notes,
 };

@@ -11,14 +11,15 @@ use tokio::sync::watch;
 
 use super::{Code, acts, host::facts, place::Place};
 use crate::{
-    boot::Agent,
-    certificates::upkeep,
+    agent::Agent,
+    agent::renewal,
     config::Settings,
     decide::Decision,
     error::{Error, Result},
     journal::Journal,
     kubernetes::paths,
     leader::{departed, healing::Healing},
+    ports::ApiHealth,
     ports::{self, Role, World},
     report::Reporter,
     runner::{Runner, Summary},
@@ -29,7 +30,7 @@ use crate::{
     },
     steps::{
         State, Step,
-        leaving::{LeaveEtcd, Left},
+        decommission::{LeaveEtcd, MarkLeft},
     },
     wait::Notes,
 };
@@ -55,7 +56,7 @@ pub async fn live(place: Place, code: Code, settings: Arc<Settings>) -> Result<S
         runner: Arc::new(Runner::new(world.clone(), journal)),
         reporter: Arc::new(Reporter::new(world.clock.now())),
         api_servers: watch::Sender::new(Vec::new()),
-        api_health: Arc::default(),
+        api_health: Arc::new(Unwatched),
         judge: Arc::new(move |me, seen, agreement| {
             let decision = (code.judge)(me, seen, agreement);
             hear(&listener, &said, &decision);
@@ -71,7 +72,7 @@ pub async fn live(place: Place, code: Code, settings: Arc<Settings>) -> Result<S
         })
         .await?;
     let given_up = async {
-        if let Some(why) = agent.until_given_up().await {
+        if let Some(why) = agent.until_abandoned().await {
             return why;
         }
         place.is_up(&summary);
@@ -96,7 +97,7 @@ async fn duties(agent: &Agent, place: &Place, code: Code) -> Infallible {
     loop {
         // Who leads and does nothing, and who cannot ask, look again all the same.
         if let Ok(seen) = agent.observe().await {
-            let _ = agent.keep_record(&seen).await;
+            let _ = agent.repair_record(&seen).await;
         }
         let _ = departed::cycle(&world, &agent.me.instance_id).await;
         let _ = healing.cycle(&world, &agent.me).await;
@@ -119,7 +120,7 @@ async fn renewals(agent: &Agent, place: &Place, code: Code) -> Infallible {
         if has_some.unwrap_or_default() {
             let _ = agent.runner.run(&useless).await;
             let (settings, me) = (&agent.settings, &agent.me);
-            let _ = upkeep::renew(&world, &agent.runner, settings, me).await;
+            let _ = renewal::renew(&world, &agent.runner, settings, me).await;
         }
     }
 }
@@ -133,7 +134,7 @@ pub async fn leave(place: Place, code: Code) -> Result<Summary> {
         instance: me.instance_id.clone(),
         node: me.node_name.clone(),
     };
-    let left = Left {
+    let left = MarkLeft {
         node: me.node_name.clone(),
         instance: me.instance_id.clone(),
     };
@@ -212,5 +213,18 @@ fn hear(place: &Place, said: &Mutex<Option<Decision>>, decision: &Decision) {
     if said.as_ref() != Some(decision) {
         scene.note_of(place.index, || format!("decides: {decision:?}"));
         *said = Some(decision.clone());
+    }
+}
+
+/// No machine here has a balancer: its agent finds an API server by itself.
+struct Unwatched;
+
+impl ApiHealth for Unwatched {
+    fn dead(&self) -> usize {
+        0
+    }
+
+    fn all_dead(&self) -> bool {
+        false
     }
 }

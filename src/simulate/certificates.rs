@@ -18,10 +18,10 @@ use super::{
     scene::{Scene, time},
 };
 use crate::{
-    certificates::renewal::NOTES,
     error::{Error, Result},
     kubernetes::paths,
     ports::{Clock, Host, ObjectRef},
+    steps::renewal::NOTES,
 };
 
 /// A CA's certificate, in which all else is put in place.

@@ -17,8 +17,9 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    journal::{self, Course, Membership},
+    journal,
     kubernetes::paths,
+    observe::{Course, Membership},
     ports::{Host, MachineFacts, Role},
 };
 

@@ -10,8 +10,7 @@ use serde::Serialize;
 
 use super::scene::{Flaw, Machine};
 use crate::{
-    journal::{Course, Membership},
-    observe::Claim,
+    observe::{Claim, Course, Membership},
     ports::{InstanceState, Role},
 };
 

@@ -21,14 +21,15 @@ use crate::{
     config::Settings,
     error::{Error, Result},
     identity::Identity,
-    journal::{Course, Journal, Membership, Restoring},
+    journal::{Journal, Restoring},
     kubernetes::paths,
     observe::{
-        self, Initialized, Observation, Settled,
+        self, Course, Initialized, Membership, Observation, Settled,
         record::{self, Recorded},
     },
+    plan::Phase,
     ports::{Etcd, InstanceState, Place, Role, World},
-    runner::{Phase, Runner},
+    runner::Runner,
     steps::Step,
     wait::{self, Notes, Patience, Probe},
 };

@@ -5,18 +5,19 @@
 //! verifies it. The runner alone calls them, `plan` calls only the check.
 
 pub mod addons;
+pub mod decommission;
 pub mod host;
 pub mod kubeadm;
-pub mod leaving;
 mod node_ready;
 pub mod record;
+pub mod renewal;
 
 use async_trait::async_trait;
 use serde::Serialize;
 
 pub use node_ready::NodeReady;
 
-use crate::{certificates::Renewal, error::Result, ports::World, wait::Notes};
+use crate::{error::Result, ports::World, wait::Notes};
 
 /// Whether the wanted state is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,7 +104,7 @@ actions! {
     /// `kubeadm join`.
     Join(kubeadm::Join),
     /// The control plane's certificates.
-    Renewal(Renewal),
+    Renewal(renewal::Renewal),
     /// The kubelet's certificate.
     KubeletCertificate(kubeadm::KubeletCertificate),
     /// The cluster in the store.
@@ -117,19 +118,19 @@ actions! {
     /// The node's Ready condition.
     NodeReady(NodeReady),
     /// No new pods here.
-    Cordon(leaving::Cordon),
+    Cordon(decommission::Cordon),
     /// New pods here again.
-    Uncordon(leaving::Uncordon),
+    Uncordon(decommission::Uncordon),
     /// The node called not Ready.
-    Unready(leaving::Unready),
+    Unready(decommission::Unready),
     /// No pods here.
-    Evict(leaving::Evict),
+    Evict(decommission::Evict),
     /// Time for visitors to hear of it.
-    Linger(leaving::Linger),
+    WaitForDns(decommission::WaitForDns),
     /// No member of etcd here.
-    LeaveEtcd(leaving::LeaveEtcd),
+    LeaveEtcd(decommission::LeaveEtcd),
     /// No Node.
-    Left(leaving::Left),
+    MarkLeft(decommission::MarkLeft),
     /// The Auto Scaling group goes on.
-    CompleteHooks(leaving::CompleteHooks),
+    CompleteHooks(decommission::CompleteHooks),
 }

@@ -6,8 +6,8 @@ use tokio::sync::watch;
 
 use super::{FakeWorld, installable, machine, settings};
 use crate::{
-    boot::Agent, decide::judge, identity::Identity, journal::Journal, report::Reporter,
-    runner::Runner,
+    agent::Agent, decide::judge, identity::Identity, journal::Journal, ports::ApiHealth,
+    report::Reporter, runner::Runner,
 };
 
 /// The agent of this instance, with the shipped settings as far as downloads can be faked and the journal on its host.
@@ -25,6 +25,19 @@ pub async fn agent(fake: &FakeWorld, me: Identity) -> Agent {
         world,
         judge: Arc::new(judge),
         api_servers: watch::Sender::new(Vec::new()),
-        api_health: Arc::default(),
+        api_health: Arc::new(Unwatched),
+    }
+}
+
+/// Nothing is known of the API servers.
+struct Unwatched;
+
+impl ApiHealth for Unwatched {
+    fn dead(&self) -> usize {
+        0
+    }
+
+    fn all_dead(&self) -> bool {
+        false
     }
 }

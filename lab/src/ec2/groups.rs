@@ -17,7 +17,7 @@ use crate::state::{CLUSTER_TAG, Machine, Notice, State};
 /// How long a group waits for its hook.
 pub const HEARTBEAT: Duration = Duration::from_mins(2);
 /// The hook of every group.
-const HOOK: &str = "goodbye";
+const HOOK: &str = "drain";
 
 /// The group of the machines of a cluster that have the same role.
 fn name(machine: &Machine) -> String {

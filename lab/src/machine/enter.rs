@@ -11,7 +11,7 @@ use crate::layout::Layout;
 use crate::process;
 
 /// How long a machine may take to power off before its plug is pulled: beyond the agent's
-/// goodbye, for which EC2 has the patience as well.
+/// leaving, for which EC2 waits as well.
 const POWER_OFF: Duration = Duration::from_secs(200);
 
 fn command(name: &str, words: &[String]) -> Result<Command> {

@@ -12,7 +12,10 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use crate::error::{Context, Error, Result};
+use crate::{
+    error::{Context, Error, Result},
+    ports::ApiHealth,
+};
 
 /// The time between two probes of a server.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -108,18 +111,6 @@ impl Health {
         let _ = known.wait_for(replaceable).await;
     }
 
-    /// Whether servers are known and surely none of them is ready.
-    pub fn all_dead(&self) -> bool {
-        let known = self.0.borrow();
-        !known.is_empty() && known.values().all(|verdict| verdict.is_dead())
-    }
-
-    /// How many of the servers have surely failed.
-    pub fn dead(&self) -> usize {
-        let known = self.0.borrow();
-        known.values().filter(|verdict| verdict.is_dead()).count()
-    }
-
     /// Probes the listed servers until the process ends.
     pub async fn watch_over(&self, servers: watch::Receiver<Vec<SocketAddr>>, probe: &dyn Probe) {
         let mut rounds = interval(PAUSE);
@@ -154,6 +145,18 @@ impl Health {
             }
             *known != before
         });
+    }
+}
+
+impl ApiHealth for Health {
+    fn dead(&self) -> usize {
+        let known = self.0.borrow();
+        known.values().filter(|verdict| verdict.is_dead()).count()
+    }
+
+    fn all_dead(&self) -> bool {
+        let known = self.0.borrow();
+        !known.is_empty() && known.values().all(|verdict| verdict.is_dead())
     }
 }
 

@@ -6,11 +6,7 @@
 
 mod health;
 
-use std::{
-    net::{Ipv4Addr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     io::copy_bidirectional,
@@ -20,15 +16,12 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use crate::error::{Context, Result};
+use crate::{
+    error::{Context, Result},
+    kubernetes::LOCAL_ENDPOINT,
+};
 
 pub use health::{Answer, Health, Probe, ReadyzProbe};
-
-/// The balancer's address, as kubeadm's controlPlaneEndpoint names it.
-pub const ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7443);
-
-/// The API server's port on a control plane.
-pub const API_PORT: u16 = 6443;
 
 /// A live host in the same VPC accepts or refuses within milliseconds; a dead one
 /// does neither, and the next should be tried soon.
@@ -36,9 +29,9 @@ const CONNECT: Duration = Duration::from_secs(2);
 
 /// Starts to listen.
 pub async fn listen() -> Result<TcpListener> {
-    TcpListener::bind(ADDRESS)
+    TcpListener::bind(LOCAL_ENDPOINT)
         .await
-        .attempting(|| format!("cannot listen on {ADDRESS} for the Kubernetes API"))
+        .attempting(|| format!("cannot listen on {LOCAL_ENDPOINT} for the Kubernetes API"))
         .map_err(|error| {
             error.hint("another program has the port: stop it, or set cluster.endpoint")
         })

@@ -11,6 +11,7 @@ use super::{
     *,
 };
 use crate::error::Error;
+use crate::ports::ApiHealth;
 
 /// What these servers answer; no other does.
 #[derive(Default)]

@@ -45,7 +45,7 @@ async fn pass(fake: &FakeWorld, seconds: u64) {
     fake.ports().clock.sleep(Duration::from_secs(seconds)).await;
 }
 
-fn states(upkept: &Upkept) -> Vec<(&str, &str)> {
+fn states(upkept: &AddonsReport) -> Vec<(&str, &str)> {
     let reports = upkept.addons.iter();
     reports
         .map(|r| (r.name.as_str(), r.state.as_str()))
@@ -81,7 +81,7 @@ async fn one_leads_until_its_lease_ends() {
     let followed = second.cycle(&fake.ports()).await.unwrap();
     assert_eq!(
         followed,
-        Upkept {
+        AddonsReport {
             leader: "i-1".to_owned(),
             addons: vec![]
         }

@@ -7,8 +7,8 @@ use prometheus_client::{
 };
 
 use crate::{
-    leader::maintenance::{EtcdReport, MemberState},
     ports::Alarm,
+    report::{EtcdReport, MemberState},
 };
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]

@@ -4,10 +4,10 @@ use std::sync::{Arc, Mutex};
 
 use super::*;
 use crate::{
-    journal::{Course, Journal, Membership},
+    journal::Journal,
     kubernetes::ca::ca_cert_hash,
     observe::{
-        Claim, Evidence, Record,
+        Claim, Course, Evidence, Membership, Record,
         record::{self, Recorded},
     },
     ports::{Instance, Output},

@@ -21,15 +21,9 @@ use crate::{
     config::{Overrides, Settings},
     error::{Context, Error, Result},
     identity::{Identity, Taint},
-    kubernetes::{node::CONTROL_PLANE, paths},
+    kubernetes::{API_PORT, LOCAL_ENDPOINT, node::CONTROL_PLANE, paths},
     ports::{MachineFacts, Role},
 };
-
-/// The agent's own balancer in front of the control planes, on every node.
-pub const LOCAL_ENDPOINT: &str = "127.0.0.1:7443";
-
-/// Where an API server listens.
-pub const API_PORT: u16 = 6443;
 
 const MAX_PODS: u32 = 110;
 

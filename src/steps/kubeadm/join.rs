@@ -17,10 +17,10 @@ use crate::{
     config::Settings,
     error::{Error, Result},
     identity::Identity,
-    kubernetes::{lease::JOIN_LOCK, paths},
+    kubernetes::{API_PORT, lease::JOIN_LOCK, paths},
     observe::record,
     ports::{Applicant, Command, InstanceState, JoinTicket, Role, World},
-    steps::{State, Step, leaving::LeaveEtcd},
+    steps::{State, Step, decommission::LeaveEtcd},
     wait::{self, Notes, Patience, Probe},
 };
 
@@ -215,7 +215,7 @@ impl Join {
         if !world.etcd.is_healthy(&own).await {
             return Ok(Probe::NotYet(format!("{who}, is not healthy")));
         }
-        let server = SocketAddr::from((own.address, config::API_PORT));
+        let server = SocketAddr::from((own.address, API_PORT));
         if !world.cluster.ready_at(server).await? {
             return Ok(Probe::NotYet(format!(
                 "{who}, has no API server: {server} is not ready"

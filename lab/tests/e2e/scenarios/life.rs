@@ -88,7 +88,7 @@ pub fn a_fourth_node_joins_by_itself_while_the_api_throttles(stage: &Stage) -> R
 pub fn a_killed_agent_goes_on_where_it_was(stage: &Stage) -> Result<(), Failed> {
     let machine = stage.launch(&[])?;
     // With cgroup v1 in a container systemd is not told when the last child has gone, and waits
-    // out the time that a goodbye may take.
+    // out the time that leaving may take.
     let drop_in = "/run/systemd/system/k8s-bootstrap.service.d";
     let soon = format!(
         "mkdir -p {drop_in} && printf '[Service]\\nTimeoutStopSec=10\\n' > {drop_in}/soon.conf && systemctl daemon-reload"

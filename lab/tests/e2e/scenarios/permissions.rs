@@ -257,7 +257,7 @@ pub fn nodes_that_their_group_ends_leave_and_name_each_action_that_their_policy_
     each_journal_names_one(stage, "worker", &machines, gone)
 }
 
-/// The same of control planes, each the only one of its cluster: they have said goodbye.
+/// The same of control planes, each the only one of its cluster: they have left.
 pub fn control_planes_that_their_group_ends_name_each_action_that_their_policy_lacks(
     stage: &Stage,
 ) -> Result<(), Failed> {
@@ -273,9 +273,9 @@ pub fn control_planes_that_their_group_ends_name_each_action_that_their_policy_l
         machines.extend(alone);
     }
     let gone = |machine: &str| {
-        let goodbye = |e: &Value| e["MESSAGE"] == "goodbye";
-        let said = stage.journal(machine)?.iter().any(goodbye);
-        ensure(said, format!("{machine} has not said goodbye"))
+        let left = |e: &Value| e["MESSAGE"] == "this node has left";
+        let said = stage.journal(machine)?.iter().any(left);
+        ensure(said, format!("{machine} has not said that it left"))
     };
     each_journal_names_one(stage, "control-plane", &machines, gone)
 }

@@ -1,0 +1,80 @@
+//! How a node gets from an abandoned cluster to the next one.
+//!
+//! A cluster that nobody has called settled stands and falls with its founder. Without it the
+//! others take off their machines what they have of it, and decide as if they had never
+//! joined. The membership is forgotten last, so that whatever interrupts them, the next start
+//! comes to the same.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use tracing::{info, warn};
+
+use super::Agent;
+use crate::{
+    decide::{Agreement, Decision},
+    error::Error,
+    journal::Journal,
+    observe::Course,
+    plan::Phase,
+    steps::Step,
+};
+
+/// How often a node of a cluster that is not settled looks whether it was given up.
+const LOOK: Duration = Duration::from_secs(30);
+
+impl Agent {
+    /// Returns why this node's cluster was given up, once several looks agree that it was;
+    /// `None` once the node remembers that its cluster is settled.
+    pub async fn until_abandoned(&self) -> Option<String> {
+        let mut agreement = Agreement::default();
+        loop {
+            let memory = self.runner.memory().await;
+            if memory.settled.is_some() {
+                return None;
+            }
+            let course = memory.membership?.course;
+            // Whoever else looks says what is wrong with EC2 or the store.
+            if let Ok(seen) = self.observe().await {
+                let _ = self.repair_record(&seen).await;
+                // A founder only waits to see that its cluster is settled.
+                if course == Course::Join
+                    && let Decision::StartOver { why } =
+                        (self.judge)(&self.me, &seen, &mut agreement)
+                {
+                    return Some(why);
+                }
+            }
+            if self.runner.memory().await.settled.is_none() {
+                self.world.clock.sleep(LOOK).await;
+            }
+        }
+    }
+
+    /// Takes what there is of the cluster off this machine, and then the memory of it. What
+    /// comes back ends the agent: its next start decides again.
+    pub async fn start_over<A>(&self, why: &str, removal: &[Phase<A>]) -> Error
+    where
+        A: Step + Serialize,
+    {
+        warn!("{why}: this node starts over");
+        self.reporter.message(format!("starting over: {why}"));
+        for phase in removal {
+            if let Err(error) = self.runner.run(std::slice::from_ref(phase)).await {
+                return error.during("cannot start over");
+            }
+        }
+        match Journal::forget(self.world.host.as_ref()).await {
+            Ok(()) => {
+                info!("nothing of that cluster is left here");
+                Error::failed(format!(
+                    "{why}: nothing of it is left here, the next start of the agent decides anew"
+                ))
+            }
+            Err(error) => error.during("cannot start over"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

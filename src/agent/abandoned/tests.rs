@@ -1,0 +1,303 @@
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::path::Path;
+
+use tokio::time::timeout;
+
+use super::*;
+use crate::{
+    agent::End,
+    error::Kind,
+    journal::FILE,
+    kubernetes::paths,
+    observe::Membership,
+    plan,
+    ports::{Clock, Etcd, Instance, InstanceState, Store},
+    testing::{FakeWorld, agent, control_plane, output, running, worker},
+};
+
+/// Longer than looks take to agree.
+const AGREED: Duration = Duration::from_mins(5);
+
+fn terminated(id: &str) -> Instance {
+    Instance {
+        state: InstanceState::Terminated,
+        ..running(&control_plane(id), 2)
+    }
+}
+
+/// A worker that joined cluster uid, which i-cp founded and nobody called settled.
+async fn joined() -> (FakeWorld, Agent) {
+    let fake = FakeWorld::new().recorded("uid", "i-cp").await;
+    let me = worker("i-1");
+    fake.ec2
+        .list([running(&me, 10), running(&control_plane("i-cp"), 2)]);
+    let agent = agent(&fake, me).await;
+    let membership = Membership {
+        cluster_uid: "uid".to_owned(),
+        course: Course::Join,
+    };
+    agent.runner.commit_to(membership).await.unwrap();
+    (fake, agent)
+}
+
+/// With it goes the API.
+fn founder_is_gone(fake: &FakeWorld) {
+    fake.cluster.down(true);
+    fake.ec2
+        .list([running(&worker("i-1"), 10), terminated("i-cp")]);
+}
+
+/// Scripts the programs that the removal runs.
+fn with_programs(fake: &FakeWorld) {
+    fake.on("/usr/local/bin/kubeadm reset", |_, files| {
+        assert!(
+            !files.has(paths::ADMIN_CONF),
+            "kubeadm asks an API that is gone"
+        );
+        files.delete(paths::KUBELET_CONF);
+        output(0, "", "")
+    });
+    fake.on("systemctl show", |_, _| {
+        output(0, "ActiveState=inactive\nUnitFileState=disabled\n", "")
+    });
+    fake.on("nft list tables", |_, _| output(0, "table ip filter\n", ""));
+    fake.on("rm -rf", |command, files| {
+        for path in &command.args[2..] {
+            let path = files.root().join(path.trim_start_matches('/'));
+            let _ = std::fs::remove_dir_all(&path);
+            let _ = std::fs::remove_file(&path);
+        }
+        output(0, "", "")
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cluster_counts_as_given_up_when_looks_of_minutes_agree() {
+    let (fake, agent) = joined().await;
+    assert!(timeout(AGREED, agent.until_abandoned()).await.is_err());
+    founder_is_gone(&fake);
+    let begun = fake.clock.since_noon();
+    let why = agent.until_abandoned().await.unwrap();
+    assert_eq!(
+        why,
+        "cluster uid lost its founder i-cp before it had anything to lose"
+    );
+    let took = fake.clock.since_noon().saturating_sub(begun);
+    assert!(took >= Duration::from_mins(3) && took < AGREED, "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_settled_cluster_is_never_given_up_and_nobody_looks_any_more() {
+    let (fake, agent) = joined().await;
+    fake.settled().await;
+    founder_is_gone(&fake);
+    assert_eq!(agent.until_abandoned().await, None);
+    assert!(fake.clock.since_noon() < Duration::from_mins(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_gives_up_what_it_founded() {
+    let fake = FakeWorld::new().recorded("uid", "i-1").await;
+    let me = control_plane("i-1");
+    fake.ec2.list([running(&me, 10)]);
+    let agent = agent(&fake, me).await;
+    let membership = Membership {
+        cluster_uid: "uid".to_owned(),
+        course: Course::Found,
+    };
+    agent.runner.commit_to(membership).await.unwrap();
+    fake.cluster.down(true);
+    fake.claimed(2, "uid-2", "i-2").await;
+    assert!(timeout(AGREED, agent.until_abandoned()).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_founder_remembers_that_its_cluster_is_settled() {
+    let fake = FakeWorld::founded().recorded("uid", "i-1").await;
+    let me = control_plane("i-1");
+    fake.ec2.list([running(&me, 10)]);
+    let agent = agent(&fake, me).await;
+    let membership = Membership {
+        cluster_uid: "uid".to_owned(),
+        course: Course::Found,
+    };
+    agent.runner.commit_to(membership).await.unwrap();
+    fake.settled().await;
+    assert_eq!(agent.until_abandoned().await, None);
+    let kept = agent.runner.memory().await.settled.unwrap();
+    assert_eq!(kept.cluster_uid(), "uid");
+    // Over a restart, and whatever becomes of the store.
+    let restarted = crate::testing::agent(&fake, control_plane("i-1")).await;
+    assert_eq!(restarted.runner.memory().await.settled, Some(kept));
+}
+
+/// The history that once ended a cluster: its founder replaced, one key lost.
+#[tokio::test(start_paused = true)]
+async fn a_lost_key_makes_no_node_start_over_and_is_written_again() {
+    let (fake, _) = joined().await;
+    fake.settled().await;
+    let me = control_plane("i-2");
+    let other = fake.another_host();
+    let member = agent(&other, me.clone()).await;
+    let membership = Membership {
+        cluster_uid: "uid".to_owned(),
+        course: Course::Join,
+    };
+    member.runner.commit_to(membership).await.unwrap();
+    fake.ec2.list([running(&me, 11), terminated("i-cp")]);
+    assert_eq!(member.until_abandoned().await, None);
+    let whole = fake.store.list("").await.unwrap();
+    for key in whole.keys() {
+        fake.store.delete(key).await.unwrap();
+        let restarted = crate::testing::agent(&other, me.clone()).await;
+        assert_eq!(restarted.until_abandoned().await, None);
+        let seen = restarted.observe().await.unwrap();
+        restarted.repair_record(&seen).await.unwrap();
+        assert_eq!(fake.store.list("").await.unwrap(), whole, "{key}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_knows_nothing_of_a_settling_does_not_start_over_while_the_api_answers() {
+    let (fake, agent) = joined().await;
+    founder_is_gone(&fake);
+    fake.cluster.down(false);
+    assert!(timeout(AGREED, agent.until_abandoned()).await.is_err());
+    fake.cluster.down(true);
+    // Another one that waits in the same way shows the cluster's certificate as well.
+    fake.peers.show(&["10.42.0.3:6443"]);
+    let peer = running(&control_plane("i-2"), 3);
+    fake.ec2
+        .list([running(&worker("i-1"), 10), terminated("i-cp"), peer]);
+    assert!(agent.until_abandoned().await.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_voter_of_etcd_does_not_start_over() {
+    let fake = FakeWorld::new().recorded("uid", "i-cp").await;
+    let me = control_plane("i-2");
+    fake.ec2.list([running(&me, 10), terminated("i-cp")]);
+    fake.cluster.down(true);
+    let agent = agent(&fake, me).await;
+    let membership = Membership {
+        cluster_uid: "uid".to_owned(),
+        course: Course::Join,
+    };
+    agent.runner.commit_to(membership).await.unwrap();
+    fake.etcd.voter("founder", 2);
+    let own = fake.etcd.learner("own", 10);
+    fake.etcd.start(own.id);
+    fake.etcd.promote(own.id).await.unwrap();
+    assert!(timeout(AGREED, agent.until_abandoned()).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn ec2_or_a_store_that_is_away_is_no_reason_to_start_over() {
+    let (fake, agent) = joined().await;
+    fake.ec2.fail_with(|| Error::failed("EC2 is away"));
+    assert!(timeout(AGREED, agent.until_abandoned()).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_starts_over_takes_the_cluster_off_the_machine_and_forgets_it_last() {
+    let (fake, agent) = joined().await;
+    with_programs(&fake);
+    for path in [paths::ADMIN_CONF, paths::KUBELET_CONF, paths::JOINED] {
+        fake.files.put(path, "x");
+    }
+    fake.files
+        .put(Path::new(paths::ETCD_MEMBER).join("snap/db"), "x");
+    let error = agent.start_over("why", &plan::removal::start_over()).await;
+    // The unit starts the agent again.
+    assert_eq!(error.kind(), Kind::Failed);
+    assert!(error.one_line().starts_with("why: "), "{error}");
+    for path in [paths::KUBERNETES, paths::ETCD_MEMBER, FILE] {
+        assert!(!fake.files.has(path), "{path}");
+    }
+    let ran = fake.commands.ran();
+    assert!(
+        ran.iter()
+            .all(|line| !line.contains("k8s-bootstrap.service")),
+        "{ran:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_interrupts_it_the_membership_is_there_until_nothing_else_is() {
+    let (fake, agent) = joined().await;
+    with_programs(&fake);
+    for path in [paths::KUBELET_CONF, paths::JOINED] {
+        fake.files.put(path, "x");
+    }
+    fake.commands.fail("rm -rf", "Device or resource busy");
+    let error = agent.start_over("why", &plan::removal::start_over()).await;
+    assert_eq!(error.kind(), Kind::Failed);
+    assert!(error.one_line().starts_with("cannot start over"), "{error}");
+    assert!(fake.files.has(FILE));
+    // The next start comes to the same, and to its end.
+    with_programs(&fake);
+    let again = crate::testing::agent(&fake, worker("i-1")).await;
+    founder_is_gone(&fake);
+    let why = again.until_abandoned().await.unwrap();
+    again.start_over(&why, &plan::removal::start_over()).await;
+    assert!(!fake.files.has(FILE) && !fake.files.has(paths::JOINED));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_up_ends_its_steady_state_when_its_cluster_is_given_up() {
+    let (fake, agent) = joined().await;
+    founder_is_gone(&fake);
+    let end = timeout(AGREED, agent.stay()).await.unwrap();
+    assert!(matches!(end, End::Abandoned(_)), "{end:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_join_under_way_ends_when_its_cluster_is_given_up() {
+    let (fake, agent) = joined().await;
+    with_programs(&fake);
+    let clock = fake.clock.clone();
+    let ends = async {
+        clock.sleep(Duration::from_mins(10)).await;
+        founder_is_gone(&fake);
+        clock.sleep(Duration::from_hours(1)).await;
+    };
+    let waits = [Phase {
+        name: "ticket".to_owned(),
+        why: "a join takes long".to_owned(),
+        after: Vec::new(),
+        deadline_seconds: 7200,
+        step: Waits,
+    }];
+    let removal = plan::removal::start_over();
+    let boot = agent.boot_by(&[], &removal, |_| Ok(waits.into()));
+    let outcome = tokio::select! {
+        outcome = boot => outcome,
+        () = ends => panic!("it waits on"),
+    };
+    let error = outcome.unwrap_err();
+    assert!(
+        error.one_line().starts_with("cluster uid lost its founder"),
+        "{error}"
+    );
+    assert!(!fake.files.has(FILE));
+}
+
+/// A step that never comes to its end.
+#[derive(Debug, Serialize)]
+struct Waits;
+
+#[async_trait::async_trait]
+impl Step for Waits {
+    async fn check(&self, _: &crate::ports::World) -> crate::error::Result<crate::steps::State> {
+        Ok(crate::steps::State::Differs("it waits".to_owned()))
+    }
+
+    async fn apply(
+        &self,
+        _: &crate::ports::World,
+        _: &crate::wait::Notes,
+    ) -> crate::error::Result<()> {
+        std::future::pending().await
+    }
+}

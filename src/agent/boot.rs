@@ -1,0 +1,169 @@
+//! From first boot to a Ready node: prepares the host, decides, founds or joins.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use serde::Serialize;
+use tokio::try_join;
+use tracing::{info, warn};
+
+use super::Agent;
+use crate::{
+    decide::{Agreement, Decision},
+    error::{Error, Result},
+    observe::{Claim, Course, Membership, Memory, record},
+    plan::{self, Phase},
+    ports::Created,
+    report::Stage,
+    runner::Summary,
+    steps::Step,
+    wait::{Notes, Patience, Probe, until},
+};
+
+/// What an instance is to do once it has decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Choice {
+    /// Found or join this cluster.
+    Belong(Membership),
+    /// Take off this machine what it has of an abandoned cluster, because of this.
+    StartOver(String),
+}
+
+impl Agent {
+    /// Prepares the host while it finds out which cluster to found or join, then does that.
+    pub async fn boot(&self) -> Result<Summary> {
+        let host = plan::host(&self.settings, &self.me)?;
+        self.boot_by(&host, &plan::removal::start_over(), |memory| {
+            plan::cluster(&self.settings, &self.me, &self.machine, memory)
+        })
+        .await
+    }
+
+    /// The same by these plans: the last is made once the instance has chosen its cluster, the
+    /// other one is carried out where that was given up.
+    pub async fn boot_by<A: Step + Serialize, B: Step + Serialize>(
+        &self,
+        host: &[Phase<A>],
+        removal: &[Phase<B>],
+        cluster: impl FnOnce(&Memory) -> Result<Vec<Phase<A>>>,
+    ) -> Result<Summary> {
+        let now = self.world.clock.now();
+        self.reporter.stage(Stage::Working, "", now);
+        let before_claim = plan::before_claim(host);
+        // To start over needs a prepared host as well: kubeadm, and a containerd that runs.
+        let (prepared, belonging) = try_join!(self.runner.run(host), async {
+            if let Choice::StartOver(why) = self.choose_cluster(&before_claim).await? {
+                return Ok(Err(why));
+            }
+            let plan = cluster(&self.runner.memory().await)?;
+            // Biased, so that a simulation with the same seed takes the same way.
+            tokio::select! {
+                biased;
+                outcome = self.runner.run(&plan) => outcome.map(Ok),
+                Some(why) = self.until_abandoned() => Ok(Err(why)),
+                never = self.settle_in_time() => match never {},
+            }
+        })?;
+        match belonging {
+            Ok(belonging) => Ok(Summary {
+                done: prepared.done + belonging.done,
+                held: prepared.held + belonging.held,
+            }),
+            Err(why) => Err(self.start_over(&why, removal).await),
+        }
+    }
+
+    /// Observes and decides until there is a cluster to found or to join. Nothing is claimed
+    /// before the phases of these names hold: who claims can found.
+    async fn choose_cluster(&self, before_claim: &[String]) -> Result<Choice> {
+        // The adapter retries throttling by itself, so the first answer can take a while.
+        self.reporter
+            .message("asking EC2 and the store for the cluster");
+        let (notes, mut news) = Notes::new();
+        let relay = async {
+            while news.changed().await.is_ok() {
+                let text = news.borrow_and_update().clone().unwrap_or_default();
+                self.reporter.message(text);
+            }
+            std::future::pending::<()>().await;
+        };
+        let deadline = Duration::from_secs(self.settings.deadlines.peers);
+        let agreement = Mutex::default();
+        let choice = until(
+            self.world.clock.as_ref(),
+            &notes,
+            Patience::remote(deadline),
+            "a cluster to found or to join",
+            async || self.decide_once(&agreement, before_claim, &notes).await,
+        );
+        // Biased, so that a simulation with the same seed takes the same way.
+        let choice = tokio::select! {
+            biased;
+            chosen = choice => chosen?,
+            () = relay => return Err(Error::failed("the relay of notes ended")),
+        };
+        self.reporter.message("");
+        if let Choice::Belong(membership) = &choice {
+            self.runner.commit_to(membership.clone()).await?;
+            self.reporter.membership(membership);
+        }
+        Ok(choice)
+    }
+
+    async fn decide_once(
+        &self,
+        agreement: &Mutex<Agreement>,
+        before_claim: &[String],
+        notes: &Notes,
+    ) -> Result<Probe<Choice>> {
+        loop {
+            let seen = self.observe().await?;
+            if let Err(error) = self.repair_record(&seen).await {
+                warn!(HINT = error.remedy(), "{}", error.one_line());
+            }
+            let decision = {
+                let mut agreement = agreement.lock().unwrap_or_else(PoisonError::into_inner);
+                (self.judge)(&self.me, &seen, &mut agreement)
+            };
+            let (course, cluster_uid) = match decision {
+                Decision::Claim { .. } if !self.runner.hold(before_claim) => {
+                    notes.waiting_for("this machine is being prepared; then it claims to found");
+                    self.runner.until_hold(before_claim).await;
+                    continue;
+                }
+                Decision::Claim { number, why, .. } => {
+                    if self.claim(number, &why).await? == Created::AlreadyThere {
+                        // A store whose lists lag would have it claimed without a pause.
+                        return Ok(Probe::NotYet(format!(
+                            "claim {number} is taken; the store does not list it yet"
+                        )));
+                    }
+                    continue;
+                }
+                Decision::Found { cluster_uid } => (Course::Found, cluster_uid),
+                Decision::Join { cluster_uid, .. } => (Course::Join, cluster_uid),
+                Decision::StartOver { why } => return Ok(Probe::Done(Choice::StartOver(why))),
+                Decision::Wait { why } => return Ok(Probe::NotYet(why)),
+                Decision::Refuse { why, remedy } => return Err(Error::refused(why).hint(remedy)),
+            };
+            return Ok(Probe::Done(Choice::Belong(Membership {
+                cluster_uid,
+                course,
+            })));
+        }
+    }
+
+    async fn claim(&self, number: u32, why: &str) -> Result<Created> {
+        let claim = Claim::new(number, &self.me.instance_id, self.world.clock.now());
+        let created = record::claim(self.world.store.as_ref(), &claim).await?;
+        if created == Created::Yes {
+            info!("claim {number} to found the cluster is ours, because {why}");
+        }
+        Ok(created)
+    }
+}
+
+#[cfg(test)]
+mod tests;

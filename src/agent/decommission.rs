@@ -1,0 +1,157 @@
+//! How a node leaves: on which notice, and by when.
+//!
+//! [`plan::decommission`] turns a notice into phases. Leaving never fails as a whole: a phase
+//! that is not done in time leaves the rest to the next, since the machine ends anyway.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::timeout;
+use tracing::{info, warn};
+
+use super::Agent;
+use crate::{
+    config::Settings,
+    identity::Identity,
+    plan::{self, Notice, decommission::Why},
+    ports::{Command, Commands, Ec2, Hook, Interruption, Notices},
+    report::Stage,
+};
+
+/// How often the metadata service is asked for notices, as EC2's documentation advises.
+pub const POLL: Duration = Duration::from_secs(5);
+
+/// What is kept free of the time that others give, for the last phases.
+const MARGIN: Duration = Duration::from_secs(15);
+
+/// EC2 says within this what becomes of this instance; else it counts as coming back.
+const EC2_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The notice in what the metadata service says, if there is one. `hooks` are those of the
+/// group that waits.
+fn heard(notices: &Notices, hooks: &[Hook], now: Timestamp, settings: &Settings) -> Option<Notice> {
+    if let Some(Interruption { action, time }) = &notices.interruption {
+        let left = Duration::try_from(time.duration_since(now)).unwrap_or_default();
+        let why = match action.as_str() {
+            "terminate" => Why::Spot,
+            _ => Why::SpotStop,
+        };
+        let seconds = left.saturating_sub(MARGIN).as_secs();
+        return Some(Notice { why, seconds });
+    }
+    notices.terminated_by_group.then(|| {
+        let shortest = hooks.iter().map(|hook| hook.timeout).min();
+        let seconds = shortest.map_or(settings.leaving.deadline, |timeout| {
+            timeout.saturating_sub(MARGIN.as_secs())
+        });
+        Notice {
+            why: Why::Group,
+            seconds,
+        }
+    })
+}
+
+/// Why the agent is stopped, if the whole machine goes; `None` where a person or a failure
+/// ends the agent alone.
+async fn at_shutdown(commands: &dyn Commands, ec2: &dyn Ec2, me: &Identity) -> Option<Why> {
+    let asked = Command::new("systemctl", ["is-system-running"]).within(Duration::from_secs(5));
+    // Its exit status says no more than its output.
+    let said = commands.run(asked).await.ok()?;
+    if said.stdout.trim() != "stopping" {
+        return None;
+    }
+    let instances = timeout(EC2_PATIENCE, ec2.instances(&me.cluster)).await;
+    let gone = match instances {
+        Ok(Ok(instances)) => instances
+            .iter()
+            .any(|i| i.id == me.instance_id && i.state.is_gone()),
+        Ok(Err(error)) => {
+            warn!(
+                "cannot tell whether this instance is terminated: {}",
+                error.one_line()
+            );
+            false
+        }
+        Err(_) => {
+            warn!("cannot tell whether this instance is terminated: EC2 does not answer");
+            false
+        }
+    };
+    Some(if gone { Why::Termination } else { Why::Pause })
+}
+
+impl Agent {
+    /// Listens until there is a notice.
+    pub async fn await_notice(&self) -> Notice {
+        let mut rebalance = false;
+        let mut trouble = None;
+        loop {
+            let asked = self.world.metadata.notices().await;
+            let now = self.world.clock.now();
+            match asked {
+                Ok(notices) => {
+                    trouble = None;
+                    if notices.rebalance && !rebalance {
+                        info!("the spot market may take this instance back soon");
+                    }
+                    rebalance = notices.rebalance;
+                    let hooks = if notices.terminated_by_group {
+                        self.world.scaling.waiting_for(&self.me.instance_id).await
+                    } else {
+                        Ok(Vec::new())
+                    };
+                    let hooks = hooks.unwrap_or_else(|error| {
+                        warn!(HINT = error.remedy(), "{}", error.one_line());
+                        Vec::new()
+                    });
+                    if let Some(notice) = heard(&notices, &hooks, now, &self.settings) {
+                        return notice;
+                    }
+                }
+                Err(error) => {
+                    let line = error.one_line();
+                    if trouble.as_ref() != Some(&line) {
+                        warn!(HINT = error.remedy(), "no notices: {line}");
+                    }
+                    trouble = Some(line);
+                }
+            }
+            self.world.clock.sleep(POLL).await;
+        }
+    }
+
+    /// What is left to do when the agent is stopped.
+    pub async fn leave_at_shutdown(&self) {
+        let (commands, ec2) = (self.world.commands.as_ref(), self.world.ec2.as_ref());
+        // One that never joined has nothing to leave.
+        if self.runner.membership().await.is_none() {
+            return;
+        }
+        if let Some(why) = at_shutdown(commands, ec2, &self.me).await {
+            let seconds = self.settings.leaving.deadline;
+            self.leave(&Notice { why, seconds }).await;
+        }
+    }
+
+    /// Drains and leaves, phase by phase, within the time that the notice gives.
+    pub async fn leave(&self, notice: &Notice) {
+        let why = notice.why.as_str();
+        info!("{why}: this node leaves, in {} s at most", notice.seconds);
+        let clock = &self.world.clock;
+        self.reporter.stage(Stage::Leaving, why, clock.now());
+        let end = clock.elapsed() + Duration::from_secs(notice.seconds) + MARGIN;
+        for mut phase in plan::decommission(notice, &self.settings, &self.me) {
+            let left = end.saturating_sub(clock.elapsed()).as_secs();
+            // At the very end each still gets a moment.
+            let left = left.max(3);
+            phase.deadline_seconds = phase.deadline_seconds.min(left);
+            if let Err(error) = self.runner.run(&[phase]).await {
+                warn!(HINT = error.remedy(), "{}", error.one_line());
+            }
+        }
+        info!("this node has left");
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,330 @@
+//! After the boot: keeps the node in the state that it was brought to.
+
+use std::{convert::Infallible, time::Duration};
+
+use tokio::{
+    sync::watch,
+    time::{Instant, Interval, MissedTickBehavior, interval},
+};
+use tracing::{info, warn};
+
+use super::{Agent, renewal};
+use crate::{
+    certificates::Inventory,
+    error::{Error, Result},
+    leader::{
+        addons, departed, dns, healing::Healing, maintenance::Maintenance, snapshots::Schedule,
+    },
+    plan::{self, decommission::Notice},
+    ports::Role,
+    report::Stage,
+    snapshots::Subject,
+};
+
+/// How often the cheap things are looked at: peers, the node's condition.
+const CYCLE: Duration = Duration::from_secs(30);
+
+/// Workers of a large cluster look at their peers less often, so that all instances together
+/// make about four calls a second. EC2 answers an account some twenty a second, and throttles
+/// whoever asks beyond that.
+const SHARE: Duration = Duration::from_millis(250);
+
+/// How often every phase is checked again, digests of programs included.
+const FULL_CHECK: Duration = Duration::from_hours(1);
+
+/// How often members and Nodes are compared with EC2: a successor that joins waits for it.
+const HEALING: Duration = Duration::from_secs(10);
+
+fn every(period: Duration) -> Interval {
+    let mut cycles = interval(period);
+    cycles.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    cycles
+}
+
+/// How long a node of this role does without a look at its peers while it loses no API server.
+fn between_looks(role: Role, instances: usize) -> Duration {
+    match role {
+        Role::ControlPlane => CYCLE,
+        Role::Worker => CYCLE.max(SHARE * u32::try_from(instances).unwrap_or(u32::MAX)),
+    }
+}
+
+/// The error on one line, which is also in the journal now.
+fn warned(error: &Error) -> String {
+    let line = error.one_line();
+    warn!(HINT = error.remedy(), "{line}");
+    line
+}
+
+/// What ends the steady state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// The node is about to end.
+    Notice(Notice),
+    /// The node's cluster was abandoned, because of this.
+    Abandoned(String),
+}
+
+impl Agent {
+    /// Looks again and again, repairs what differs, and reports, until the node is about to end
+    /// or has lost its cluster.
+    pub async fn stay(&self) -> End {
+        tokio::select! {
+            notice = self.await_notice() => End::Notice(notice),
+            Some(why) = self.until_abandoned() => End::Abandoned(why),
+            never = self.look_after_node() => match never {},
+            never = self.renew_certificates() => match never {},
+            never = self.remove_left_nodes(), if self.me.role == Role::ControlPlane => match never {},
+            never = self.reconcile_addons(), if self.me.role == Role::ControlPlane => match never {},
+            never = self.heal_and_maintain(), if self.me.role == Role::ControlPlane => match never {},
+            never = self.take_backups(), if self.me.role == Role::ControlPlane => match never {},
+            never = self.reconcile_dns(), if self.me.role == Role::ControlPlane && self.settings.dns.enabled => match never {},
+        }
+    }
+
+    /// Says when certificates end, and renews what is due on a control plane.
+    async fn renew_certificates(&self) -> Infallible {
+        let mut warnings = renewal::Warnings::default();
+        let mut cycles = every(renewal::CYCLE);
+        loop {
+            cycles.tick().await;
+            let renewed = renewal::renew(&self.world, &self.runner, &self.settings, &self.me).await;
+            let failed = renewed.err().map(|error| warned(&error));
+            match Inventory::read(self.world.host.as_ref()).await {
+                Ok(inventory) => {
+                    let mut troubles = warnings.troubles(&inventory, self.world.clock.now());
+                    troubles.extend(failed);
+                    self.reporter.certificates(&inventory, troubles);
+                }
+                Err(error) => drop(warned(&error)),
+            }
+        }
+    }
+
+    /// Beside the node's own cycle: however long an add-on takes, the node is looked after.
+    async fn reconcile_addons(&self) -> Infallible {
+        let mut upkeep = addons::Upkeep::new(&self.settings, &self.me.instance_id);
+        let mut cycles = every(CYCLE);
+        loop {
+            cycles.tick().await;
+            match upkeep.cycle(&self.world).await {
+                Ok(report) => self.reporter.addons(report),
+                Err(error) => warn!(HINT = error.remedy(), "{}", error.one_line()),
+            }
+        }
+    }
+
+    /// What dead instances left goes, so that their successors can take their place. One after
+    /// the other, so that no member is taken out while another is being defragmented.
+    async fn heal_and_maintain(&self) -> Infallible {
+        let (mut healing, mut maintenance) = (Healing::default(), Maintenance::default());
+        let mut cycles = every(HEALING);
+        loop {
+            cycles.tick().await;
+            match healing.cycle(&self.world, &self.me).await {
+                Ok(troubles) => self.reporter.troubles(troubles),
+                Err(error) => warn!(HINT = error.remedy(), "{}", error.one_line()),
+            }
+            // An etcd that does not answer was just said.
+            let report = maintenance.cycle(&self.world, &self.me).await.ok();
+            if let Some(cluster) = report.as_ref().and_then(|report| report.cluster.clone())
+                && let Err(error) = self
+                    .runner
+                    .change_journal(|journal| journal.etcd_cluster = Some(cluster))
+                    .await
+            {
+                warn!(HINT = error.remedy(), "{}", error.one_line());
+            }
+            self.reporter.etcd(report);
+        }
+    }
+
+    /// Deletes the Nodes of those who have left.
+    async fn remove_left_nodes(&self) -> Infallible {
+        let mut cycles = every(departed::CYCLE);
+        loop {
+            cycles.tick().await;
+            if let Err(error) = departed::cycle(&self.world, &self.me.instance_id).await {
+                warn!(HINT = error.remedy(), "{}", error.one_line());
+            }
+        }
+    }
+
+    /// Beside the others, and more often: visitors wait for it.
+    async fn reconcile_dns(&self) -> Infallible {
+        let (me, cluster) = (&self.me.instance_id, &self.me.cluster);
+        let mut cycles = every(dns::CYCLE);
+        let (mut said, mut written) = (None, None);
+        loop {
+            cycles.tick().await;
+            let wish = &self.settings.dns;
+            let report = dns::cycle(&self.world, me, cluster, wish, &mut written).await;
+            let trouble = report.as_ref().and_then(|report| report.trouble.clone());
+            if let Some(trouble) = trouble.as_ref().filter(|_| trouble != said) {
+                warn!("{}: {trouble}", self.settings.dns.name);
+            }
+            said = trouble;
+            self.reporter.dns(report);
+        }
+    }
+
+    /// Beside the others: a large snapshot takes its time.
+    async fn take_backups(&self) -> Infallible {
+        // Validation has already rejected an invalid place.
+        let Ok(Some(mut schedule)) = Schedule::new(&self.settings.snapshots) else {
+            return std::future::pending().await;
+        };
+        let mut cycles = every(CYCLE);
+        loop {
+            cycles.tick().await;
+            let Some(membership) = self.runner.membership().await else {
+                continue;
+            };
+            let subject = Subject {
+                cluster: &self.me.cluster,
+                cluster_uid: &membership.cluster_uid,
+                instance: &self.me.instance_id,
+                kubernetes: &self.settings.kubernetes.version,
+            };
+            self.reporter
+                .snapshots(schedule.cycle(&self.world, subject).await);
+        }
+    }
+
+    /// The node is looked at beside its phases: a full check may download for minutes, and for
+    /// as long people must be told of the node and its way to the API be kept.
+    async fn look_after_node(&self) -> Infallible {
+        let (unrepaired, news) = watch::channel(None);
+        tokio::select! {
+            never = self.repair_phases(&unrepaired) => never,
+            never = self.report_condition(news) => never,
+        }
+    }
+
+    async fn repair_phases(&self, unrepaired: &watch::Sender<Option<String>>) -> Infallible {
+        let mut cycles = every(CYCLE);
+        let mut full_check_due = Instant::now() + FULL_CHECK;
+        loop {
+            cycles.tick().await;
+            let full = Instant::now() >= full_check_due;
+            if full {
+                full_check_due = Instant::now() + FULL_CHECK;
+            }
+            let trouble = self.repair(full).await;
+            unrepaired.send_if_modified(|said| std::mem::replace(said, trouble.clone()) != trouble);
+        }
+    }
+
+    async fn report_condition(
+        &self,
+        mut unrepaired: watch::Receiver<Option<String>>,
+    ) -> Infallible {
+        let mut cycles = every(CYCLE);
+        let mut look_due = Instant::now();
+        let (mut unseen, mut dead_before) = (None, 0);
+        loop {
+            tokio::select! {
+                _ = cycles.tick() => {}
+                Ok(()) = unrepaired.changed() => {}
+            }
+            let dead = self.api_health.dead();
+            let lost = dead > dead_before || self.api_health.all_dead();
+            dead_before = dead;
+            let now = Instant::now();
+            if lost || now >= look_due {
+                let seen = self.look_at_peers().await;
+                let pause = seen
+                    .as_ref()
+                    .map_or(CYCLE, |peers| between_looks(self.me.role, *peers));
+                // Half a cycle early, so that the cycle at its end does not just miss it.
+                look_due = now + pause - CYCLE / 2;
+                unseen = seen.err();
+            }
+            let troubles = unseen.clone().into_iter();
+            let troubles = troubles.chain(unrepaired.borrow_and_update().clone());
+            let (stage, message) = self.look_at_node(troubles).await;
+            self.reporter.stage(stage, message, self.world.clock.now());
+        }
+    }
+
+    /// How many instances the cluster has, or why that is not known.
+    async fn look_at_peers(&self) -> Result<usize, String> {
+        let looked = async {
+            let seen = self.observe().await?;
+            self.repair_record(&seen).await?;
+            Ok(seen.instances.len())
+        };
+        looked.await.map_err(|error| warned(&error))
+    }
+
+    /// What there is to say of the node, beside these troubles.
+    ///
+    /// The stage is the node's own condition. A trouble of the agent, such as an EC2 API that
+    /// does not answer, is said beside it: it must not take a working node out of service.
+    /// Nor must one that only a person can fix, such as a detached IAM role: with the agent
+    /// would go the node's way to the API.
+    async fn look_at_node(&self, troubles: impl Iterator<Item = String>) -> (Stage, String) {
+        let (stage, mut message) = self.condition().await;
+        let troubles: Vec<String> = troubles.collect();
+        if !troubles.is_empty() {
+            message = format!("{message}; but {}", troubles.join("; "));
+        }
+        (stage, message)
+    }
+
+    /// Carries out what is due, or every phase that no longer holds; tells what it could not.
+    async fn repair(&self, full: bool) -> Option<String> {
+        let outcome = self.carry_out(full).await;
+        outcome.err().map(|error| warned(&error))
+    }
+
+    async fn carry_out(&self, full: bool) -> Result<()> {
+        let memory = self.runner.memory().await;
+        let mut phases = plan::each_cycle(&self.settings, &self.me, memory.membership.as_ref())?;
+        if full && memory.membership.is_some() {
+            phases = plan::host(&self.settings, &self.me)?;
+            phases.extend(plan::cluster(
+                &self.settings,
+                &self.me,
+                &self.machine,
+                &memory,
+            )?);
+        }
+        let summary = self.runner.run(&phases).await?;
+        if full && summary.done > 0 {
+            info!("the full check repaired {} phases", summary.done);
+        }
+        Ok(())
+    }
+
+    async fn condition(&self) -> (Stage, String) {
+        let node = &self.me.node_name;
+        match self.world.cluster.node_ready(node).await {
+            Ok(Some(condition)) if condition.ready => (
+                Stage::Ready,
+                format!(
+                    "node {node} is Ready in cluster {}, Kubernetes {}",
+                    self.me.cluster, self.settings.kubernetes.version
+                ),
+            ),
+            Ok(Some(condition)) => (
+                Stage::Degraded,
+                format!("node {node} is not Ready: {}", condition.message),
+            ),
+            Ok(None) => (
+                Stage::Degraded,
+                format!("the cluster has no node {node} any more"),
+            ),
+            Err(_) if self.api_health.all_dead() => {
+                let servers = self.api_servers.borrow();
+                let tried: Vec<String> = servers.iter().map(ToString::to_string).collect();
+                let message = format!("no API server is ready: tried {}", tried.join(", "));
+                (Stage::Degraded, message)
+            }
+            Err(error) => (Stage::Degraded, error.one_line()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,166 @@
+//! The boot as one list: the host is prepared, and the cluster founded or joined.
+
+use super::{LOCAL, Phase, phase::Plan};
+use crate::{
+    config::Settings,
+    error::Result,
+    identity::Identity,
+    observe::{Course, Membership, Memory},
+    ports::{MachineFacts, Role},
+    steps::{
+        Action, NodeReady,
+        addons::Addon,
+        decommission::Uncordon,
+        host::{
+            Artifact, Containerd, ForeignNetworks, Hosts, Images, Kernel, KubeletUnit, PodLimits,
+            Preflight, Swap, Sysctl,
+        },
+        kubeadm::{
+            ApiReady, BlanketApproval, ConfigFiles, EtcdData, InitPhase, Join, KubeadmPhase,
+            KubeletCertificate,
+        },
+        record::{RecordCluster, SettleCluster},
+        renewal::{Renewal, Which},
+    },
+};
+
+/// Preparing the host: depends on no peer, so it runs while peers are found.
+#[rustfmt::skip] // one phase a line, to be read as a list
+pub fn host(settings: &Settings, me: &Identity) -> Result<Vec<Phase<Action>>> {
+    let mut plan = Plan::new();
+    let download = settings.deadlines.download;
+    plan.add("preflight", LOCAL, &[], "kubeadm and the kubelet would fail later and less clearly", Preflight::wanted(settings, me)?);
+    plan.add("kernel", LOCAL, &["preflight"], "containers need overlay mounts, pods need a filtered bridge", Kernel::wanted(settings, me)?);
+    plan.add("sysctl", LOCAL, &["kernel"], "pods' packets are forwarded and seen by kube-proxy", Sysctl::wanted(settings, me)?);
+    plan.add("swap", LOCAL, &["preflight"], "the kubelet accounts memory without swap", Swap::wanted(settings, me)?);
+    plan.add("hosts", LOCAL, &["preflight"], "the node's own name resolves even where the VPC's resolver does not answer", Hosts::wanted(settings, me)?);
+    plan.add("foreign-networks", LOCAL, &["preflight"], "networkd and NetworkManager leave routes and interfaces of pods alone", ForeignNetworks::wanted());
+    plan.add("pod-limits", LOCAL, &["preflight"], "pods reach neither the instance's metadata nor the ports of joining and of the control plane", PodLimits::wanted(settings));
+    for artifact in Artifact::all(settings, me)? {
+        let name = format!("artifact-{}", artifact.name);
+        plan.add(&name, download, &["preflight"], "downloaded, verified and unpacked in one pass", artifact);
+    }
+    plan.add("containerd", LOCAL, &["kernel", "sysctl", "pod-limits", "artifact-containerd", "artifact-runc", "artifact-cni-plugins"], "runs the containers", Containerd::wanted(settings, me)?);
+    plan.add("kubelet-unit", LOCAL, &["artifact-kubelet", "containerd"], "kubeadm starts the kubelet through it", KubeletUnit::wanted(settings, me)?);
+    if settings.images.preload {
+        plan.add("images", download, &["containerd"], "loaded while the rest is prepared", Images::wanted(settings, me)?);
+    }
+    Ok(plan.0)
+}
+
+/// The phases of preparing the host that hold before an instance claims to found: a claim is
+/// made by one that can. Images load for long, and while they do the others may be told.
+pub fn before_claim<A>(host: &[Phase<A>]) -> Vec<String> {
+    let names = host.iter().map(|phase| phase.name.clone());
+    names.filter(|name| name != "images").collect()
+}
+
+/// Founding or joining, once it is known which.
+pub fn cluster(
+    settings: &Settings,
+    me: &Identity,
+    machine: &MachineFacts,
+    memory: &Memory,
+) -> Result<Vec<Phase<Action>>> {
+    let Some(membership) = &memory.membership else {
+        return Ok(Vec::new());
+    };
+    match membership.course {
+        Course::Found => found(settings, me, machine, membership, memory.settled.is_some()),
+        Course::Join => join(settings, me, machine, membership),
+    }
+}
+
+#[rustfmt::skip] // one phase a line, to be read as a list
+fn found(
+    settings: &Settings,
+    me: &Identity,
+    machine: &MachineFacts,
+    membership: &Membership,
+    settled: bool,
+) -> Result<Vec<Phase<Action>>> {
+    use InitPhase as Init;
+    let mut plan = Plan::new();
+    let api = settings.deadlines.api;
+    let init = |phase| KubeadmPhase::new(phase, settings, me);
+    let images: &[&str] = if settings.images.preload { &["images"] } else { &[] };
+    let prepared = [&["kubelet-unit", "hosts", "swap", "artifact-kubeadm", "artifact-kubectl"], images].concat();
+
+    plan.add("kubeadm-config", LOCAL, &["preflight"], "what kubeadm reads", ConfigFiles::init(settings, me, machine)?);
+    plan.add("kubeadm-certs", LOCAL, &["kubeadm-config", "artifact-kubeadm", "hosts"], "the cluster's certificates, while images load", init(Init::Certs)?);
+    plan.add("kubeadm-kubeconfig", LOCAL, &["kubeadm-certs"], "credentials of the control plane's parts", init(Init::Kubeconfig)?);
+    plan.add("certificates", LOCAL, &["kubeadm-kubeconfig"], "what expired while the machine was off is renewed before anything needs it", Renewal::new(Which::Useless, settings, me));
+    plan.add("kubeadm-preflight", settings.deadlines.download, &[prepared.as_slice(), &["kubeadm-config"]].concat(), "kubeadm's own look at the host", init(Init::Preflight)?);
+    plan.add("etcd-data", LOCAL, &["preflight"], "etcd never starts over without the data that it had", EtcdData { instance: me.instance_id.clone() });
+    plan.add("kubeadm-etcd", LOCAL, &["certificates", "kubeadm-preflight", "etcd-data"], "etcd as a static pod", init(Init::Etcd)?);
+    plan.add("kubeadm-control-plane", LOCAL, &["kubeadm-etcd"], "the API server, the controllers and the scheduler as static pods", init(Init::ControlPlane)?);
+    plan.add("kubelet-certificate", settings.deadlines.join, &["kubeadm-control-plane"], "a kubelet whose certificate expired starts nothing", KubeletCertificate::new(settings, me, &membership.cluster_uid)?);
+    plan.add("kubeadm-kubelet-start", LOCAL, &["kubelet-certificate"], "the kubelet starts the static pods", init(Init::KubeletStart)?);
+    plan.add("api-ready", api, &["kubeadm-kubelet-start"], "what follows speaks to the API", ApiReady::new(settings));
+    plan.add("kubeadm-upload-config", api, &["api-ready"], "joiners and upgrades read it from the cluster", init(Init::UploadConfig)?);
+    plan.add("kubeadm-mark-control-plane", api, &["kubeadm-upload-config"], "workloads stay off control planes", init(Init::MarkControlPlane)?);
+    plan.add("kubeadm-bootstrap-token", api, &["kubeadm-upload-config"], "the rights that join tokens have", init(Init::BootstrapToken)?);
+    plan.add("kubeadm-kubelet-finalize", api, &["api-ready"], "the kubelet's certificate rotates", init(Init::KubeletFinalize)?);
+    plan.add("kubeadm-addons", api, &["kubeadm-upload-config"], "CoreDNS and kube-proxy", init(Init::Addons)?);
+    plan.add("no-blanket-approval", api, &["kubeadm-bootstrap-token"], "a bootstrap token becomes no other node than the one that it was made for", BlanketApproval::gone());
+    if !settled {
+        plan.add("record-cluster", api, &["kubeadm-upload-config", "no-blanket-approval"], "from here on every instance joins this cluster", RecordCluster { cluster_uid: membership.cluster_uid.clone(), founder: me.instance_id.clone() });
+    }
+    let mut before = vec!["kubeadm-addons".to_owned()];
+    for group in Addon::of_the_founder(settings) {
+        let after: Vec<&str> = before.iter().map(String::as_str).collect();
+        let mut names = Vec::new();
+        for addon in group {
+            let name = format!("addon-{}", addon.name);
+            plan.add(&name, settings.deadlines.rollout, &after, "applied from its pinned manifest", addon);
+            names.push(name);
+        }
+        before = names;
+    }
+    plan.add("uncordon", api, &["kubeadm-upload-config"], "the agent cordons its node before it goes down", Uncordon { node: me.node_name.clone() });
+    plan.add("node-ready", settings.deadlines.rollout, &["kubeadm-kubelet-finalize", "kubeadm-mark-control-plane"], "pods can be scheduled here", NodeReady::new(settings, me));
+    if !settled {
+        let all: Vec<String> = plan.0.iter().map(|phase| phase.name.clone()).collect();
+        let all: Vec<&str> = all.iter().map(String::as_str).collect();
+        plan.add("settle-cluster", api, &all, "from here on the cluster has something to lose: nobody founds it again", SettleCluster { cluster_uid: membership.cluster_uid.clone(), instance: me.instance_id.clone() });
+    }
+    Ok(plan.0)
+}
+
+#[rustfmt::skip] // one phase a line, to be read as a list
+fn join(
+    settings: &Settings,
+    me: &Identity,
+    machine: &MachineFacts,
+    membership: &Membership,
+) -> Result<Vec<Phase<Action>>> {
+    let mut plan = Plan::new();
+    let prepared = ["kubelet-unit", "hosts", "swap", "sysctl", "artifact-kubeadm"];
+    let files = match me.role {
+        // When others join through it, kubeadm uploads the certificates by the founder's file.
+        Role::ControlPlane => ConfigFiles::init(settings, me, machine)?,
+        Role::Worker => ConfigFiles::join(settings, me, machine)?,
+    };
+    plan.add("kubeadm-config", LOCAL, &["preflight"], "what kubeadm reads", files);
+    let mut before = [prepared.as_slice(), &["kubeadm-config"]].concat();
+    if me.role == Role::ControlPlane {
+        plan.add("etcd-data", LOCAL, &["preflight"], "etcd never starts over without the data that it had", EtcdData { instance: me.instance_id.clone() });
+        plan.add("certificates", LOCAL, &["kubeadm-config", "artifact-kubeadm"], "what expired while the machine was off is renewed before anything needs it", Renewal::new(Which::Useless, settings, me));
+        before.extend(["etcd-data", "certificates"]);
+    }
+    // The join service may answer as late as the cluster itself.
+    let patience = settings.deadlines.peers + settings.deadlines.join;
+    plan.add("kubeadm-join", patience, &before, "the kubelet gets its certificate for this node's name", Join::new(settings, me, &membership.cluster_uid)?);
+    plan.add("kubelet-certificate", patience, &["kubeadm-join"], "a kubelet whose certificate expired is let in again", KubeletCertificate::new(settings, me, &membership.cluster_uid)?);
+    if me.role == Role::ControlPlane {
+        // kubeadm's last act, which a join may not have come to.
+        plan.add("kubeadm-mark-control-plane", settings.deadlines.api, &["kubelet-certificate"], "workloads stay off control planes", KubeadmPhase::new(InitPhase::MarkControlPlane, settings, me)?);
+        plan.add("no-blanket-approval", settings.deadlines.api, &["kubelet-certificate"], "a bootstrap token becomes no other node than the one that it was made for", BlanketApproval::gone());
+    }
+    plan.add("uncordon", settings.deadlines.api, &["kubelet-certificate"], "the agent cordons its node before it goes down", Uncordon { node: me.node_name.clone() });
+    plan.add("node-ready", settings.deadlines.rollout, &["kubelet-certificate"], "pods can be scheduled here", NodeReady::new(settings, me));
+    Ok(plan.0)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,149 @@
+//! The boot as lists, and what must hold of every one of them.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::{
+    config::{Fragment, load},
+    kubernetes::paths,
+    testing::{control_plane, machine, worker},
+};
+
+fn plan(me: &Identity, course: Course, settings: &Settings) -> Vec<Phase<Action>> {
+    let memory = Memory {
+        membership: Some(Membership {
+            cluster_uid: "uid".to_owned(),
+            course,
+        }),
+        settled: None,
+    };
+    let mut phases = host(settings, me).unwrap();
+    phases.extend(cluster(settings, me, &machine(), &memory).unwrap());
+    phases
+}
+
+fn every_plan(settings: &Settings) -> [Vec<Phase<Action>>; 3] {
+    [
+        plan(&control_plane("i-1"), Course::Found, settings),
+        plan(&control_plane("i-1"), Course::Join, settings),
+        plan(&worker("i-1"), Course::Join, settings),
+    ]
+}
+
+fn names(phases: &[Phase<Action>]) -> Vec<&str> {
+    phases.iter().map(|phase| phase.name.as_str()).collect()
+}
+
+#[test]
+fn each_phase_comes_after_phases_that_stand_above_it() {
+    for settings in [load(&[]).unwrap(), without_preloading()] {
+        for phases in every_plan(&settings) {
+            let mut above = BTreeSet::new();
+            for phase in &phases {
+                for name in &phase.after {
+                    assert!(above.contains(name.as_str()), "{} after {name}", phase.name);
+                }
+                assert!(
+                    above.insert(phase.name.as_str()),
+                    "{} stands twice",
+                    phase.name
+                );
+                assert!(
+                    phase.deadline_seconds > 0 && !phase.why.is_empty(),
+                    "{}",
+                    phase.name
+                );
+            }
+        }
+    }
+}
+
+fn without_preloading() -> Settings {
+    load(&[Fragment::parse("f", "images.preload = false").unwrap()]).unwrap()
+}
+
+#[test]
+fn every_plan_ends_with_a_ready_node() {
+    let [mut founder, control_plane, worker] = every_plan(&load(&[]).unwrap());
+    // The founder's very last act comes after all the others.
+    let last = founder.pop().unwrap();
+    assert_eq!(last.name, "settle-cluster");
+    assert_eq!(last.after.len(), founder.len() - host_phases());
+    for phases in [founder, control_plane, worker] {
+        assert_eq!(phases.last().unwrap().name, "node-ready");
+    }
+}
+
+fn host_phases() -> usize {
+    host(&load(&[]).unwrap(), &control_plane("i-1"))
+        .unwrap()
+        .len()
+}
+
+#[test]
+fn a_worker_holds_nothing_of_a_control_plane() {
+    let phases = plan(&worker("i-1"), Course::Join, &load(&[]).unwrap());
+    assert_eq!(
+        names(&phases),
+        [
+            "preflight",
+            "kernel",
+            "sysctl",
+            "swap",
+            "hosts",
+            "foreign-networks",
+            "pod-limits",
+            "artifact-kubeadm",
+            "artifact-kubelet",
+            "artifact-kubectl",
+            "artifact-containerd",
+            "artifact-runc",
+            "artifact-cni-plugins",
+            "containerd",
+            "kubelet-unit",
+            "images",
+            "kubeadm-config",
+            "kubeadm-join",
+            "kubelet-certificate",
+            "uncordon",
+            "node-ready",
+        ]
+    );
+}
+
+#[test]
+fn every_control_plane_is_marked_and_has_the_file_by_which_kubeadm_uploads_certificates() {
+    for phases in every_plan(&load(&[]).unwrap()) {
+        let joins_as_control_plane_or_founds = names(&phases).contains(&"no-blanket-approval");
+        let written = phases.iter().any(|phase| {
+            matches!(&phase.step, Action::ConfigFiles(step) if step.files.contains_key(paths::INIT_CONFIG))
+        });
+        assert_eq!(written, joins_as_control_plane_or_founds);
+        let marked = names(&phases).contains(&"kubeadm-mark-control-plane");
+        assert_eq!(marked, joins_as_control_plane_or_founds);
+    }
+}
+
+#[test]
+fn certificates_are_made_while_images_load() {
+    let phases = plan(&control_plane("i-1"), Course::Found, &load(&[]).unwrap());
+    let mut needs = vec!["kubeadm-certs"];
+    let mut all = BTreeSet::new();
+    while let Some(name) = needs.pop() {
+        if all.insert(name) {
+            let phase = phases.iter().find(|phase| phase.name == name).unwrap();
+            needs.extend(phase.after.iter().map(String::as_str));
+        }
+    }
+    assert!(
+        !all.contains("images") && !all.contains("containerd"),
+        "{all:?}"
+    );
+}
+
+#[test]
+fn the_same_input_gives_the_same_plan() {
+    let settings = load(&[]).unwrap();
+    assert_eq!(every_plan(&settings), every_plan(&settings));
+}

@@ -1,0 +1,22 @@
+//! What is done on a node, as data: every list of phases stands here.
+//!
+//! ```text
+//! boot          preparing the host, then founding or joining
+//! upkeep        what a node that is up looks at again, and a renewal of certificates
+//! decommission  what a node does before it goes
+//! removal       the cluster's traces go from this machine
+//! ```
+
+mod boot;
+pub mod decommission;
+mod phase;
+pub mod removal;
+mod upkeep;
+
+pub use boot::{before_claim, cluster, host};
+pub use decommission::{Notice, decommission};
+pub use phase::Phase;
+pub use upkeep::{certificates_renewal, each_cycle};
+
+/// A phase that only touches this machine is done within this.
+const LOCAL: u64 = 120;

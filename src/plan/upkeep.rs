@@ -1,0 +1,93 @@
+//! What a node that is up looks at again and again.
+
+use super::{LOCAL, Phase, phase::Plan};
+use crate::{
+    config::Settings,
+    error::Result,
+    identity::Identity,
+    observe::Membership,
+    ports::Role,
+    steps::{
+        Action,
+        kubeadm::{BlanketApproval, KubeletCertificate},
+        renewal::{DEADLINE, Renewal, Which},
+    },
+};
+
+/// What is looked at on a node that is up in each cycle.
+pub fn each_cycle(
+    settings: &Settings,
+    me: &Identity,
+    membership: Option<&Membership>,
+) -> Result<Vec<Phase<Action>>> {
+    let mut plan = Plan::new();
+    if me.role == Role::ControlPlane {
+        plan.add(
+            "no-blanket-approval",
+            settings.deadlines.api,
+            &[],
+            "a bootstrap token becomes no other node than the one that it was made for",
+            BlanketApproval::gone(),
+        );
+        plan.add(
+            "certificates",
+            LOCAL,
+            &[],
+            "what nobody accepts any more is renewed at once",
+            Renewal::new(Which::Useless, settings, me),
+        );
+    }
+    if let Some(membership) = membership {
+        plan.add(
+            "kubelet-certificate",
+            settings.deadlines.peers + settings.deadlines.join,
+            &[],
+            "a kubelet whose certificate expired is let in again",
+            KubeletCertificate::new(settings, me, &membership.cluster_uid)?,
+        );
+    }
+    Ok(plan.0)
+}
+
+/// What a control plane does when it is its turn to renew certificates.
+pub fn certificates_renewal(settings: &Settings, me: &Identity) -> Vec<Phase<Action>> {
+    let mut plan = Plan::new();
+    plan.add(
+        "certificates-renewal",
+        DEADLINE,
+        &[],
+        "a third of their lifetime is left, or a person asked for it",
+        Renewal::new(Which::Due, settings, me),
+    );
+    plan.0
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::{
+        observe::Course,
+        testing::{control_plane, settings, worker},
+    };
+
+    fn names(phases: &[Phase<Action>]) -> Vec<String> {
+        phases.iter().map(|phase| phase.name.clone()).collect()
+    }
+
+    #[test]
+    fn only_control_planes_look_after_the_cluster_in_each_cycle() {
+        let settings = settings();
+        let membership = Membership {
+            cluster_uid: "uid".to_owned(),
+            course: Course::Join,
+        };
+        let of = |me: &Identity| names(&each_cycle(&settings, me, Some(&membership)).unwrap());
+        assert_eq!(
+            of(&control_plane("i-1")),
+            ["no-blanket-approval", "certificates", "kubelet-certificate"]
+        );
+        assert_eq!(of(&worker("i-1")), ["kubelet-certificate"]);
+    }
+}

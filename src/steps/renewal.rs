@@ -1,0 +1,329 @@
+//! The renewal of what kubeadm made on this control plane, by kubeadm and its authorities on
+//! the disk.
+//!
+//! What is begun is noted in a file for each certificate, with the serial number that it had;
+//! the notes go when it has another one and the part that reads it was started with it. A person
+//! asks for a renewal by the same notes. So whatever ends the agent, the next one goes on.
+
+mod static_pods;
+
+use std::{
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use serde::Serialize;
+
+use self::static_pods::{PARTS, Part, ROUNDS};
+use crate::{
+    certificates::{Inventory, Keeper, Source, Why, due, inventory::SOURCES},
+    config::Settings,
+    error::Result,
+    identity::Identity,
+    kubernetes::paths,
+    ports::{Command, Host, World},
+    steps::{State, Step},
+    wait::{self, Notes, Patience, Probe},
+};
+
+/// How long a renewal may take, in seconds.
+pub const DEADLINE: u64 = 540;
+
+/// A note for each certificate whose renewal was begun.
+pub const NOTES: &str = "/etc/kubernetes/k8s-bootstrap/renewal";
+
+/// kubeadm writes key and certificate one after the other, within this.
+const WRITTEN: Duration = Duration::from_secs(2);
+
+/// Which certificates are renewed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Which {
+    /// Those that nobody accepts any more: at once, whatever else works.
+    Useless,
+    /// Those of whose life a third is left, and those that a person wants renewed: one control
+    /// plane after the other, and each part only while the others are well.
+    Due,
+}
+
+/// The control plane's certificates, renewed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Renewal {
+    /// Which of them.
+    pub which: Which,
+    /// This node's name.
+    pub node: String,
+    /// Its address, by which its etcd member is known.
+    pub address: Ipv4Addr,
+    /// How long a new one lives, in seconds.
+    pub lifetime: u64,
+    /// How long each wait for a healthy API and etcd may take, in seconds.
+    pub deadline: u64,
+}
+
+impl Renewal {
+    /// On this control plane.
+    pub fn new(which: Which, settings: &Settings, me: &Identity) -> Self {
+        Self {
+            which,
+            node: me.node_name.clone(),
+            address: me.private_ip,
+            lifetime: settings.certificates.lifetime,
+            deadline: settings.deadlines.api,
+        }
+    }
+
+    /// What is to be renewed now.
+    async fn todo(
+        &self,
+        world: &World,
+        inventory: &Inventory,
+    ) -> Result<Vec<(&'static Source, Why)>> {
+        let host = world.host.as_ref();
+        let lifetime = Duration::from_secs(self.lifetime);
+        let due = due(inventory, lifetime, world.clock.now())?;
+        let mut todo = Vec::new();
+        for source in SOURCES {
+            let mut why = due
+                .iter()
+                .find(|(name, _)| *name == source.name)
+                .map(|(_, why)| *why);
+            if let Some(before) = noted(host, source).await? {
+                let now = inventory.get(source.name).map(|c| &c.serial);
+                why = match now {
+                    None => Some(Why::Broken),
+                    Some(serial) if *serial == before => why.or(Some(Why::Third)),
+                    Some(_) => why,
+                };
+            }
+            if let Some(why) = why
+                && why.is_useless() == (self.which == Which::Useless)
+            {
+                todo.push((source, why));
+            }
+        }
+        Ok(todo)
+    }
+
+    async fn renew(&self, world: &World) -> Result<()> {
+        let read = || Inventory::read(world.host.as_ref());
+        let mut todo = self.todo(world, &read().await?).await?;
+        if todo.iter().any(|(_, why)| *why == Why::Broken) {
+            // What seems incomplete may be half written: by a person, say.
+            world.clock.sleep(WRITTEN).await;
+            todo = self.todo(world, &read().await?).await?;
+        }
+        for (source, why) in todo {
+            note(world.host.as_ref(), source).await?;
+            let words = if why == Why::Broken {
+                for file in source.files() {
+                    world.host.remove(Path::new(file)).await?;
+                }
+                made_by(source)
+            } else {
+                vec!["certs", "renew", source.name]
+            };
+            let command = Command::new(
+                "kubeadm",
+                words
+                    .iter()
+                    .chain(&["--config", paths::INIT_CONFIG])
+                    .copied(),
+            );
+            let output = world.commands.run(command.clone()).await?;
+            output.success(&command)?;
+        }
+        Ok(())
+    }
+
+    /// Starts the parts again that read their certificates only then.
+    async fn restart(&self, world: &World, notes: &Notes) -> Result<()> {
+        let host = world.host.as_ref();
+        for round in ROUNDS {
+            let inventory = Inventory::read(host).await?;
+            let mut stale = Vec::new();
+            for part in round {
+                if is_stale(host, &inventory, *part).await? {
+                    stale.push(*part);
+                }
+            }
+            if self.which == Which::Due && !stale.is_empty() {
+                self.wait_for_health(world, notes).await?;
+            }
+            for part in &stale {
+                part.restart(host).await?;
+            }
+            if self.which == Which::Due {
+                for part in stale {
+                    self.wait_for_part(world, notes, part).await?;
+                }
+            }
+        }
+        if self.which == Which::Due {
+            // Before the next control plane has its turn.
+            self.wait_for_health(world, notes).await?;
+        }
+        Ok(())
+    }
+
+    async fn wait_for_health(&self, world: &World, notes: &Notes) -> Result<()> {
+        let patience = Patience::local(Duration::from_secs(self.deadline));
+        let clock = world.clock.as_ref();
+        let what = "the API and etcd to be healthy";
+        wait::until(clock, notes, patience, what, || async {
+            let unwell = self.unwell(world).await?;
+            Ok(unwell.map_or(Probe::Done(()), Probe::NotYet))
+        })
+        .await
+    }
+
+    async fn wait_for_part(&self, world: &World, notes: &Notes, part: Part) -> Result<()> {
+        let patience = Patience::local(Duration::from_secs(self.deadline));
+        let clock = world.clock.as_ref();
+        let what = format!("{} with its renewed certificate", part.name);
+        wait::until(clock, notes, patience, &what, || async {
+            let missing = part.not_ready(world, &self.node).await?;
+            Ok(missing.map_or(Probe::Done(()), Probe::NotYet))
+        })
+        .await
+        .map_err(|error| error.hint("look at `journalctl -u kubelet` and at /var/log/pods"))
+    }
+
+    /// Why no part may be stopped now.
+    async fn unwell(&self, world: &World) -> Result<Option<String>> {
+        if !world.cluster.ready().await? {
+            return Ok(Some("/readyz does not say ok".to_owned()));
+        }
+        let (mut voters, mut healthy) = (0, 0);
+        for member in world.etcd.members().await? {
+            let answers = world.etcd.is_healthy(&member).await;
+            if member.address == self.address && !answers {
+                return Ok(Some("this node's etcd member is not healthy".to_owned()));
+            }
+            if !member.learner {
+                voters += 1;
+                healthy += usize::from(answers);
+            }
+        }
+        let majority = healthy * 2 > voters;
+        Ok((!majority).then(|| format!("{healthy} of {voters} etcd members are healthy")))
+    }
+
+    /// Takes the notes away of what has come to its end.
+    async fn conclude(host: &dyn Host) -> Result<()> {
+        let inventory = Inventory::read(host).await?;
+        for source in SOURCES {
+            let Some(before) = noted(host, source).await? else {
+                continue;
+            };
+            let renewed = inventory
+                .get(source.name)
+                .is_some_and(|c| c.serial != before);
+            let part = PARTS.iter().find(|part| part.reads == source.name);
+            let stale = match part {
+                Some(part) => is_stale(host, &inventory, *part).await?,
+                None => false,
+            };
+            if renewed && !stale {
+                host.remove(&place(source)).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Step for Renewal {
+    async fn check(&self, world: &World) -> Result<State> {
+        let host = world.host.as_ref();
+        let inventory = Inventory::read(host).await?;
+        let todo = self.todo(world, &inventory).await?;
+        if let Some((source, why)) = todo.first() {
+            let more = match todo.len() - 1 {
+                0 => String::new(),
+                more => format!(", and {more} more"),
+            };
+            return Ok(State::Differs(format!("{} {why}{more}", source.name)));
+        }
+        if self.which == Which::Useless {
+            return Ok(State::AsWanted);
+        }
+        for part in PARTS {
+            if is_stale(host, &inventory, part).await? {
+                let (part, reads) = (part.name, part.reads);
+                return Ok(State::Differs(format!(
+                    "{part} runs with an earlier {reads}"
+                )));
+            }
+        }
+        for source in SOURCES {
+            if noted(host, source).await?.is_some() {
+                let name = source.name;
+                return Ok(State::Differs(format!("the renewal of {name} was begun")));
+            }
+        }
+        Ok(State::AsWanted)
+    }
+
+    async fn apply(&self, world: &World, notes: &Notes) -> Result<()> {
+        self.renew(world).await?;
+        self.restart(world, notes).await?;
+        Self::conclude(world.host.as_ref()).await
+    }
+}
+
+/// Asks this control plane's agent to renew everything that it keeps.
+pub async fn ask_for_all(host: &dyn Host) -> Result<()> {
+    for source in SOURCES.iter().filter(|s| s.keeper == Keeper::Agent) {
+        if host.exists(Path::new(source.file)).await? {
+            note(host, source).await?;
+        }
+    }
+    Ok(())
+}
+
+/// kubeadm's words to make a certificate that is not there.
+fn made_by(source: &Source) -> Vec<&'static str> {
+    match source.name.strip_suffix(".conf") {
+        Some(name) => vec!["init", "phase", "kubeconfig", name],
+        None => vec!["init", "phase", "certs", source.name],
+    }
+}
+
+async fn is_stale(host: &dyn Host, inventory: &Inventory, part: Part) -> Result<bool> {
+    let before = match Source::of(part.reads) {
+        Some(source) => noted(host, source).await?,
+        None => None,
+    };
+    let now = inventory.get(part.reads).map(|c| &c.serial);
+    let renewed = before.is_some() && now.is_some() && before.as_ref() != now;
+    part.is_stale(host, renewed).await
+}
+
+fn place(source: &Source) -> PathBuf {
+    Path::new(NOTES).join(source.name)
+}
+
+/// The serial number that a certificate had when its renewal was begun.
+async fn noted(host: &dyn Host, source: &Source) -> Result<Option<String>> {
+    let note = host.read(&place(source)).await?;
+    Ok(note.map(|note| String::from_utf8_lossy(&note).into_owned()))
+}
+
+/// An earlier note stays.
+async fn note(host: &dyn Host, source: &Source) -> Result<()> {
+    let path = place(source);
+    if host.exists(&path).await? {
+        return Ok(());
+    }
+    let inventory = Inventory::read(host).await?;
+    let serial = inventory.get(source.name).map(|c| c.serial.as_str());
+    // No certificate has this for a number.
+    let serial = serial.unwrap_or("none");
+    host.write(&path, serial.as_bytes(), 0o600).await
+}
+
+#[cfg(test)]
+mod tests;
