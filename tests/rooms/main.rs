@@ -1,0 +1,208 @@
+//! What CONTRIBUTING says of the rooms, kept by a test: who may import whom.
+//!
+//! A room is a file or folder directly below `src/`. Imports by tests do not count.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
+
+use syn::{
+    Attribute, Item, ItemMod, ItemUse, Macro, UseTree,
+    visit::{self, Visit},
+};
+
+/// The rooms that may name an adapter: commands wire them, and tests use the real ones where they can.
+const WIRING: [&str; 3] = ["commands", "main", "testing"];
+
+/// The rooms that each room imports.
+type Imports = BTreeMap<String, BTreeSet<String>>;
+
+/// Collects the `X` of every `crate::X` outside of tests.
+#[derive(Default)]
+struct Imported(BTreeSet<String>);
+
+fn is_for_tests(attributes: &[Attribute]) -> bool {
+    attributes.iter().any(|attribute| {
+        attribute.path().is_ident("cfg")
+            && attribute
+                .parse_args::<syn::Path>()
+                .is_ok_and(|path| path.is_ident("test"))
+    })
+}
+
+impl Imported {
+    fn heads(&mut self, tree: &UseTree) {
+        match tree {
+            UseTree::Path(path) => self.0.insert(path.ident.to_string()),
+            UseTree::Name(name) => self.0.insert(name.ident.to_string()),
+            UseTree::Rename(name) => self.0.insert(name.ident.to_string()),
+            UseTree::Glob(_) => panic!("`use crate::*` hides what is imported"),
+            UseTree::Group(group) => return group.items.iter().for_each(|tree| self.heads(tree)),
+        };
+    }
+}
+
+impl<'ast> Visit<'ast> for Imported {
+    fn visit_item(&mut self, item: &'ast Item) {
+        let attributes = match item {
+            Item::Mod(ItemMod { attrs, .. })
+            | Item::Use(ItemUse { attrs, .. })
+            | Item::Fn(syn::ItemFn { attrs, .. })
+            | Item::Impl(syn::ItemImpl { attrs, .. }) => attrs,
+            _ => return visit::visit_item(self, item),
+        };
+        if !is_for_tests(attributes) {
+            visit::visit_item(self, item);
+        }
+    }
+
+    fn visit_item_use(&mut self, item: &'ast ItemUse) {
+        if let UseTree::Path(path) = &item.tree
+            && path.ident == "crate"
+        {
+            self.heads(&path.tree);
+        }
+    }
+
+    fn visit_path(&mut self, path: &'ast syn::Path) {
+        let mut segments = path.segments.iter();
+        if segments.next().is_some_and(|first| first.ident == "crate")
+            && let Some(room) = segments.next()
+        {
+            self.0.insert(room.ident.to_string());
+        }
+        visit::visit_path(self, path);
+    }
+
+    fn visit_macro(&mut self, call: &'ast Macro) {
+        // What is handed to a macro is only tokens: `crate :: room`.
+        let tokens = call.tokens.to_string().replace(' ', "");
+        for after in tokens.split("crate::").skip(1) {
+            let end = after.find(|c: char| !c.is_alphanumeric() && c != '_');
+            self.0
+                .insert(after[..end.unwrap_or(after.len())].to_owned());
+        }
+        visit::visit_macro(self, call);
+    }
+}
+
+fn imported(source: &str) -> BTreeSet<String> {
+    let mut imported = Imported::default();
+    imported.visit_file(&syn::parse_file(source).unwrap());
+    imported.0
+}
+
+/// Reads every file below `folder` that is not a test's.
+fn read(folder: &Path, room: Option<&str>, imports: &mut Imports) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        if name == "tests" || (room.is_none() && name == "lib") {
+            continue;
+        }
+        let room = room.unwrap_or(name);
+        if path.is_dir() {
+            read(&path, Some(room), imports);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let found = imported(&fs::read_to_string(&path).unwrap());
+            imports.entry(room.to_owned()).or_default().extend(found);
+        }
+    }
+}
+
+fn of_this_project() -> Imports {
+    let mut imports = Imports::new();
+    read(
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("src"),
+        None,
+        &mut imports,
+    );
+    for (room, imported) in &mut imports {
+        imported.remove(room);
+    }
+    imports
+}
+
+/// A way along imports from a room back to itself, if there is one.
+fn cycle(imports: &Imports) -> Option<Vec<&str>> {
+    fn from<'a>(room: &'a str, way: &mut Vec<&'a str>, imports: &'a Imports) -> bool {
+        if way.contains(&room) {
+            way.push(room);
+            return true;
+        }
+        way.push(room);
+        for next in imports.get(room).into_iter().flatten() {
+            if from(next, way, imports) {
+                return true;
+            }
+        }
+        way.pop();
+        false
+    }
+    imports.keys().find_map(|room| {
+        let mut way = Vec::new();
+        from(room, &mut way, imports).then_some(way)
+    })
+}
+
+/// The rooms that name an adapter and may not.
+fn beside_the_wiring(imports: &Imports) -> Vec<&str> {
+    let rooms = imports.iter();
+    rooms
+        .filter(|(room, imported)| {
+            imported.contains("adapters") && !WIRING.contains(&room.as_str())
+        })
+        .map(|(room, _)| room.as_str())
+        .collect()
+}
+
+#[test]
+fn no_room_imports_itself_by_way_of_another() {
+    let mut imports = of_this_project();
+    // Used by tests alone, whatever it imports.
+    imports.remove("testing");
+    assert_eq!(cycle(&imports), None);
+    assert!(imports.len() > 20, "{imports:?}");
+}
+
+#[test]
+fn only_the_wiring_names_adapters() {
+    let none: [&str; 0] = [];
+    assert_eq!(beside_the_wiring(&of_this_project()), none);
+}
+
+#[test]
+fn planted_offences_are_found() {
+    let rooms = |sources: &[(&str, &str)]| -> Imports {
+        let sources = sources.iter();
+        sources
+            .map(|(room, source)| ((*room).to_owned(), imported(source)))
+            .collect()
+    };
+    let planted = rooms(&[
+        ("steps", "use crate::{error::Result, plan::Phase};"),
+        ("plan", "fn f() { let _ = crate::runner::run(); }"),
+        (
+            "runner",
+            "fn f() { select! { _ = crate::steps::go() => {} } }",
+        ),
+        ("error", ""),
+    ]);
+    assert_eq!(
+        cycle(&planted),
+        Some(vec!["plan", "runner", "steps", "plan"])
+    );
+    let planted = rooms(&[
+        ("commands", "use crate::adapters::wiring::Wiring;"),
+        ("agent", "use crate::{adapters::host::LocalHost, error};"),
+    ]);
+    assert_eq!(beside_the_wiring(&planted), ["agent"]);
+    let by_tests = rooms(&[(
+        "agent",
+        "#[cfg(test)] mod tests { use crate::adapters::host; } #[cfg(test)] use crate::adapters;",
+    )]);
+    assert_eq!(beside_the_wiring(&by_tests), [""; 0]);
+}
