@@ -1,23 +1,32 @@
 //! Turns EC2 instances into a Kubernetes cluster, and keeps it whole.
 //!
-//! The flow, and the modules in its order:
+//! The flow, and the rooms in its order:
 //!
 //! ```text
 //! user-data, config file, IMDS, EC2 tags
-//!   -> config     what the user asked for, validated, every default known
-//!   -> identity   who this instance is
-//!   -> observe    what exists now: peers, cluster record, this host
-//!   -> decide     found, join, start over, wait or refuse                (pure)
-//!   -> plan       phases as data: name, step, after, deadline            (pure)
-//!   -> runner     carries phases out, in parallel where `after` allows
-//!   -> report     systemd, journal, HTTP
-//!   -> steady     the same again, for the life of the node
-//!   -> join       whom a control plane lets in, and which certificates kubelets get
-//!   -> leader     what one control plane at a time does for the whole cluster
-//!   -> certificates which certificates the node has, when they end, who renews them
-//!   -> leaving    how a node goes
-//!   -> start_over how it leaves a cluster that was given up
+//!   -> config       what the user asked for, validated, every default known
+//!   -> identity     who this instance is
+//!   -> observe      what exists now: peers, the cluster's record, this host
+//!   -> decide       found, join, start over, wait or refuse                (pure)
+//!   -> plan         every list of phases, as data                          (pure)
+//!   -> steps        what a phase does: check, apply
+//!   -> runner       carries phases out, in parallel where `after` allows
+//!   -> journal      what this instance remembers of it
+//!   -> report       what people and programs see
+//!   -> agent        the life of a node: boot, steady state, leaving, starting over
+//!   -> join         whom a control plane lets in, and which certificates kubelets get
+//!   -> leader       what one control plane at a time does for the whole cluster
+//!   -> certificates which certificates the node has, and which are due
+//!   -> snapshots    what a backup is, and how a cluster comes back from one
 //! ```
+//!
+//! Below all of them are `error`, `ports` (the traits to the world), `wait` (every wait has an end
+//! and a reason) and `kubernetes` (paths, the CA, Leases, the Node). Above them are `adapters` (the
+//! only code that touches the world), `commands` (which wire it) and `simulate` (a world on a
+//! virtual clock). `tests/rooms` fails on a cycle between rooms.
+
+// clippy.toml lists what only adapters may use; tests own their world.
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
 
 pub mod adapters;
 pub mod agent;
@@ -32,8 +41,6 @@ pub mod join;
 pub mod journal;
 pub mod kubernetes;
 pub mod leader;
-
-pub mod logging;
 pub mod observe;
 pub mod plan;
 pub mod ports;

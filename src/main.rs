@@ -4,10 +4,10 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use k8s_bootstrap::{
+    adapters::logging,
     cli::{CertificatesCommand, Cli, Command, EtcdCommand},
     commands,
     error::{Error, Result},
-    logging,
     simulate::Size,
 };
 

@@ -106,5 +106,48 @@ where
     }
 }
 
+/// What this gives within so long; `None` if it takes longer.
+pub async fn within<T>(
+    clock: &dyn Clock,
+    limit: Duration,
+    work: impl Future<Output = T>,
+) -> Option<T> {
+    tokio::select! {
+        // What is done in time counts, even at the very end.
+        biased;
+        done = work => Some(done),
+        () = clock.sleep(limit) => None,
+    }
+}
+
+/// Turns of a loop: the first at once, then one each period, none to catch up with what a slow
+/// turn has missed.
+pub struct Every<'a> {
+    clock: &'a dyn Clock,
+    period: Duration,
+    next: Duration,
+}
+
+impl<'a> Every<'a> {
+    /// Turns by this clock.
+    pub fn new(clock: &'a dyn Clock, period: Duration) -> Self {
+        let next = clock.elapsed();
+        Self {
+            clock,
+            period,
+            next,
+        }
+    }
+
+    /// Waits for the next turn. One that is dropped while it waits comes again.
+    pub async fn turn(&mut self) {
+        let wait = self.next.saturating_sub(self.clock.elapsed());
+        if !wait.is_zero() {
+            self.clock.sleep(wait).await;
+        }
+        self.next = self.clock.elapsed() + self.period;
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,14 @@
 //! The only place that touches the world: metadata service, AWS, files, programs, the Kubernetes API, and those
 //! who ask how the agent is.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "the room for it"
+)]
+
 pub mod archive;
+pub mod arguments;
 pub mod aws;
 pub mod balancer;
 pub mod clock;
@@ -13,7 +20,9 @@ pub mod http;
 pub mod imds;
 pub mod join;
 pub mod kube;
+pub mod logging;
 pub mod report;
+pub mod signals;
 pub mod store;
 pub mod systemd;
 pub mod wiring;

@@ -1,4 +1,6 @@
-//! /livez, /readyz, /status and /metrics.
+//! /livez, /readyz, /status and /metrics: served by the agent, and asked by `status`.
+
+use std::{net::SocketAddr, path::Path};
 
 use axum::{
     Json, Router,
@@ -9,26 +11,71 @@ use axum::{
 };
 use tokio::{net::TcpListener, sync::watch};
 
+use super::http::Clients;
 use crate::{
-    error::{Context, Result},
+    error::{Context, Error, Result},
+    ports::Host,
     report::{Status, metrics},
 };
 
 type Shared = State<watch::Receiver<Status>>;
 
-/// Starts to listen; the address is refused here and not later.
-pub async fn listen(address: std::net::SocketAddr) -> Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .attempting(|| format!("cannot listen on {address} for /readyz and /metrics"))
-        .map_err(|error| error.hint("another program has the port, or choose one by report.listen"))
+/// Where `run` leaves the address that it serves, for `status`.
+const ADDRESS_FILE: &str = "/run/k8s-bootstrap/http";
+
+/// Listens, and answers once it is told of the status.
+pub struct Server(TcpListener);
+
+impl Server {
+    /// Starts to listen; the address is refused here and not later.
+    pub async fn listen(address: SocketAddr) -> Result<Self> {
+        let listener = TcpListener::bind(address)
+            .await
+            .attempting(|| format!("cannot listen on {address} for /readyz and /metrics"));
+        let listener = listener.map_err(|error| {
+            error.hint("another program has the port, or choose one by report.listen")
+        })?;
+        Ok(Self(listener))
+    }
+
+    /// Answers until the process ends.
+    pub async fn serve(self, status: watch::Receiver<Status>) -> Result<()> {
+        axum::serve(self.0, router(status))
+            .await
+            .attempting(|| "cannot serve /readyz and /metrics".to_owned())
+    }
 }
 
-/// Answers until the process ends.
-pub async fn serve(listener: TcpListener, status: watch::Receiver<Status>) -> Result<()> {
-    axum::serve(listener, router(status))
+/// Leaves the address to [`ask`].
+pub async fn remember(host: &dyn Host, address: SocketAddr) -> Result<()> {
+    let text = address.to_string();
+    host.write(Path::new(ADDRESS_FILE), text.as_bytes(), 0o644)
         .await
-        .attempting(|| "cannot serve /readyz and /metrics".to_owned())
+}
+
+/// The address that an agent served last on this machine.
+pub async fn remembered(host: &dyn Host) -> Result<Option<SocketAddr>> {
+    let text = host.read(Path::new(ADDRESS_FILE)).await?;
+    Ok(text.and_then(|text| String::from_utf8_lossy(&text).trim().parse().ok()))
+}
+
+/// What the agent that runs on this machine says.
+pub async fn ask(host: &dyn Host, clients: &Clients) -> Result<Status> {
+    let not_running =
+        "is it running? `systemctl status k8s-bootstrap`, `journalctl -u k8s-bootstrap`";
+    let address = remembered(host).await?.ok_or_else(|| {
+        Error::failed(format!("the agent has left no address in {ADDRESS_FILE}")).hint(not_running)
+    })?;
+    let url = format!("http://{address}/status");
+    let attempt = || format!("cannot ask the agent at {url}");
+    let answer = clients
+        .metadata()?
+        .get(&url)
+        .send()
+        .await
+        .attempting(attempt);
+    let answer = answer.map_err(|error| error.hint(not_running))?;
+    answer.json().await.attempting(attempt)
 }
 
 fn router(status: watch::Receiver<Status>) -> Router {
@@ -69,26 +116,34 @@ async fn scrape(State(status): Shared) -> Response {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::report::{Reporter, Stage};
+    use crate::{
+        report::{Reporter, Stage},
+        testing::FakeWorld,
+    };
 
     #[tokio::test]
     async fn readyz_follows_the_stage() {
         let now = "2026-11-23T12:00:00Z".parse().unwrap();
         let reporter = Reporter::new(now);
-        let listener = listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
-        let base = format!("http://{}", listener.local_addr().unwrap());
-        tokio::spawn(serve(listener, reporter.subscribe()));
-        let client = crate::adapters::http::Clients::new()
-            .unwrap()
-            .metadata()
+        let server = Server::listen("127.0.0.1:0".parse().unwrap())
+            .await
             .unwrap();
+        let address = server.0.local_addr().unwrap();
+        let base = format!("http://{address}");
+        tokio::spawn(server.serve(reporter.subscribe()));
+        let clients = Clients::new().unwrap();
+        let client = clients.metadata().unwrap();
         let get = |path: &str| client.get(format!("{base}{path}")).send();
         assert_eq!(get("/readyz").await.unwrap().status(), 503);
         reporter.stage(Stage::Ready, "node is Ready", now);
         let answer = get("/readyz").await.unwrap();
         assert_eq!(answer.status(), 200);
         assert_eq!(answer.text().await.unwrap(), "Ready: node is Ready\n");
-        let status: Status = get("/status").await.unwrap().json().await.unwrap();
+        let fake = FakeWorld::new();
+        let host = fake.host.as_ref();
+        assert!(ask(host, &clients).await.is_err());
+        remember(host, address).await.unwrap();
+        let status = ask(host, &clients).await.unwrap();
         assert_eq!(status.stage, Stage::Ready);
         assert!(
             get("/metrics")

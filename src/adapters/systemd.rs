@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use sd_notify::NotifyState;
+use tokio::{sync::watch, time::interval};
 use tracing::warn;
 
-/// Tells systemd; nothing happens outside of a unit.
-pub fn status(line: &str) {
+use crate::report::Status;
+
+/// Nothing happens outside of a unit.
+fn status(line: &str) {
     notify(&[NotifyState::Status(line)]);
 }
 
@@ -20,13 +23,27 @@ pub fn stopping(line: &str) {
     notify(&[NotifyState::Stopping, NotifyState::Status(line)]);
 }
 
-/// Tells systemd that the loop still turns.
-pub fn alive() {
-    notify(&[NotifyState::Watchdog]);
+/// Keeps STATUS= true and the watchdog fed, until the process ends. Both are driven by the same
+/// task as the agent's own work: if that ever blocks, the watchdog hears nothing.
+pub async fn follow(mut status: watch::Receiver<Status>) {
+    let mut alive = watchdog_interval().map(interval);
+    loop {
+        let line = status.borrow_and_update().line();
+        self::status(&line);
+        tokio::select! {
+            changed = status.changed() => if changed.is_err() { return },
+            () = async {
+                match &mut alive {
+                    Some(alive) => { alive.tick().await; }
+                    None => std::future::pending().await,
+                }
+            } => notify(&[NotifyState::Watchdog]),
+        }
+    }
 }
 
 /// How often the watchdog must hear from us; `None` where it is off.
-pub fn watchdog_interval() -> Option<Duration> {
+fn watchdog_interval() -> Option<Duration> {
     sd_notify::watchdog_enabled().map(|limit| limit / 3)
 }
 

@@ -47,7 +47,8 @@ pub struct Wiring {
     pub imds: Arc<Imds>,
     /// The machine's clock.
     pub clock: Arc<dyn Clock>,
-    clients: Clients,
+    /// HTTP.
+    pub clients: Clients,
 }
 
 impl Wiring {

@@ -6,7 +6,6 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::Agent;
@@ -14,8 +13,9 @@ use crate::{
     config::Settings,
     identity::Identity,
     plan::{self, Notice, decommission::Why},
-    ports::{Command, Commands, Ec2, Hook, Interruption, Notices},
+    ports::{Command, Hook, Interruption, Notices, World},
     report::Stage,
+    wait::within,
 };
 
 /// How often the metadata service is asked for notices, as EC2's documentation advises.
@@ -53,26 +53,31 @@ fn heard(notices: &Notices, hooks: &[Hook], now: Timestamp, settings: &Settings)
 
 /// Why the agent is stopped, if the whole machine goes; `None` where a person or a failure
 /// ends the agent alone.
-async fn at_shutdown(commands: &dyn Commands, ec2: &dyn Ec2, me: &Identity) -> Option<Why> {
+async fn at_shutdown(world: &World, me: &Identity) -> Option<Why> {
     let asked = Command::new("systemctl", ["is-system-running"]).within(Duration::from_secs(5));
     // Its exit status says no more than its output.
-    let said = commands.run(asked).await.ok()?;
+    let said = world.commands.run(asked).await.ok()?;
     if said.stdout.trim() != "stopping" {
         return None;
     }
-    let instances = timeout(EC2_PATIENCE, ec2.instances(&me.cluster)).await;
+    let instances = within(
+        world.clock.as_ref(),
+        EC2_PATIENCE,
+        world.ec2.instances(&me.cluster),
+    )
+    .await;
     let gone = match instances {
-        Ok(Ok(instances)) => instances
+        Some(Ok(instances)) => instances
             .iter()
             .any(|i| i.id == me.instance_id && i.state.is_gone()),
-        Ok(Err(error)) => {
+        Some(Err(error)) => {
             warn!(
                 "cannot tell whether this instance is terminated: {}",
                 error.one_line()
             );
             false
         }
-        Err(_) => {
+        None => {
             warn!("cannot tell whether this instance is terminated: EC2 does not answer");
             false
         }
@@ -122,12 +127,11 @@ impl Agent {
 
     /// What is left to do when the agent is stopped.
     pub async fn leave_at_shutdown(&self) {
-        let (commands, ec2) = (self.world.commands.as_ref(), self.world.ec2.as_ref());
         // One that never joined has nothing to leave.
         if self.runner.membership().await.is_none() {
             return;
         }
-        if let Some(why) = at_shutdown(commands, ec2, &self.me).await {
+        if let Some(why) = at_shutdown(&self.world, &self.me).await {
             let seconds = self.settings.leaving.deadline;
             self.leave(&Notice { why, seconds }).await;
         }

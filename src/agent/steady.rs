@@ -2,10 +2,7 @@
 
 use std::{convert::Infallible, time::Duration};
 
-use tokio::{
-    sync::watch,
-    time::{Instant, Interval, MissedTickBehavior, interval},
-};
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::{Agent, renewal};
@@ -19,6 +16,7 @@ use crate::{
     ports::Role,
     report::Stage,
     snapshots::Subject,
+    wait::Every,
 };
 
 /// How often the cheap things are looked at: peers, the node's condition.
@@ -34,12 +32,6 @@ const FULL_CHECK: Duration = Duration::from_hours(1);
 
 /// How often members and Nodes are compared with EC2: a successor that joins waits for it.
 const HEALING: Duration = Duration::from_secs(10);
-
-fn every(period: Duration) -> Interval {
-    let mut cycles = interval(period);
-    cycles.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    cycles
-}
 
 /// How long a node of this role does without a look at its peers while it loses no API server.
 fn between_looks(role: Role, instances: usize) -> Duration {
@@ -66,6 +58,10 @@ pub enum End {
 }
 
 impl Agent {
+    fn every(&self, period: Duration) -> Every<'_> {
+        Every::new(self.world.clock.as_ref(), period)
+    }
+
     /// Looks again and again, repairs what differs, and reports, until the node is about to end
     /// or has lost its cluster.
     pub async fn stay(&self) -> End {
@@ -85,9 +81,9 @@ impl Agent {
     /// Says when certificates end, and renews what is due on a control plane.
     async fn renew_certificates(&self) -> Infallible {
         let mut warnings = renewal::Warnings::default();
-        let mut cycles = every(renewal::CYCLE);
+        let mut cycles = self.every(renewal::CYCLE);
         loop {
-            cycles.tick().await;
+            cycles.turn().await;
             let renewed = renewal::renew(&self.world, &self.runner, &self.settings, &self.me).await;
             let failed = renewed.err().map(|error| warned(&error));
             match Inventory::read(self.world.host.as_ref()).await {
@@ -104,9 +100,9 @@ impl Agent {
     /// Beside the node's own cycle: however long an add-on takes, the node is looked after.
     async fn reconcile_addons(&self) -> Infallible {
         let mut upkeep = addons::Upkeep::new(&self.settings, &self.me.instance_id);
-        let mut cycles = every(CYCLE);
+        let mut cycles = self.every(CYCLE);
         loop {
-            cycles.tick().await;
+            cycles.turn().await;
             match upkeep.cycle(&self.world).await {
                 Ok(report) => self.reporter.addons(report),
                 Err(error) => warn!(HINT = error.remedy(), "{}", error.one_line()),
@@ -118,9 +114,9 @@ impl Agent {
     /// the other, so that no member is taken out while another is being defragmented.
     async fn heal_and_maintain(&self) -> Infallible {
         let (mut healing, mut maintenance) = (Healing::default(), Maintenance::default());
-        let mut cycles = every(HEALING);
+        let mut cycles = self.every(HEALING);
         loop {
-            cycles.tick().await;
+            cycles.turn().await;
             match healing.cycle(&self.world, &self.me).await {
                 Ok(troubles) => self.reporter.troubles(troubles),
                 Err(error) => warn!(HINT = error.remedy(), "{}", error.one_line()),
@@ -141,9 +137,9 @@ impl Agent {
 
     /// Deletes the Nodes of those who have left.
     async fn remove_left_nodes(&self) -> Infallible {
-        let mut cycles = every(departed::CYCLE);
+        let mut cycles = self.every(departed::CYCLE);
         loop {
-            cycles.tick().await;
+            cycles.turn().await;
             if let Err(error) = departed::cycle(&self.world, &self.me.instance_id).await {
                 warn!(HINT = error.remedy(), "{}", error.one_line());
             }
@@ -153,10 +149,10 @@ impl Agent {
     /// Beside the others, and more often: visitors wait for it.
     async fn reconcile_dns(&self) -> Infallible {
         let (me, cluster) = (&self.me.instance_id, &self.me.cluster);
-        let mut cycles = every(dns::CYCLE);
+        let mut cycles = self.every(dns::CYCLE);
         let (mut said, mut written) = (None, None);
         loop {
-            cycles.tick().await;
+            cycles.turn().await;
             let wish = &self.settings.dns;
             let report = dns::cycle(&self.world, me, cluster, wish, &mut written).await;
             let trouble = report.as_ref().and_then(|report| report.trouble.clone());
@@ -174,9 +170,9 @@ impl Agent {
         let Ok(Some(mut schedule)) = Schedule::new(&self.settings.snapshots) else {
             return std::future::pending().await;
         };
-        let mut cycles = every(CYCLE);
+        let mut cycles = self.every(CYCLE);
         loop {
-            cycles.tick().await;
+            cycles.turn().await;
             let Some(membership) = self.runner.membership().await else {
                 continue;
             };
@@ -202,13 +198,13 @@ impl Agent {
     }
 
     async fn repair_phases(&self, unrepaired: &watch::Sender<Option<String>>) -> Infallible {
-        let mut cycles = every(CYCLE);
-        let mut full_check_due = Instant::now() + FULL_CHECK;
+        let mut cycles = self.every(CYCLE);
+        let mut full_check_due = self.world.clock.elapsed() + FULL_CHECK;
         loop {
-            cycles.tick().await;
-            let full = Instant::now() >= full_check_due;
+            cycles.turn().await;
+            let full = self.world.clock.elapsed() >= full_check_due;
             if full {
-                full_check_due = Instant::now() + FULL_CHECK;
+                full_check_due = self.world.clock.elapsed() + FULL_CHECK;
             }
             let trouble = self.repair(full).await;
             unrepaired.send_if_modified(|said| std::mem::replace(said, trouble.clone()) != trouble);
@@ -219,25 +215,25 @@ impl Agent {
         &self,
         mut unrepaired: watch::Receiver<Option<String>>,
     ) -> Infallible {
-        let mut cycles = every(CYCLE);
-        let mut look_due = Instant::now();
+        let mut cycles = self.every(CYCLE);
+        let mut look_due = self.world.clock.elapsed();
         let (mut unseen, mut dead_before) = (None, 0);
         loop {
             tokio::select! {
-                _ = cycles.tick() => {}
+                () = cycles.turn() => {}
                 Ok(()) = unrepaired.changed() => {}
             }
             let dead = self.api_health.dead();
             let lost = dead > dead_before || self.api_health.all_dead();
             dead_before = dead;
-            let now = Instant::now();
+            let now = self.world.clock.elapsed();
             if lost || now >= look_due {
                 let seen = self.look_at_peers().await;
                 let pause = seen
                     .as_ref()
                     .map_or(CYCLE, |peers| between_looks(self.me.role, *peers));
                 // Half a cycle early, so that the cycle at its end does not just miss it.
-                look_due = now + pause - CYCLE / 2;
+                look_due = (now + pause).saturating_sub(CYCLE / 2);
                 unseen = seen.err();
             }
             let troubles = unseen.clone().into_iter();

@@ -30,7 +30,7 @@ pub async fn list(as_json: bool) -> Result<()> {
     let wiring = Wiring::new()?;
     require_root(&wiring, "to read certificates").await?;
     let inventory = Inventory::read(wiring.host.as_ref()).await?;
-    show(&inventory, as_json)
+    show(&inventory, wiring.clock.now(), as_json)
 }
 
 /// `certificates renew`: the agent does it, so that two never write the same files.
@@ -57,11 +57,11 @@ pub async fn renew(all: bool) -> Result<()> {
     .map_err(|error| {
         error.hint("is it running? `k8s-bootstrap status`, `journalctl -u k8s-bootstrap`")
     })?;
-    show(&Inventory::read(world.host.as_ref()).await?, false)
+    let inventory = Inventory::read(world.host.as_ref()).await?;
+    show(&inventory, clock.now(), false)
 }
 
-fn show(inventory: &Inventory, as_json: bool) -> Result<()> {
-    let now = Timestamp::now();
+fn show(inventory: &Inventory, now: Timestamp, as_json: bool) -> Result<()> {
     if !as_json {
         return print(&table(inventory, now));
     }

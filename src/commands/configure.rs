@@ -1,16 +1,14 @@
 //! `check-config` and `user-data`: before there is an instance.
 
-use std::{
-    io::Read,
-    path::{Path, PathBuf},
-};
+use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
 use super::print;
 use crate::{
+    adapters::arguments::{own_binary, read_text},
     config::{self, Fragment, Settings},
-    error::{Context, Error, Result},
+    error::Result,
     identity::{self, Identity},
     observe::{Course, Membership, Memory},
     plan,
@@ -94,25 +92,11 @@ pub fn user_data(urls: &[String], role: Option<Role>, config: Option<&Path>) -> 
     if let (Some(path), Some(text)) = (config, &settings) {
         check(&path.display().to_string(), text)?;
     }
-    let myself = PathBuf::from("/proc/self/exe");
-    let binary = std::fs::read(&myself).attempting(|| "cannot read this very binary".to_owned())?;
-    let sha256 = hex::encode(Sha256::digest(binary));
+    let sha256 = hex::encode(Sha256::digest(own_binary()?));
     print(&crate::user_data::form(
         urls,
         &sha256,
         role,
         settings.as_deref(),
     )?)
-}
-
-fn read_text(path: &Path) -> Result<String> {
-    if path == Path::new("-") {
-        let mut text = String::new();
-        std::io::stdin()
-            .read_to_string(&mut text)
-            .attempting(|| "cannot read standard input".to_owned())?;
-        return Ok(text);
-    }
-    std::fs::read_to_string(path)
-        .map_err(|cause| Error::usage(format!("cannot read {}", path.display())).because(&cause))
 }

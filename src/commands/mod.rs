@@ -33,9 +33,6 @@ pub use run::run;
 pub use simulate::simulate;
 pub use status::status;
 
-/// Where `run` leaves the address of its HTTP interface for `status`.
-const ADDRESS_FILE: &str = "/run/k8s-bootstrap/http";
-
 /// What is wanted of this instance and who it is.
 async fn who_am_i(wiring: &Wiring) -> Result<(Settings, Identity, MachineFacts)> {
     let connect = |region: &str| wiring.ec2(region);

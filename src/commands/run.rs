@@ -2,21 +2,15 @@
 //! the signals and systemd of a real machine.
 
 mod api_balancer;
-mod shutdown;
 
-use std::{convert::Infallible, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
-use jiff::Timestamp;
-use tokio::{
-    net::TcpListener,
-    time::{interval, sleep},
-};
 use tracing::{Instrument, info, info_span, warn};
 
-use self::{api_balancer::ApiBalancer, shutdown::ShutdownSignals};
-use super::{ADDRESS_FILE, require_root, who_am_i};
+use self::api_balancer::ApiBalancer;
+use super::{require_root, who_am_i};
 use crate::{
-    adapters::{join as joins, report, systemd, wiring::Wiring},
+    adapters::{join as joins, report, signals::ShutdownSignals, systemd, wiring::Wiring},
     agent::{self, Agent, api_servers},
     config::{self, Settings},
     decide::judge,
@@ -40,15 +34,15 @@ const LEARNING: Duration = Duration::from_mins(30);
 
 /// `run`: the whole life of the agent.
 pub async fn run() -> Result<()> {
-    let reporter = Arc::new(Reporter::new(Timestamp::now()));
     let mut signals = ShutdownSignals::catch()?;
     let wiring = Wiring::new()?;
+    let reporter = Arc::new(Reporter::new(wiring.clock.now()));
     require_root(&wiring, "to bring up a node").await?;
     let balancer = ApiBalancer::of_this_node(wiring.host.as_ref()).await;
     let outcome = tokio::select! {
         outcome = live_on(&wiring, &balancer, &reporter, &mut signals) => outcome,
         outcome = balancer.serve() => outcome,
-        () = notify_systemd(&reporter) => Ok(()),
+        () = systemd::follow(reporter.subscribe()) => Ok(()),
     };
     match &outcome {
         Ok(()) => {
@@ -56,31 +50,11 @@ pub async fn run() -> Result<()> {
             systemd::stopping("stopped; the next start goes on from here");
         }
         Err(failure) => {
-            reporter.stage(Stage::Failed, failure.one_line(), Timestamp::now());
+            reporter.stage(Stage::Failed, failure.one_line(), wiring.clock.now());
             systemd::stopping(&reporter.subscribe().borrow().line());
         }
     }
     outcome
-}
-
-/// Keeps STATUS= true and the watchdog fed. Both are driven by the same task as
-/// the agent's own work: if that ever blocks, the watchdog hears nothing.
-async fn notify_systemd(reporter: &Reporter) {
-    let mut status = reporter.subscribe();
-    let mut alive = systemd::watchdog_interval().map(interval);
-    loop {
-        let line = status.borrow_and_update().line();
-        systemd::status(&line);
-        tokio::select! {
-            changed = status.changed() => if changed.is_err() { return },
-            () = async {
-                match &mut alive {
-                    Some(alive) => { alive.tick().await; }
-                    None => std::future::pending().await,
-                }
-            } => systemd::alive(),
-        }
-    }
 }
 
 /// Lives; and where a person must fix what is wrong, stays and looks again, since that may be done
@@ -109,13 +83,13 @@ async fn live_on(
                 info!("the node is in use: its API balancer goes on until that is fixed");
             }
         }
-        reporter.stage(Stage::Failed, line.clone(), Timestamp::now());
+        reporter.stage(Stage::Failed, line.clone(), wiring.clock.now());
         said = Some(line);
         systemd::ready();
         tokio::select! {
             never = report_meanwhile(host, reporter) => match never {},
             () = signals.wait() => return Ok(()),
-            () = sleep(pause) => {}
+            () = wiring.clock.sleep(pause) => {}
         }
         pause = if in_use {
             LOOK_AGAIN
@@ -128,14 +102,12 @@ async fn live_on(
 /// Reports over HTTP what is wrong, where the settings that name the address may be what is wrong.
 async fn report_meanwhile(host: &dyn Host, reporter: &Reporter) -> Infallible {
     let reported = async {
-        let last = host.read(Path::new(ADDRESS_FILE)).await?;
-        let last = last.and_then(|text| String::from_utf8_lossy(&text).parse().ok());
-        let address = match last {
+        let address = match report::remembered(host).await? {
             Some(address) => address,
             None => config::load(&[])?.report.listen,
         };
-        let listener = listen_for_reports(host, address).await?;
-        report::serve(listener, reporter.subscribe()).await
+        let server = listen_for_reports(host, address).await?;
+        server.serve(reporter.subscribe()).await
     };
     if let Err(error) = reported.await {
         warn!(HINT = error.remedy(), "{}", error.one_line());
@@ -144,12 +116,10 @@ async fn report_meanwhile(host: &dyn Host, reporter: &Reporter) -> Infallible {
 }
 
 /// Listens, and leaves the address to `status`.
-async fn listen_for_reports(host: &dyn Host, address: SocketAddr) -> Result<TcpListener> {
-    let listener = report::listen(address).await?;
-    let text = address.to_string();
-    host.write(Path::new(ADDRESS_FILE), text.as_bytes(), 0o644)
-        .await?;
-    Ok(listener)
+async fn listen_for_reports(host: &dyn Host, address: SocketAddr) -> Result<report::Server> {
+    let server = report::Server::listen(address).await?;
+    report::remember(host, address).await?;
+    Ok(server)
 }
 
 /// Waits for what EC2 says of this instance: it may be late, or a permission may be missing.
@@ -199,7 +169,7 @@ async fn live(
             me.role, me.node_name, me.cluster
         );
         let world = wiring.world(&settings, &me)?;
-        let listener = listen_for_reports(world.host.as_ref(), settings.report.listen).await?;
+        let server = listen_for_reports(world.host.as_ref(), settings.report.listen).await?;
         let journal = Journal::open(world.host.as_ref(), &me.instance_id).await?;
         journal.refuse_while_restoring()?;
         let known = api_servers::known(&me, world.host.as_ref()).await?;
@@ -221,7 +191,7 @@ async fn live(
         systemd::ready();
         tokio::select! {
             outcome = live_or_leave(&agent, signals) => outcome,
-            outcome = report::serve(listener, reporter.subscribe()) => outcome,
+            outcome = server.serve(reporter.subscribe()) => outcome,
             outcome = let_in(&agent), if agent.me.role == Role::ControlPlane => outcome,
             () = relay_progress(&agent) => Ok(()),
         }

@@ -1,15 +1,14 @@
 //! `simulate`: clusters on a virtual clock.
 
-use std::{
-    ops::Range,
-    time::{Duration, Instant},
-};
+use std::{ops::Range, time::Duration};
 
 use serde::Serialize;
 
 use super::print;
 use crate::{
+    adapters::clock::SystemClock,
     error::{Context, Error, Result},
+    ports::Clock,
     simulate::{Counts, Played, Simulation, Size},
 };
 
@@ -42,13 +41,13 @@ pub fn simulate(size: Size, seeds: Range<u64>, trace: bool, as_json: bool) -> Re
         }
         return Ok(());
     }
-    let begun = Instant::now();
+    let begun = SystemClock.elapsed();
     let first_seed = seeds.start;
     let (seeds, counts, broken) = simulation.play_all(seeds);
     if let Some(broken) = broken {
         return Err(failure(size, &broken, LINES));
     }
-    let took = begun.elapsed();
+    let took = SystemClock.elapsed().saturating_sub(begun);
     let summary = Summary {
         size,
         first_seed,

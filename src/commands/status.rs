@@ -2,24 +2,22 @@
 
 use std::time::Duration;
 
-use tokio::time::interval;
-
-use super::{ADDRESS_FILE, print};
+use super::print;
 use crate::{
-    adapters::http::Clients,
+    adapters::{report, wiring::Wiring},
     error::{Context, Result},
-    report::Status,
+    wait::Every,
 };
 
 /// `status`: asks the running agent.
 pub async fn status(as_json: bool, watch: bool) -> Result<()> {
-    let client = Clients::new()?.metadata()?;
+    let wiring = Wiring::new()?;
     let mut shown = None;
     // Without --watch the first answer ends it.
-    let mut looks = interval(Duration::from_secs(1));
+    let mut looks = Every::new(wiring.clock.as_ref(), Duration::from_secs(1));
     loop {
-        looks.tick().await;
-        let status = ask(&client).await?;
+        looks.turn().await;
+        let status = report::ask(wiring.host.as_ref(), &wiring.clients).await?;
         let text = if as_json {
             serde_json::to_string_pretty(&status)
                 .attempting(|| "cannot form the status".to_owned())?
@@ -34,17 +32,4 @@ pub async fn status(as_json: bool, watch: bool) -> Result<()> {
         }
         shown = Some(text);
     }
-}
-
-async fn ask(client: &reqwest::Client) -> Result<Status> {
-    let not_running =
-        "is it running? `systemctl status k8s-bootstrap`, `journalctl -u k8s-bootstrap`";
-    let address = std::fs::read_to_string(ADDRESS_FILE)
-        .attempting(|| format!("the agent has left no address in {ADDRESS_FILE}"))
-        .map_err(|error| error.hint(not_running))?;
-    let url = format!("http://{}/status", address.trim());
-    let attempt = || format!("cannot ask the agent at {url}");
-    let answer = client.get(&url).send().await.attempting(attempt);
-    let answer = answer.map_err(|error| error.hint(not_running))?;
-    answer.json().await.attempting(attempt)
 }

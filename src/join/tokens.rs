@@ -137,6 +137,13 @@ fn secret_object(
 }
 
 /// Letters and digits as bootstrap tokens have them, from the thread's cryptographic generator.
+#[cfg_attr(
+    not(test),
+    expect(
+        clippy::disallowed_methods,
+        reason = "a secret that a test or a simulation could repeat would be none"
+    )
+)]
 pub fn random(length: usize) -> String {
     const ALPHABET: &[u8; 36] = b"abcdefghijklmnopqrstuvwxyz0123456789";
     let mut random = rand::rng();

@@ -6,7 +6,6 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::{
@@ -20,6 +19,7 @@ use crate::{
         record::{self, Record},
         references,
     },
+    wait::within,
 };
 
 /// Applying one add-on ends within this, less than the Lease that is renewed before it:
@@ -159,15 +159,20 @@ impl Upkeep {
             Ok(Leader::Other(leader)) => return Err(Interrupted::ByLeader(leader)),
             Err(error) => return Err(Interrupted::ByError(error)),
         }
-        let outcome = timeout(ATTEMPT, apply(world, addon, &digest, record)).await;
+        let outcome = within(
+            world.clock.as_ref(),
+            ATTEMPT,
+            apply(world, addon, &digest, record),
+        )
+        .await;
         let error = match outcome {
-            Ok(Ok(count)) => {
+            Some(Ok(count)) => {
                 info!("add-on {}: applied {count} objects", addon.name);
                 self.troubles.remove(&addon.name);
                 return Ok(None);
             }
-            Ok(Err(error)) => error,
-            Err(_) => Error::failed(format!(
+            Some(Err(error)) => error,
+            None => Error::failed(format!(
                 "add-on {}: not applied within {} s",
                 addon.name,
                 ATTEMPT.as_secs()

@@ -8,7 +8,6 @@
 use std::{collections::BTreeSet, net::Ipv4Addr, time::Duration};
 
 use serde_json::Value;
-use tokio::time::timeout;
 use tracing::info;
 
 use crate::{
@@ -18,6 +17,7 @@ use crate::{
     leader::{self, Leader},
     ports::{Instance, InstanceState, RecordSet, World},
     report::DnsReport,
+    wait::within,
 };
 
 /// How often the workers are looked at: two looks and a write fit into 30 s.
@@ -153,14 +153,19 @@ async fn keep(
     }
     let nodes = world.cluster.list("v1", "Node", None).await?;
     let workers: Vec<Worker> = nodes.iter().filter_map(Worker::of).collect();
-    let instances = timeout(EC2_PATIENCE, world.ec2.instances(cluster)).await;
+    let instances = within(
+        world.clock.as_ref(),
+        EC2_PATIENCE,
+        world.ec2.instances(cluster),
+    )
+    .await;
     let instances = match instances {
-        Ok(Ok(instances)) => Some(instances),
-        Ok(Err(error)) => {
+        Some(Ok(instances)) => Some(instances),
+        Some(Err(error)) => {
             report.trouble = Some(error.one_line());
             None
         }
-        Err(_) => {
+        None => {
             report.trouble = Some("EC2 does not answer".to_owned());
             None
         }
@@ -184,8 +189,13 @@ async fn keep(
     if let other @ Leader::Other(_) = leader::lead(world, me).await? {
         return Ok(other);
     }
-    let written = timeout(WRITE, world.dns.write(&wish.zone, &wish.name, &wanted)).await;
-    written.map_err(|_| {
+    let written = within(
+        world.clock.as_ref(),
+        WRITE,
+        world.dns.write(&wish.zone, &wish.name, &wanted),
+    )
+    .await;
+    written.ok_or_else(|| {
         Error::failed(format!(
             "Route 53 did not take {} within {} s",
             wish.name,

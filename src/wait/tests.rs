@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use super::*;
-use crate::testing::StoppedClock;
+use crate::testing::{FakeClock, StoppedClock};
 
 const NOON: &str = "2026-11-23T12:00:00Z";
 
@@ -138,4 +138,39 @@ async fn a_wall_clock_that_is_set_neither_ends_nor_prolongs_a_wait() {
         assert!(total >= patience.deadline, "{hours} h: {total:?}");
         assert!(total < patience.deadline + patience.longest, "{total:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_takes_longer_than_its_limit_is_given_up() {
+    let clock = FakeClock::at_noon();
+    let limit = Duration::from_secs(10);
+    let takes = |seconds| clock.sleep(Duration::from_secs(seconds));
+    assert_eq!(within(&clock, limit, takes(9)).await, Some(()));
+    assert_eq!(within(&clock, limit, takes(10)).await, Some(()));
+    assert_eq!(within(&clock, limit, takes(11)).await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn turns_come_once_a_period_and_a_slow_one_is_not_caught_up_with() {
+    let clock = FakeClock::at_noon();
+    let mut turns = Every::new(&clock, Duration::from_secs(30));
+    let mut at = Vec::new();
+    // How long each turn's work takes.
+    for takes in [0, 10, 70, 0, 0] {
+        turns.turn().await;
+        at.push(clock.since_noon().as_secs());
+        clock.sleep(Duration::from_secs(takes)).await;
+    }
+    assert_eq!(at, [0, 30, 60, 130, 160]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_turn_that_was_not_waited_for_to_its_end_comes_when_it_was_due() {
+    let clock = FakeClock::at_noon();
+    let mut turns = Every::new(&clock, Duration::from_secs(30));
+    turns.turn().await;
+    let dropped = within(&clock, Duration::from_secs(20), turns.turn()).await;
+    assert_eq!(dropped, None);
+    turns.turn().await;
+    assert_eq!(clock.since_noon().as_secs(), 30);
 }

@@ -36,25 +36,25 @@ fn is_for_tests(attributes: &[Attribute]) -> bool {
 impl Imported {
     fn heads(&mut self, tree: &UseTree) {
         match tree {
-            UseTree::Path(path) => self.0.insert(path.ident.to_string()),
-            UseTree::Name(name) => self.0.insert(name.ident.to_string()),
-            UseTree::Rename(name) => self.0.insert(name.ident.to_string()),
+            UseTree::Path(path) => drop(self.0.insert(path.ident.to_string())),
+            UseTree::Name(name) => drop(self.0.insert(name.ident.to_string())),
+            UseTree::Rename(name) => drop(self.0.insert(name.ident.to_string())),
             UseTree::Glob(_) => panic!("`use crate::*` hides what is imported"),
-            UseTree::Group(group) => return group.items.iter().for_each(|tree| self.heads(tree)),
-        };
+            UseTree::Group(group) => group.items.iter().for_each(|tree| self.heads(tree)),
+        }
     }
 }
 
 impl<'ast> Visit<'ast> for Imported {
     fn visit_item(&mut self, item: &'ast Item) {
-        let attributes = match item {
+        let for_tests = match item {
             Item::Mod(ItemMod { attrs, .. })
             | Item::Use(ItemUse { attrs, .. })
             | Item::Fn(syn::ItemFn { attrs, .. })
-            | Item::Impl(syn::ItemImpl { attrs, .. }) => attrs,
-            _ => return visit::visit_item(self, item),
+            | Item::Impl(syn::ItemImpl { attrs, .. }) => is_for_tests(attrs),
+            _ => false,
         };
-        if !is_for_tests(attributes) {
+        if !for_tests {
             visit::visit_item(self, item);
         }
     }

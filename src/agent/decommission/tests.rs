@@ -94,7 +94,7 @@ async fn only_a_machine_that_goes_down_leaves_and_ec2_knows_whether_for_good() {
             output(1, &format!("{systemd}\n"), "")
         });
         fake.ec2.list([in_state(state)]);
-        let why = at_shutdown(fake.commands.as_ref(), fake.ec2.as_ref(), &me).await;
+        let why = at_shutdown(&fake.ports(), &me).await;
         assert_eq!(why, expected, "{systemd} {state:?}");
     }
 }
@@ -107,7 +107,7 @@ async fn a_machine_that_ec2_says_nothing_of_may_come_back() {
     });
     fake.ec2
         .fail_with(|| crate::error::Error::failed("throttled"));
-    let why = at_shutdown(fake.commands.as_ref(), fake.ec2.as_ref(), &worker("i-1")).await;
+    let why = at_shutdown(&fake.ports(), &worker("i-1")).await;
     assert_eq!(why, Some(Why::Pause));
 }
 

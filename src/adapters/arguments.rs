@@ -1,0 +1,23 @@
+//! What a person hands to a command: a file, standard input, the program itself.
+
+use std::{io::Read, path::Path};
+
+use crate::error::{Context, Error, Result};
+
+/// The text of this file, or of standard input where it is called `-`.
+pub fn read_text(path: &Path) -> Result<String> {
+    if path == Path::new("-") {
+        let mut text = String::new();
+        std::io::stdin()
+            .read_to_string(&mut text)
+            .attempting(|| "cannot read standard input".to_owned())?;
+        return Ok(text);
+    }
+    std::fs::read_to_string(path)
+        .map_err(|cause| Error::usage(format!("cannot read {}", path.display())).because(&cause))
+}
+
+/// The program that runs, byte for byte.
+pub fn own_binary() -> Result<Vec<u8>> {
+    std::fs::read("/proc/self/exe").attempting(|| "cannot read this very binary".to_owned())
+}
