@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::{
     identity::Identity,
-    observe::{Claim, Course, Evidence, Initialized, Membership, Observation, record::is_settled},
+    observe::{Claim, Evidence, Initialized, Membership, Observation, Origin, record::is_settled},
     ports::{Instance, InstanceState, Role},
 };
 
@@ -112,11 +112,11 @@ pub fn decide(me: &Identity, seen: &Observation) -> Decision {
         None => arrive(me, seen),
         Some(Membership {
             cluster_uid,
-            course: Course::Found,
+            origin: Origin::Founded,
         }) => go_on_founding(me, seen, cluster_uid),
         Some(Membership {
             cluster_uid,
-            course: Course::Join,
+            origin: Origin::Joined,
         }) => go_on_joining(seen, cluster_uid),
     }
 }
@@ -231,7 +231,7 @@ fn arrive_early(
                     "this instance founded cluster {} and has lost what it had of it",
                     cluster.cluster_uid
                 ),
-                "terminate this instance: the cluster had nothing to lose, and another control plane founds it anew",
+                "terminate this instance: the cluster had nothing to lose, and another control plane founds it again",
             ),
         };
     }
@@ -286,7 +286,7 @@ fn enter(me: &Identity, seen: &Observation, cluster: &Initialized) -> Decision {
                 "no control plane of cluster {}, founded by {}, is left",
                 cluster.cluster_uid, cluster.founder
             ),
-            "restore a backup: `k8s-bootstrap etcd restore --from latest`; or remove the cluster's parameters from the store to found it anew",
+            "restore a backup: `k8s-bootstrap etcd restore --from latest`; or remove the cluster's parameters from the store to found it again",
         );
     }
     join(cluster)
@@ -329,7 +329,7 @@ fn go_on_joining(seen: &Observation, mine: &str) -> Decision {
     if let Some(settled) = &seen.settled {
         return join(&settled.recorded.initialized);
     }
-    if let Some(why) = given_up(seen, mine) {
+    if let Some(why) = abandoned(seen, mine) {
         return start_over(seen, mine, why);
     }
     match seen.record.cluster() {
@@ -343,14 +343,14 @@ fn go_on_joining(seen: &Observation, mine: &str) -> Decision {
         ),
         None => refuse(
             format!("this node joined cluster {mine}, but the store no longer records it"),
-            "restore the parameters of the cluster, or replace this instance to start anew",
+            "restore the parameters of the cluster, or replace this instance",
         ),
     }
 }
 
 /// Why this cluster has no future, if it has none: its founder is gone for good, and nobody
 /// had said that it has something to lose.
-fn given_up(seen: &Observation, cluster_uid: &str) -> Option<String> {
+fn abandoned(seen: &Observation, cluster_uid: &str) -> Option<String> {
     let record = &seen.record;
     let claim = record.claim_for(cluster_uid)?;
     let is_over = record.claims.last() != Some(claim)

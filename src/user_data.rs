@@ -1,4 +1,4 @@
-//! User-data for new instances: the script that fetches this very agent, and settings beside it.
+//! User-data for new instances: the script that fetches this very agent, and its settings.
 
 use std::fmt::Write;
 

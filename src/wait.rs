@@ -42,7 +42,7 @@ pub enum Probe<T> {
 
 /// How long to wait and how often to look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Patience {
+pub struct Backoff {
     /// The end of the wait.
     pub deadline: Duration,
     /// The first pause between two looks; it grows by half each time.
@@ -51,7 +51,7 @@ pub struct Patience {
     pub longest: Duration,
 }
 
-impl Patience {
+impl Backoff {
     /// Looks often at first (100 ms) and every 2 s in the end: for things on this machine.
     pub fn local(deadline: Duration) -> Self {
         Self {
@@ -78,7 +78,7 @@ impl Patience {
 pub async fn until<T, F>(
     clock: &dyn Clock,
     notes: &Notes,
-    patience: Patience,
+    backoff: Backoff,
     what: &str,
     mut probe: impl FnMut() -> F,
 ) -> Result<T>
@@ -86,8 +86,8 @@ where
     // Not `AsyncFnMut`, whose futures cannot be bound `Send` yet.
     F: Future<Output = Result<Probe<T>>> + Send,
 {
-    let end = clock.elapsed() + patience.deadline;
-    let mut pause = patience.first;
+    let end = clock.elapsed() + backoff.deadline;
+    let mut pause = backoff.first;
     loop {
         let (reason, cause) = match probe().await {
             Ok(Probe::Done(value)) => return Ok(value),
@@ -96,13 +96,13 @@ where
             Err(error) => return Err(error),
         };
         if clock.elapsed() >= end {
-            let seconds = patience.deadline.as_secs();
+            let seconds = backoff.deadline.as_secs();
             let error = cause.unwrap_or_else(|| Error::failed(reason));
             return Err(error.during(format!("gave up after {seconds} s waiting for {what}")));
         }
         notes.waiting_for(format!("{what}: {reason}"));
         clock.sleep(pause.mul_f64(0.5 + 0.5 * clock.jitter())).await;
-        pause = (pause * 3 / 2).min(patience.longest);
+        pause = (pause * 3 / 2).min(backoff.longest);
     }
 }
 
@@ -120,8 +120,7 @@ pub async fn within<T>(
     }
 }
 
-/// Turns of a loop: the first at once, then one each period, none to catch up with what a slow
-/// turn has missed.
+/// Ticks for a loop: the first at once, then one each period, none to catch up after slow work.
 pub struct Every<'a> {
     clock: &'a dyn Clock,
     period: Duration,
@@ -129,7 +128,7 @@ pub struct Every<'a> {
 }
 
 impl<'a> Every<'a> {
-    /// Turns by this clock.
+    /// Ticks by this clock.
     pub fn new(clock: &'a dyn Clock, period: Duration) -> Self {
         let next = clock.elapsed();
         Self {
@@ -139,8 +138,8 @@ impl<'a> Every<'a> {
         }
     }
 
-    /// Waits for the next turn. One that is dropped while it waits comes again.
-    pub async fn turn(&mut self) {
+    /// Waits for the next one. If the wait is dropped, the same one is waited for again.
+    pub async fn tick(&mut self) {
         let wait = self.next.saturating_sub(self.clock.elapsed());
         if !wait.is_zero() {
             self.clock.sleep(wait).await;

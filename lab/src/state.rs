@@ -274,7 +274,7 @@ impl State {
         let host = match last {
             None => FIRST_HOST,
             Some(n) if n < 254 => n + 1,
-            Some(_) => bail!("the lab's subnet is used up: start anew with `lab down`, `lab up`"),
+            Some(_) => bail!("the lab's subnet is used up: start again with `lab down`, `lab up`"),
         };
         Ok(Ipv4Addr::new(10, 42, 0, host))
     }

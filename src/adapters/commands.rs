@@ -121,7 +121,7 @@ fn not_started(command: &Command, cause: &std::io::Error) -> Error {
     let error = Error::failed(format!("cannot start `{}`", command.line())).because(cause);
     match cause.kind() {
         std::io::ErrorKind::NotFound => error.hint(format!(
-            "`{}` does not exist; install it or mend PATH",
+            "`{}` does not exist; install it or correct PATH",
             command.program
         )),
         std::io::ErrorKind::PermissionDenied => {
@@ -250,7 +250,7 @@ mod tests {
             .unwrap_err();
         assert_eq!(
             error.to_string(),
-            "error: cannot start `/nowhere/kubeadm init`\n  because: No such file or directory (os error 2)\n  hint: `/nowhere/kubeadm` does not exist; install it or mend PATH"
+            "error: cannot start `/nowhere/kubeadm init`\n  because: No such file or directory (os error 2)\n  hint: `/nowhere/kubeadm` does not exist; install it or correct PATH"
         );
     }
 

@@ -265,7 +265,7 @@ pub(super) fn folder_of(target: &Path) -> &Path {
     target.parent().unwrap_or(Path::new("/"))
 }
 
-/// A file's content under a temporary name beside it, on disk already.
+/// A file's content under a temporary name next to it, on disk already.
 pub(super) fn written_beside(
     target: &Path,
     content: &[u8],

@@ -15,16 +15,16 @@ use crate::{
     decide::{Agreement, Decision},
     error::Error,
     journal::Journal,
-    observe::Course,
+    observe::Origin,
     plan::Phase,
     steps::Step,
 };
 
-/// How often a node of a cluster that is not settled looks whether it was given up.
+/// How often a node of a cluster that is not settled looks whether it was abandoned.
 const LOOK: Duration = Duration::from_secs(30);
 
 impl Agent {
-    /// Returns why this node's cluster was given up, once several looks agree that it was;
+    /// Returns why this node's cluster was abandoned, once several looks agree that it was;
     /// `None` once the node remembers that its cluster is settled.
     pub async fn until_abandoned(&self) -> Option<String> {
         let mut agreement = Agreement::default();
@@ -33,12 +33,12 @@ impl Agent {
             if memory.settled.is_some() {
                 return None;
             }
-            let course = memory.membership?.course;
+            let origin = memory.membership?.origin;
             // Whoever else looks says what is wrong with EC2 or the store.
             if let Ok(seen) = self.observe().await {
                 let _ = self.repair_record(&seen).await;
                 // A founder only waits to see that its cluster is settled.
-                if course == Course::Join
+                if origin == Origin::Joined
                     && let Decision::StartOver { why } =
                         (self.judge)(&self.me, &seen, &mut agreement)
                 {
@@ -68,7 +68,7 @@ impl Agent {
             Ok(()) => {
                 info!("nothing of that cluster is left here");
                 Error::failed(format!(
-                    "{why}: nothing of it is left here, the next start of the agent decides anew"
+                    "{why}: nothing of it is left here, the next start of the agent decides again"
                 ))
             }
             Err(error) => error.during("cannot start over"),

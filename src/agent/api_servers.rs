@@ -25,7 +25,7 @@ pub async fn known(me: &Identity, host: &dyn Host) -> Result<Vec<SocketAddr>> {
 }
 
 /// The API servers that a node is reaching by the agent's balancer; `None` where this machine is
-/// no node, where it goes another way, and where its disk was made from another instance's,
+/// no node, where it uses another endpoint, and where its disk was made from another instance's,
 /// as far as it is known which `instance` this is.
 pub async fn in_use(host: &dyn Host, instance: Option<&str>) -> Result<Option<Vec<SocketAddr>>> {
     let balancer = format!("https://{LOCAL_ENDPOINT}");
@@ -144,7 +144,7 @@ mod tests {
         assert_eq!(in_use(Some("i-1")).await, None, "no kubelet");
         let by = |server: &str| format!("clusters:\n- cluster:\n    server: https://{server}\n");
         fake.files.put(paths::KUBELET_CONF, by("10.42.0.10:6443"));
-        assert_eq!(in_use(Some("i-1")).await, None, "another way");
+        assert_eq!(in_use(Some("i-1")).await, None, "another endpoint");
         fake.files.put(paths::ADMIN_CONF, by("127.0.0.1:7443"));
         assert_eq!(in_use(Some("i-1")).await, Some(seen.clone()));
         assert_eq!(in_use(Some("i-2")).await, None, "a copied disk");

@@ -13,13 +13,13 @@ use super::Agent;
 use crate::{
     decide::{Agreement, Decision},
     error::{Error, Result},
-    observe::{Claim, Course, Membership, Memory, record},
+    observe::{Claim, Membership, Memory, Origin, record},
     plan::{self, Phase},
     ports::Created,
     report::Stage,
     runner::Summary,
     steps::Step,
-    wait::{Notes, Patience, Probe, until},
+    wait::{Backoff, Notes, Probe, until},
 };
 
 /// What an instance is to do once it has decided.
@@ -42,7 +42,7 @@ impl Agent {
     }
 
     /// The same by these plans: the last is made once the instance has chosen its cluster, the
-    /// other one is carried out where that was given up.
+    /// other one is carried out where that was abandoned.
     pub async fn boot_by<A: Step + Serialize, B: Step + Serialize>(
         &self,
         host: &[Phase<A>],
@@ -58,7 +58,7 @@ impl Agent {
                 return Ok(Err(why));
             }
             let plan = cluster(&self.runner.memory().await)?;
-            // Biased, so that a simulation with the same seed takes the same way.
+            // Biased, so that a simulation with the same seed does the same.
             tokio::select! {
                 biased;
                 outcome = self.runner.run(&plan) => outcome.map(Ok),
@@ -94,11 +94,11 @@ impl Agent {
         let choice = until(
             self.world.clock.as_ref(),
             &notes,
-            Patience::remote(deadline),
+            Backoff::remote(deadline),
             "a cluster to found or to join",
             async || self.decide_once(&agreement, before_claim, &notes).await,
         );
-        // Biased, so that a simulation with the same seed takes the same way.
+        // Biased, so that a simulation with the same seed does the same.
         let choice = tokio::select! {
             biased;
             chosen = choice => chosen?,
@@ -127,7 +127,7 @@ impl Agent {
                 let mut agreement = agreement.lock().unwrap_or_else(PoisonError::into_inner);
                 (self.judge)(&self.me, &seen, &mut agreement)
             };
-            let (course, cluster_uid) = match decision {
+            let (origin, cluster_uid) = match decision {
                 Decision::Claim { .. } if !self.runner.hold(before_claim) => {
                     notes.waiting_for("this machine is being prepared; then it claims to found");
                     self.runner.until_hold(before_claim).await;
@@ -142,15 +142,15 @@ impl Agent {
                     }
                     continue;
                 }
-                Decision::Found { cluster_uid } => (Course::Found, cluster_uid),
-                Decision::Join { cluster_uid, .. } => (Course::Join, cluster_uid),
+                Decision::Found { cluster_uid } => (Origin::Founded, cluster_uid),
+                Decision::Join { cluster_uid, .. } => (Origin::Joined, cluster_uid),
                 Decision::StartOver { why } => return Ok(Probe::Done(Choice::StartOver(why))),
                 Decision::Wait { why } => return Ok(Probe::NotYet(why)),
                 Decision::Refuse { why, remedy } => return Err(Error::refused(why).hint(remedy)),
             };
             return Ok(Probe::Done(Choice::Belong(Membership {
                 cluster_uid,
-                course,
+                origin,
             })));
         }
     }

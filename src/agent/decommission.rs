@@ -25,7 +25,7 @@ pub const POLL: Duration = Duration::from_secs(5);
 const MARGIN: Duration = Duration::from_secs(15);
 
 /// EC2 says within this what becomes of this instance; else it counts as coming back.
-const EC2_PATIENCE: Duration = Duration::from_secs(10);
+const EC2_ANSWERS: Duration = Duration::from_secs(10);
 
 /// The notice in what the metadata service says, if there is one. `hooks` are those of the
 /// group that waits.
@@ -62,7 +62,7 @@ async fn at_shutdown(world: &World, me: &Identity) -> Option<Why> {
     }
     let instances = within(
         world.clock.as_ref(),
-        EC2_PATIENCE,
+        EC2_ANSWERS,
         world.ec2.instances(&me.cluster),
     )
     .await;

@@ -3,7 +3,7 @@
 //! ```text
 //! learns      who this instance is, from EC2                              who
 //! boots       prepares the host, founds or joins, settles the cluster     boot, settling
-//! stays       keeps the node and, as leader, the cluster                  steady, renewal     
+//! stays       keeps the node and, as leader, the cluster                  steady, renewal
 //! leaves      when the machine is about to end                            decommission
 //! starts over when its cluster was abandoned                              abandoned
 //! ```
@@ -86,7 +86,7 @@ impl Agent {
                 return Err(self.start_over(&why, &plan::removal::start_over()).await);
             }
         }
-        // The node is no longer kept: the machine is about to end.
+        // Nothing is repaired any more: the machine is about to end.
         std::future::pending().await
     }
 }

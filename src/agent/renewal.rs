@@ -48,9 +48,9 @@ impl Warnings {
     }
 }
 
-/// Renews what is due on this control plane, if it is its turn.
+/// Renews what is due on this control plane, if it gets the lock.
 ///
-/// One that fails keeps its turn, so that what broke it breaks no other. What is useless
+/// One that fails keeps the lock, so that what broke it breaks no other. What is useless
 /// already is not waited for by anybody: that is a phase of each cycle, see [`plan::each_cycle`].
 pub async fn renew(
     world: &World,
@@ -110,7 +110,7 @@ mod tests {
         renew(&world, &runner, &settings(), &me).await.unwrap();
         assert!(fake.commands.ran().is_empty());
         RENEWAL_LOCK.release(&world, "i-2").await.unwrap();
-        // kubeadm does nothing in this world, and the turn is kept by whom it fails.
+        // kubeadm does nothing in this world, and whom it fails keeps the lock.
         let renewed = renew(&world, &runner, &settings(), &me).await;
         assert!(renewed.is_err());
         assert!(!fake.commands.ran().is_empty());

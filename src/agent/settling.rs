@@ -9,7 +9,7 @@ use tracing::{info, warn};
 use super::Agent;
 use crate::{
     error::Result,
-    observe::{Course, Settled, record},
+    observe::{Origin, Settled, record},
     ports::{OWNER_LABEL, World},
 };
 
@@ -37,7 +37,7 @@ impl Agent {
 
     async fn settle_if_used(&self) -> Result<()> {
         let memory = self.runner.memory().await;
-        let founded = memory.membership.filter(|m| m.course == Course::Found);
+        let founded = memory.membership.filter(|m| m.origin == Origin::Founded);
         let Some(founded) = founded.filter(|_| memory.settled.is_none()) else {
             return Ok(());
         };
@@ -139,7 +139,7 @@ mod tests {
         let agent = agent(&fake, control_plane("i-1")).await;
         let membership = Membership {
             cluster_uid: "uid".to_owned(),
-            course: Course::Found,
+            origin: Origin::Founded,
         };
         agent.runner.commit_to(membership).await.unwrap();
         (fake, agent)

@@ -1,4 +1,4 @@
-//! After the boot: keeps the node in the state that it was brought to.
+//! The steady state: the node is checked, repaired and reported, until it leaves.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -83,7 +83,7 @@ impl Agent {
         let mut warnings = renewal::Warnings::default();
         let mut cycles = self.every(renewal::CYCLE);
         loop {
-            cycles.turn().await;
+            cycles.tick().await;
             let renewed = renewal::renew(&self.world, &self.runner, &self.settings, &self.me).await;
             let failed = renewed.err().map(|error| warned(&error));
             match Inventory::read(self.world.host.as_ref()).await {
@@ -102,7 +102,7 @@ impl Agent {
         let mut upkeep = addons::Upkeep::new(&self.settings, &self.me.instance_id);
         let mut cycles = self.every(CYCLE);
         loop {
-            cycles.turn().await;
+            cycles.tick().await;
             match upkeep.cycle(&self.world).await {
                 Ok(report) => self.reporter.addons(report),
                 Err(error) => warn!(HINT = error.remedy(), "{}", error.one_line()),
@@ -116,7 +116,7 @@ impl Agent {
         let (mut healing, mut maintenance) = (Healing::default(), Maintenance::default());
         let mut cycles = self.every(HEALING);
         loop {
-            cycles.turn().await;
+            cycles.tick().await;
             match healing.cycle(&self.world, &self.me).await {
                 Ok(troubles) => self.reporter.troubles(troubles),
                 Err(error) => warn!(HINT = error.remedy(), "{}", error.one_line()),
@@ -139,7 +139,7 @@ impl Agent {
     async fn remove_left_nodes(&self) -> Infallible {
         let mut cycles = self.every(departed::CYCLE);
         loop {
-            cycles.turn().await;
+            cycles.tick().await;
             if let Err(error) = departed::cycle(&self.world, &self.me.instance_id).await {
                 warn!(HINT = error.remedy(), "{}", error.one_line());
             }
@@ -152,7 +152,7 @@ impl Agent {
         let mut cycles = self.every(dns::CYCLE);
         let (mut said, mut written) = (None, None);
         loop {
-            cycles.turn().await;
+            cycles.tick().await;
             let wish = &self.settings.dns;
             let report = dns::cycle(&self.world, me, cluster, wish, &mut written).await;
             let trouble = report.as_ref().and_then(|report| report.trouble.clone());
@@ -172,7 +172,7 @@ impl Agent {
         };
         let mut cycles = self.every(CYCLE);
         loop {
-            cycles.turn().await;
+            cycles.tick().await;
             let Some(membership) = self.runner.membership().await else {
                 continue;
             };
@@ -187,8 +187,8 @@ impl Agent {
         }
     }
 
-    /// The node is looked at beside its phases: a full check may download for minutes, and for
-    /// as long people must be told of the node and its way to the API be kept.
+    /// The node's condition is reported next to its phases: a full check may download for minutes,
+    /// and meanwhile the status must be true and lost API servers be noticed.
     async fn look_after_node(&self) -> Infallible {
         let (unrepaired, news) = watch::channel(None);
         tokio::select! {
@@ -201,7 +201,7 @@ impl Agent {
         let mut cycles = self.every(CYCLE);
         let mut full_check_due = self.world.clock.elapsed() + FULL_CHECK;
         loop {
-            cycles.turn().await;
+            cycles.tick().await;
             let full = self.world.clock.elapsed() >= full_check_due;
             if full {
                 full_check_due = self.world.clock.elapsed() + FULL_CHECK;
@@ -220,7 +220,7 @@ impl Agent {
         let (mut unseen, mut dead_before) = (None, 0);
         loop {
             tokio::select! {
-                () = cycles.turn() => {}
+                () = cycles.tick() => {}
                 Ok(()) = unrepaired.changed() => {}
             }
             let dead = self.api_health.dead();
@@ -253,12 +253,12 @@ impl Agent {
         looked.await.map_err(|error| warned(&error))
     }
 
-    /// What there is to say of the node, beside these troubles.
+    /// The node's stage and message, with these troubles appended.
     ///
     /// The stage is the node's own condition. A trouble of the agent, such as an EC2 API that
-    /// does not answer, is said beside it: it must not take a working node out of service.
+    /// does not answer, is only appended: it must not take a working node out of service.
     /// Nor must one that only a person can fix, such as a detached IAM role: with the agent
-    /// would go the node's way to the API.
+    /// the node would lose its API balancer.
     async fn look_at_node(&self, troubles: impl Iterator<Item = String>) -> (Stage, String) {
         let (stage, mut message) = self.condition().await;
         let troubles: Vec<String> = troubles.collect();

@@ -14,7 +14,7 @@ use crate::{
         State, Step,
         renewal::{self, Renewal, Which, ask_for_all},
     },
-    wait::{Notes, Patience, Probe, until},
+    wait::{Backoff, Notes, Probe, until},
 };
 
 /// One line of `certificates --json`.
@@ -41,11 +41,11 @@ pub async fn renew(all: bool) -> Result<()> {
     }
     let steps = [Which::Useless, Which::Due].map(|which| Renewal::new(which, &settings, &me));
     // Each control plane has its turn.
-    let patience = Patience::local(Duration::from_secs(3 * renewal::DEADLINE));
+    let backoff = Backoff::local(Duration::from_secs(3 * renewal::DEADLINE));
     let (notes, _) = Notes::new();
     let clock = world.clock.as_ref();
     let what = "the agent to renew this control plane's certificates";
-    until(clock, &notes, patience, what, || async {
+    until(clock, &notes, backoff, what, || async {
         for step in &steps {
             if let State::Differs(what) = step.check(&world).await? {
                 return Ok(Probe::NotYet(what));

@@ -10,7 +10,7 @@ use crate::{
     config::{self, Fragment, Settings},
     error::Result,
     identity::{self, Identity},
-    observe::{Course, Membership, Memory},
+    observe::{Membership, Memory, Origin},
     plan,
     ports::{InstanceFacts, MachineFacts, Role},
 };
@@ -69,15 +69,15 @@ fn plan_somewhere(settings: &Settings, role: Role) -> Result<()> {
     };
     let me = Identity::resolve(settings, &facts, &machine)?;
     plan::host(settings, &me)?;
-    let courses = match role {
-        Role::ControlPlane => vec![Course::Found, Course::Join],
-        Role::Worker => vec![Course::Join],
+    let origins = match role {
+        Role::ControlPlane => vec![Origin::Founded, Origin::Joined],
+        Role::Worker => vec![Origin::Joined],
     };
-    for course in courses {
+    for origin in origins {
         let memory = Memory {
             membership: Some(Membership {
                 cluster_uid: "example".to_owned(),
-                course,
+                origin,
             }),
             settled: None,
         };

@@ -10,7 +10,7 @@ use crate::{
     error::{Context, Result},
     identity::Identity,
     journal::Journal,
-    observe::{Course, Membership, Memory},
+    observe::{Membership, Memory, Origin},
     plan as plans,
     plan::Phase,
     steps::{Action, State, Step},
@@ -62,17 +62,17 @@ pub async fn plan(as_json: bool) -> Result<()> {
 
 /// The membership that the decision leads to, as far as it can be told before acting on it.
 fn expected_membership(decision: &Decision) -> Option<Membership> {
-    let (course, cluster_uid) = match decision {
-        Decision::Claim { .. } => (Course::Found, String::from("(made by the claim)")),
-        Decision::Found { cluster_uid } => (Course::Found, cluster_uid.clone()),
-        Decision::Join { cluster_uid, .. } => (Course::Join, cluster_uid.clone()),
+    let (origin, cluster_uid) = match decision {
+        Decision::Claim { .. } => (Origin::Founded, String::from("(made by the claim)")),
+        Decision::Found { cluster_uid } => (Origin::Founded, cluster_uid.clone()),
+        Decision::Join { cluster_uid, .. } => (Origin::Joined, cluster_uid.clone()),
         Decision::StartOver { .. } | Decision::Wait { .. } | Decision::Refuse { .. } => {
             return None;
         }
     };
     Some(Membership {
         cluster_uid,
-        course,
+        origin,
     })
 }
 

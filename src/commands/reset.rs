@@ -33,7 +33,7 @@ pub async fn reset(yes: bool) -> Result<()> {
         // One after the other, and none of the rest after one that fails: nothing is lost yet.
         for phase in plan::decommission(&notice, &settings, &me) {
             runner.run(&[phase]).await.map_err(|error| {
-                error.hint("mend it and reset again; until then this node is cordoned: `kubectl uncordon` ends that")
+                error.hint("fix it and reset again; until then this node is cordoned: `kubectl uncordon` ends that")
             })?;
         }
     }

@@ -21,7 +21,7 @@ use crate::{
     ports::{Host, MachineFacts, Role},
     report::{Reporter, Stage},
     runner::Runner,
-    wait::{Notes, Patience, Probe, until},
+    wait::{Backoff, Notes, Probe, until},
 };
 
 /// How often a node that is in use looks whether what was refused has been fixed.
@@ -137,7 +137,7 @@ async fn learn(wiring: &Wiring, reporter: &Reporter) -> Result<(Settings, Identi
     let known = until(
         wiring.clock.as_ref(),
         &notes,
-        Patience::remote(LEARNING),
+        Backoff::remote(LEARNING),
         "EC2 to say who this instance is",
         async || Ok(Probe::Done(who_am_i(wiring).await?)),
     );

@@ -16,7 +16,7 @@ pub async fn status(as_json: bool, watch: bool) -> Result<()> {
     // Without --watch the first answer ends it.
     let mut looks = Every::new(wiring.clock.as_ref(), Duration::from_secs(1));
     loop {
-        looks.turn().await;
+        looks.tick().await;
         let status = report::ask(wiring.host.as_ref(), &wiring.clients).await?;
         let text = if as_json {
             serde_json::to_string_pretty(&status)

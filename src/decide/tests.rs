@@ -97,19 +97,19 @@ impl Observation {
         this
     }
 
-    fn remembering(mut self, course: Course, uid: &str) -> Self {
+    fn remembering(mut self, origin: Origin, uid: &str) -> Self {
         self.membership = Some(Membership {
             cluster_uid: uid.to_owned(),
-            course,
+            origin,
         });
         self
     }
 
     /// This instance remembers that cluster uid-1, founded by OTHER, is settled.
-    fn remembering_settled(mut self, course: Course) -> Self {
+    fn remembering_settled(mut self, origin: Origin) -> Self {
         let whole = world().settled();
         self.settled = whole.record.settled_record("uid-1");
-        self.remembering(course, "uid-1")
+        self.remembering(origin, "uid-1")
     }
 
     /// OTHER shows the certificate of a cluster.
@@ -156,7 +156,7 @@ fn a_control_plane_decides() {
         ("I hold the claim", world().claimed_by(ME), "found uid-1"),
         (
             "I hold it and was interrupted",
-            world().claimed_by(ME).remembering(Course::Found, "uid-1"),
+            world().claimed_by(ME).remembering(Origin::Founded, "uid-1"),
             "found uid-1",
         ),
         ("another holds it", world().claimed_by(OTHER), "wait"),
@@ -212,7 +212,7 @@ fn a_control_plane_decides() {
                 .claimed_by(OTHER)
                 .where_other_is(Terminated)
                 .claimed_by(ME)
-                .remembering(Course::Found, "uid-2"),
+                .remembering(Origin::Founded, "uid-2"),
             "found uid-2",
         ),
         (
@@ -220,17 +220,17 @@ fn a_control_plane_decides() {
             world()
                 .claimed_by(ME)
                 .claimed_by(OTHER)
-                .remembering(Course::Found, "uid-1"),
+                .remembering(Origin::Founded, "uid-1"),
             "refuse",
         ),
         (
             "my disk and my claim differ",
-            world().claimed_by(ME).remembering(Course::Found, "uid-9"),
+            world().claimed_by(ME).remembering(Origin::Founded, "uid-9"),
             "refuse",
         ),
         (
             "I began to found but no claim is left",
-            world().remembering(Course::Found, "uid-1"),
+            world().remembering(Origin::Founded, "uid-1"),
             "refuse",
         ),
         (
@@ -238,7 +238,7 @@ fn a_control_plane_decides() {
             world()
                 .claimed_by(ME)
                 .initialized()
-                .remembering(Course::Found, "uid-1"),
+                .remembering(Origin::Founded, "uid-1"),
             "found uid-1",
         ),
         (
@@ -246,7 +246,7 @@ fn a_control_plane_decides() {
             world()
                 .claimed_by(ME)
                 .settled()
-                .remembering(Course::Found, "uid-1"),
+                .remembering(Origin::Founded, "uid-1"),
             "found uid-1",
         ),
         (
@@ -254,7 +254,7 @@ fn a_control_plane_decides() {
             world()
                 .settled()
                 .where_other_is(Terminated)
-                .remembering(Course::Found, "uid-1"),
+                .remembering(Origin::Founded, "uid-1"),
             "found uid-1",
         ),
     ] {
@@ -360,7 +360,7 @@ fn a_control_plane_joins_what_has_a_future() {
 #[test]
 fn who_joined_starts_over_only_where_nothing_is_lost() {
     use InstanceState::{ShuttingDown, Stopped, Terminated};
-    let joined = |seen: Observation| seen.remembering(Course::Join, "uid-1");
+    let joined = |seen: Observation| seen.remembering(Origin::Joined, "uid-1");
     for (case, seen, expected) in [
         ("it lives", joined(world().initialized()), "join uid-1"),
         (
@@ -400,7 +400,7 @@ fn who_joined_starts_over_only_where_nothing_is_lost() {
         ),
         (
             "it is another one, of which nobody knows",
-            world().settled().remembering(Course::Join, "uid-9"),
+            world().settled().remembering(Origin::Joined, "uid-9"),
             "refuse",
         ),
         ("the record is lost: never found", joined(world()), "refuse"),
@@ -415,7 +415,7 @@ fn who_joined_starts_over_only_where_nothing_is_lost() {
                 .claimed_by(ME)
                 .initialized()
                 .claimed_by(OTHER)
-                .remembering(Course::Found, "uid-1"),
+                .remembering(Origin::Founded, "uid-1"),
             "refuse",
         ),
     ] {
@@ -431,7 +431,7 @@ fn why_a_cluster_was_given_up_is_said_in_the_same_words_before_and_after_the_tak
     let joined = world()
         .initialized()
         .where_other_is(InstanceState::Terminated)
-        .remembering(Course::Join, "uid-1");
+        .remembering(Origin::Joined, "uid-1");
     let before = decide(&me, &joined);
     let Decision::StartOver { why } = &before else {
         panic!("{before:?}");
@@ -460,7 +460,7 @@ fn a_worker_never_claims() {
         ("a cluster exists", world().initialized(), "join uid-1"),
         (
             "I joined it",
-            world().initialized().remembering(Course::Join, "uid-1"),
+            world().initialized().remembering(Origin::Joined, "uid-1"),
             "join uid-1",
         ),
     ] {
@@ -477,9 +477,17 @@ fn nothing_is_decided_before_ec2_lists_this_instance() {
 
 #[test]
 fn a_claim_whose_holder_ec2_has_forgotten_long_ago_is_free() {
-    let mut seen = world().claimed_by(OTHER).without_other();
-    seen.record.claims[0].time = at("2026-11-23T11:00:00Z");
-    assert_eq!(verdict(&decide(&control_plane(ME), &seen)), "claim 2");
+    // Half an hour is not yet long ago.
+    for (claimed, expected) in [
+        ("2026-11-23T11:00:00Z", "claim 2"),
+        ("2026-11-23T11:29:59Z", "claim 2"),
+        ("2026-11-23T11:30:00Z", "wait"),
+    ] {
+        let mut seen = world().claimed_by(OTHER).without_other();
+        seen.record.claims[0].time = at(claimed);
+        let decision = decide(&control_plane(ME), &seen);
+        assert_eq!(verdict(&decision), expected, "{claimed}");
+    }
 }
 
 #[test]
@@ -516,7 +524,7 @@ fn a_wall_clock_that_is_set_makes_no_looks_agree() {
     let mut agreement = Agreement::default();
     let mut seen = world()
         .initialized()
-        .remembering(Course::Join, "uid-1")
+        .remembering(Origin::Joined, "uid-1")
         .where_other_is(InstanceState::Terminated);
     let mut look = |seconds: u64, hours: u64| {
         seen.elapsed = Duration::from_secs(seconds);

@@ -6,7 +6,7 @@
 //! signed GetCallerIdentity   the form that alone is forwarded to STS              proof
 //! what STS and EC2 say       the account's, this role, this very instance         judge
 //! Node                       made of what EC2 says, before the kubelet comes      node
-//! turn                       of control planes, one after the other               turn
+//! join lock                  of control planes, one after the other               lock
 //! settled                    in the store, before there is a third                settle
 //! bootstrap token            for one node's name, ten minutes, one certificate    tokens
 //! certificate requests       by that token and for that name only                 csr, approver
@@ -18,6 +18,7 @@ pub mod approver;
 mod csr;
 mod judge;
 mod limits;
+pub mod lock;
 pub mod node;
 mod nonces;
 mod proof;
@@ -25,7 +26,6 @@ mod refusal;
 pub mod service;
 mod settle;
 mod tokens;
-pub mod turn;
 
 pub use judge::{Case, NodeIs, Rules, judge};
 pub use limits::Limits;

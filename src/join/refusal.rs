@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 
-/// A refusal: what its addressee reads, and what only the log has beside it. Never a secret.
+/// A refusal: what its addressee reads, and what only the log adds. Never a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     /// The HTTP status.

@@ -15,9 +15,9 @@ use tracing::info;
 use super::{
     Limits, Refusal,
     judge::{Case, NodeIs, Rules, judge},
-    node,
+    lock, node,
     nonces::Nonces,
-    proof, settle, tokens, turn,
+    proof, settle, tokens,
 };
 use crate::{
     config::Settings,
@@ -148,7 +148,7 @@ impl JoinService {
         let (instance, node_is) = judge(&rules, &case)?;
         // A Node that is replaced is what ties the member of that name to a dead instance.
         if applicant.role == Role::ControlPlane || node_is == NodeIs::Stale {
-            let taken = turn::predecessor(&self.world, instance, node_is).await;
+            let taken = lock::predecessor(&self.world, instance, node_is).await;
             let taken =
                 taken.map_err(|error| Refusal::unavailable("etcd does not answer now", &error))?;
             if let Some(why) = taken {
@@ -156,7 +156,7 @@ impl JoinService {
             }
         }
         if applicant.role == Role::ControlPlane {
-            let waits = turn::take(&self.world, instance, &instances).await;
+            let waits = lock::take(&self.world, instance, &instances).await;
             if let Some(why) = waits.map_err(|error| api_is_away(&error))? {
                 return Err(Refusal::busy(why));
             }

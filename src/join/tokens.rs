@@ -19,7 +19,7 @@ const OWNER: &str = "join";
 pub const TTL: Duration = Duration::from_mins(10);
 
 /// How long a token's Secret may be refused: right after `init` the rights for it are just being written.
-const PATIENCE: Duration = Duration::from_secs(20);
+const SERVED_WITHIN: Duration = Duration::from_secs(20);
 
 /// The node that the token is for.
 const NODE: &str = "k8s-bootstrap.io/node";
@@ -76,7 +76,7 @@ pub async fn mint(
     let expires = world.clock.now() + TTL;
     let (id, secret) = (random(6), random(16));
     let object = secret_object(&id, &secret, instance, node, expires);
-    world.cluster.apply(OWNER, &[object], PATIENCE).await?;
+    world.cluster.apply(OWNER, &[object], SERVED_WITHIN).await?;
     Ok((format!("{id}.{secret}").into(), expires))
 }
 

@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::observe::Course;
+use crate::observe::Origin;
 use crate::{error::Kind, testing::FakeWorld};
 
 async fn open(fake: &FakeWorld, instance_id: &str) -> Result<Journal> {
@@ -13,7 +13,7 @@ async fn written(fake: &FakeWorld) -> Journal {
     let mut journal = Journal::new("i-1");
     journal.membership = Some(Membership {
         cluster_uid: "uid".to_owned(),
-        course: Course::Join,
+        origin: Origin::Joined,
     });
     let entry = Entry {
         inputs: "00".to_owned(),

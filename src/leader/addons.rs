@@ -23,11 +23,11 @@ use crate::{
 };
 
 /// Applying one add-on ends within this, less than the Lease that is renewed before it:
-/// so no second leader ever works beside this one.
+/// so no second leader ever works at the same time.
 const ATTEMPT: Duration = Duration::from_secs(40);
 
 /// How long one object may be refused for reasons that pass; the next cycle tries again.
-const PATIENCE: Duration = Duration::from_secs(5);
+const SERVED_WITHIN: Duration = Duration::from_secs(5);
 
 /// The pause after an add-on's first failure; it doubles with each.
 const FIRST_PAUSE: Duration = Duration::from_secs(30);
@@ -221,7 +221,7 @@ async fn apply(world: &World, addon: &Addon, digest: &str, record: &mut Record) 
     // Written first: whatever is applied can be found again, whenever this is interrupted.
     *record = record.about_to_be(objects);
     record.write(world, &addon.name).await?;
-    addon.put(world, &manifests, PATIENCE).await?;
+    addon.put(world, &manifests, SERVED_WITHIN).await?;
     digest.clone_into(&mut record.digest);
     record.write(world, &addon.name).await?;
     Ok(count)

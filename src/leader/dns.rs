@@ -25,7 +25,7 @@ pub const CYCLE: Duration = Duration::from_secs(10);
 
 /// How long to wait for EC2: while it throttles, the API's word is enough to take a
 /// worker out.
-const EC2_PATIENCE: Duration = Duration::from_secs(5);
+const EC2_ANSWERS: Duration = Duration::from_secs(5);
 
 /// A write ends within this, less than the Lease that is renewed before it.
 const WRITE: Duration = Duration::from_secs(40);
@@ -155,7 +155,7 @@ async fn keep(
     let workers: Vec<Worker> = nodes.iter().filter_map(Worker::of).collect();
     let instances = within(
         world.clock.as_ref(),
-        EC2_PATIENCE,
+        EC2_ANSWERS,
         world.ec2.instances(cluster),
     )
     .await;

@@ -123,10 +123,10 @@ fn note(since: &mut Since, there: Vec<String>, now: Duration) {
 }
 
 /// Whether it has been so for so long.
-fn lasted(since: &Since, instance: &str, now: Duration, patience: Duration) -> bool {
+fn lasted(since: &Since, instance: &str, now: Duration, limit: Duration) -> bool {
     since
         .get(instance)
-        .is_some_and(|since| now.saturating_sub(*since) >= patience)
+        .is_some_and(|since| now.saturating_sub(*since) >= limit)
 }
 
 /// Whether an instance can ever come back.
@@ -172,12 +172,12 @@ impl Survey {
     }
 
     fn fate(&self, instance: &str, absences: &Absences, now: Duration, learner: bool) -> Fate {
-        let patience = if learner {
+        let limit = if learner {
             FORGOTTEN_LEARNER
         } else {
             FORGOTTEN
         };
-        let minutes = |patience: Duration| patience.as_secs() / 60;
+        let minutes = |limit: Duration| limit.as_secs() / 60;
         let listed = self.instances.iter().find(|i| i.id == instance);
         match listed.map(|i| i.state) {
             Some(InstanceState::Terminated) => {
@@ -189,9 +189,9 @@ impl Survey {
                     minutes(STOPPED_LEARNER)
                 ))
             }
-            None if lasted(&absences.missing, instance, now, patience) => Fate::Away(format!(
+            None if lasted(&absences.missing, instance, now, limit) => Fate::Away(format!(
                 "EC2 has listed no instance {instance} for {} minutes",
-                minutes(patience)
+                minutes(limit)
             )),
             _ => Fate::Alive,
         }

@@ -202,8 +202,8 @@ mod tests {
         let paused = schedule.cycle(&world, subject("i-1")).await.unwrap();
         assert_eq!((paused.failures, backups(&fake).await), (1, 0));
         pass(&fake, PAUSE.as_secs()).await;
-        let mended = schedule.cycle(&world, subject("i-1")).await.unwrap();
-        assert_eq!((mended.failures, mended.trouble.as_str()), (1, ""));
+        let repaired = schedule.cycle(&world, subject("i-1")).await.unwrap();
+        assert_eq!((repaired.failures, repaired.trouble.as_str()), (1, ""));
         assert_eq!(backups(&fake).await, 1);
     }
 

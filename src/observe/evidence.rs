@@ -9,7 +9,7 @@ use super::Observation;
 use crate::{
     identity::Identity,
     kubernetes::{API_PORT, paths},
-    observe::Course,
+    observe::Origin,
     ports::{Role, World},
 };
 
@@ -29,7 +29,7 @@ pub struct Evidence {
 /// joining, and for that of this node.
 pub async fn gather(world: &World, me: &Identity, seen: &Observation, join_port: u16) -> Evidence {
     let joined = seen.membership.as_ref();
-    let joined = joined.is_some_and(|membership| membership.course == Course::Join);
+    let joined = joined.is_some_and(|membership| membership.origin == Origin::Joined);
     let others = seen.instances.iter().filter(|i| {
         i.role == Some(Role::ControlPlane) && i.id != me.instance_id && !i.state.is_gone()
     });

@@ -10,17 +10,17 @@ pub struct Membership {
     /// The cluster's uid, made by its founder.
     pub cluster_uid: String,
     /// How the instance came to it.
-    pub course: Course,
+    pub origin: Origin,
 }
 
-/// How an instance comes to its cluster.
+/// How an instance came to its cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Course {
-    /// It makes the cluster.
-    Found,
-    /// It joins one that exists.
-    Join,
+pub enum Origin {
+    /// It made the cluster.
+    Founded,
+    /// It joined one that existed.
+    Joined,
 }
 
 /// What an instance remembers of its cluster.

@@ -15,7 +15,7 @@ use crate::{
 };
 
 pub use evidence::Evidence;
-pub use membership::{Course, Membership, Memory};
+pub use membership::{Membership, Memory, Origin};
 pub use record::{Claim, Initialized, Record, Settled, SettledRecord};
 
 /// All that a decision looks at.

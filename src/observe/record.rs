@@ -372,7 +372,7 @@ fn own_claim<'a>(record: &'a Record, cluster_uid: &str) -> Result<&'a Claim> {
     match record.claims.last() {
         Some(last) if last.cluster_uid == cluster_uid => Ok(last),
         Some(last) if record.claim_for(cluster_uid).is_some() => Err(Error::refused(format!(
-            "cluster {cluster_uid} was given up: {} has since claimed to found another",
+            "cluster {cluster_uid} was abandoned: {} has since claimed to found another",
             last.instance
         ))
         .hint("terminate this instance: the other cluster is the one that nodes join")),

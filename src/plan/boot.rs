@@ -5,7 +5,7 @@ use crate::{
     config::Settings,
     error::Result,
     identity::Identity,
-    observe::{Course, Membership, Memory},
+    observe::{Membership, Memory, Origin},
     ports::{MachineFacts, Role},
     steps::{
         Action, NodeReady,
@@ -65,9 +65,9 @@ pub fn cluster(
     let Some(membership) = &memory.membership else {
         return Ok(Vec::new());
     };
-    match membership.course {
-        Course::Found => found(settings, me, machine, membership, memory.settled.is_some()),
-        Course::Join => join(settings, me, machine, membership),
+    match membership.origin {
+        Origin::Founded => found(settings, me, machine, membership, memory.settled.is_some()),
+        Origin::Joined => join(settings, me, machine, membership),
     }
 }
 
@@ -149,9 +149,9 @@ fn join(
         before.extend(["etcd-data", "certificates"]);
     }
     // The join service may answer as late as the cluster itself.
-    let patience = settings.deadlines.peers + settings.deadlines.join;
-    plan.add("kubeadm-join", patience, &before, "the kubelet gets its certificate for this node's name", Join::new(settings, me, &membership.cluster_uid)?);
-    plan.add("kubelet-certificate", patience, &["kubeadm-join"], "a kubelet whose certificate expired is let in again", KubeletCertificate::new(settings, me, &membership.cluster_uid)?);
+    let joined_within = settings.deadlines.peers + settings.deadlines.join;
+    plan.add("kubeadm-join", joined_within, &before, "the kubelet gets its certificate for this node's name", Join::new(settings, me, &membership.cluster_uid)?);
+    plan.add("kubelet-certificate", joined_within, &["kubeadm-join"], "a kubelet whose certificate expired is let in again", KubeletCertificate::new(settings, me, &membership.cluster_uid)?);
     if me.role == Role::ControlPlane {
         // kubeadm's last act, which a join may not have come to.
         plan.add("kubeadm-mark-control-plane", settings.deadlines.api, &["kubelet-certificate"], "workloads stay off control planes", KubeadmPhase::new(InitPhase::MarkControlPlane, settings, me)?);

@@ -49,7 +49,7 @@ pub fn each_cycle(
     Ok(plan.0)
 }
 
-/// What a control plane does when it is its turn to renew certificates.
+/// What a control plane does when it holds the lock of renewals.
 pub fn certificates_renewal(settings: &Settings, me: &Identity) -> Vec<Phase<Action>> {
     let mut plan = Plan::new();
     plan.add(
@@ -68,7 +68,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        observe::Course,
+        observe::Origin,
         testing::{control_plane, settings, worker},
     };
 
@@ -81,7 +81,7 @@ mod tests {
         let settings = settings();
         let membership = Membership {
             cluster_uid: "uid".to_owned(),
-            course: Course::Join,
+            origin: Origin::Joined,
         };
         let of = |me: &Identity| names(&each_cycle(&settings, me, Some(&membership)).unwrap());
         assert_eq!(

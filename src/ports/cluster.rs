@@ -15,13 +15,13 @@ pub trait Cluster: Send + Sync {
     /// The same of the API server at this address, whatever the endpoint is.
     async fn ready_at(&self, server: SocketAddr) -> Result<bool>;
     /// Server-side apply of objects in dependency order: definitions first, waited for, then the rest.
-    /// `owner` is recorded as a label, for pruning. `patience` is how long each object may be
+    /// `owner` is recorded as a label, for pruning. `served_within` is how long each object may be
     /// refused for reasons that pass.
     async fn apply(
         &self,
         owner: &str,
         objects: &[serde_json::Value],
-        patience: Duration,
+        served_within: Duration,
     ) -> Result<()>;
     /// All objects of the kind in the namespace that this agent applied, on any node.
     async fn applied(

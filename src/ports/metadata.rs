@@ -10,7 +10,7 @@ use crate::error::Result;
 /// The instance metadata service (IMDSv2).
 #[async_trait]
 pub trait Metadata: Send + Sync {
-    /// The instance identity document and the few facts beside it.
+    /// The instance identity document and the few facts that it lacks.
     async fn facts(&self) -> Result<InstanceFacts>;
     /// This instance's tags, as far as the service has heard of them; `None` if it offers none.
     async fn tags(&self) -> Result<Option<BTreeMap<String, String>>>;

@@ -43,7 +43,7 @@ impl Reporter {
         });
     }
 
-    /// Says what is being waited for beside the phases.
+    /// Says what is being waited for outside of any phase.
     pub fn message(&self, message: impl Into<String>) {
         let message = message.into();
         self.change(|status| status.message = message);
@@ -64,7 +64,7 @@ impl Reporter {
     pub fn membership(&self, membership: &Membership) {
         self.change(|status| {
             status.cluster_uid = Some(membership.cluster_uid.clone());
-            status.course = Some(membership.course);
+            status.origin = Some(membership.origin);
         });
     }
 

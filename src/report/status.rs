@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{EtcdReport, SnapshotReport};
-use crate::{observe::Course, ports::Role, runner::PhaseState};
+use crate::{observe::Origin, ports::Role, runner::PhaseState};
 
 /// Where the agent is in the life of its node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,7 +65,7 @@ pub struct Status {
     /// The cluster's uid, once it is chosen.
     pub cluster_uid: Option<String>,
     /// Whether this instance founds or joins.
-    pub course: Option<Course>,
+    pub origin: Option<Origin>,
     /// The Kubernetes node name.
     pub node: Option<String>,
     /// The EC2 instance id.
@@ -191,7 +191,7 @@ impl Status {
             message: "reading instance metadata and settings".to_owned(),
             cluster: None,
             cluster_uid: None,
-            course: None,
+            origin: None,
             node: None,
             instance_id: None,
             role: None,

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use async_trait::async_trait;
 
 use super::*;
-use crate::{observe::Course, testing::FakeWorld};
+use crate::{observe::Origin, testing::FakeWorld};
 
 /// A step that holds once a file is there, and fails as often as it is told to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -227,7 +227,7 @@ async fn membership_outlives_a_restart() {
     let fake = FakeWorld::new();
     let membership = Membership {
         cluster_uid: "u".to_owned(),
-        course: Course::Join,
+        origin: Origin::Joined,
     };
     runner(&fake)
         .await

@@ -15,7 +15,7 @@ use crate::{
     error::{Error, Result},
     identity::Identity,
     kubernetes::paths,
-    observe::{Course, Memory},
+    observe::{Memory, Origin},
     plan::Phase,
     ports::{Role, World},
     steps::{
@@ -76,7 +76,7 @@ pub struct Work {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
     /// To which end.
-    pub course: Course,
+    pub origin: Origin,
     /// What is made.
     pub part: String,
     /// Begin or end.
@@ -94,13 +94,13 @@ pub enum Edge {
 
 impl fmt::Display for Seen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} {}: {:?}", self.course, self.part, self.edge)
+        write!(f, "{:?} {}: {:?}", self.origin, self.part, self.edge)
     }
 }
 
 /// The file that shows the begin or the end of a part.
-pub fn trace(course: &str, part: &str, edge: &str) -> PathBuf {
-    PathBuf::from(format!("{FOLDER}/{course}/{part}.{edge}"))
+pub fn trace(origin: &str, part: &str, edge: &str) -> PathBuf {
+    PathBuf::from(format!("{FOLDER}/{origin}/{part}.{edge}"))
 }
 
 /// All traces of joining that may be on a disk, the last one first.
@@ -123,14 +123,14 @@ fn left_behind() -> impl Iterator<Item = PathBuf> {
 /// The act that a file on a disk shows, if it does.
 pub fn of(path: &Path) -> Option<Seen> {
     let mut names = path.strip_prefix(FOLDER).ok()?.iter();
-    let course = match names.next()?.to_str()? {
-        "found" => Course::Found,
-        "join" => Course::Join,
+    let origin = match names.next()?.to_str()? {
+        "found" => Origin::Founded,
+        "join" => Origin::Joined,
         _ => return None,
     };
     let (part, edge) = names.next()?.to_str()?.split_once('.')?;
     Some(Seen {
-        course,
+        origin,
         part: part.to_owned(),
         edge: if edge == "done" {
             Edge::Done
@@ -293,8 +293,8 @@ pub fn cluster(settings: &Settings, me: &Identity, memory: &Memory) -> Result<Ve
     };
     let uid = &membership.cluster_uid;
     let work = |part, seconds| Work { part, uid: uid.clone(), seconds };
-    Ok(match membership.course {
-        Course::Found => {
+    Ok(match membership.origin {
+        Origin::Founded => {
             let mut plan = vec![
                 phase("certificates", &["kernel", RENEWAL], ACT, Action::Found(work("certificates", 1))),
                 phase("etcd", &["certificates", "images"], ACT, Action::Found(work("etcd", 5))),
@@ -309,11 +309,11 @@ pub fn cluster(settings: &Settings, me: &Identity, memory: &Memory) -> Result<Ve
             plan.insert(0, renewal(settings, me, &[]));
             plan
         }
-        Course::Join if me.role == Role::ControlPlane => vec![
+        Origin::Joined if me.role == Role::ControlPlane => vec![
             renewal(settings, me, &[]),
             phase("join", &["images", RENEWAL], settings.deadlines.peers + settings.deadlines.join, Action::Join(Join::new(settings, me, uid)?)),
         ],
-        Course::Join => vec![
+        Origin::Joined => vec![
             phase("join", &["images"], settings.deadlines.peers + settings.deadlines.join, Action::Join(Join::new(settings, me, uid)?)),
         ],
     })

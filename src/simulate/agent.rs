@@ -71,7 +71,7 @@ pub async fn live(place: Place, code: Code, settings: Arc<Settings>) -> Result<S
             acts::cluster(&agent.settings, &me, memory)
         })
         .await?;
-    let given_up = async {
+    let abandoned = async {
         if let Some(why) = agent.until_abandoned().await {
             return why;
         }
@@ -80,7 +80,7 @@ pub async fn live(place: Place, code: Code, settings: Arc<Settings>) -> Result<S
     };
     let why = tokio::select! {
         biased;
-        why = given_up => why,
+        why = abandoned => why,
         never = duties(&agent, &place, code) => match never {},
         never = renewals(&agent, &place, code) => match never {},
     };

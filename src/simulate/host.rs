@@ -19,7 +19,7 @@ use crate::{
     error::{Error, Result},
     journal,
     kubernetes::paths,
-    observe::{Course, Membership},
+    observe::{Membership, Origin},
     ports::{Host, MachineFacts, Role},
 };
 
@@ -52,7 +52,7 @@ impl Scene {
             let membership = journal.membership.filter(|_| news);
             if let Some(membership) = membership.clone() {
                 self.note_of(by, || {
-                    format!("is to {:?} {}", membership.course, membership.cluster_uid)
+                    format!("is to {:?} {}", membership.origin, membership.cluster_uid)
                 });
             }
             if news {
@@ -62,20 +62,20 @@ impl Scene {
         } else if let Some(act) = acts::of(path) {
             let uid = String::from_utf8_lossy(content).into_owned();
             self.note_of(by, || format!("{act}"));
-            self.laws.acts(by, act.course, &uid, &self.machines);
-            if act.edge == Edge::Done && act.course == Course::Found && act.part == "api" {
+            self.laws.acts(by, act.origin, &uid, &self.machines);
+            if act.edge == Edge::Done && act.origin == Origin::Founded && act.part == "api" {
                 self.machines[by].api_server = true;
                 self.machines[by].kubelet = true;
                 self.put_node(by, &uid);
             }
-            let acts = match act.course {
-                Course::Found => &mut self.counts.acts_of_founding,
-                Course::Join => &mut self.counts.acts_of_joining,
+            let acts = match act.origin {
+                Origin::Founded => &mut self.counts.acts_of_founding,
+                Origin::Joined => &mut self.counts.acts_of_joining,
             };
             *acts += 1;
-            let moment = match act.course {
-                Course::Found => Moment::Founded(*acts),
-                Course::Join => Moment::Joined(*acts),
+            let moment = match act.origin {
+                Origin::Founded => Moment::Founded(*acts),
+                Origin::Joined => Moment::Joined(*acts),
             };
             self.reached(by, moment);
         } else if path.parent() == Some(Path::new(paths::MANIFESTS))

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    join::{Case, NodeIs, Rules, before_the_third, judge, node, turn},
+    join::{Case, NodeIs, Rules, before_the_third, judge, lock, node},
     kubernetes::node::reference,
     kubernetes::paths,
     ports::{
@@ -125,12 +125,12 @@ async fn let_in(
     let refused = |reason: String| Error::failed(format!("refused: {reason}"));
     let (instance, node_is) = judge(&rules, &case).map_err(|why| refused(why.reason))?;
     if (applicant.role == Role::ControlPlane || node_is == NodeIs::Stale)
-        && let Some(why) = turn::predecessor(world, instance, node_is).await?
+        && let Some(why) = lock::predecessor(world, instance, node_is).await?
     {
         return Err(refused(why));
     }
     if applicant.role == Role::ControlPlane {
-        if let Some(why) = turn::take(world, instance, &instances).await? {
+        if let Some(why) = lock::take(world, instance, &instances).await? {
             return Err(refused(why));
         }
         before_the_third(world, &me.instance_id, instance).await?;

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::scene::{Flaw, Machine};
 use crate::{
-    observe::{Claim, Course, Membership},
+    observe::{Claim, Membership, Origin},
     ports::{InstanceState, Role},
 };
 
@@ -241,7 +241,7 @@ impl Laws {
         let Some(before) = self.memberships.remove(&by) else {
             return;
         };
-        if traces || before.course == Course::Found {
+        if traces || before.origin == Origin::Founded {
             let what = format!("{} forgot {before:?} too early", machines[by]);
             self.broke(Law::MembershipKept, what);
         }
@@ -267,21 +267,21 @@ impl Laws {
     }
 
     /// Something is done to found or to join.
-    pub fn acts(&mut self, by: usize, course: Course, uid: &str, machines: &[Machine]) {
+    pub fn acts(&mut self, by: usize, origin: Origin, uid: &str, machines: &[Machine]) {
         let me = &machines[by];
         let membership = Membership {
             cluster_uid: uid.to_owned(),
-            course,
+            origin,
         };
         if self.memberships.get(&by) != Some(&membership) {
             self.broke(
                 Law::MembershipFirst,
-                format!("{me} acts for {uid} ({course:?}), which its journal does not say"),
+                format!("{me} acts for {uid} ({origin:?}), which its journal does not say"),
             );
         }
-        match course {
-            Course::Found => self.founds(by, uid, machines),
-            Course::Join => {
+        match origin {
+            Origin::Founded => self.founds(by, uid, machines),
+            Origin::Joined => {
                 if !self.initialized.contains(uid) {
                     self.broke(
                         Law::OneCluster,
@@ -372,7 +372,7 @@ impl Laws {
     /// Whether this instance was to found a cluster before another one was to found one.
     fn was_taken_over(&self, by: usize) -> bool {
         let membership = self.memberships.get(&by);
-        let founds = membership.filter(|membership| membership.course == Course::Found);
+        let founds = membership.filter(|membership| membership.origin == Origin::Founded);
         let last = self.claims.last();
         founds.is_some_and(|membership| {
             last.is_some_and(|(_, last)| last.cluster_uid != membership.cluster_uid)

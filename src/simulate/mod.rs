@@ -90,7 +90,7 @@ pub struct Counts {
     pub stops: usize,
     /// Agents that stopped for a person.
     pub refusals: usize,
-    /// Nodes that started over, since their cluster was given up.
+    /// Nodes that started over, since their cluster was abandoned.
     pub started_over: usize,
     /// Settled clusters that lost their majority for good.
     pub lost: usize,

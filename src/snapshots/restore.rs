@@ -2,7 +2,7 @@
 //! the keys that nodes and pods know. From there the founding goes on as on any founder.
 //!
 //! Nothing is changed on this machine before the whole backup is here and verified and its data
-//! are made beside etcd's own. Then the journal says that a restore is under way: until that is
+//! are made next to etcd's own. Then the journal says that a restore is under way: until that is
 //! over no agent starts anything here, and the same command goes on wherever it was interrupted.
 
 use std::{path::Path, time::Duration};
@@ -24,14 +24,14 @@ use crate::{
     journal::{Journal, Restoring},
     kubernetes::paths,
     observe::{
-        self, Course, Initialized, Membership, Observation, Settled,
+        self, Initialized, Membership, Observation, Origin, Settled,
         record::{self, Recorded},
     },
     plan::Phase,
     ports::{Etcd, InstanceState, Place, Role, World},
     runner::Runner,
     steps::Step,
-    wait::{self, Notes, Patience, Probe},
+    wait::{self, Backoff, Notes, Probe},
 };
 
 /// The container in which etcd's own tool restores its snapshot.
@@ -121,7 +121,7 @@ async fn leads(etcd: &dyn Etcd) -> bool {
     etcd.leader().await.is_ok_and(|leader| leader.is_some())
 }
 
-/// Carries it out, beside no agent: both keep the same journal. `host` are the phases that
+/// Carries it out while no agent runs: both write the same journal. `host` are the phases that
 /// prepare the machine; each part is told before it begins.
 pub async fn carry_out<A: Step + Serialize>(
     world: &World,
@@ -263,7 +263,7 @@ async fn bring_back(
         .change_journal(|journal| {
             journal.membership = Some(Membership {
                 cluster_uid: fetched.manifest.cluster_uid.clone(),
-                course: Course::Found,
+                origin: Origin::Founded,
             });
             // To etcd these are another cluster's data; it says its id once it runs.
             journal.etcd_cluster = None;
@@ -272,7 +272,7 @@ async fn bring_back(
         .await
 }
 
-/// Makes a new member's data from the backup, beside those that etcd uses. Nothing else changes.
+/// Makes a new member's data from the backup, next to those that etcd uses. Nothing else changes.
 async fn make_data(
     world: &World,
     settings: &Settings,
@@ -347,7 +347,7 @@ async fn stop(world: &World) -> Result<()> {
     wait::until(
         world.clock.as_ref(),
         &Notes::unread(),
-        Patience::local(Duration::from_mins(2)),
+        Backoff::local(Duration::from_mins(2)),
         "etcd on this machine to stop",
         || async {
             if world.host.port_in_use(CLIENTS).await? {

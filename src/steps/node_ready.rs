@@ -11,7 +11,7 @@ use crate::{
     identity::Identity,
     ports::{NodeCondition, World},
     steps::{State, Step},
-    wait::{self, Notes, Patience, Probe},
+    wait::{self, Backoff, Notes, Probe},
 };
 
 /// The API server has this node's Ready condition as `True`.
@@ -60,7 +60,7 @@ impl Step for NodeReady {
         wait::until(
             world.clock.as_ref(),
             notes,
-            Patience::local(Duration::from_secs(self.deadline)),
+            Backoff::local(Duration::from_secs(self.deadline)),
             &format!("node {} to be Ready", self.node),
             || async {
                 Ok(match self.missing(world).await? {

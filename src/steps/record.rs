@@ -62,7 +62,7 @@ impl Step for SettleCluster {
         Ok(if record::is_settled(&record, &self.cluster_uid) {
             State::AsWanted
         } else {
-            State::Differs("the cluster would be founded anew without this instance".to_owned())
+            State::Differs("without this instance another cluster would be founded".to_owned())
         })
     }
 

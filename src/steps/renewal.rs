@@ -25,7 +25,7 @@ use crate::{
     kubernetes::paths,
     ports::{Command, Host, World},
     steps::{State, Step},
-    wait::{self, Notes, Patience, Probe},
+    wait::{self, Backoff, Notes, Probe},
 };
 
 /// How long a renewal may take, in seconds.
@@ -169,10 +169,10 @@ impl Renewal {
     }
 
     async fn wait_for_health(&self, world: &World, notes: &Notes) -> Result<()> {
-        let patience = Patience::local(Duration::from_secs(self.deadline));
+        let backoff = Backoff::local(Duration::from_secs(self.deadline));
         let clock = world.clock.as_ref();
         let what = "the API and etcd to be healthy";
-        wait::until(clock, notes, patience, what, || async {
+        wait::until(clock, notes, backoff, what, || async {
             let unwell = self.unwell(world).await?;
             Ok(unwell.map_or(Probe::Done(()), Probe::NotYet))
         })
@@ -180,10 +180,10 @@ impl Renewal {
     }
 
     async fn wait_for_part(&self, world: &World, notes: &Notes, part: Part) -> Result<()> {
-        let patience = Patience::local(Duration::from_secs(self.deadline));
+        let backoff = Backoff::local(Duration::from_secs(self.deadline));
         let clock = world.clock.as_ref();
         let what = format!("{} with its renewed certificate", part.name);
-        wait::until(clock, notes, patience, &what, || async {
+        wait::until(clock, notes, backoff, &what, || async {
             let missing = part.not_ready(world, &self.node).await?;
             Ok(missing.map_or(Probe::Done(()), Probe::NotYet))
         })

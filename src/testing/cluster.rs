@@ -134,7 +134,7 @@ impl Cluster for FakeCluster {
         Ok(!self.unready.lock().unwrap().contains(&server))
     }
 
-    async fn apply(&self, owner: &str, objects: &[Value], _patience: Duration) -> Result<()> {
+    async fn apply(&self, owner: &str, objects: &[Value], _served_within: Duration) -> Result<()> {
         self.up()?;
         for object in objects {
             let name = ObjectRef::of(object).name;

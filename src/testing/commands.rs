@@ -82,7 +82,7 @@ impl FakeCommands {
     }
 
     /// Forgets every script.
-    pub fn mend(&self) {
+    pub fn repair(&self) {
         self.scripts.lock().unwrap().clear();
     }
 

@@ -11,12 +11,12 @@ const NOON: &str = "2026-11-23T12:00:00Z";
 /// gives the outcome and how often it looked.
 async fn wait_for(
     clock: &StoppedClock,
-    patience: Patience,
+    backoff: Backoff,
     script: impl Fn(usize) -> Result<Probe<u8>> + Send + Sync,
 ) -> (Result<u8>, usize, Option<String>) {
     let (notes, shown) = Notes::new();
     let looks = Mutex::new(0);
-    let outcome = until(clock, &notes, patience, "the bus", || async {
+    let outcome = until(clock, &notes, backoff, "the bus", || async {
         let mut looks = looks.lock().unwrap();
         *looks += 1;
         script(*looks)
@@ -33,20 +33,20 @@ fn not_yet() -> Probe<u8> {
 #[tokio::test]
 async fn what_is_there_is_not_waited_for() {
     let clock = StoppedClock::showing(NOON);
-    let patience = Patience::local(Duration::ZERO);
-    let (outcome, looks, shown) = wait_for(&clock, patience, |_| Ok(Probe::Done(7))).await;
+    let backoff = Backoff::local(Duration::ZERO);
+    let (outcome, looks, shown) = wait_for(&clock, backoff, |_| Ok(Probe::Done(7))).await;
     assert_eq!((outcome.unwrap(), looks, shown), (7, 1, None));
     assert!(clock.waits().is_empty());
 }
 
 #[tokio::test]
 async fn pauses_grow_by_half_up_to_the_longest_and_are_jittered() {
-    for (patience, first, longest) in [
-        (Patience::local(Duration::from_mins(1)), 100, 2000),
-        (Patience::remote(Duration::from_mins(1)), 500, 5000),
+    for (backoff, first, longest) in [
+        (Backoff::local(Duration::from_mins(1)), 100, 2000),
+        (Backoff::remote(Duration::from_mins(1)), 500, 5000),
     ] {
         let clock = StoppedClock::showing(NOON);
-        let (outcome, ..) = wait_for(&clock, patience, |look| match look {
+        let (outcome, ..) = wait_for(&clock, backoff, |look| match look {
             1..=12 => Ok(not_yet()),
             _ => Ok(Probe::Done(0)),
         })
@@ -68,8 +68,8 @@ async fn pauses_grow_by_half_up_to_the_longest_and_are_jittered() {
 #[tokio::test]
 async fn a_wait_ends_at_its_deadline_with_the_last_reason() {
     let clock = StoppedClock::showing(NOON);
-    let patience = Patience::remote(Duration::from_mins(1));
-    let (outcome, looks, shown) = wait_for(&clock, patience, |_| Ok(not_yet())).await;
+    let backoff = Backoff::remote(Duration::from_mins(1));
+    let (outcome, looks, shown) = wait_for(&clock, backoff, |_| Ok(not_yet())).await;
     let error = outcome.unwrap_err();
     assert_eq!(error.kind(), Kind::Failed);
     assert_eq!(
@@ -80,15 +80,15 @@ async fn a_wait_ends_at_its_deadline_with_the_last_reason() {
     let waits = clock.waits();
     assert_eq!(looks, waits.len() + 1);
     let total: Duration = waits.iter().sum();
-    assert!(total >= patience.deadline, "gave up early: {total:?}");
-    assert!(total < patience.deadline + patience.longest, "{total:?}");
+    assert!(total >= backoff.deadline, "gave up early: {total:?}");
+    assert!(total < backoff.deadline + backoff.longest, "{total:?}");
 }
 
 #[tokio::test]
 async fn a_refusal_ends_the_wait_at_once() {
     let clock = StoppedClock::showing(NOON);
-    let patience = Patience::local(Duration::from_hours(1));
-    let (outcome, looks, _) = wait_for(&clock, patience, |look| match look {
+    let backoff = Backoff::local(Duration::from_hours(1));
+    let (outcome, looks, _) = wait_for(&clock, backoff, |look| match look {
         1 => Ok(not_yet()),
         _ => Err(Error::refused("no such line").hint("take the tram")),
     })
@@ -102,9 +102,9 @@ async fn a_refusal_ends_the_wait_at_once() {
 #[tokio::test]
 async fn an_error_that_time_may_mend_is_borne_and_kept_with_its_hint() {
     let clock = StoppedClock::showing(NOON);
-    let patience = Patience::local(Duration::from_secs(30));
+    let backoff = Backoff::local(Duration::from_secs(30));
     let away = || Err(Error::failed("connection refused").hint("look at the driver"));
-    let (outcome, _, shown) = wait_for(&clock, patience, |look| match look {
+    let (outcome, _, shown) = wait_for(&clock, backoff, |look| match look {
         1..=3 => away(),
         _ => Ok(Probe::Done(1)),
     })
@@ -112,7 +112,7 @@ async fn an_error_that_time_may_mend_is_borne_and_kept_with_its_hint() {
     assert_eq!(outcome.unwrap(), 1);
     assert_eq!(shown.as_deref(), Some("the bus: connection refused"));
 
-    let (outcome, ..) = wait_for(&clock, patience, |_| away()).await;
+    let (outcome, ..) = wait_for(&clock, backoff, |_| away()).await;
     let error = outcome.unwrap_err();
     assert_eq!(
         error.one_line(),
@@ -125,8 +125,8 @@ async fn an_error_that_time_may_mend_is_borne_and_kept_with_its_hint() {
 async fn a_wall_clock_that_is_set_neither_ends_nor_prolongs_a_wait() {
     for hours in [-3, 3] {
         let clock = StoppedClock::showing(NOON);
-        let patience = Patience::remote(Duration::from_mins(1));
-        let (outcome, ..) = wait_for(&clock, patience, |look| {
+        let backoff = Backoff::remote(Duration::from_mins(1));
+        let (outcome, ..) = wait_for(&clock, backoff, |look| {
             if look == 2 {
                 clock.step(jiff::SignedDuration::from_hours(hours));
             }
@@ -135,8 +135,8 @@ async fn a_wall_clock_that_is_set_neither_ends_nor_prolongs_a_wait() {
         .await;
         outcome.unwrap_err();
         let total: Duration = clock.waits().iter().sum();
-        assert!(total >= patience.deadline, "{hours} h: {total:?}");
-        assert!(total < patience.deadline + patience.longest, "{total:?}");
+        assert!(total >= backoff.deadline, "{hours} h: {total:?}");
+        assert!(total < backoff.deadline + backoff.longest, "{total:?}");
     }
 }
 
@@ -151,13 +151,13 @@ async fn what_takes_longer_than_its_limit_is_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn turns_come_once_a_period_and_a_slow_one_is_not_caught_up_with() {
+async fn ticks_come_once_a_period_and_a_slow_one_is_not_caught_up_with() {
     let clock = FakeClock::at_noon();
-    let mut turns = Every::new(&clock, Duration::from_secs(30));
+    let mut ticks = Every::new(&clock, Duration::from_secs(30));
     let mut at = Vec::new();
-    // How long each turn's work takes.
+    // How long the work after each tick takes.
     for takes in [0, 10, 70, 0, 0] {
-        turns.turn().await;
+        ticks.tick().await;
         at.push(clock.since_noon().as_secs());
         clock.sleep(Duration::from_secs(takes)).await;
     }
@@ -165,12 +165,12 @@ async fn turns_come_once_a_period_and_a_slow_one_is_not_caught_up_with() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_turn_that_was_not_waited_for_to_its_end_comes_when_it_was_due() {
+async fn a_tick_that_was_not_waited_for_to_its_end_comes_when_it_was_due() {
     let clock = FakeClock::at_noon();
-    let mut turns = Every::new(&clock, Duration::from_secs(30));
-    turns.turn().await;
-    let dropped = within(&clock, Duration::from_secs(20), turns.turn()).await;
+    let mut ticks = Every::new(&clock, Duration::from_secs(30));
+    ticks.tick().await;
+    let dropped = within(&clock, Duration::from_secs(20), ticks.tick()).await;
     assert_eq!(dropped, None);
-    turns.turn().await;
+    ticks.tick().await;
     assert_eq!(clock.since_noon().as_secs(), 30);
 }

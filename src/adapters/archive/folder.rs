@@ -75,7 +75,7 @@ impl Folder {
     }
 }
 
-/// A copy for its owner alone, under a temporary name beside the target and on disk already.
+/// A copy for its owner alone, under a temporary name next to the target and on disk already.
 fn copied_beside(from: &Path, target: &Path) -> io::Result<tempfile::NamedTempFile> {
     let mut source = fs::File::open(from)?;
     let folder = host::folder_of(target);

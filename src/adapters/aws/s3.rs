@@ -44,7 +44,7 @@ use crate::{
 /// sha256 of nothing.
 const EMPTY: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
-/// A transfer slower than this, in bytes a second, is given up; beside it a minute for the answer.
+/// A transfer slower than this, in bytes a second, is given up; on top of it a minute for the answer.
 const SLOWEST: u64 = 1 << 20;
 
 /// S3 in the instance's region.
@@ -325,11 +325,11 @@ impl S3 {
     ) -> Result<Response> {
         let aws = &self.0;
         let bytes = request.upload.as_ref().map_or(0, |upload| upload.bytes);
-        let patience = Duration::from_secs(60 + bytes / SLOWEST);
+        let limit = Duration::from_secs(60 + bytes / SLOWEST);
         let mut call = aws
             .http
             .request(request.method.clone(), url.clone())
-            .timeout(patience);
+            .timeout(limit);
         // A download is as long as the object; it ends when nothing arrives.
         if request.action == "s3:GetObject" {
             call = call.timeout(Duration::from_hours(1));
@@ -363,7 +363,7 @@ impl S3 {
             .attempting(|| "no answer from S3".to_owned())
     }
 
-    /// The headers that sign a request, as S3 wants it: the path as it is, the content's digest beside it.
+    /// The headers that sign a request, as S3 wants it: the path as it is, and the content's digest.
     fn signature(
         &self,
         url: &Url,
@@ -449,7 +449,7 @@ fn rejection(status: u16, body: &str) -> Rejection {
     }
 }
 
-/// Writes what arrives beside the wanted file, which takes its name when all of it is on disk.
+/// Writes what arrives to a temporary file, which takes the wanted name when all of it is on disk.
 async fn receive(mut answer: Response, file: &Path) -> Result<()> {
     let writing = || format!("cannot write {}", file.display());
     let beside = file.to_owned();

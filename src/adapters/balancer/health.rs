@@ -21,7 +21,7 @@ use crate::{
 const PAUSE: Duration = Duration::from_secs(2);
 
 /// How long one probe may take.
-const PATIENCE: Duration = Duration::from_secs(2);
+const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 
 /// So many probes in a row must fail before existing connections are closed: one may fail
 /// because the machine was busy, and a closed watch costs the API server a new list.
@@ -125,11 +125,11 @@ impl Health {
     /// One round of probes.
     pub async fn look(&self, servers: &[SocketAddr], probe: &dyn Probe) {
         let probed = join_all(servers.iter().map(async |server| {
-            let answer = timeout(PATIENCE, probe.probe(*server)).await;
+            let answer = timeout(ANSWERS_WITHIN, probe.probe(*server)).await;
             let answer = answer.unwrap_or_else(|_| {
                 Err(Error::failed(format!(
                     "no answer within {} s",
-                    PATIENCE.as_secs()
+                    ANSWERS_WITHIN.as_secs()
                 )))
             });
             (*server, answer)

@@ -1,4 +1,4 @@
-//! The node's own way to the API: 127.0.0.1:7443, balanced over the control planes.
+//! The node's API balancer: 127.0.0.1:7443, balanced over the control planes.
 //!
 //! Kubelet, kube-proxy, kubeadm and the agent itself all speak to this address, so
 //! the loss of a control plane is seen by nobody but this module. Connections are

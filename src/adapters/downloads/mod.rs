@@ -1,6 +1,6 @@
 //! Downloads over HTTP that nobody sees before their digest is right.
 //!
-//! A download goes to a hidden part file beside its target, is hashed on the way
+//! A download goes to a hidden part file next to its target, is hashed on the way
 //! and renamed into place at the end; an archive is unpacked on the way as well,
 //! into a hidden staging folder. A break, of the connection or of the agent, is
 //! resumed where it happened.

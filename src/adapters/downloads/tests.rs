@@ -212,11 +212,13 @@ async fn a_deadline_keeps_the_part_and_the_next_run_resumes_it() {
     let root = tempfile::tempdir().unwrap();
     let content = body();
     let bytes = content.clone();
-    let mended = Arc::new(AtomicBool::new(false));
-    let is_mended = mended.clone();
+    let repaired = Arc::new(AtomicBool::new(false));
+    let is_repaired = repaired.clone();
     let server = Server::start(move |number, from| match (number, from) {
         (0, None) => ok(&bytes, 250_000),
-        (_, Some(from)) if is_mended.load(Ordering::Relaxed) => partial(&bytes, from, bytes.len()),
+        (_, Some(from)) if is_repaired.load(Ordering::Relaxed) => {
+            partial(&bytes, from, bytes.len())
+        }
         _ => answer("500 Internal Server Error", "content-length: 0", b""),
     })
     .await;
@@ -240,7 +242,7 @@ async fn a_deadline_keeps_the_part_and_the_next_run_resumes_it() {
         ]
     );
 
-    mended.store(true, Ordering::Relaxed);
+    repaired.store(true, Ordering::Relaxed);
     downloads.deadline = Duration::from_secs(20);
     downloads.fetch(&download).await.unwrap();
     assert!(server.asked_for(server.asked() - 1, "250000-"));

@@ -33,7 +33,7 @@ const CLIENTS: u16 = 2379;
 const SILENCE: Duration = Duration::from_secs(30);
 
 /// etcd itself gives up most requests after 7 s.
-const PATIENCE: Duration = Duration::from_secs(10);
+const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 
 /// To defragment eight gigabytes may take minutes.
 const DEFRAGMENTATION: Duration = Duration::from_mins(15);
@@ -49,7 +49,7 @@ pub struct EtcdGateway {
     slow_connection: Connection,
     local: Ipv4Addr,
     port: u16,
-    patience: Duration,
+    answers_within: Duration,
 }
 
 impl EtcdGateway {
@@ -66,7 +66,7 @@ impl EtcdGateway {
             slow_connection: Connection::with(certificates, DEFRAGMENTATION),
             local,
             port,
-            patience: PATIENCE,
+            answers_within: ANSWERS_WITHIN,
         }
     }
 
@@ -95,9 +95,9 @@ impl EtcdGateway {
     ) -> Result<std::result::Result<T, Refusal>> {
         let exchange = self.exchange(&self.connection, member, call, body);
         // Without a majority etcd lets some calls wait for it.
-        tokio::time::timeout(self.patience, exchange)
+        tokio::time::timeout(self.answers_within, exchange)
             .await
-            .unwrap_or_else(|_| Ok(Err(Refusal::silence(self.patience))))
+            .unwrap_or_else(|_| Ok(Err(Refusal::silence(self.answers_within))))
     }
 
     async fn exchange<T: DeserializeOwned>(

@@ -20,9 +20,9 @@ use crate::{
 /// etcd sends 32 KiB at a time, a third more as base64.
 const LONGEST_LINE: usize = 1 << 20;
 
-/// Writes what arrives to a file beside the wanted one, which takes its name when all is well.
+/// Writes what arrives to a temporary file, which takes the wanted name when all is well.
 pub async fn receive(answer: Response, file: &Path) -> Result<Snapshot> {
-    let part = beside(file);
+    let part = part_of(file);
     let received = write(answer, &part).await;
     let placed = match received {
         Ok(snapshot) => place(&part, file).await.map(|()| snapshot),
@@ -35,7 +35,7 @@ pub async fn receive(answer: Response, file: &Path) -> Result<Snapshot> {
     placed
 }
 
-fn beside(file: &Path) -> PathBuf {
+fn part_of(file: &Path) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
     name.push(".part");
     name.into()

@@ -331,7 +331,7 @@ async fn a_call_that_waits_for_a_majority_ends_and_says_whom_to_ask() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = silent.local_addr().unwrap().port();
     let mut etcd = EtcdGateway::at(stand.folder.path(), Ipv4Addr::LOCALHOST, port);
-    etcd.patience = Duration::from_millis(100);
+    etcd.answers_within = Duration::from_millis(100);
     let error = etcd.remove(7).await.unwrap_err();
     assert!(error.one_line().contains("no answer within"), "{error}");
     assert!(error.remedy().unwrap().contains("etcd members"), "{error}");

@@ -35,16 +35,16 @@ pub async fn all(
     connection: &Connection,
     owner: &str,
     objects: &[Value],
-    patience: Duration,
+    served_within: Duration,
 ) -> Result<()> {
     let (first, rest): (Vec<&Value>, Vec<&Value>) = objects
         .iter()
         .partition(|object| is_definition(object) || object["kind"] == "Namespace");
-    each(client, connection, owner, &first, patience).await?;
+    each(client, connection, owner, &first, served_within).await?;
     for object in first.into_iter().filter(|object| is_definition(object)) {
         established(client, object).await?;
     }
-    each(client, connection, owner, &rest, patience).await
+    each(client, connection, owner, &rest, served_within).await
 }
 
 /// Applies objects one after the other, with what discovery says of their kinds from now on.
@@ -53,7 +53,7 @@ async fn each(
     connection: &Connection,
     owner: &str,
     objects: &[&Value],
-    patience: Duration,
+    served_within: Duration,
 ) -> Result<()> {
     let mut kinds = Kinds::default();
     for object in objects {
@@ -62,7 +62,7 @@ async fn each(
             connection,
             &mut kinds,
             &labelled(object, owner),
-            patience,
+            served_within,
         )
         .await?;
     }
@@ -110,11 +110,11 @@ async fn one(
     connection: &Connection,
     kinds: &mut Kinds,
     object: &Value,
-    patience: Duration,
+    served_within: Duration,
 ) -> Result<()> {
     let what = format!("apply {}", name(object));
     // Webhooks whose pods start, kinds not served yet.
-    let end = Instant::now() + patience;
+    let end = Instant::now() + served_within;
     let mut pause = Duration::from_millis(200);
     loop {
         let error = match attempt(client, kinds, object).await {

@@ -117,9 +117,9 @@ impl Cluster for KubeCluster {
         is_ready(&self.connection.elsewhere(server)).await
     }
 
-    async fn apply(&self, owner: &str, objects: &[Value], patience: Duration) -> Result<()> {
+    async fn apply(&self, owner: &str, objects: &[Value], served_within: Duration) -> Result<()> {
         let client = self.connection.client().await?;
-        apply::all(&client, &self.connection, owner, objects, patience).await
+        apply::all(&client, &self.connection, owner, objects, served_within).await
     }
 
     async fn applied(&self, api_version: &str, kind: &str, namespace: &str) -> Result<Vec<Value>> {

@@ -8,7 +8,7 @@ use wiremock::{Mock, MockServer, Request, ResponseTemplate, matchers::any};
 use super::*;
 use crate::error::Kind;
 
-const PATIENCE: Duration = Duration::from_mins(2);
+const SERVED_WITHIN: Duration = Duration::from_mins(2);
 const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 
 /// An API server that knows a few kinds, serves `Widget` only once its definition was
@@ -134,7 +134,7 @@ async fn definitions_and_namespaces_come_before_what_needs_them() {
     ];
     server
         .cluster()
-        .apply("demo", &objects, PATIENCE)
+        .apply("demo", &objects, SERVED_WITHIN)
         .await
         .unwrap();
     assert_eq!(
@@ -155,7 +155,7 @@ async fn a_webhook_that_is_not_up_yet_is_tried_again() {
         Server::start(|_, n| (n <= 2).then(|| status(500, "failed calling webhook"))).await;
     server
         .cluster()
-        .apply("demo", &[object("v1", "ConfigMap", "c")], PATIENCE)
+        .apply("demo", &[object("v1", "ConfigMap", "c")], SERVED_WITHIN)
         .await
         .unwrap();
     assert_eq!(server.applied.lock().unwrap().len(), 1);
@@ -167,7 +167,7 @@ async fn what_the_api_server_finds_invalid_is_refused_at_once_with_its_words() {
         Server::start(|_, n| (n == 1).then(|| status(422, "spec.mode: Unsupported value"))).await;
     let error = server
         .cluster()
-        .apply("demo", &[object("v1", "ConfigMap", "c")], PATIENCE)
+        .apply("demo", &[object("v1", "ConfigMap", "c")], SERVED_WITHIN)
         .await
         .unwrap_err();
     assert_eq!(error.kind(), Kind::Refused);
@@ -183,7 +183,7 @@ async fn an_unknown_field_is_refused_at_once_although_it_comes_as_500() {
     let server = Server::start(move |_, n| (n == 1).then(|| status(500, said))).await;
     let error = server
         .cluster()
-        .apply("demo", &[object("v1", "ConfigMap", "c")], PATIENCE)
+        .apply("demo", &[object("v1", "ConfigMap", "c")], SERVED_WITHIN)
         .await
         .unwrap_err();
     assert_eq!(error.kind(), Kind::Refused);

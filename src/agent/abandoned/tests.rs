@@ -35,7 +35,7 @@ async fn joined() -> (FakeWorld, Agent) {
     let agent = agent(&fake, me).await;
     let membership = Membership {
         cluster_uid: "uid".to_owned(),
-        course: Course::Join,
+        origin: Origin::Joined,
     };
     agent.runner.commit_to(membership).await.unwrap();
     (fake, agent)
@@ -104,7 +104,7 @@ async fn nobody_gives_up_what_it_founded() {
     let agent = agent(&fake, me).await;
     let membership = Membership {
         cluster_uid: "uid".to_owned(),
-        course: Course::Found,
+        origin: Origin::Founded,
     };
     agent.runner.commit_to(membership).await.unwrap();
     fake.cluster.down(true);
@@ -120,7 +120,7 @@ async fn a_founder_remembers_that_its_cluster_is_settled() {
     let agent = agent(&fake, me).await;
     let membership = Membership {
         cluster_uid: "uid".to_owned(),
-        course: Course::Found,
+        origin: Origin::Founded,
     };
     agent.runner.commit_to(membership).await.unwrap();
     fake.settled().await;
@@ -142,7 +142,7 @@ async fn a_lost_key_makes_no_node_start_over_and_is_written_again() {
     let member = agent(&other, me.clone()).await;
     let membership = Membership {
         cluster_uid: "uid".to_owned(),
-        course: Course::Join,
+        origin: Origin::Joined,
     };
     member.runner.commit_to(membership).await.unwrap();
     fake.ec2.list([running(&me, 11), terminated("i-cp")]);
@@ -182,7 +182,7 @@ async fn a_voter_of_etcd_does_not_start_over() {
     let agent = agent(&fake, me).await;
     let membership = Membership {
         cluster_uid: "uid".to_owned(),
-        course: Course::Join,
+        origin: Origin::Joined,
     };
     agent.runner.commit_to(membership).await.unwrap();
     fake.etcd.voter("founder", 2);

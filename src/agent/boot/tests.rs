@@ -43,7 +43,7 @@ async fn of_five_control_planes_at_once_one_founds() {
     let [Choice::Belong(founder)] = &founders[..] else {
         panic!("{founders:?}");
     };
-    assert_eq!(founder.course, Course::Found);
+    assert_eq!(founder.origin, Origin::Founded);
     // Asked again, the one still founds and the others say whom they wait for.
     let again = join_all(agents.iter().map(once)).await;
     let waits = again
@@ -134,7 +134,7 @@ async fn one_answer_without_the_record_does_not_refuse_a_member() {
     let agent = agent(&fake, me).await;
     let membership = Membership {
         cluster_uid: "uid".to_owned(),
-        course: Course::Join,
+        origin: Origin::Joined,
     };
     agent.runner.commit_to(membership).await.unwrap();
     let agreement = Mutex::default();

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     agent::End,
-    observe::{Course, Membership},
+    observe::{Membership, Origin},
     ports::{Instance, InstanceState},
     steps::decommission::{LEAVING, LEFT},
     testing::{FakeWorld, agent, output, running, settings, worker},
@@ -128,7 +128,7 @@ async fn member(fake: &FakeWorld, me: Identity) -> Agent {
     let agent = agent(fake, me).await;
     let membership = Membership {
         cluster_uid: "uid".to_owned(),
-        course: Course::Join,
+        origin: Origin::Joined,
     };
     agent.runner.commit_to(membership).await.unwrap();
     agent

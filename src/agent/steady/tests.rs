@@ -14,7 +14,7 @@ use crate::{
     adapters::balancer::{Answer, Health, Probe},
     identity::Identity,
     journal::Journal,
-    observe::{Course, Membership},
+    observe::{Membership, Origin},
     testing::{FakeWorld, agent, control_plane, not_ready, ready, running, worker},
 };
 
@@ -29,7 +29,7 @@ async fn member(fake: &FakeWorld, me: Identity) -> Agent {
     let agent = agent(fake, me).await;
     let membership = Membership {
         cluster_uid: "uid".to_owned(),
-        course: Course::Join,
+        origin: Origin::Joined,
     };
     agent.runner.commit_to(membership).await.unwrap();
     agent
@@ -191,7 +191,7 @@ async fn a_full_check_that_cannot_be_carried_out_is_said_beside() {
     assert!(message.contains("; but phase "), "{message}");
     assert!(message.contains("Failed to connect to bus"), "{message}");
     sleep(CYCLE).await;
-    fake.commands.mend();
+    fake.commands.repair();
     let (_, message) = cycle(&agent, true).await;
     assert!(!message.contains("but"), "{message}");
 }

@@ -149,12 +149,12 @@ fn who_remembers_that_its_cluster_is_settled_goes_on_whatever_the_store_says() {
             seen
         }),
     ] {
-        for (me, course, expected) in [
-            (control_plane(ME), Course::Join, "join uid-1"),
-            (worker(ME), Course::Join, "join uid-1"),
-            (control_plane(ME), Course::Found, "found uid-1"),
+        for (me, origin, expected) in [
+            (control_plane(ME), Origin::Joined, "join uid-1"),
+            (worker(ME), Origin::Joined, "join uid-1"),
+            (control_plane(ME), Origin::Founded, "found uid-1"),
         ] {
-            let seen = seen.clone().remembering_settled(course);
+            let seen = seen.clone().remembering_settled(origin);
             assert_eq!(verdict(&decide(&me, &seen)), expected, "{case}");
         }
     }
@@ -166,13 +166,13 @@ fn nobody_starts_over_while_the_cluster_lives() {
         world()
             .initialized()
             .where_other_is(InstanceState::Terminated)
-            .remembering(Course::Join, "uid-1")
+            .remembering(Origin::Joined, "uid-1")
     };
     let after_a_takeover = || {
         world()
             .initialized()
             .claimed_by("i-3")
-            .remembering(Course::Join, "uid-1")
+            .remembering(Origin::Joined, "uid-1")
     };
     let nothing = Evidence::default;
     let (join, over) = ("join uid-1", "start over");
@@ -222,7 +222,7 @@ fn the_machines_are_looked_at_before_what_rests_on_their_silence_and_only_then()
         ("before founding", world().claimed_by(ME), true),
         (
             "founding goes on",
-            world().claimed_by(ME).remembering(Course::Found, "uid-1"),
+            world().claimed_by(ME).remembering(Origin::Founded, "uid-1"),
             false,
         ),
         (
@@ -230,7 +230,7 @@ fn the_machines_are_looked_at_before_what_rests_on_their_silence_and_only_then()
             world()
                 .initialized()
                 .where_other_is(Terminated)
-                .remembering(Course::Join, "uid-1"),
+                .remembering(Origin::Joined, "uid-1"),
             true,
         ),
         ("before joining", world().settled(), false),

@@ -173,7 +173,7 @@ fn a_token_becomes_no_other_node_and_nothing_more_than_a_node() {
         ),
         ("no group", |d| drop(d.names.remove(0)), "organization"),
         (
-            "an organizational unit beside",
+            "an organizational unit too",
             |d| {
                 d.names
                     .push((DnType::OrganizationalUnitName, "x".to_owned()));
@@ -207,7 +207,7 @@ fn a_token_becomes_no_other_node_and_nothing_more_than_a_node() {
             "alternative",
         ),
         (
-            "an extension beside",
+            "an extension too",
             |d| {
                 let extension = CustomExtension::from_oid_content(&[2, 5, 29, 19], vec![48, 0]);
                 d.params.custom_extensions.push(extension);

@@ -116,7 +116,7 @@ async fn of_a_takeover_and_a_settling_exactly_one_happens() {
     assert_eq!(error.kind(), Kind::Refused);
     assert_eq!(
         error.one_line(),
-        "cluster uid-1 was given up: i-2 has since claimed to found another"
+        "cluster uid-1 was abandoned: i-2 has since claimed to found another"
     );
     assert_eq!(read(&taken).await.unwrap().settled, None);
 
@@ -137,7 +137,7 @@ async fn a_cluster_is_recorded_under_the_number_of_its_claim() {
     assert_eq!(record.initialized.keys().collect::<Vec<_>>(), [&2]);
     let error = initialize(&taken, &initialized("uid-1")).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Refused);
-    assert!(error.one_line().contains("given up"), "{error}");
+    assert!(error.one_line().contains("was abandoned"), "{error}");
     // A list that lags behind the claim: it passes by itself.
     for error in [
         initialize(&taken, &initialized("uid-3")).await.unwrap_err(),

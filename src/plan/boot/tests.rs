@@ -10,11 +10,11 @@ use crate::{
     testing::{control_plane, machine, worker},
 };
 
-fn plan(me: &Identity, course: Course, settings: &Settings) -> Vec<Phase<Action>> {
+fn plan(me: &Identity, origin: Origin, settings: &Settings) -> Vec<Phase<Action>> {
     let memory = Memory {
         membership: Some(Membership {
             cluster_uid: "uid".to_owned(),
-            course,
+            origin,
         }),
         settled: None,
     };
@@ -25,9 +25,9 @@ fn plan(me: &Identity, course: Course, settings: &Settings) -> Vec<Phase<Action>
 
 fn every_plan(settings: &Settings) -> [Vec<Phase<Action>>; 3] {
     [
-        plan(&control_plane("i-1"), Course::Found, settings),
-        plan(&control_plane("i-1"), Course::Join, settings),
-        plan(&worker("i-1"), Course::Join, settings),
+        plan(&control_plane("i-1"), Origin::Founded, settings),
+        plan(&control_plane("i-1"), Origin::Joined, settings),
+        plan(&worker("i-1"), Origin::Joined, settings),
     ]
 }
 
@@ -83,7 +83,7 @@ fn host_phases() -> usize {
 
 #[test]
 fn a_worker_holds_nothing_of_a_control_plane() {
-    let phases = plan(&worker("i-1"), Course::Join, &load(&[]).unwrap());
+    let phases = plan(&worker("i-1"), Origin::Joined, &load(&[]).unwrap());
     assert_eq!(
         names(&phases),
         [
@@ -127,7 +127,7 @@ fn every_control_plane_is_marked_and_has_the_file_by_which_kubeadm_uploads_certi
 
 #[test]
 fn certificates_are_made_while_images_load() {
-    let phases = plan(&control_plane("i-1"), Course::Found, &load(&[]).unwrap());
+    let phases = plan(&control_plane("i-1"), Origin::Founded, &load(&[]).unwrap());
     let mut needs = vec!["kubeadm-certs"];
     let mut all = BTreeSet::new();
     while let Some(name) = needs.pop() {

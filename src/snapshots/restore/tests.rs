@@ -7,7 +7,7 @@ use crate::{
     journal::Journal,
     kubernetes::ca::ca_cert_hash,
     observe::{
-        Claim, Course, Evidence, Membership, Record,
+        Claim, Evidence, Membership, Origin, Record,
         record::{self, Recorded},
     },
     ports::{Instance, Output},
@@ -126,7 +126,7 @@ async fn with_its_own_data(new: &FakeWorld) {
     journal.etcd_cluster = Some("c1".to_owned());
     journal.membership = Some(Membership {
         cluster_uid: "uid".to_owned(),
-        course: Course::Found,
+        origin: Origin::Founded,
     });
     journal.save(new.host.as_ref()).await.unwrap();
 }
@@ -168,7 +168,7 @@ async fn who_may_restore() {
     let member = |uid: &str| Observation {
         membership: Some(Membership {
             cluster_uid: uid.to_owned(),
-            course: Course::Join,
+            origin: Origin::Joined,
         }),
         ..seen(&cluster, alone)
     };
@@ -320,7 +320,7 @@ async fn a_new_machine_gets_keys_and_data_and_keeps_no_copy() {
     let left = new.ports().host.list(Path::new(WORK)).await.unwrap();
     assert_eq!(left, Some(Vec::new()));
     let journal = journal(&new).await;
-    assert_eq!(journal.membership.unwrap().course, Course::Found);
+    assert_eq!(journal.membership.unwrap().origin, Origin::Founded);
     let ran = new.commands.ran();
     let restore = ran.iter().find(|line| line.contains("etcdutl")).unwrap();
     let me = control_plane("i-9");

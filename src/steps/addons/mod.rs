@@ -17,12 +17,12 @@ use crate::{
     error::{Context, Error, Kind, Result},
     ports::{ObjectRef, World},
     steps::{State, Step},
-    wait::{self, Notes, Patience, Probe},
+    wait::{self, Backoff, Notes, Probe},
 };
 use record::Record;
 
 /// How long the founder tries one object: right after `init` much is still being set up.
-const PATIENCE: Duration = Duration::from_mins(2);
+const SERVED_WITHIN: Duration = Duration::from_mins(2);
 
 /// One add-on, as the settings want it.
 ///
@@ -113,13 +113,13 @@ impl Addon {
         &self,
         world: &World,
         manifests: &[Manifest],
-        patience: Duration,
+        served_within: Duration,
     ) -> Result<()> {
         let mut errors: Vec<Error> = Vec::new();
         for manifest in manifests {
             let applied = world
                 .cluster
-                .apply(&self.name, &manifest.objects, patience)
+                .apply(&self.name, &manifest.objects, served_within)
                 .await;
             if let Err(error) = applied {
                 errors.push(error.during(manifest.place.clone()));
@@ -195,11 +195,11 @@ impl Step for Addon {
             .map(ObjectRef::skeleton)
             .collect();
         notes.waiting_for(format!("{}: applying {} objects", self.name, objects.len()));
-        self.put(world, &manifests, PATIENCE).await?;
+        self.put(world, &manifests, SERVED_WITHIN).await?;
         wait::until(
             world.clock.as_ref(),
             notes,
-            Patience::local(Duration::from_secs(self.deadline)),
+            Backoff::local(Duration::from_secs(self.deadline)),
             &format!("the roll-out of {}", self.name),
             || async {
                 let missing = world.cluster.not_rolled_out(&objects).await?;

@@ -145,7 +145,7 @@ mod tests {
         for (case, others, expected) in [
             ("the only one", vec![], Err("it is the only voter")),
             (
-                "beside a learner",
+                "next to a learner",
                 vec![learner],
                 Err("it is the only voter"),
             ),

@@ -10,7 +10,7 @@ use crate::{
     error::Result,
     ports::{Eviction, ObjectRef, World},
     steps::{State, Step},
-    wait::{self, Notes, Patience, Probe},
+    wait::{self, Backoff, Notes, Probe},
 };
 
 /// No pod is left on the node that could be elsewhere. Disruption budgets are respected for as
@@ -87,9 +87,9 @@ impl Step for Evict {
     }
 
     async fn apply(&self, world: &World, notes: &Notes) -> Result<()> {
-        let patience = Patience::local(Duration::from_secs(self.seconds));
+        let backoff = Backoff::local(Duration::from_secs(self.seconds));
         let what = format!("the pods of {} to go", self.node);
-        wait::until(world.clock.as_ref(), notes, patience, &what, || {
+        wait::until(world.clock.as_ref(), notes, backoff, &what, || {
             self.look(world)
         })
         .await

@@ -13,7 +13,7 @@ use crate::{
     identity::Identity,
     ports::{Command, Role, World},
     steps::{State, Step},
-    wait::{Notes, Patience, Probe, until},
+    wait::{Backoff, Notes, Probe, until},
 };
 
 /// Pulls at the same time; more only compete for the disk.
@@ -111,7 +111,7 @@ impl Images {
         until(
             world.clock.as_ref(),
             notes,
-            Patience::remote(deadline),
+            Backoff::remote(deadline),
             &what,
             async || {
                 let output = world.commands.run(pull.clone()).await?;

@@ -82,7 +82,7 @@ pub struct Component {
     pub extra_args: Vec<Arg>,
 }
 
-/// etcd beside the API server.
+/// etcd on the API server's own machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[allow(missing_docs)]

@@ -13,7 +13,7 @@ use crate::{
     kubernetes::paths,
     ports::{Command, MachineFacts, ObjectRef, Role, World},
     steps::{State, Step},
-    wait::{self, Notes, Patience, Probe},
+    wait::{self, Backoff, Notes, Probe},
 };
 
 /// The files that kubeadm reads on this node; they hold no secret.
@@ -280,7 +280,7 @@ impl Step for KubeadmPhase {
             wait::until(
                 world.clock.as_ref(),
                 notes,
-                Patience::local(deadline),
+                Backoff::local(deadline),
                 "the kubelet's client certificate",
                 || async {
                     if world.host.exists(Path::new(paths::KUBELET_CLIENT)).await? {

@@ -21,7 +21,7 @@ use crate::{
     observe::record,
     ports::{Applicant, Command, InstanceState, JoinTicket, Role, World},
     steps::{State, Step, decommission::LeaveEtcd},
-    wait::{self, Notes, Patience, Probe},
+    wait::{self, Backoff, Notes, Probe},
 };
 
 /// How long an etcd member and an API server take to start, as after a reboot.
@@ -101,7 +101,7 @@ impl Join {
         wait::until(
             world.clock.as_ref(),
             notes,
-            Patience::remote(Duration::from_secs(self.deadline)),
+            Backoff::remote(Duration::from_secs(self.deadline)),
             "a control plane to let this node in",
             || async {
                 let record = record::read(world.store.as_ref()).await?;
@@ -111,7 +111,7 @@ impl Join {
                     let uid = &self.cluster_uid;
                     return Ok(Probe::NotYet(match record.claims.last() {
                         Some(last) if last.cluster_uid != *uid => format!(
-                            "cluster {uid} was given up: {} founds another",
+                            "cluster {uid} was abandoned: {} founds another",
                             last.instance
                         ),
                         _ => format!("the store records no cluster {uid}"),
@@ -182,7 +182,7 @@ impl Join {
         let waited = wait::until(
             world.clock.as_ref(),
             notes,
-            Patience::local(MEMBER_STARTS),
+            Backoff::local(MEMBER_STARTS),
             "what an interrupted join left",
             || self.vote(world),
         )

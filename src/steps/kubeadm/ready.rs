@@ -11,7 +11,7 @@ use crate::{
     error::Result,
     ports::World,
     steps::{State, Step},
-    wait::{self, Notes, Patience, Probe},
+    wait::{self, Backoff, Notes, Probe},
 };
 
 /// The API answers `/readyz` at the cluster's endpoint.
@@ -49,7 +49,7 @@ impl Step for ApiReady {
         wait::until(
             world.clock.as_ref(),
             notes,
-            Patience::local(deadline),
+            Backoff::local(deadline),
             &what,
             || async {
                 if world.cluster.ready().await? {

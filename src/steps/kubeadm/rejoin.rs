@@ -23,7 +23,7 @@ use crate::{
     kubernetes::paths,
     ports::{Command, JoinTicket, Role, World},
     steps::{State, Step},
-    wait::{self, Notes, Patience, Probe},
+    wait::{self, Backoff, Notes, Probe},
 };
 
 /// Where kubeadm puts the control plane's kubelet.conf before it takes the place of the old one.
@@ -131,10 +131,10 @@ impl KubeletCertificate {
     }
 
     async fn wait(&self, world: &World, notes: &Notes) -> Result<()> {
-        let patience = Patience::local(Duration::from_secs(self.join.deadline));
+        let backoff = Backoff::local(Duration::from_secs(self.join.deadline));
         let clock = world.clock.as_ref();
         let what = "the kubelet's new certificate";
-        wait::until(clock, notes, patience, what, || async {
+        wait::until(clock, notes, backoff, what, || async {
             let inventory = Inventory::read(world.host.as_ref()).await?;
             let own = inventory.get("kubelet-client");
             Ok(if own.is_some_and(|own| !is_over(own, world)) {

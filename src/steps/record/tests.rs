@@ -62,7 +62,7 @@ async fn who_was_taken_over_from_records_and_settles_nothing() {
         assert_eq!(error.kind(), Kind::Refused);
         assert_eq!(
             error.one_line(),
-            "cluster uid-1 was given up: i-2 has since claimed to found another"
+            "cluster uid-1 was abandoned: i-2 has since claimed to found another"
         );
         let remedy = error.remedy().unwrap();
         assert!(remedy.starts_with("terminate this instance"), "{remedy}");

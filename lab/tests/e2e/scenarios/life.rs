@@ -56,7 +56,7 @@ pub fn a_restarted_agent_changes_nothing(stage: &Stage) -> Result<(), Failed> {
             now == pictured,
             format!("{machine} changed from\n{pictured}\nto\n{now}"),
         )?;
-        ensure(node_uid(stage, machine)? == uid, "the node joined anew")?;
+        ensure(node_uid(stage, machine)? == uid, "the node joined again")?;
     }
     Ok(())
 }
@@ -210,7 +210,7 @@ fn comes_back(
             format!("{name} is not Ready"),
         )
     })?;
-    ensure(node_uid(stage, machine)? == uid, "the node joined anew")
+    ensure(node_uid(stage, machine)? == uid, "the node joined again")
 }
 
 pub fn a_rebooted_node_comes_back(stage: &Stage) -> Result<(), Failed> {

@@ -227,7 +227,7 @@ async fn a_joiner_trusts_the_pinned_ca_and_an_api_servers_name_alone() {
     let error = ask(&stage, "").await.unwrap_err();
     assert!(error.contains("does not show the CA"), "{error}");
 
-    // The pinned CA beside a certificate that another one signed.
+    // The pinned CA, with a certificate that another one signed.
     let strange = Pki::new();
     let put = |path: &str, name: &str| stage.fake.files.put(path, &strange.files[name]);
     put(paths::API_SERVER, "apiserver.crt");

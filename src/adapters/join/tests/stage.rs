@@ -114,7 +114,7 @@ impl Stage {
         Self::with(settings, sts::start(vec![own(), workers()]).await).await
     }
 
-    /// With these keys known to STS beside the control plane's own.
+    /// With these keys known to STS, like the control plane's own.
     pub async fn knowing(keys: Keys) -> Self {
         Self::with(settings(), sts::start(vec![own(), keys]).await).await
     }

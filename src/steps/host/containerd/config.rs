@@ -118,7 +118,7 @@ pub(super) fn document(settings: &Settings) -> Result<String> {
         },
     };
     merged(&config, &settings.containerd.config)
-        .map_err(|error| error.hint("mend [containerd.config]: it must be valid as TOML"))
+        .map_err(|error| error.hint("correct [containerd.config]: it must be valid as TOML"))
 }
 
 fn merged(config: &Config, overrides: &Overrides) -> Result<String> {

@@ -16,7 +16,7 @@ use crate::{
     identity::Identity,
     ports::{Command, World},
     steps::{State, Step},
-    wait::{Notes, Patience, Probe, until},
+    wait::{Backoff, Notes, Probe, until},
 };
 
 /// Where containerd looks for registry mirrors.
@@ -110,11 +110,11 @@ impl Step for Containerd {
                 .map_err(|error| error.hint(advice))?;
             host.remove(pending).await?;
         }
-        let patience = Patience::local(Duration::from_mins(1));
+        let backoff = Backoff::local(Duration::from_mins(1));
         until(
             world.clock.as_ref(),
             notes,
-            patience,
+            backoff,
             "containerd to answer",
             async || {
                 Ok(match silent_because(world).await? {

@@ -225,7 +225,7 @@ async fn a_restart_cut_off_after_the_files_were_written_is_made_up_for() {
         error.to_string().contains("`systemctl restart containerd.service` ended with status 1: Job for containerd.service failed.\n  hint: read `journalctl -u containerd`"),
         "{error}"
     );
-    machine.commands.mend();
+    machine.commands.repair();
     assert_eq!(
         machine.differs(&containerd()).await,
         "containerd runs with an older configuration"

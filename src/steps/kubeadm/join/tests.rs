@@ -157,8 +157,8 @@ async fn a_control_plane_killed_on_the_way_is_reset_and_joins_again() {
 #[tokio::test(start_paused = true)]
 async fn a_joiner_that_nobody_lets_in_says_what_each_control_plane_said() {
     let no_cluster = FakeWorld::new();
-    let given_up = open(Role::Worker).await;
-    given_up.claimed(2, "uid-2", "i-new").await;
+    let abandoned = open(Role::Worker).await;
+    abandoned.claimed(2, "uid-2", "i-new").await;
     let no_control_plane = FakeWorld::new().recorded("uid", "i-cp").await;
     let refused = FakeWorld::new().recorded("uid", "i-cp").await;
     let listed = |id: &str, last: u8| testing::running(&testing::control_plane(id), last);
@@ -169,7 +169,7 @@ async fn a_joiner_that_nobody_lets_in_says_what_each_control_plane_said() {
     refused.ec2.list(others);
     for (fake, expected) in [
         (no_cluster, "the store records no cluster uid"),
-        (given_up, "cluster uid was given up: i-new founds another"),
+        (abandoned, "cluster uid was abandoned: i-new founds another"),
         (no_control_plane, "EC2 lists no running control plane"),
         (
             refused,

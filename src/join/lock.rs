@@ -44,7 +44,7 @@ fn is_taken(member: &Member, joiner: &Instance, name: &str, node: NodeIs) -> Opt
     )
 }
 
-/// Gives the turn to this instance; otherwise says whom it waits for.
+/// Gives the lock to this instance; otherwise says whom it waits for.
 pub async fn take(
     world: &World,
     joiner: &Instance,
@@ -57,7 +57,7 @@ pub async fn take(
         }
         JOIN_LOCK.release(world, &holder).await?;
         return Ok(Some(format!(
-            "the turn of the terminated {holder} just ended"
+            "the join lock of the terminated {holder} just ended"
         )));
     }
     // One that died on its way is taken out by the leader; one that lives gets its vote soon.
@@ -68,7 +68,7 @@ pub async fn take(
     let Some(member) = other else {
         return Ok(None);
     };
-    // Its instance may have to be let in again, and needs the turn for that.
+    // Its instance may have to be let in again, and needs the lock for that.
     JOIN_LOCK.release(world, &joiner.id).await?;
     let address = member.address;
     Ok(Some(format!(
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_second_waits_until_the_first_gives_its_turn_back() {
+    async fn the_second_waits_until_the_first_gives_the_lock_back() {
         let fake = founded();
         let world = fake.ports();
         let (one, two) = (instance("i-1", 11), instance("i-2", 12));
@@ -108,14 +108,14 @@ mod tests {
         assert_eq!(take(&world, &one, &all).await.unwrap(), None);
         let waits = take(&world, &two, &all).await.unwrap().unwrap();
         assert!(waits.contains("i-1 is joining"), "{waits}");
-        // Asking again, as after a lost answer, keeps the turn.
+        // Asking again, as after a lost answer, keeps the lock.
         assert_eq!(take(&world, &one, &all).await.unwrap(), None);
         JOIN_LOCK.release(&world, "i-1").await.unwrap();
         assert_eq!(take(&world, &two, &all).await.unwrap(), None);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_terminated_joiner_loses_its_turn_and_a_stopped_one_does_not() {
+    async fn a_terminated_joiner_loses_the_lock_and_a_stopped_one_does_not() {
         let fake = founded();
         let world = fake.ports();
         let (mut one, two) = (instance("i-1", 11), instance("i-2", 12));
@@ -137,7 +137,7 @@ mod tests {
         let (one, two) = (instance("i-1", 11), instance("i-2", 12));
         let waits = take(&fake.ports(), &two, &[]).await.unwrap().unwrap();
         assert!(waits.contains("10.42.0.11 has no vote yet"), "{waits}");
-        // Who waits for a learner leaves the turn to its instance, which may have to join again.
+        // Who waits for a learner leaves the lock to its instance, which may have to join again.
         assert_eq!(take(&fake.ports(), &one, &[]).await.unwrap(), None);
         fake.etcd.start(learner.id);
         fake.ports().etcd.promote(learner.id).await.unwrap();
