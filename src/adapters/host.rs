@@ -59,7 +59,7 @@ impl LocalHost {
                 self.root.display()
             )));
         };
-        commands.run(command.clone()).await?.success(&command)?;
+        commands.succeed(command).await?;
         Ok(())
     }
 }

@@ -54,7 +54,7 @@ fn heard(notices: &Notices, hooks: &[Hook], now: Timestamp, settings: &Settings)
 /// Why the agent is stopped, if the whole machine goes; `None` where a person or a failure
 /// ends the agent alone.
 async fn at_shutdown(world: &World, me: &Identity) -> Option<Why> {
-    let asked = Command::new("systemctl", ["is-system-running"]).within(Duration::from_secs(5));
+    let asked = Command::systemctl(["is-system-running"]).within(Duration::from_secs(5));
     // Its exit status says no more than its output.
     let said = world.commands.run(asked).await.ok()?;
     if said.stdout.trim() != "stopping" {

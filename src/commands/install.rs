@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::require_root;
-use crate::{adapters::wiring::Wiring, error::Result, ports::Command as Program};
+use crate::{adapters::wiring::Wiring, error::Result, ports::Command};
 
 /// The unit that `install` writes.
 const UNIT: &str = include_str!("../../systemd/k8s-bootstrap.service");
@@ -21,12 +21,8 @@ pub async fn install() -> Result<()> {
         &["enable", "k8s-bootstrap.service"],
         &["start", "--no-block", "k8s-bootstrap.service"],
     ] {
-        let command = Program::new("systemctl", args.iter().copied());
-        wiring
-            .commands
-            .run(command.clone())
-            .await?
-            .success(&command)?;
+        let command = Command::systemctl(args.iter().copied());
+        wiring.commands.succeed(command).await?;
     }
     println!("k8s-bootstrap.service is starting: watch it with `k8s-bootstrap status --watch`");
     Ok(())

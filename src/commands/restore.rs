@@ -64,7 +64,6 @@ fn confirm(node: &str, cluster: &str, fetched: &Fetched) -> Result<()> {
 }
 
 async fn systemctl(world: &World, args: &[&str]) -> Result<()> {
-    let command = Command::new("systemctl", args.iter().copied());
-    let output = world.commands.run(command.clone()).await?;
-    output.success(&command).map(drop)
+    let command = Command::systemctl(args.iter().copied());
+    world.commands.succeed(command).await.map(drop)
 }

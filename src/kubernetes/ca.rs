@@ -53,7 +53,7 @@ pub async fn upload_certificates(world: &World) -> Result<SecretString> {
             paths::INIT_CONFIG,
         ],
     );
-    let said = world.commands.run(upload.clone()).await?.success(&upload)?;
+    let said = world.commands.succeed(upload.clone()).await?;
     // The key is the only line of that form that kubeadm prints.
     said.stdout
         .lines()

@@ -12,6 +12,11 @@ pub trait Commands: Send + Sync {
     /// Runs a program to its end. A non-zero status is not an error here: see [`Output::success`].
     /// A child that outlives the deadline is killed with its group, and that is an error.
     async fn run(&self, command: Command) -> Result<Output>;
+
+    /// The same, where any status but zero is an error.
+    async fn succeed(&self, command: Command) -> Result<Output> {
+        self.run(command.clone()).await?.success(&command)
+    }
 }
 
 /// A program to run.
@@ -40,6 +45,12 @@ impl Command {
             env: Vec::new(),
             deadline: Duration::from_mins(1),
         }
+    }
+
+    /// `systemctl` with these arguments. Starting a unit lasts until it is ready, for which systemd
+    /// itself allows 90 s.
+    pub fn systemctl<'a>(args: impl IntoIterator<Item = &'a str>) -> Self {
+        Self::new("systemctl", args).within(Duration::from_secs(100))
     }
 
     /// The same command with another deadline.

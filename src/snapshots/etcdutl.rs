@@ -112,6 +112,5 @@ impl Etcdutl<'_> {
 /// Runs a program and gives what it printed.
 pub async fn run(world: &World, program: &str, args: &[&str]) -> Result<String> {
     let command = Command::new(program, args.iter().copied()).within(Duration::from_mins(10));
-    let output = world.commands.run(command.clone()).await?;
-    Ok(output.success(&command)?.stdout)
+    Ok(world.commands.succeed(command).await?.stdout)
 }

@@ -132,8 +132,7 @@ impl Renewal {
                     .chain(&["--config", paths::INIT_CONFIG])
                     .copied(),
             );
-            let output = world.commands.run(command.clone()).await?;
-            output.success(&command)?;
+            world.commands.succeed(command).await?;
         }
         Ok(())
     }

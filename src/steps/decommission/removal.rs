@@ -74,11 +74,9 @@ impl Removal {
             }
             Self::Units { names } => {
                 for name in names {
-                    let asked = Command::new(
-                        "systemctl",
-                        ["show", "--property=ActiveState,UnitFileState", *name],
-                    );
-                    let said = world.commands.run(asked.clone()).await?.success(&asked)?;
+                    let asked =
+                        Command::systemctl(["show", "--property=ActiveState,UnitFileState", *name]);
+                    let said = world.commands.succeed(asked).await?;
                     let runs = said.stdout.contains("ActiveState=active");
                     if runs || said.stdout.contains("UnitFileState=enabled") {
                         return Ok(Some((*name).to_owned()));
@@ -120,7 +118,7 @@ impl Removal {
             .within(Duration::from_secs(290)),
             Self::Units { names } => {
                 let args = ["disable", "--now"].iter().chain(names).copied();
-                Command::new("systemctl", args).within(Duration::from_secs(190))
+                Command::systemctl(args).within(Duration::from_secs(190))
             }
             Self::Files { paths } => {
                 let paths = paths.iter().map(|path| path.display().to_string());
@@ -149,12 +147,7 @@ impl Step for Removal {
     }
 
     async fn apply(&self, world: &World, _notes: &Notes) -> Result<()> {
-        let command = self.command();
-        world
-            .commands
-            .run(command.clone())
-            .await?
-            .success(&command)?;
+        world.commands.succeed(self.command()).await?;
         Ok(())
     }
 }

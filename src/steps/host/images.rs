@@ -98,7 +98,7 @@ fn list(settings: &Settings, role: Role) -> Vec<String> {
 impl Images {
     async fn missing(&self, world: &World) -> Result<Vec<&String>> {
         let list = ctr(&["images", "ls", "--quiet"]);
-        let output = world.commands.run(list.clone()).await?.success(&list)?;
+        let output = world.commands.succeed(list).await?;
         let there: BTreeSet<&str> = output.stdout.lines().map(str::trim).collect();
         let missing = self.images.iter().filter(|i| !there.contains(i.as_str()));
         Ok(missing.collect())

@@ -154,7 +154,7 @@ impl Step for PodLimits {
         units::enable(commands, UNIT).await?;
         // Its stop would leave a moment without rules; loading them takes the place of the old.
         let load = Command::new("nft", ["-f", RULES]);
-        commands.run(load.clone()).await?.success(&load)?;
+        commands.succeed(load).await?;
         units::systemctl(commands, &["start", UNIT]).await?;
         let digest = loaded(world, &wanted[0].1).await?.unwrap_or_default();
         host.write(Path::new(LOADED), digest.as_bytes(), 0o600)

@@ -1,7 +1,5 @@
 //! systemd's view of a unit, and changes to it.
 
-use std::time::Duration;
-
 use crate::{
     error::Result,
     ports::{Command, Commands},
@@ -49,10 +47,8 @@ pub(super) async fn show(commands: &dyn Commands, unit: &str) -> Result<Unit> {
 
 /// Runs systemctl and gives its standard output.
 pub(super) async fn systemctl(commands: &dyn Commands, args: &[&str]) -> Result<String> {
-    // Starting a unit lasts until it is ready, for which systemd itself allows 90 s.
-    let command = Command::new("systemctl", args.iter().copied()).within(Duration::from_secs(100));
-    let output = commands.run(command.clone()).await?.success(&command)?;
-    Ok(output.stdout)
+    let command = Command::systemctl(args.iter().copied());
+    Ok(commands.succeed(command).await?.stdout)
 }
 
 /// Makes systemd read its files again and start the unit at boot.

@@ -297,11 +297,7 @@ impl Step for KubeadmPhase {
         }
         notes.waiting_for(format!("kubeadm {}", self.phase.words().join(" ")));
         let command = Command::new("kubeadm", self.args.clone()).within(deadline);
-        world
-            .commands
-            .run(command.clone())
-            .await?
-            .success(&command)?;
+        world.commands.succeed(command).await?;
         if self.phase == InitPhase::Preflight {
             world
                 .host

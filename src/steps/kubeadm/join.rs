@@ -247,10 +247,10 @@ impl Join {
                 ["reset", "--force", "--cri-socket", paths::CRI_SOCKET],
             )
             .within(Duration::from_secs(self.deadline));
-            world.commands.run(reset.clone()).await?.success(&reset)?;
+            world.commands.succeed(reset).await?;
         } else {
-            let stop = Command::new("systemctl", ["stop", "kubelet.service"]);
-            world.commands.run(stop.clone()).await?.success(&stop)?;
+            let stop = Command::systemctl(["stop", "kubelet.service"]);
+            world.commands.succeed(stop).await?;
         }
         for trace in traces {
             world.host.remove(Path::new(trace)).await?;
@@ -276,11 +276,11 @@ impl Join {
         notes.waiting_for("kubeadm join");
         let join =
             Command::new("kubeadm", ["join", "--config", paths::JOIN_CONFIG]).within(deadline);
-        let ended = world.commands.run(join.clone()).await;
+        let ended = world.commands.succeed(join).await;
         // The token goes from the disk whatever became of the join.
         world.host.remove(Path::new(paths::JOIN_CONFIG)).await?;
         world.host.remove(Path::new(paths::DISCOVERY_CONF)).await?;
-        ended?.success(&join)?;
+        ended?;
         if is_control_plane {
             self.joined(world).await?;
         }

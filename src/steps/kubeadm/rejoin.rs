@@ -182,14 +182,12 @@ fn is_over(certificate: &Certificate, world: &World) -> bool {
 async fn kubeadm(world: &World, words: &[&str]) -> Result<()> {
     let words = words.iter().chain(&["--config", paths::INIT_CONFIG]);
     let command = Command::new("kubeadm", words.copied());
-    let output = world.commands.run(command.clone()).await?;
-    output.success(&command).map(drop)
+    world.commands.succeed(command).await.map(drop)
 }
 
 async fn restart_kubelet(world: &World) -> Result<()> {
-    let restart = Command::new("systemctl", ["restart", "kubelet.service"]);
-    let output = world.commands.run(restart.clone()).await?;
-    output.success(&restart).map(drop)
+    let restart = Command::systemctl(["restart", "kubelet.service"]);
+    world.commands.succeed(restart).await.map(drop)
 }
 
 #[cfg(test)]

@@ -148,7 +148,7 @@ async fn kubelet(world: &World) -> Result<Option<String>> {
     if !world.host.exists(Path::new(paths::KUBELET_FLAGS)).await? {
         return Ok(Some(format!("{} does not exist", paths::KUBELET_FLAGS)));
     }
-    let asked = Command::new("systemctl", ["is-active", "kubelet.service"]);
+    let asked = Command::systemctl(["is-active", "kubelet.service"]);
     let state = world.commands.run(asked).await?;
     Ok((state.status != 0).then(|| format!("kubelet.service is {}", state.stdout.trim())))
 }
