@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::ledger::{Batch, Ledger, Session};
+use crate::ledger::{Batch, Ledger, Link, Session, State};
 use crate::metrics::Metrics;
 
 /// Between attempts to connect: 100 ms, doubled up to this.
@@ -34,26 +34,6 @@ pub enum Visit {
     Counted(u64),
     /// The ledger is away; so many visits of this process wait to be counted.
     Kept(u64),
-}
-
-/// How the ledger is, as of the last round trip or heartbeat.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Link {
-    /// The first connection is being made.
-    Connecting,
-    /// It answers.
-    Up,
-    /// It does not, and why.
-    Down(String),
-}
-
-/// What the counter knows.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct State {
-    /// Whether the ledger answers.
-    pub link: Link,
-    /// Visits that wait to be counted.
-    pub kept: u64,
 }
 
 /// The visitors' end of the counter. Dropping all of them ends the task, once nothing

@@ -123,3 +123,23 @@ impl Session for RedisSession {
 fn said(cause: &redis::RedisError) -> String {
     cause.to_string()
 }
+
+/// How the ledger is, as of the last round trip or heartbeat.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Link {
+    /// The first connection is being made.
+    Connecting,
+    /// It answers.
+    Up,
+    /// It does not, and why.
+    Down(String),
+}
+
+/// What the counter knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct State {
+    /// Whether the ledger answers.
+    pub link: Link,
+    /// Visits that wait to be counted.
+    pub kept: u64,
+}

@@ -8,7 +8,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use crate::counter::{Link, State};
+use crate::ledger::{Link, State};
 
 /// The process's figures.
 pub struct Metrics {

@@ -10,7 +10,8 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
-use crate::counter::{Counter, Link, Visit};
+use crate::counter::{Counter, Visit};
+use crate::ledger::Link;
 use crate::metrics::Metrics;
 use crate::pages::Pages;
 

@@ -14,8 +14,8 @@ use tokio::time::{Duration, timeout};
 
 use crate::layout::Layout;
 use crate::network::{API, RESOLVER};
-use crate::serve::StateReader;
 use crate::state::State;
+use crate::state::StateReader;
 use crate::tls::aws_names;
 use crate::zone::{Records, View};
 

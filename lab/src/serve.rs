@@ -2,8 +2,8 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
@@ -15,7 +15,7 @@ use crate::ec2::client::Aws;
 use crate::ec2::credentials::Credentials;
 use crate::ec2::proxy::{self, Api};
 use crate::layout::{Layout, namespace};
-use crate::state::State;
+use crate::state::StateReader;
 use crate::{artifacts, imds, process, registry, resolver, tls};
 
 /// Held by the servers of the one lab that a machine can have: namespaces and
@@ -23,38 +23,6 @@ use crate::{artifacts, imds, process, registry, resolver, tls};
 const MACHINE_LOCK: &str = "/run/lock/k8s-bootstrap-lab";
 /// Longest start of the servers, moto's included.
 const START_DEADLINE: Duration = Duration::from_secs(90);
-
-/// The state as it is on disk, read again when the file has changed.
-pub struct StateReader {
-    path: PathBuf,
-    layout: Layout,
-    kept: Mutex<(Option<SystemTime>, Arc<State>)>,
-}
-
-impl StateReader {
-    /// Reads the layout's state.
-    pub fn new(layout: &Layout) -> Self {
-        Self {
-            path: layout.state(),
-            layout: layout.clone(),
-            kept: Mutex::default(),
-        }
-    }
-
-    /// The newest state; the one before it when the file cannot be read.
-    pub fn get(&self) -> Arc<State> {
-        let changed = std::fs::metadata(&self.path)
-            .and_then(|about| about.modified())
-            .ok();
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.0 != changed
-            && let Ok(Some(state)) = State::load(&self.layout)
-        {
-            *kept = (changed, Arc::new(state));
-        }
-        Arc::clone(&kept.1)
-    }
-}
 
 /// Takes the machine's lock, or says who has it.
 fn take_machine_lock(layout: &Layout) -> Result<Flock<File>> {

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -285,6 +287,38 @@ pub fn now() -> u64 {
     SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .map_or(0, |d| d.as_secs())
+}
+
+/// The state as it is on disk, read again when the file has changed.
+pub struct StateReader {
+    path: PathBuf,
+    layout: Layout,
+    kept: Mutex<(Option<SystemTime>, Arc<State>)>,
+}
+
+impl StateReader {
+    /// Reads the layout's state.
+    pub fn new(layout: &Layout) -> Self {
+        Self {
+            path: layout.state(),
+            layout: layout.clone(),
+            kept: Mutex::default(),
+        }
+    }
+
+    /// The newest state; the one before it when the file cannot be read.
+    pub fn get(&self) -> Arc<State> {
+        let changed = std::fs::metadata(&self.path)
+            .and_then(|about| about.modified())
+            .ok();
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.0 != changed
+            && let Ok(Some(state)) = State::load(&self.layout)
+        {
+            *kept = (changed, Arc::new(state));
+        }
+        Arc::clone(&kept.1)
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What CONTRIBUTING says of the rooms, kept by a test: who may import whom.
 //!
-//! A room is a file or folder directly below `src/`. Imports by tests do not count.
+//! A room is a file or folder directly below `src/`, `lab/src/` or `app/src/`. Imports by tests do not count.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::{
@@ -113,13 +113,11 @@ fn read(folder: &Path, room: Option<&str>, imports: &mut Imports) {
     }
 }
 
-fn of_this_project() -> Imports {
+/// The rooms below this folder of the project.
+fn rooms_in(folder: &str) -> Imports {
     let mut imports = Imports::new();
-    read(
-        &Path::new(env!("CARGO_MANIFEST_DIR")).join("src"),
-        None,
-        &mut imports,
-    );
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    read(&folder, None, &mut imports);
     for (room, imported) in &mut imports {
         imported.remove(room);
     }
@@ -149,7 +147,7 @@ fn cycle(imports: &Imports) -> Option<Vec<&str>> {
 }
 
 /// The rooms that name an adapter and may not.
-fn beside_the_wiring(imports: &Imports) -> Vec<&str> {
+fn outside_of_the_wiring(imports: &Imports) -> Vec<&str> {
     let rooms = imports.iter();
     rooms
         .filter(|(room, imported)| {
@@ -160,18 +158,20 @@ fn beside_the_wiring(imports: &Imports) -> Vec<&str> {
 }
 
 #[test]
-fn no_room_imports_itself_by_way_of_another() {
-    let mut imports = of_this_project();
-    // Used by tests alone, whatever it imports.
-    imports.remove("testing");
-    assert_eq!(cycle(&imports), None);
-    assert!(imports.len() > 20, "{imports:?}");
+fn no_room_imports_itself_through_another() {
+    for (folder, rooms) in [("src", 20), ("lab/src", 20), ("app/src", 5)] {
+        let mut imports = rooms_in(folder);
+        // Used by tests alone, whatever it imports.
+        imports.remove("testing");
+        assert_eq!(cycle(&imports), None, "{folder}");
+        assert!(imports.len() >= rooms, "{folder}: {imports:?}");
+    }
 }
 
 #[test]
 fn only_the_wiring_names_adapters() {
     let none: [&str; 0] = [];
-    assert_eq!(beside_the_wiring(&of_this_project()), none);
+    assert_eq!(outside_of_the_wiring(&rooms_in("src")), none);
 }
 
 #[test]
@@ -199,10 +199,10 @@ fn planted_offences_are_found() {
         ("commands", "use crate::adapters::wiring::Wiring;"),
         ("agent", "use crate::{adapters::host::LocalHost, error};"),
     ]);
-    assert_eq!(beside_the_wiring(&planted), ["agent"]);
+    assert_eq!(outside_of_the_wiring(&planted), ["agent"]);
     let by_tests = rooms(&[(
         "agent",
         "#[cfg(test)] mod tests { use crate::adapters::host; } #[cfg(test)] use crate::adapters;",
     )]);
-    assert_eq!(beside_the_wiring(&by_tests), [""; 0]);
+    assert_eq!(outside_of_the_wiring(&by_tests), [""; 0]);
 }

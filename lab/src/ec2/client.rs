@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::faults::Wanted;
 use super::policies;
-use crate::imds::tree::{ACCOUNT, IMAGE, INSTANCE_TYPE};
+use crate::ec2::{ACCOUNT, IMAGE, INSTANCE_TYPE};
 use crate::layout::Layout;
 use crate::network::{REGION, SUBNET_CIDR, VPC_CIDR, ZONE};
 use crate::state::{Machine, MetadataOptions};

@@ -9,7 +9,7 @@ use serde_json::json;
 use tokio::sync::Mutex;
 
 use super::client::{Aws, element};
-use crate::imds::tree::stamp;
+use crate::ec2::stamp;
 use crate::layout::Layout;
 use crate::state::{Machine, now};
 

@@ -10,3 +10,19 @@ pub mod policies;
 pub mod proxy;
 pub mod replay;
 pub mod states;
+
+/// The account that moto plays.
+pub const ACCOUNT: &str = "123456789012";
+/// The image of all machines: an Ubuntu that moto knows. One that it does not know
+/// is a Windows to it.
+pub const IMAGE: &str = "ami-785db401";
+/// The instance type of the cluster that this project reproduces.
+pub const INSTANCE_TYPE: &str = "c7i-flex.large";
+
+/// RFC 3339 in UTC, as EC2 writes times, from seconds since the epoch.
+pub fn stamp(seconds: u64) -> String {
+    let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
+    jiff::Timestamp::from_second(seconds)
+        .unwrap_or(jiff::Timestamp::MAX)
+        .to_string()
+}

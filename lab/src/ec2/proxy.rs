@@ -26,7 +26,7 @@ use super::moto;
 use super::replay::{Call, Journal, seed, send};
 use super::states;
 use crate::layout::Layout;
-use crate::serve::StateReader;
+use crate::state::StateReader;
 
 /// Largest body of a call: a snapshot of etcd, which grows with every machine that came and went.
 const LARGEST_BODY: usize = 256 << 20;

@@ -23,7 +23,7 @@ use tokio::net::TcpListener;
 use crate::ec2::credentials::Credentials;
 use crate::layout::Layout;
 use crate::network::METADATA;
-use crate::serve::StateReader;
+use crate::state::StateReader;
 use crate::state::{Machine, Phase, now};
 use answer::{Answer, Request as Asked, answer, protocol};
 

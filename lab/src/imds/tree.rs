@@ -2,16 +2,9 @@
 
 use serde_json::{Value, json};
 
+use crate::ec2::{ACCOUNT, IMAGE, INSTANCE_TYPE, stamp};
 use crate::network::{REGION, SUBNET_CIDR, VPC_CIDR, ZONE};
 use crate::state::{Machine, Notice};
-
-/// The account that moto plays.
-pub const ACCOUNT: &str = "123456789012";
-/// The image of all machines: an Ubuntu that moto knows. One that it does not know
-/// is a Windows to it.
-pub const IMAGE: &str = "ami-785db401";
-/// The instance type of the cluster that this project reproduces.
-pub const INSTANCE_TYPE: &str = "c7i-flex.large";
 
 /// What lies below `meta-data/`: objects are folders, strings are leaves.
 pub fn metadata(machine: &Machine) -> Value {
@@ -132,28 +125,6 @@ pub fn read(tree: &Value, path: &[&str]) -> Option<String> {
         }
         other => Some(other.to_string()),
     }
-}
-
-/// RFC 3339 in UTC from seconds since the epoch, by Howard Hinnant's
-/// days-to-civil algorithm (<https://howardhinnant.github.io/date_algorithms.html>).
-pub fn stamp(seconds: u64) -> String {
-    let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    let shifted = days + 719_468;
-    let era = shifted / 146_097;
-    let day_of_era = shifted % 146_097;
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_index = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_index + 2) / 5 + 1;
-    let month = if month_index < 10 {
-        month_index + 3
-    } else {
-        month_index - 9
-    };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    let (hour, minute, second) = (rest / 3600, rest % 3600 / 60, rest % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
 #[cfg(test)]
