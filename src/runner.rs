@@ -1,15 +1,12 @@
 //! Carries phases out: in parallel where `after` allows, each checked, applied, verified, journaled.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
-use futures::{FutureExt, StreamExt, future, stream::FuturesUnordered};
+use futures::{StreamExt, stream::FuturesUnordered};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use tokio::sync::{Mutex as AsyncMutex, watch};
+use tokio::sync::{Mutex, watch};
 use tracing::{info, warn};
 
 use crate::{
@@ -19,7 +16,7 @@ use crate::{
     plan::Phase,
     ports::World,
     steps::{State, Step},
-    wait::Notes,
+    wait::{Notes, relay, within},
 };
 
 /// The first pause after an error that a person must fix unless it passes.
@@ -80,7 +77,7 @@ pub struct Summary {
 /// Several plans may run at once and name each other's phases in `after`.
 pub struct Runner {
     world: World,
-    journal: AsyncMutex<Journal>,
+    journal: Mutex<Journal>,
     progress: watch::Sender<Progress>,
 }
 
@@ -89,7 +86,7 @@ impl Runner {
     pub fn new(world: World, journal: Journal) -> Self {
         Self {
             world,
-            journal: AsyncMutex::new(journal),
+            journal: Mutex::new(journal),
             progress: watch::Sender::new(Vec::new()),
         }
     }
@@ -194,52 +191,27 @@ impl Runner {
     async fn carry_out<A: Step + Serialize>(&self, phase: &Phase<A>) -> Result<PhaseState> {
         self.until_hold(&phase.after).await;
         let begun = self.world.clock.now();
-        self.set(
-            &phase.name,
-            PhaseState::Running {
-                since: begun,
-                waiting_for: None,
-            },
-        );
-        let (notes, mut news) = Notes::new();
-        let work = self.check_apply_verify(phase, &notes, begun).fuse();
-        let end = self
-            .world
-            .clock
-            .sleep(Duration::from_secs(phase.deadline_seconds))
-            .fuse();
-        futures::pin_mut!(work, end);
-        let last_reason = Mutex::new(None::<String>);
-        let relay = async {
-            while news.changed().await.is_ok() {
-                let waiting_for = news.borrow_and_update().clone();
-                last_reason
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .clone_from(&waiting_for);
-                self.set(
-                    &phase.name,
-                    PhaseState::Running {
-                        since: begun,
-                        waiting_for,
-                    },
-                );
-            }
-            future::pending::<()>().await;
-        }
-        .fuse();
-        futures::pin_mut!(relay);
-        let outcome = futures::select_biased! {
-            outcome = work => outcome,
-            () = relay => Err(Error::failed("unreachable: the relay of notes ended")),
-            () = end => {
-                let reason = last_reason.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let running = |waiting_for| PhaseState::Running {
+            since: begun,
+            waiting_for,
+        };
+        self.set(&phase.name, running(None));
+        let (notes, news) = Notes::new();
+        let last = news.clone();
+        let limit = Duration::from_secs(phase.deadline_seconds);
+        let work = self.check_apply_verify(phase, &notes, begun);
+        let outcome = tokio::select! {
+            biased;
+            outcome = within(self.world.clock.as_ref(), limit, work) => outcome.unwrap_or_else(|| {
+                let reason = last.borrow().clone();
+                let reason = reason.map(|reason| format!(", waiting for {reason}"));
                 Err(Error::failed(format!(
                     "gave up after {} s{}",
                     phase.deadline_seconds,
-                    reason.map(|r| format!(", waiting for {r}")).unwrap_or_default()
+                    reason.unwrap_or_default()
                 )))
-            }
+            }),
+            never = relay(news, |note| self.set(&phase.name, running(note))) => match never {},
         };
         match outcome {
             Ok(state) => {

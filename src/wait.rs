@@ -1,6 +1,6 @@
 //! Waiting: always for a stated reason, always with an end.
 
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 
 use tokio::sync::watch;
 
@@ -29,6 +29,18 @@ impl Notes {
     pub fn waiting_for(&self, what: impl Into<String>) {
         self.0.send_replace(Some(what.into()));
     }
+}
+
+/// Hands on each note for as long as it is polled.
+pub async fn relay(
+    mut notes: watch::Receiver<Option<String>>,
+    mut tell: impl FnMut(Option<String>),
+) -> Infallible {
+    while notes.changed().await.is_ok() {
+        let note = notes.borrow_and_update().clone();
+        tell(note);
+    }
+    std::future::pending().await
 }
 
 /// What a probe found.

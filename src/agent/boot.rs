@@ -19,7 +19,7 @@ use crate::{
     report::Stage,
     runner::Summary,
     steps::Step,
-    wait::{Backoff, Notes, Probe, until},
+    wait::{Backoff, Notes, Probe, relay, until},
 };
 
 /// What an instance is to do once it has decided.
@@ -81,14 +81,7 @@ impl Agent {
         // The adapter retries throttling by itself, so the first answer can take a while.
         self.reporter
             .message("asking EC2 and the store for the cluster");
-        let (notes, mut news) = Notes::new();
-        let relay = async {
-            while news.changed().await.is_ok() {
-                let text = news.borrow_and_update().clone().unwrap_or_default();
-                self.reporter.message(text);
-            }
-            std::future::pending::<()>().await;
-        };
+        let (notes, news) = Notes::new();
         let deadline = Duration::from_secs(self.settings.deadlines.peers);
         let agreement = Mutex::default();
         let choice = until(
@@ -102,7 +95,7 @@ impl Agent {
         let choice = tokio::select! {
             biased;
             chosen = choice => chosen?,
-            () = relay => return Err(Error::failed("the relay of notes ended")),
+            never = relay(news, |note| self.reporter.message(note.unwrap_or_default())) => match never {},
         };
         self.reporter.message("");
         if let Choice::Belong(membership) = &choice {

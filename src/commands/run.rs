@@ -21,7 +21,7 @@ use crate::{
     ports::{Host, MachineFacts, Role},
     report::{Reporter, Stage},
     runner::Runner,
-    wait::{Backoff, Notes, Probe, until},
+    wait::{Backoff, Notes, Probe, relay, until},
 };
 
 /// How often a node that is in use looks whether what was refused has been fixed.
@@ -124,16 +124,12 @@ async fn listen_for_reports(host: &dyn Host, address: SocketAddr) -> Result<repo
 
 /// Waits for what EC2 says of this instance: it may be late, or a permission may be missing.
 async fn learn(wiring: &Wiring, reporter: &Reporter) -> Result<(Settings, Identity, MachineFacts)> {
-    let (notes, mut news) = Notes::new();
-    let relay = async {
-        while news.changed().await.is_ok() {
-            let text = news.borrow_and_update().clone().unwrap_or_default();
-            reporter.message(text);
-            // This may take longer than systemd waits for a start.
-            systemd::ready();
-        }
-        std::future::pending::<Infallible>().await
-    };
+    let (notes, news) = Notes::new();
+    let told = relay(news, |note| {
+        reporter.message(note.unwrap_or_default());
+        // This may take longer than systemd waits for a start.
+        systemd::ready();
+    });
     let known = until(
         wiring.clock.as_ref(),
         &notes,
@@ -143,7 +139,7 @@ async fn learn(wiring: &Wiring, reporter: &Reporter) -> Result<(Settings, Identi
     );
     let known = tokio::select! {
         known = known => known?,
-        never = relay => match never {},
+        never = told => match never {},
     };
     reporter.message("");
     Ok(known)

@@ -1,9 +1,10 @@
 //! Scenarios of plans, with steps that follow a script.
 #![allow(clippy::unwrap_used)]
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Mutex};
 
 use async_trait::async_trait;
+use futures::future;
 
 use super::*;
 use crate::{observe::Origin, testing::FakeWorld};
