@@ -1,9 +1,8 @@
 //! How a node gets from an abandoned cluster to the next one.
 //!
-//! A cluster that nobody has called settled stands and falls with its founder. Without it the
-//! others take off their machines what they have of it, and decide as if they had never
-//! joined. The membership is forgotten last, so that whatever interrupts them, the next start
-//! comes to the same.
+//! A cluster that is not settled depends on its founder. If the founder is lost, the other nodes
+//! remove the cluster from their machines and decide as if they had never joined. They forget the
+//! membership last, so that after any interruption the next start comes to the same result.
 
 use std::time::Duration;
 
@@ -20,7 +19,7 @@ use crate::{
     steps::Step,
 };
 
-/// How often a node of a cluster that is not settled looks whether it was abandoned.
+/// How often a node of a cluster that is not settled checks whether it was abandoned.
 const LOOK: Duration = Duration::from_secs(30);
 
 impl Agent {
@@ -34,7 +33,7 @@ impl Agent {
                 return None;
             }
             let origin = memory.membership?.origin;
-            // Whoever else looks says what is wrong with EC2 or the store.
+            // Other loops report what is wrong with EC2 or the store.
             if let Ok(seen) = self.observe().await {
                 let _ = self.repair_record(&seen).await;
                 // A founder only waits to see that its cluster is settled.
@@ -51,8 +50,8 @@ impl Agent {
         }
     }
 
-    /// Takes what there is of the cluster off this machine, and then the memory of it. What
-    /// comes back ends the agent: its next start decides again.
+    /// Removes the cluster from this machine, then forgets it. The returned error ends the agent;
+    /// its next start decides again.
     pub async fn start_over<A>(&self, why: &str, removal: &[Phase<A>]) -> Error
     where
         A: Step + Serialize,

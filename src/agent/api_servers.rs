@@ -1,4 +1,4 @@
-//! Which API servers a node may use, and how it knows them while nobody tells it any.
+//! Which API servers a node may use, and how it knows them before EC2 answers.
 
 use std::{net::SocketAddr, path::Path};
 
@@ -11,12 +11,12 @@ use crate::{
     ports::{Host, InstanceState, Role},
 };
 
-/// Where those that were seen last are kept.
+/// Keeps the API servers that were seen last.
 const FILE: &str = "/var/lib/k8s-bootstrap/api-servers.json";
 
-/// The API servers that a node knows before EC2 has told it any: on a control plane its own,
-/// and those that were seen before a restart. So a node that boots while EC2 does not answer
-/// reaches its API all the same; for as long, EC2 launches no other control plane either.
+/// The API servers that a node knows before EC2 answers: its own on a control plane, and those seen
+/// before a restart. So a node that boots while EC2 does not answer still reaches its API;
+/// meanwhile EC2 launches no other control plane either.
 pub async fn known(me: &Identity, host: &dyn Host) -> Result<Vec<SocketAddr>> {
     let mut servers = own(me);
     let seen = remembered(host).await?;
@@ -24,9 +24,9 @@ pub async fn known(me: &Identity, host: &dyn Host) -> Result<Vec<SocketAddr>> {
     Ok(servers)
 }
 
-/// The API servers that a node is reaching by the agent's balancer; `None` where this machine is
-/// no node, where it uses another endpoint, and where its disk was made from another instance's,
-/// as far as it is known which `instance` this is.
+/// The API servers that a node reaches through the agent's balancer. `None` if this machine is not
+/// a node, if it uses another endpoint, or if `instance` is known and the disk is a copy of another
+/// instance's.
 pub async fn in_use(host: &dyn Host, instance: Option<&str>) -> Result<Option<Vec<SocketAddr>>> {
     let balancer = format!("https://{LOCAL_ENDPOINT}");
     let mut by_balancer = false;
@@ -64,7 +64,7 @@ pub fn seen(me: &Identity, seen: &Observation) -> Vec<SocketAddr> {
     servers
 }
 
-/// Keeps them over restarts.
+/// Keeps them across restarts.
 pub async fn remember(host: &dyn Host, servers: &[SocketAddr]) -> Result<()> {
     let list = serde_json::to_vec(servers)
         .attempting(|| "cannot form the list of API servers".to_owned())?;
@@ -73,7 +73,7 @@ pub async fn remember(host: &dyn Host, servers: &[SocketAddr]) -> Result<()> {
 
 async fn remembered(host: &dyn Host) -> Result<Vec<SocketAddr>> {
     let list = host.read(Path::new(FILE)).await?.unwrap_or_default();
-    // A damaged file is as good as none: the next look at EC2 writes it again.
+    // Treat a damaged file as absent: the next look at EC2 writes it again.
     Ok(serde_json::from_slice(&list).unwrap_or_default())
 }
 

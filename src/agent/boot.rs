@@ -22,17 +22,17 @@ use crate::{
     wait::{Backoff, Notes, Probe, relay, until},
 };
 
-/// What an instance is to do once it has decided.
+/// What an instance does once it has decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Choice {
     /// Found or join this cluster.
     Belong(Membership),
-    /// Take off this machine what it has of an abandoned cluster, because of this.
+    /// Remove an abandoned cluster from this machine, for this reason.
     StartOver(String),
 }
 
 impl Agent {
-    /// Prepares the host while it finds out which cluster to found or join, then does that.
+    /// Prepares the host while it decides which cluster to found or join, then does so.
     pub async fn boot(&self) -> Result<Summary> {
         let host = plan::host(&self.settings, &self.me)?;
         self.boot_by(&host, &plan::removal::start_over(), |memory| {
@@ -41,8 +41,8 @@ impl Agent {
         .await
     }
 
-    /// The same by these plans: the last is made once the instance has chosen its cluster, the
-    /// other one is carried out where that was abandoned.
+    /// Same with the given plans: `cluster` makes its plan once the instance has chosen its
+    /// cluster, `removal` runs if that cluster was abandoned.
     pub async fn boot_by<A: Step + Serialize, B: Step + Serialize>(
         &self,
         host: &[Phase<A>],
@@ -52,13 +52,13 @@ impl Agent {
         let now = self.world.clock.now();
         self.reporter.stage(Stage::Working, "", now);
         let before_claim = plan::before_claim(host);
-        // To start over needs a prepared host as well: kubeadm, and a containerd that runs.
+        // Starting over also needs a prepared host: kubeadm and a running containerd.
         let (prepared, belonging) = try_join!(self.runner.run(host), async {
             if let Choice::StartOver(why) = self.choose_cluster(&before_claim).await? {
                 return Ok(Err(why));
             }
             let plan = cluster(&self.runner.memory().await)?;
-            // Biased, so that a simulation with the same seed does the same.
+            // Biased, so that a simulation with the same seed repeats exactly.
             tokio::select! {
                 biased;
                 outcome = self.runner.run(&plan) => outcome.map(Ok),
@@ -75,8 +75,8 @@ impl Agent {
         }
     }
 
-    /// Observes and decides until there is a cluster to found or to join. Nothing is claimed
-    /// before the phases of these names hold: who claims can found.
+    /// Observes and decides until there is a cluster to found or join. Claims nothing until the
+    /// phases in `before_claim` hold: an instance that claims must be able to found.
     async fn choose_cluster(&self, before_claim: &[String]) -> Result<Choice> {
         // The adapter retries throttling by itself, so the first answer can take a while.
         self.reporter
@@ -91,7 +91,7 @@ impl Agent {
             "a cluster to found or to join",
             async || self.decide_once(&agreement, before_claim, &notes).await,
         );
-        // Biased, so that a simulation with the same seed does the same.
+        // Biased, so that a simulation with the same seed repeats exactly.
         let choice = tokio::select! {
             biased;
             chosen = choice => chosen?,
@@ -128,7 +128,7 @@ impl Agent {
                 }
                 Decision::Claim { number, why, .. } => {
                     if self.claim(number, &why).await? == Created::AlreadyThere {
-                        // A store whose lists lag would have it claimed without a pause.
+                        // While the store's lists lag, this loop would claim without a pause.
                         return Ok(Probe::NotYet(format!(
                             "claim {number} is taken; the store does not list it yet"
                         )));

@@ -1,7 +1,7 @@
 //! How a node leaves: on which notice, and by when.
 //!
-//! [`plan::decommission`] turns a notice into phases. Leaving never fails as a whole: a phase
-//! that is not done in time leaves the rest to the next, since the machine ends anyway.
+//! [`plan::decommission`] turns a notice into phases. Leaving never fails as a whole: if a phase
+//! fails or runs out of time, the next one starts, since the machine ends anyway.
 
 use std::time::Duration;
 
@@ -18,17 +18,18 @@ use crate::{
     wait::within,
 };
 
-/// How often the metadata service is asked for notices, as EC2's documentation advises.
+/// How often to poll the metadata service for notices, as EC2's documentation advises.
 pub const POLL: Duration = Duration::from_secs(5);
 
-/// What is kept free of the time that others give, for the last phases.
+/// Reserved for the last phases, out of the time that a notice gives.
 const MARGIN: Duration = Duration::from_secs(15);
 
-/// EC2 says within this what becomes of this instance; else it counts as coming back.
+/// How long to wait for EC2 to report this instance's state; without an answer the instance counts
+/// as coming back.
 const EC2_ANSWERS: Duration = Duration::from_secs(10);
 
-/// The notice in what the metadata service says, if there is one. `hooks` are those of the
-/// group that waits.
+/// The notice that the metadata service gives, if any. `hooks` are the lifecycle hooks that hold
+/// back the group's termination.
 fn heard(notices: &Notices, hooks: &[Hook], now: Timestamp, settings: &Settings) -> Option<Notice> {
     if let Some(Interruption { action, time }) = &notices.interruption {
         let left = Duration::try_from(time.duration_since(now)).unwrap_or_default();
@@ -51,11 +52,11 @@ fn heard(notices: &Notices, hooks: &[Hook], now: Timestamp, settings: &Settings)
     })
 }
 
-/// Why the agent is stopped, if the whole machine goes; `None` where a person or a failure
-/// ends the agent alone.
+/// Why the node leaves, if the whole machine shuts down; `None` if a person or a failure stops only
+/// the agent.
 async fn at_shutdown(world: &World, me: &Identity) -> Option<Why> {
     let asked = Command::systemctl(["is-system-running"]).within(Duration::from_secs(5));
-    // Its exit status says no more than its output.
+    // Its exit status adds nothing to its output.
     let said = world.commands.run(asked).await.ok()?;
     if said.stdout.trim() != "stopping" {
         return None;
@@ -86,7 +87,7 @@ async fn at_shutdown(world: &World, me: &Identity) -> Option<Why> {
 }
 
 impl Agent {
-    /// Listens until there is a notice.
+    /// Polls until there is a notice.
     pub async fn await_notice(&self) -> Notice {
         let mut rebalance = false;
         let mut trouble = None;
@@ -125,9 +126,9 @@ impl Agent {
         }
     }
 
-    /// What is left to do when the agent is stopped.
+    /// Leaves the cluster if the agent is stopped by a shutdown of the machine.
     pub async fn leave_at_shutdown(&self) {
-        // One that never joined has nothing to leave.
+        // A node that never joined has nothing to leave.
         if self.runner.membership().await.is_none() {
             return;
         }
@@ -146,7 +147,7 @@ impl Agent {
         let end = clock.elapsed() + Duration::from_secs(notice.seconds) + MARGIN;
         for mut phase in plan::decommission(notice, &self.settings, &self.me) {
             let left = end.saturating_sub(clock.elapsed()).as_secs();
-            // At the very end each still gets a moment.
+            // Even at the very end each phase gets a few seconds.
             let left = left.max(3);
             phase.deadline_seconds = phase.deadline_seconds.min(left);
             if let Err(error) = self.runner.run(&[phase]).await {

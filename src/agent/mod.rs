@@ -8,7 +8,7 @@
 //! starts over when its cluster was abandoned                              abandoned
 //! ```
 //!
-//! All the while it knows which API servers there are: [`api_servers`].
+//! Throughout, [`api_servers`] tracks which API servers there are.
 
 mod abandoned;
 pub mod api_servers;
@@ -40,31 +40,31 @@ pub use observing::look;
 pub use steady::End;
 pub use who::{remember_name, who_am_i};
 
-/// One node's agent: what it was asked for, who it is, and what it works with.
+/// One node's agent: its settings, its identity, and what it works with.
 #[derive(Clone)]
 pub struct Agent {
     /// What the user asked for.
     pub settings: Arc<Settings>,
-    /// Who this instance is.
+    /// This instance's identity.
     pub me: Arc<Identity>,
-    /// What machine it runs on.
+    /// The machine it runs on.
     pub machine: Arc<MachineFacts>,
-    /// The world that it acts on.
+    /// The ports through which it acts.
     pub world: World,
     /// How it decides whether to found or to join.
     pub judge: Judge,
-    /// Carries its plans out.
+    /// Carries out its plans.
     pub runner: Arc<Runner>,
-    /// Tells people and programs.
+    /// Reports to people and programs.
     pub reporter: Arc<Reporter>,
     /// The control planes' addresses, for the node's API balancer.
     pub api_servers: watch::Sender<Vec<SocketAddr>>,
-    /// Which of them are ready, as far as the balancer knows.
+    /// Which API servers are ready, as far as the balancer knows.
     pub api_health: Arc<dyn ApiHealth>,
 }
 
 impl Agent {
-    /// The whole life, until the machine ends or the node has lost its cluster.
+    /// Runs until the machine ends or the node has lost its cluster.
     pub async fn live(&self) -> Result<()> {
         let begun = self.world.clock.now();
         let summary = self.boot().await?;
@@ -86,7 +86,7 @@ impl Agent {
                 return Err(self.start_over(&why, &plan::removal::start_over()).await);
             }
         }
-        // Nothing is repaired any more: the machine is about to end.
+        // No more repairs: the machine is about to end.
         std::future::pending().await
     }
 }

@@ -1,4 +1,4 @@
-//! One look at EC2, the store and the other control planes, and what is written down of it.
+//! One look at EC2, the store and the other control planes, and what is recorded from it.
 
 use tracing::warn;
 
@@ -11,8 +11,8 @@ use crate::{
     ports::{Role, World},
 };
 
-/// Looks at EC2 and the store, and where what follows rests on there being no cluster, at the
-/// control planes themselves.
+/// Looks at EC2 and the store, and at the control planes themselves if the decision rests on there
+/// being no cluster.
 pub async fn look(
     world: &World,
     me: &Identity,
@@ -27,7 +27,7 @@ pub async fn look(
 }
 
 impl Agent {
-    /// Observes, and tells the API balancer of the control planes that were seen.
+    /// Observes, and passes the control planes that it saw to the API balancer.
     pub async fn observe(&self) -> Result<Observation> {
         let memory = self.runner.memory().await;
         let seen = look(&self.world, &self.me, memory, self.settings.join.port).await?;
@@ -52,8 +52,8 @@ impl Agent {
         Ok(seen)
     }
 
-    /// Writes what the store lacks of the record of this control plane's cluster: what it has lost
-    /// of a settled one, and that a cluster which works without its founder is settled.
+    /// Completes the store's record of this control plane's cluster: writes lost keys of a settled
+    /// cluster again, and settles a cluster that works without its founder.
     pub async fn repair_record(&self, seen: &Observation) -> Result<()> {
         let Some(membership) = &seen.membership else {
             return Ok(());

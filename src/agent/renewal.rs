@@ -1,4 +1,4 @@
-//! The certificates of a node that is up: looked at again and again, renewed when they are due.
+//! The certificates of a running node: checked in every cycle, renewed when due.
 
 use std::time::Duration;
 
@@ -18,20 +18,20 @@ use crate::{
     steps::{State, Step},
 };
 
-/// How often certificates are looked at.
+/// How often certificates are checked.
 pub const CYCLE: Duration = Duration::from_secs(10);
 
 /// How often the same warning is repeated in the journal.
 const REMINDER: Duration = Duration::from_hours(24);
 
-/// What is remembered from cycle to cycle.
+/// When the last warning was logged, kept from cycle to cycle.
 #[derive(Debug, Default)]
 pub struct Warnings {
     warned: Option<Timestamp>,
 }
 
 impl Warnings {
-    /// What a person must know of the authorities; in the journal once a day.
+    /// What a person must know about the CAs; logged once a day.
     pub fn troubles(&mut self, inventory: &Inventory, now: Timestamp) -> Vec<String> {
         let troubles = ending_authorities(inventory, now);
         let due = self.warned.is_none_or(|last| now >= last + REMINDER);
@@ -50,8 +50,9 @@ impl Warnings {
 
 /// Renews what is due on this control plane, if it gets the lock.
 ///
-/// One that fails keeps the lock, so that what broke it breaks no other. What is useless
-/// already is not waited for by anybody: that is a phase of each cycle, see [`plan::each_cycle`].
+/// A failed renewal keeps the lock, so that its cause breaks no other control plane. Certificates
+/// that are already useless do not wait for the lock: a phase of each cycle renews them, see
+/// [`plan::each_cycle`].
 pub async fn renew(
     world: &World,
     runner: &Runner,
@@ -110,7 +111,7 @@ mod tests {
         renew(&world, &runner, &settings(), &me).await.unwrap();
         assert!(fake.commands.ran().is_empty());
         RENEWAL_LOCK.release(&world, "i-2").await.unwrap();
-        // kubeadm does nothing in this world, and whom it fails keeps the lock.
+        // kubeadm does nothing in this world, so the renewal fails and keeps the lock.
         let renewed = renew(&world, &runner, &settings(), &me).await;
         assert!(renewed.is_err());
         assert!(!fake.commands.ran().is_empty());

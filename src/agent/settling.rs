@@ -1,4 +1,4 @@
-//! A cluster that people use is settled, even where its founder never comes to the end of its boot.
+//! Settles a cluster that is in use, even if its founder never finishes its boot.
 
 use std::{collections::BTreeSet, convert::Infallible, time::Duration};
 
@@ -13,15 +13,15 @@ use crate::{
     ports::{OWNER_LABEL, World},
 };
 
-/// How often a founder that is not done looks.
+/// How often a founder checks until its boot is done.
 const LOOK: Duration = Duration::from_secs(30);
 
-/// An add-on that is not ready after this holds up nobody who uses the cluster without it.
+/// The cluster is settled after this even if an add-on is not ready.
 const LATEST: Duration = Duration::from_hours(1);
 
 impl Agent {
-    /// While a founder's boot lasts: calls its cluster settled once a user's pod runs on it, or
-    /// an hour after it was recorded.
+    /// During a founder's boot: settles its cluster once a user's pod runs on it, or an hour after
+    /// it was recorded.
     pub(super) async fn settle_in_time(&self) -> Infallible {
         let mut said = None;
         loop {
@@ -67,7 +67,7 @@ impl Agent {
     }
 }
 
-/// Why a cluster that was recorded at `since` has something to lose, if it has.
+/// Why a cluster that was recorded at `since` has something to lose; `None` if it has nothing.
 async fn is_used(world: &World, since: Timestamp, now: Timestamp) -> Result<Option<String>> {
     if since + LATEST <= now {
         return Ok(Some(format!("it was recorded at {since:.0}")));
@@ -77,7 +77,7 @@ async fn is_used(world: &World, since: Timestamp, now: Timestamp) -> Result<Opti
     Ok(users_pod(&namespaces, &pods).map(|pod| format!("the pod {pod} runs on it")))
 }
 
-/// A running pod in a namespace that neither Kubernetes nor an add-on has made.
+/// A running pod in a namespace that belongs to neither Kubernetes nor an add-on.
 fn users_pod(namespaces: &[Value], pods: &[Value]) -> Option<String> {
     let own: BTreeSet<&str> = namespaces
         .iter()
@@ -133,7 +133,7 @@ mod tests {
         }
     }
 
-    /// A founder that has recorded its cluster and is not done.
+    /// A founder that has recorded its cluster and is still booting.
     async fn founding() -> (FakeWorld, Agent) {
         let fake = FakeWorld::founded().recorded("uid", "i-1").await;
         let agent = agent(&fake, control_plane("i-1")).await;

@@ -1,4 +1,4 @@
-//! The steady state: the node is checked, repaired and reported, until it leaves.
+//! The steady state: checks, repairs and reports the node until it leaves.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -19,21 +19,20 @@ use crate::{
     wait::Every,
 };
 
-/// How often the cheap things are looked at: peers, the node's condition.
+/// How often the cheap checks run: peers, the node's condition.
 const CYCLE: Duration = Duration::from_secs(30);
 
-/// Workers of a large cluster look at their peers less often, so that all instances together
-/// make about four calls a second. EC2 answers an account some twenty a second, and throttles
-/// whoever asks beyond that.
+/// Workers of a large cluster look at their peers less often, so that all instances together make
+/// about four calls a second. EC2 allows an account about twenty a second and throttles the rest.
 const SHARE: Duration = Duration::from_millis(250);
 
-/// How often every phase is checked again, digests of programs included.
+/// How often every phase is checked again, including digests of programs.
 const FULL_CHECK: Duration = Duration::from_hours(1);
 
-/// How often members and Nodes are compared with EC2: a successor that joins waits for it.
+/// How often etcd members and Nodes are compared with EC2; a joining successor waits for it.
 const HEALING: Duration = Duration::from_secs(10);
 
-/// How long a node of this role does without a look at its peers while it loses no API server.
+/// How long a node of this role waits between looks at its peers if it loses no API server.
 fn between_looks(role: Role, instances: usize) -> Duration {
     match role {
         Role::ControlPlane => CYCLE,
@@ -41,7 +40,7 @@ fn between_looks(role: Role, instances: usize) -> Duration {
     }
 }
 
-/// The error on one line, which is also in the journal now.
+/// Logs the error and returns it as one line.
 fn warned(error: &Error) -> String {
     let line = error.one_line();
     warn!(HINT = error.remedy(), "{line}");
@@ -53,7 +52,7 @@ fn warned(error: &Error) -> String {
 pub enum End {
     /// The node is about to end.
     Notice(Notice),
-    /// The node's cluster was abandoned, because of this.
+    /// The node's cluster was abandoned, for this reason.
     Abandoned(String),
 }
 
@@ -62,8 +61,7 @@ impl Agent {
         Every::new(self.world.clock.as_ref(), period)
     }
 
-    /// Looks again and again, repairs what differs, and reports, until the node is about to end
-    /// or has lost its cluster.
+    /// Checks, repairs drift and reports, until the node is about to end or has lost its cluster.
     pub async fn stay(&self) -> End {
         tokio::select! {
             notice = self.await_notice() => End::Notice(notice),
@@ -78,7 +76,7 @@ impl Agent {
         }
     }
 
-    /// Says when certificates end, and renews what is due on a control plane.
+    /// Reports when certificates expire, and renews what is due on a control plane.
     async fn renew_certificates(&self) -> Infallible {
         let mut warnings = renewal::Warnings::default();
         let mut cycles = self.every(renewal::CYCLE);
@@ -97,7 +95,7 @@ impl Agent {
         }
     }
 
-    /// Beside the node's own cycle: however long an add-on takes, the node is looked after.
+    /// A separate loop, so that a slow add-on does not delay the node's own checks.
     async fn reconcile_addons(&self) -> Infallible {
         let mut upkeep = addons::Upkeep::new(&self.settings, &self.me.instance_id);
         let mut cycles = self.every(CYCLE);
@@ -110,8 +108,8 @@ impl Agent {
         }
     }
 
-    /// What dead instances left goes, so that their successors can take their place. One after
-    /// the other, so that no member is taken out while another is being defragmented.
+    /// Removes what dead instances left, so that successors can take their place, and maintains
+    /// etcd. In one loop, so that no member is removed while another is being defragmented.
     async fn heal_and_maintain(&self) -> Infallible {
         let (mut healing, mut maintenance) = (Healing::default(), Maintenance::default());
         let mut cycles = self.every(HEALING);
@@ -121,7 +119,7 @@ impl Agent {
                 Ok(troubles) => self.reporter.troubles(troubles),
                 Err(error) => warn!(HINT = error.remedy(), "{}", error.one_line()),
             }
-            // An etcd that does not answer was just said.
+            // Healing has just reported an etcd that does not answer.
             let report = maintenance.cycle(&self.world, &self.me).await.ok();
             if let Some(cluster) = report.as_ref().and_then(|report| report.cluster.clone())
                 && let Err(error) = self
@@ -135,7 +133,7 @@ impl Agent {
         }
     }
 
-    /// Deletes the Nodes of those who have left.
+    /// Deletes the Nodes of instances that have left.
     async fn remove_left_nodes(&self) -> Infallible {
         let mut cycles = self.every(departed::CYCLE);
         loop {
@@ -146,7 +144,7 @@ impl Agent {
         }
     }
 
-    /// Beside the others, and more often: visitors wait for it.
+    /// A separate loop, and a more frequent one: clients wait for it.
     async fn reconcile_dns(&self) -> Infallible {
         let (me, cluster) = (&self.me.instance_id, &self.me.cluster);
         let mut cycles = self.every(dns::CYCLE);
@@ -164,9 +162,9 @@ impl Agent {
         }
     }
 
-    /// Beside the others: a large snapshot takes its time.
+    /// A separate loop: a large snapshot takes time.
     async fn take_backups(&self) -> Infallible {
-        // Validation has already rejected an invalid place.
+        // Validation has already rejected an invalid destination.
         let Ok(Some(mut schedule)) = Schedule::new(&self.settings.snapshots) else {
             return std::future::pending().await;
         };
@@ -187,8 +185,8 @@ impl Agent {
         }
     }
 
-    /// The node's condition is reported next to its phases: a full check may download for minutes,
-    /// and meanwhile the status must be true and lost API servers be noticed.
+    /// Repairs and reports concurrently: a full check may download for minutes, and meanwhile the
+    /// status must stay true and lost API servers must be noticed.
     async fn look_after_node(&self) -> Infallible {
         let (unrepaired, news) = watch::channel(None);
         tokio::select! {
@@ -232,7 +230,7 @@ impl Agent {
                 let pause = seen
                     .as_ref()
                     .map_or(CYCLE, |peers| between_looks(self.me.role, *peers));
-                // Half a cycle early, so that the cycle at its end does not just miss it.
+                // Half a cycle early, so that the tick at its end does not just miss it.
                 look_due = (now + pause).saturating_sub(CYCLE / 2);
                 unseen = seen.err();
             }
@@ -255,10 +253,10 @@ impl Agent {
 
     /// The node's stage and message, with these troubles appended.
     ///
-    /// The stage is the node's own condition. A trouble of the agent, such as an EC2 API that
-    /// does not answer, is only appended: it must not take a working node out of service.
-    /// Nor must one that only a person can fix, such as a detached IAM role: with the agent
-    /// the node would lose its API balancer.
+    /// The stage is the node's own condition. A problem of the agent, such as an EC2 API that does
+    /// not answer, is only appended: it must not take a working node out of service. Nor must one
+    /// that only a person can fix, such as a detached IAM role: without the agent the node would
+    /// lose its API balancer.
     async fn look_at_node(&self, troubles: impl Iterator<Item = String>) -> (Stage, String) {
         let (stage, mut message) = self.condition().await;
         let troubles: Vec<String> = troubles.collect();
@@ -268,7 +266,7 @@ impl Agent {
         (stage, message)
     }
 
-    /// Carries out what is due, or every phase that no longer holds; tells what it could not.
+    /// Carries out the phases of each cycle, or with `full` all phases; returns what failed.
     async fn repair(&self, full: bool) -> Option<String> {
         let outcome = self.carry_out(full).await;
         outcome.err().map(|error| warned(&error))

@@ -1,5 +1,4 @@
-//! What is wanted of this instance and who it is, by all that knows it: the metadata service, EC2
-//! itself, the user-data and a file.
+//! This instance's settings and identity, from the metadata service, EC2, the user-data and a file.
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
@@ -12,19 +11,19 @@ use crate::{
     ports::{Ec2, Host, Instance, InstanceFacts, MachineFacts, Metadata},
 };
 
-/// The name that this instance's node has once it has one.
+/// Keeps the node's name once it is known.
 const FILE: &str = "/var/lib/k8s-bootstrap/node-name.json";
 
-/// A node name, and whose it is: disks are copied into images.
+/// A node name and the instance it belongs to, since disks are copied into images.
 #[derive(Serialize, Deserialize)]
 struct Named {
     instance: String,
     name: String,
 }
 
-/// Finds out what is wanted of this instance and who it is. EC2 is asked for what the metadata
-/// lack: tags come there late, or never where the instance does not offer them, and the host name
-/// is not the private DNS name where the VPC's DHCP options give a domain of one's own.
+/// Reads this instance's settings and identity. EC2 supplies what the metadata lack: tags appear
+/// there late, or never if the instance does not expose them, and the host name is not the private
+/// DNS name if the VPC's DHCP options set a custom domain.
 ///
 /// `ec2` connects to the API of a region.
 pub async fn who_am_i(
@@ -79,7 +78,7 @@ fn fragment(tags: &BTreeMap<String, String>) -> Result<Fragment> {
     Ok(Fragment::made("EC2 tags", config::tags::fragment(tags)?))
 }
 
-/// Whether it is said which cluster and role this is.
+/// Whether the sources name this instance's cluster and role.
 fn is_complete(sources: &Sources) -> Result<bool> {
     let settings = sources.clone().settings()?;
     Ok(!settings.cluster.name.is_empty() && settings.node.role.is_some())
@@ -106,7 +105,7 @@ fn private_dns_name(instance: &Instance) -> Result<String> {
     })
 }
 
-/// Keeps the node's name, so that a restart needs no answer of EC2.
+/// Keeps the node's name, so that a restart does not need EC2.
 pub async fn remember_name(host: &dyn Host, me: &Identity) -> Result<()> {
     if known_name(host, &me.instance_id).await?.as_ref() == Some(&me.node_name) {
         return Ok(());
@@ -122,7 +121,7 @@ pub async fn remember_name(host: &dyn Host, me: &Identity) -> Result<()> {
 
 async fn known_name(host: &dyn Host, instance: &str) -> Result<Option<String>> {
     let text = host.read(Path::new(FILE)).await?.unwrap_or_default();
-    // A damaged file is as good as none: EC2 gives the same name again.
+    // Treat a damaged file as absent: EC2 gives the same name again.
     let named = serde_json::from_slice::<Named>(&text).ok();
     let own = named.filter(|named| named.instance == instance);
     Ok(own.map(|named| named.name))
@@ -212,7 +211,7 @@ mod tests {
         remember_name(fake.host.as_ref(), &me).await.unwrap();
         fake.ec2.fail_with(|| Error::failed("no answer"));
         assert_eq!(resolved(&fake).await.unwrap(), me);
-        // Another instance from a copy of the disk asks.
+        // Another instance, made from a copy of the disk, asks EC2.
         fake.files
             .put(FILE, "{\"instance\": \"i-1\", \"name\": \"other\"}");
         let error = resolved(&fake).await.unwrap_err();

@@ -16,7 +16,7 @@ use crate::{
     testing::{FakeWorld, agent, control_plane, output, running, worker},
 };
 
-/// Longer than looks take to agree.
+/// Longer than looks need to agree.
 const AGREED: Duration = Duration::from_mins(5);
 
 fn terminated(id: &str) -> Instance {
@@ -26,7 +26,7 @@ fn terminated(id: &str) -> Instance {
     }
 }
 
-/// A worker that joined cluster uid, which i-cp founded and nobody called settled.
+/// A worker that joined cluster uid, founded by i-cp and not settled.
 async fn joined() -> (FakeWorld, Agent) {
     let fake = FakeWorld::new().recorded("uid", "i-cp").await;
     let me = worker("i-1");
@@ -41,7 +41,7 @@ async fn joined() -> (FakeWorld, Agent) {
     (fake, agent)
 }
 
-/// With it goes the API.
+/// The API goes down with it.
 fn founder_is_gone(fake: &FakeWorld) {
     fake.cluster.down(true);
     fake.ec2
@@ -127,12 +127,12 @@ async fn a_founder_remembers_that_its_cluster_is_settled() {
     assert_eq!(agent.until_abandoned().await, None);
     let kept = agent.runner.memory().await.settled.unwrap();
     assert_eq!(kept.cluster_uid(), "uid");
-    // Over a restart, and whatever becomes of the store.
+    // Across a restart, and independent of the store.
     let restarted = crate::testing::agent(&fake, control_plane("i-1")).await;
     assert_eq!(restarted.runner.memory().await.settled, Some(kept));
 }
 
-/// The history that once ended a cluster: its founder replaced, one key lost.
+/// The sequence that once destroyed a cluster: its founder was replaced, then one key was lost.
 #[tokio::test(start_paused = true)]
 async fn a_lost_key_makes_no_node_start_over_and_is_written_again() {
     let (fake, _) = joined().await;
@@ -165,7 +165,7 @@ async fn a_node_that_knows_nothing_of_a_settling_does_not_start_over_while_the_a
     fake.cluster.down(false);
     assert!(timeout(AGREED, agent.until_abandoned()).await.is_err());
     fake.cluster.down(true);
-    // Another one that waits in the same way shows the cluster's certificate as well.
+    // Another control plane that waits in the same way also shows the cluster's certificate.
     fake.peers.show(&["10.42.0.3:6443"]);
     let peer = running(&control_plane("i-2"), 3);
     fake.ec2
@@ -235,7 +235,7 @@ async fn whatever_interrupts_it_the_membership_is_there_until_nothing_else_is() 
     assert_eq!(error.kind(), Kind::Failed);
     assert!(error.one_line().starts_with("cannot start over"), "{error}");
     assert!(fake.files.has(FILE));
-    // The next start comes to the same, and to its end.
+    // The next start decides the same and completes it.
     with_programs(&fake);
     let again = crate::testing::agent(&fake, worker("i-1")).await;
     founder_is_gone(&fake);
@@ -283,7 +283,7 @@ async fn a_join_under_way_ends_when_its_cluster_is_given_up() {
     assert!(!fake.files.has(FILE));
 }
 
-/// A step that never comes to its end.
+/// A step that never ends.
 #[derive(Debug, Serialize)]
 struct Waits;
 

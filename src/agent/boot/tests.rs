@@ -44,7 +44,7 @@ async fn of_five_control_planes_at_once_one_founds() {
         panic!("{founders:?}");
     };
     assert_eq!(founder.origin, Origin::Founded);
-    // Asked again, the one still founds and the others say whom they wait for.
+    // Asked again, the founder still founds and the others name the instance they wait for.
     let again = join_all(agents.iter().map(once)).await;
     let waits = again
         .into_iter()
@@ -79,7 +79,7 @@ async fn an_instance_that_is_not_fit_claims_nothing() {
     assert!(record.claims.is_empty(), "{:?}", record.claims);
 }
 
-/// A store that shows nothing of what it was given yet.
+/// A store that does not list yet what was written to it.
 #[derive(Default)]
 struct Lagging {
     store: MemoryStore,

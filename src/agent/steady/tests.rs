@@ -22,7 +22,7 @@ const ME: &str = "ip-10-42-0-10.eu-central-1.compute.internal";
 
 /// The agent of a node that has joined and is Ready.
 async fn member(fake: &FakeWorld, me: Identity) -> Agent {
-    // Beside it the control plane that lets nodes in.
+    // And a control plane that admits nodes.
     fake.ec2
         .list([running(&me, 10), running(&control_plane("i-cp"), 2)]);
     fake.cluster.node_conditions([Some(ready())]);
@@ -44,7 +44,7 @@ async fn cycle(agent: &Agent, full: bool) -> (Stage, String) {
         .await
 }
 
-/// Lets the agent work for a while, in which it must not end.
+/// Lets the agent work for this time; it must not end.
 async fn work_for(time: Duration, keep: &mut Pin<&mut impl Future<Output = End>>) {
     let ended = timeout(time, keep.as_mut()).await;
     assert!(ended.is_err(), "{ended:?}");
@@ -154,7 +154,7 @@ async fn a_full_check_mends_a_removed_file_and_only_that() {
     let founder = FakeWorld::founded().recorded("uid", "i-cp").await;
     let fake = founder.another_host().with_a_whole_kernel().with_a_way_in();
     let agent = member(&fake, worker("i-1")).await;
-    // All is to be done at first: a whole boot.
+    // At first everything is to be done: a whole boot.
     let (stage, message) = cycle(&agent, true).await;
     assert_eq!(stage, Stage::Ready);
     assert!(!message.contains("but"), "{message}");
@@ -278,7 +278,8 @@ async fn a_worker_of_a_large_cluster_asks_seldom_until_it_loses_an_api_server() 
     work_for(CYCLE * 20, &mut keep).await;
     assert_eq!(fake.ec2.asked() - before, 2);
     let servers = ["10.42.0.2:6443", "10.42.0.3:6443"].map(|server| server.parse().unwrap());
-    // Which one is ready, and how often EC2 is asked then: for each loss once, for none always.
+    // Which server is ready, and how often EC2 is asked: once per loss, in every cycle if none is
+    // ready.
     for (ready, asks) in [(Some(servers[0]), 1), (Some(servers[0]), 0), (None, 5)] {
         for _ in 0..2 {
             health.look(&servers, &Ready(ready)).await;
