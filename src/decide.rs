@@ -1,7 +1,7 @@
 //! What this instance does next, as a pure function of what it sees.
 //!
-//! [`decide`] judges one look. [`judge`] is what an agent follows: it also asks for
-//! [`Agreement`] of several looks where a single incomplete answer could mislead.
+//! [`decide`] judges one look. Agents follow [`judge`]: it also requires the [`Agreement`] of
+//! several looks if a single incomplete answer could mislead.
 
 mod agreement;
 
@@ -18,16 +18,16 @@ use crate::{
 
 pub use agreement::Agreement;
 
-/// EC2's answers are eventually consistent: an instance that claimed may be missing
-/// from the list for a while. Only a claim older than this, of an instance that is
-/// not listed at all, counts as one of an instance long terminated.
+/// EC2's answers are eventually consistent: an instance that claimed may be missing from the list
+/// for a while. If the instance is not listed at all and its claim is older than this, it counts as
+/// terminated long ago.
 const FORGOTTEN: Duration = Duration::from_mins(30);
 
-/// Control planes of one launch start within minutes of each other. One that is older by this
-/// much has had the time to found a cluster, whatever the store says.
+/// Control planes launched together start within minutes of each other. One that is older by this
+/// much has had time to found a cluster, whatever the store says.
 const ELDER: Duration = Duration::from_mins(15);
 
-/// How an agent decides: [`judge`], unless somebody listens in.
+/// How an agent decides: [`judge`], possibly wrapped by an observer.
 pub type Judge = Arc<dyn Fn(&Identity, &Observation, &mut Agreement) -> Decision + Send + Sync>;
 
 /// What to do next.
@@ -45,17 +45,17 @@ pub enum Decision {
     },
     /// Found the cluster.
     Found {
-        /// Its uid, fixed by the claim.
+        /// The cluster's UID, fixed by the claim.
         cluster_uid: String,
     },
     /// Join the cluster.
     Join {
-        /// Its uid.
+        /// The cluster's UID.
         cluster_uid: String,
-        /// What its CA must hash to.
+        /// The expected hash of the cluster CA's public key.
         ca_hash: String,
     },
-    /// Take from this node what it has of an abandoned cluster, and decide again.
+    /// Remove the abandoned cluster from this node, and decide again.
     StartOver {
         /// Why that cluster has no future.
         why: String,
@@ -74,24 +74,25 @@ pub enum Decision {
     },
 }
 
-/// What a claim rests on, and so for how long looks must agree before it is made.
+/// What a claim rests on. It determines for how long looks must agree before the claim is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Grounds {
-    /// What cannot be taken back: nobody has claimed, or the holder is terminated.
+    /// A fact that cannot change back: nobody has claimed, or the holder is terminated.
     Fact,
-    /// What one incomplete answer can feign: somebody is not listed, or shows no cluster.
+    /// Something that one incomplete answer can feign: an instance is not listed, or shows no
+    /// cluster.
     Absence,
-    /// The holder is stopped before it has recorded a cluster, and may come back.
+    /// The holder was stopped before it recorded a cluster, and may come back.
     Stopped,
 }
 
-/// Decides, once several looks agree on what one of them may have got wrong.
+/// Decides; if one look could be wrong, only once several agree.
 pub fn judge(me: &Identity, seen: &Observation, agreement: &mut Agreement) -> Decision {
     agreement.weigh(decide(me, seen), seen.elapsed)
 }
 
-/// Decides by one look.
+/// Decides from one look.
 pub fn decide(me: &Identity, seen: &Observation) -> Decision {
     let Some(listed) = seen.instances.iter().find(|i| i.id == me.instance_id) else {
         return wait(format!(
@@ -141,8 +142,8 @@ fn arrive(me: &Identity, seen: &Observation) -> Decision {
     }
 }
 
-/// Nothing is recorded. Nobody has founded a cluster yet, or its record is lost, or this instance
-/// looks for it in another place: then the control planes themselves show what there is.
+/// Nothing is recorded: no cluster was founded yet, its record is lost, or this instance looks in
+/// the wrong place. The control planes themselves show which of these it is.
 fn first_claim(me: &Identity, seen: &Observation) -> Decision {
     if let Some(refusal) = shown_unrecorded(seen) {
         return refusal;
@@ -185,7 +186,7 @@ fn peers<'a>(me: &'a Identity, seen: &'a Observation) -> impl Iterator<Item = &'
     })
 }
 
-/// Those of them that show nothing now and come back with their disks.
+/// The peers that are stopped: they show nothing now, and come back with their disks.
 fn stopped_peers<'a>(
     me: &'a Identity,
     seen: &'a Observation,
@@ -213,7 +214,7 @@ fn shown_unrecorded(seen: &Observation) -> Option<Decision> {
     })
 }
 
-/// As long as a cluster has nothing to lose, it stands and falls with its founder.
+/// Until a cluster has something to lose, it depends on its founder.
 fn arrive_early(
     me: &Identity,
     seen: &Observation,
@@ -237,14 +238,14 @@ fn arrive_early(
     }
     let (why, grounds) = match (holder(last, seen), cluster) {
         (Holder::Gone(why), None) => (why, Grounds::Fact),
-        // Others may have joined what was recorded, and one look may not list them.
+        // Others may have joined the recorded cluster, and one look may not list them.
         (Holder::Gone(why), Some(_)) | (Holder::Forgotten(why), _) => (why, Grounds::Absence),
         (Holder::Stopped(why), None) => (why, Grounds::Stopped),
         // A cluster that exists comes back with its founder's disk.
         (Holder::Stopped(why), Some(_)) => {
             return wait(format!("{why}: start or terminate it"));
         }
-        // Who joins now may have to start over soon.
+        // A node that joins now may soon have to start over.
         (Holder::Away(why), _) | (Holder::Alive(why), None) => return wait(why),
         (Holder::Alive(_), Some(cluster)) => return join(cluster),
     };
@@ -266,8 +267,8 @@ fn arrive_early(
     })
 }
 
-/// Waits while another control plane shows a cluster that is not the last claim's: it starts
-/// over, or keeps what it has for a person to restore.
+/// Waits while another control plane shows a cluster that is not the last claim's: that one starts
+/// over, or keeps its data for a person to restore.
 fn shown_beside_a_claim(seen: &Observation, why: &str) -> Option<Decision> {
     let shown = &seen.evidence.control_planes;
     (!shown.is_empty()).then(|| {
@@ -278,7 +279,7 @@ fn shown_beside_a_claim(seen: &Observation, why: &str) -> Option<Decision> {
     })
 }
 
-/// The cluster exists: this instance joins it, if there is somebody to let it in.
+/// The cluster exists: this instance joins it, if a control plane is left to admit it.
 fn enter(me: &Identity, seen: &Observation, cluster: &Initialized) -> Decision {
     if me.role == Role::ControlPlane && peers(me, seen).next().is_none() {
         return refuse(
@@ -292,8 +293,8 @@ fn enter(me: &Identity, seen: &Observation, cluster: &Initialized) -> Decision {
     join(cluster)
 }
 
-/// This instance founds, or brought the cluster back from a backup. It never starts over: it
-/// alone has what there is of its cluster.
+/// This instance founds, or restored the cluster from a backup. It never starts over: it alone has
+/// the cluster's data.
 fn go_on_founding(me: &Identity, seen: &Observation, mine: &str) -> Decision {
     let record = &seen.record;
     if seen.settled.is_some() {
@@ -348,15 +349,15 @@ fn go_on_joining(seen: &Observation, mine: &str) -> Decision {
     }
 }
 
-/// Why this cluster has no future, if it has none: its founder is gone for good, and nobody
-/// had said that it has something to lose.
+/// Why this cluster is abandoned, if it is: its founder is gone for good, and nobody had settled
+/// it.
 fn abandoned(seen: &Observation, cluster_uid: &str) -> Option<String> {
     let record = &seen.record;
     let claim = record.claim_for(cluster_uid)?;
     let is_over = record.claims.last() != Some(claim)
         || !is_settled(record, cluster_uid)
             && matches!(holder(claim, seen), Holder::Gone(_) | Holder::Forgotten(_));
-    // The same words however it is known, so that looks agree.
+    // The same text however it is known, so that looks agree.
     is_over.then(|| {
         format!(
             "cluster {cluster_uid} lost its founder {} before it had anything to lose",
@@ -365,8 +366,8 @@ fn abandoned(seen: &Observation, cluster_uid: &str) -> Option<String> {
     })
 }
 
-/// Starts over, unless the cluster is there all the same: its API answers, or a voting member of
-/// etcd may have what somebody wrote.
+/// Starts over, unless the cluster still exists: its API answers, or a voting member of etcd may
+/// hold data that somebody wrote.
 fn start_over(seen: &Observation, mine: &str, why: String) -> Decision {
     let record = &seen.record;
     let recorded = record.initialized.values().rev();
@@ -387,7 +388,7 @@ fn start_over(seen: &Observation, mine: &str, why: String) -> Decision {
     }
 }
 
-/// Whether what this look leads to rests on there being no cluster, so that the machines
+/// Whether the decision from this look rests on there being no cluster, so that the machines
 /// themselves must be looked at as well.
 pub fn rests_on_absence(me: &Identity, seen: &Observation) -> bool {
     match decide(me, seen) {
@@ -404,7 +405,7 @@ fn join(cluster: &Initialized) -> Decision {
     }
 }
 
-/// What has become of the one who claimed.
+/// What has become of the instance that claimed.
 enum Holder {
     Gone(String),
     Forgotten(String),

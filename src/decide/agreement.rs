@@ -1,20 +1,20 @@
-//! Several looks that agree, where one could mislead.
+//! Requires several looks to agree if one alone could mislead.
 
 use std::time::Duration;
 
 use super::{Decision, Grounds};
 
-/// EC2's and the store's answers can be old by seconds, or lack an instance that is there.
-/// What follows from such a gap must follow from every look for this long.
+/// EC2's and the store's answers can be old by seconds, or lack an instance that is there. A
+/// decision that rests on such a gap must follow from every look for this long.
 const AGREED: Duration = Duration::from_mins(3);
 
-/// A founder that is stopped may be started again by whoever stopped it.
+/// Same for a stopped founder, which somebody may start again.
 const STOPPED: Duration = Duration::from_mins(10);
 
-/// And from at least so many of them.
+/// The least number of looks that must agree.
 const LOOKS: u32 = 5;
 
-/// What the last looks agree on, as far as they do.
+/// What the last looks agree on; empty if they do not.
 #[derive(Debug, Default)]
 pub struct Agreement(Option<Opinion>);
 
@@ -26,12 +26,12 @@ struct Opinion {
 }
 
 impl Agreement {
-    /// The decision of this look, or to wait until enough looks have come to the same. `now` is
-    /// of the clock that never steps.
+    /// The decision of this look, or a wait until enough looks have led to the same. `now` is the
+    /// monotonic clock's time.
     ///
-    /// A refusal ends the agent until a person comes, a founder that EC2 does not list may be
-    /// alive, and who starts over keeps nothing: these wait. Everything else can be taken back
-    /// by the next look.
+    /// These must wait: a refusal ends the agent until a person acts, a founder that EC2 does not
+    /// list may be alive, and a node that starts over keeps nothing. The next look can reverse
+    /// everything else.
     pub fn weigh(&mut self, decision: Decision, now: Duration) -> Decision {
         let Some((why, enough)) = to_agree_on(&decision) else {
             self.0 = None;
@@ -96,7 +96,7 @@ mod tests {
         }
     }
 
-    /// Weighs decisions at these seconds; where they pass as they are.
+    /// Weighs decisions at these seconds; returns the seconds at which they pass unchanged.
     fn passed(looks: &[(u64, Decision)]) -> Vec<u64> {
         let mut agreement = Agreement::default();
         let mut passed = Vec::new();

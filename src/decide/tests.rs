@@ -46,7 +46,7 @@ fn claim(number: u32, instance: &str) -> Claim {
     }
 }
 
-/// A world of this instance as a control plane and another one, both running.
+/// A world with two running control planes, this instance and OTHER.
 fn world() -> Observation {
     Observation {
         now: at(NOW),
@@ -69,7 +69,7 @@ impl Observation {
         self
     }
 
-    /// The last claim's cluster, or one that OTHER claims first.
+    /// Records the last claim's cluster; without a claim, OTHER claims first.
     fn initialized(mut self) -> Self {
         if self.record.claims.is_empty() {
             self = self.claimed_by(OTHER);
@@ -85,7 +85,7 @@ impl Observation {
         self
     }
 
-    /// The same, and settled.
+    /// Same, and settled.
     fn settled(self) -> Self {
         let mut this = self.initialized();
         let last = this.record.claims.last().unwrap();
@@ -135,7 +135,7 @@ impl Observation {
     }
 }
 
-/// A decision in one word and what matters of it.
+/// A decision in short: its kind and what matters about it.
 fn verdict(decision: &Decision) -> String {
     match decision {
         Decision::Claim { number, .. } => format!("claim {number}"),
@@ -477,7 +477,7 @@ fn nothing_is_decided_before_ec2_lists_this_instance() {
 
 #[test]
 fn a_claim_whose_holder_ec2_has_forgotten_long_ago_is_free() {
-    // Half an hour is not yet long ago.
+    // Half an hour ago is not yet long ago.
     for (claimed, expected) in [
         ("2026-11-23T11:00:00Z", "claim 2"),
         ("2026-11-23T11:29:59Z", "claim 2"),

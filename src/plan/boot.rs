@@ -1,4 +1,4 @@
-//! The boot as one list: the host is prepared, and the cluster founded or joined.
+//! The boot as one list: prepares the host, then founds or joins the cluster.
 
 use super::{LOCAL, Phase, phase::Plan};
 use crate::{
@@ -24,7 +24,7 @@ use crate::{
     },
 };
 
-/// Preparing the host: depends on no peer, so it runs while peers are found.
+/// Prepares the host. Depends on no peer, so it runs while peers are found.
 #[rustfmt::skip] // one phase a line, to be read as a list
 pub fn host(settings: &Settings, me: &Identity) -> Result<Vec<Phase<Action>>> {
     let mut plan = Plan::new();
@@ -48,14 +48,15 @@ pub fn host(settings: &Settings, me: &Identity) -> Result<Vec<Phase<Action>>> {
     Ok(plan.0)
 }
 
-/// The phases of preparing the host that hold before an instance claims to found: a claim is
-/// made by one that can. Images load for long, and while they do the others may be told.
+/// The host phases that must hold before an instance claims to found, so that only an instance that
+/// can found claims. Images are left out: they load for long, and the others can meanwhile learn of
+/// the claim.
 pub fn before_claim<A>(host: &[Phase<A>]) -> Vec<String> {
     let names = host.iter().map(|phase| phase.name.clone());
     names.filter(|name| name != "images").collect()
 }
 
-/// Founding or joining, once it is known which.
+/// Founds or joins, once it is decided which.
 pub fn cluster(
     settings: &Settings,
     me: &Identity,
@@ -137,7 +138,7 @@ fn join(
     let mut plan = Plan::new();
     let prepared = ["kubelet-unit", "hosts", "swap", "sysctl", "artifact-kubeadm"];
     let files = match me.role {
-        // When others join through it, kubeadm uploads the certificates by the founder's file.
+        // When others join through it, kubeadm uploads the certificates with the founder's file.
         Role::ControlPlane => ConfigFiles::init(settings, me, machine)?,
         Role::Worker => ConfigFiles::join(settings, me, machine)?,
     };
@@ -153,7 +154,7 @@ fn join(
     plan.add("kubeadm-join", joined_within, &before, "the kubelet gets its certificate for this node's name", Join::new(settings, me, &membership.cluster_uid)?);
     plan.add("kubelet-certificate", joined_within, &["kubeadm-join"], "a kubelet whose certificate expired is let in again", KubeletCertificate::new(settings, me, &membership.cluster_uid)?);
     if me.role == Role::ControlPlane {
-        // kubeadm's last act, which a join may not have come to.
+        // kubeadm's last action, which an interrupted join may not have reached.
         plan.add("kubeadm-mark-control-plane", settings.deadlines.api, &["kubelet-certificate"], "workloads stay off control planes", KubeadmPhase::new(InitPhase::MarkControlPlane, settings, me)?);
         plan.add("no-blanket-approval", settings.deadlines.api, &["kubelet-certificate"], "a bootstrap token becomes no other node than the one that it was made for", BlanketApproval::gone());
     }

@@ -1,4 +1,4 @@
-//! What a node does before it goes, by why it goes.
+//! What a node does before it leaves, depending on the reason.
 
 use serde::Serialize;
 
@@ -13,33 +13,33 @@ use crate::{
     },
 };
 
-/// How long a small change at the API may take.
+/// How long a small change through the API may take.
 const BRIEF: u64 = 20;
 
-/// Longest until the record set no longer names a cordoned worker: two looks of the leader,
+/// Longest time until the record set no longer names a cordoned worker: two cycles of the leader
 /// and a write.
 const RECORD: u64 = 25;
 
-/// Why a node goes.
+/// Why a node leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Why {
     /// The machine goes down and may come back with the same disk: a reboot, a stop.
     Pause,
-    /// EC2 terminates the instance, whose system is shutting down.
+    /// EC2 terminates the instance; its system is shutting down.
     Termination,
     /// Its Auto Scaling group wants to terminate it and waits.
     Group,
     /// The spot market takes the instance back for good.
     Spot,
-    /// The spot market stops the instance, which may come back.
+    /// The spot market stops the instance; it may come back.
     SpotStop,
     /// A person takes the node out of the cluster.
     Reset,
 }
 
 impl Why {
-    /// For people.
+    /// The reason as a person reads it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Pause => "the machine goes down and may come back",
@@ -51,13 +51,13 @@ impl Why {
         }
     }
 
-    /// Whether the node can never come back as the one that it is.
+    /// Whether the node can never come back as the same node.
     fn is_for_good(self) -> bool {
         !matches!(self, Self::Pause | Self::SpotStop)
     }
 }
 
-/// That this node is about to end.
+/// The notice that this node is about to end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Notice {
     /// Why.
@@ -66,7 +66,7 @@ pub struct Notice {
     pub seconds: u64,
 }
 
-/// What a node does before it goes.
+/// The phases of a node that leaves.
 #[rustfmt::skip] // one phase a line, to be read as a list
 pub fn decommission(notice: &Notice, settings: &Settings, me: &Identity) -> Vec<Phase<Action>> {
     let node = || me.node_name.clone();

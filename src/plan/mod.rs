@@ -18,5 +18,5 @@ pub use decommission::{Notice, decommission};
 pub use phase::Phase;
 pub use upkeep::{certificates_renewal, each_cycle};
 
-/// A phase that only touches this machine is done within this.
+/// Deadline of a phase that only touches this machine, in seconds.
 const LOCAL: u64 = 120;

@@ -5,9 +5,9 @@ use serde::Serialize;
 /// One named piece of work, as data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Phase<A> {
-    /// Its name, unique in a plan.
+    /// Unique in a plan.
     pub name: String,
-    /// Why there is such a phase, for `plan`.
+    /// Why the phase exists; `plan` prints it.
     pub why: String,
     /// The phases that must hold before it starts.
     pub after: Vec<String>,

@@ -1,10 +1,10 @@
-//! What the agent and kubeadm made on this machine goes: after `reset`, and before a node starts
+//! Removes what the agent and kubeadm made on this machine: on `reset`, and before a node starts
 //! over.
 
 use super::{Phase, phase::Plan};
 use crate::{kubernetes::paths, steps::decommission::Removal};
 
-/// All of it. The agent goes first, which would put back what goes.
+/// Removes everything. The agent goes first: it would put the rest back.
 pub fn reset() -> Vec<Phase<Removal>> {
     let mut plan = Plan::new();
     plan.add(
@@ -18,8 +18,7 @@ pub fn reset() -> Vec<Phase<Removal>> {
     plan.0
 }
 
-/// The same where the agent goes on, as one that never joined the cluster. There is no API
-/// of it any more.
+/// Same, but the agent keeps running, as one that never joined. The cluster's API no longer exists.
 pub fn start_over() -> Vec<Phase<Removal>> {
     let mut plan = Plan::new();
     plan.add(

@@ -1,4 +1,4 @@
-//! What a node that is up looks at again and again.
+//! What a running node checks repeatedly.
 
 use super::{LOCAL, Phase, phase::Plan};
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-/// What is looked at on a node that is up in each cycle.
+/// What a running node checks in each cycle.
 pub fn each_cycle(
     settings: &Settings,
     me: &Identity,
@@ -49,7 +49,7 @@ pub fn each_cycle(
     Ok(plan.0)
 }
 
-/// What a control plane does when it holds the lock of renewals.
+/// What a control plane does when it holds the renewal lock.
 pub fn certificates_renewal(settings: &Settings, me: &Identity) -> Vec<Phase<Action>> {
     let mut plan = Plan::new();
     plan.add(

@@ -1,4 +1,4 @@
-//! What is decided where the store, a node's memory and the machines themselves say different things.
+//! Decisions when the store, a node's memory and the machines themselves disagree.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! The boot as lists, and what must hold of every one of them.
+//! The boot as lists, and what must hold for each of them.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
@@ -66,7 +66,7 @@ fn without_preloading() -> Settings {
 #[test]
 fn every_plan_ends_with_a_ready_node() {
     let [mut founder, control_plane, worker] = every_plan(&load(&[]).unwrap());
-    // The founder's very last act comes after all the others.
+    // The founder's last phase comes after all the others.
     let last = founder.pop().unwrap();
     assert_eq!(last.name, "settle-cluster");
     assert_eq!(last.after.len(), founder.len() - host_phases());
