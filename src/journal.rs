@@ -1,9 +1,8 @@
-//! What this instance remembers over restarts: its membership and its phases.
+//! What this instance remembers across restarts: its membership and its phases.
 //!
-//! The membership is the promise that a node which ever joined never founds, so it
-//! is written before the first act that it stands for. What holds on the host is
-//! always found out by a phase's own check; the record of phases tells a person what
-//! happened, and how long it took.
+//! The membership guarantees that a node which has joined never founds, so it is written before the
+//! first action that depends on it. Whether a phase holds is always decided by its own check; the
+//! record of phases tells a person what happened and how long it took.
 
 use std::{
     collections::BTreeMap,
@@ -19,13 +18,13 @@ use crate::{
     ports::Host,
 };
 
-/// Where the journal lies on an instance.
+/// Path of the journal on an instance.
 pub const FILE: &str = "/var/lib/k8s-bootstrap/journal.json";
 
-/// The version of the file's form; another one is refused rather than guessed at.
+/// The version of the file format; any other version is refused.
 const VERSION: u32 = 1;
 
-/// What is remembered.
+/// The journal's content.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Journal {
     version: u32,
@@ -33,19 +32,18 @@ pub struct Journal {
     pub instance_id: String,
     /// The cluster that this instance belongs to, once it has chosen one.
     pub membership: Option<Membership>,
-    /// The record of this instance's cluster, once the instance has seen that it is settled:
-    /// from then on no loss in the store makes the instance anything else.
+    /// The record of this instance's cluster, once the instance has seen that it is settled. From
+    /// then on no loss in the store changes what the instance is.
     #[serde(default)]
     pub settled: Option<SettledRecord>,
-    /// The id that etcd gave to its cluster, in hexadecimal digits, once etcd has said it on this
-    /// machine: from then on it never starts here without its data. The kubelet's unit looks for
-    /// it too.
+    /// etcd's cluster ID in hexadecimal, once etcd has reported it on this machine. From then on
+    /// etcd never starts here without its data. The kubelet's unit checks for it too.
     #[serde(default)]
     pub etcd_cluster: Option<String>,
-    /// A restore that was begun and has not come to its end.
+    /// A restore that was started and is not finished.
     #[serde(default)]
     pub restoring: Option<Restoring>,
-    /// Each phase that was ever begun.
+    /// Each phase that was ever started.
     pub phases: BTreeMap<String, Entry>,
 }
 
@@ -54,18 +52,18 @@ pub struct Journal {
 pub struct Restoring {
     /// The URL of the backup's `.json`.
     pub backup: String,
-    /// When it was begun.
+    /// When it was started.
     pub begun: Timestamp,
 }
 
-/// The last that is known of a phase.
+/// The last known state of a phase.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// sha256 of the phase's inputs.
     pub inputs: String,
-    /// When it was begun.
+    /// When it was started.
     pub begun: Timestamp,
-    /// When it was found to hold; none while it is under way or was interrupted.
+    /// When it was found to hold; `None` while it is under way or after an interruption.
     pub held: Option<Timestamp>,
 }
 
@@ -83,7 +81,7 @@ impl Journal {
         }
     }
 
-    /// What of it decides what this instance is.
+    /// The part that decides what this instance is.
     pub fn memory(&self) -> Memory {
         Memory {
             membership: self.membership.clone(),
@@ -119,7 +117,8 @@ impl Journal {
         Ok(journal)
     }
 
-    /// The instance that wrote the journal on this host, as far as it can be read.
+    /// The ID of the instance that wrote the journal on this host; `None` if the journal is absent
+    /// or unreadable.
     pub async fn writer(host: &dyn Host) -> Result<Option<String>> {
         let bytes = host.read(Path::new(FILE)).await?.unwrap_or_default();
         let journal: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
@@ -127,7 +126,7 @@ impl Journal {
     }
 
     /// Refuses to go on while a restore is under way: etcd's data may be neither the old nor the
-    /// new ones.
+    /// new.
     pub fn refuse_while_restoring(&self) -> Result<()> {
         let Some(Restoring { backup, begun }) = &self.restoring else {
             return Ok(());
@@ -140,7 +139,7 @@ impl Journal {
         )))
     }
 
-    /// Writes it, whole or not at all.
+    /// Writes it atomically.
     pub async fn save(&self, host: &dyn Host) -> Result<()> {
         let mut bytes =
             serde_json::to_vec_pretty(self).attempting(|| "cannot form the journal".to_owned())?;
@@ -148,8 +147,8 @@ impl Journal {
         host.write(&PathBuf::from(FILE), &bytes, 0o600).await
     }
 
-    /// Removes it: the last act of whoever takes a node off its machine, since until then a
-    /// runner goes on writing it.
+    /// Removes it. Must come last when a node is removed from its machine, since until then a
+    /// runner keeps writing it.
     pub async fn forget(host: &dyn Host) -> Result<()> {
         host.remove(Path::new(FILE)).await
     }

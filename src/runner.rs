@@ -1,4 +1,4 @@
-//! Carries phases out: in parallel where `after` allows, each checked, applied, verified, journaled.
+//! Carries out phases: in parallel if `after` allows, each checked, applied, verified, journaled.
 
 use std::time::Duration;
 
@@ -21,29 +21,29 @@ use crate::{
 
 /// The first pause after an error that a person must fix unless it passes.
 const SLOW: Duration = Duration::from_secs(5);
-/// The longest one.
+/// The longest pause after such an error.
 const SLOWEST: Duration = Duration::from_mins(1);
-/// So long all attempts must end with the same such error before it is refused.
+/// How long all attempts must end with the same such error before it is final.
 const AGREEMENT: Duration = Duration::from_mins(5);
 
-/// Where a phase is.
+/// The state of a phase.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "kebab-case")]
 pub enum PhaseState {
-    /// Not begun.
+    /// Not started.
     Pending,
     /// Under way.
     Running {
         /// Since when.
         since: Timestamp,
-        /// What it waits for, and since when it says so.
+        /// What it waits for, if it has said so.
         waiting_for: Option<String>,
     },
-    /// Found to hold without doing anything.
+    /// Found to hold; nothing was done.
     Held,
     /// Carried out and verified.
     Done {
-        /// In this time.
+        /// How long that took.
         duration_ms: u64,
     },
     /// Given up.
@@ -91,12 +91,12 @@ impl Runner {
         }
     }
 
-    /// Where every phase is, and news of it.
+    /// A receiver of every phase's state and its changes.
     pub fn progress(&self) -> watch::Receiver<Progress> {
         self.progress.subscribe()
     }
 
-    /// The cluster that this instance has chosen, if it has.
+    /// The cluster that this instance has chosen, if any.
     pub async fn membership(&self) -> Option<Membership> {
         self.journal.lock().await.membership.clone()
     }
@@ -106,7 +106,7 @@ impl Runner {
         self.journal.lock().await.memory()
     }
 
-    /// Writes down that this instance's cluster is settled; a record of another one is not kept.
+    /// Writes down that this instance's cluster is settled; ignores another cluster's record.
     pub async fn remember(&self, settled: SettledRecord) -> Result<()> {
         let mut journal = self.journal.lock().await;
         let membership = journal.membership.as_ref();
@@ -121,7 +121,7 @@ impl Runner {
         Ok(())
     }
 
-    /// Writes down the cluster that this instance chooses, before anything is done for it.
+    /// Writes down the cluster that this instance chose, before anything is done for it.
     pub async fn commit_to(&self, membership: Membership) -> Result<()> {
         let mut journal = self.journal.lock().await;
         if journal.membership.as_ref() == Some(&membership) {
@@ -150,7 +150,7 @@ impl Runner {
             .await;
     }
 
-    /// Changes the journal, on the disk too; nothing is written if nothing changes.
+    /// Changes the journal, also on disk; writes nothing if nothing changes.
     pub async fn change_journal(&self, change: impl FnOnce(&mut Journal)) -> Result<()> {
         let mut journal = self.journal.lock().await;
         let mut next = journal.clone();
@@ -163,7 +163,7 @@ impl Runner {
         Ok(())
     }
 
-    /// Carries out a plan. Ends with the first phase that is given up.
+    /// Carries out a plan. Returns on the first phase that fails.
     pub async fn run<A>(&self, phases: &[Phase<A>]) -> Result<Summary>
     where
         A: Step + Serialize,
@@ -231,10 +231,12 @@ impl Runner {
         }
     }
 
-    /// Check; if it differs apply and verify, again after errors that may pass by itself.
+    /// Checks; if the state differs, applies and verifies; retries after errors that may pass by
+    /// themselves.
     ///
-    /// Pauses between attempts: 1 s, 2 s, 4 s … 30 s, jittered, until the phase's deadline; after
-    /// what a person must fix unless it passes, 5 s … 60 s, until it is clear that it does not.
+    /// Pauses between attempts: 1 s, 2 s, 4 s … 30 s, jittered, until the phase's deadline; 5 s …
+    /// 60 s after an error that a person must fix unless it passes, until it is clear that it does
+    /// not.
     async fn check_apply_verify<A: Step + Serialize>(
         &self,
         phase: &Phase<A>,
@@ -357,12 +359,12 @@ fn all_hold(progress: &Progress, names: &[String]) -> bool {
     names.iter().all(holds)
 }
 
-/// Since when all attempts end with the same error that a person must fix unless it passes.
+/// Since when all attempts have ended with the same error that a person must fix unless it passes.
 #[derive(Default)]
 struct Doubt(Option<(String, Duration)>);
 
 impl Doubt {
-    /// The error if another attempt may help, else the one to give up with.
+    /// `Ok` with the error if another attempt may help, else `Err` with the final error.
     fn settle(&mut self, error: Error, now: Duration) -> Result<Error> {
         match error.kind() {
             Kind::Failed => {

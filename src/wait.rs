@@ -1,4 +1,4 @@
-//! Waiting: always for a stated reason, always with an end.
+//! Waiting: always for a stated reason, always with a deadline.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -9,12 +9,12 @@ use crate::{
     ports::Clock,
 };
 
-/// Where a step says what it waits for; shown in `systemctl status` and `/status`.
+/// Through this a step says what it waits for; shown in `systemctl status` and `/status`.
 #[derive(Debug, Clone)]
 pub struct Notes(watch::Sender<Option<String>>);
 
 impl Notes {
-    /// Notes and the place to read them.
+    /// Notes and their receiver.
     pub fn new() -> (Self, watch::Receiver<Option<String>>) {
         let (sender, receiver) = watch::channel(None);
         (Self(sender), receiver)
@@ -31,7 +31,7 @@ impl Notes {
     }
 }
 
-/// Hands on each note for as long as it is polled.
+/// Passes each note to `tell` while it is polled.
 pub async fn relay(
     mut notes: watch::Receiver<Option<String>>,
     mut tell: impl FnMut(Option<String>),
@@ -48,23 +48,23 @@ pub async fn relay(
 pub enum Probe<T> {
     /// The wait is over.
     Done(T),
-    /// Not yet, and what is still missing.
+    /// Not yet; what is still missing.
     NotYet(String),
 }
 
-/// How long to wait and how often to look.
+/// How long to wait and how often to probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backoff {
-    /// The end of the wait.
+    /// The wait fails after this time.
     pub deadline: Duration,
-    /// The first pause between two looks; it grows by half each time.
+    /// The first pause between two probes; it grows by half each time.
     pub first: Duration,
     /// The longest pause.
     pub longest: Duration,
 }
 
 impl Backoff {
-    /// Looks often at first (100 ms) and every 2 s in the end: for things on this machine.
+    /// 100 ms growing to 2 s: for things on this machine.
     pub fn local(deadline: Duration) -> Self {
         Self {
             deadline,
@@ -85,7 +85,7 @@ impl Backoff {
 
 /// Probes until the probe is done or the deadline has passed.
 ///
-/// An error that may pass by itself counts as "not yet"; one for a person ends the wait.
+/// An error that may pass by itself counts as "not yet"; one that a person must fix ends the wait.
 /// Pauses are jittered (half to whole), so that a fleet does not probe in step.
 pub async fn until<T, F>(
     clock: &dyn Clock,
@@ -118,21 +118,21 @@ where
     }
 }
 
-/// What this gives within so long; `None` if it takes longer.
+/// The result of `work`; `None` if it takes longer than `limit`.
 pub async fn within<T>(
     clock: &dyn Clock,
     limit: Duration,
     work: impl Future<Output = T>,
 ) -> Option<T> {
     tokio::select! {
-        // What is done in time counts, even at the very end.
+        // Work done exactly at the limit still counts.
         biased;
         done = work => Some(done),
         () = clock.sleep(limit) => None,
     }
 }
 
-/// Ticks for a loop: the first at once, then one each period, none to catch up after slow work.
+/// Ticks for a loop: the first at once, then one per period; missed ticks are not made up.
 pub struct Every<'a> {
     clock: &'a dyn Clock,
     period: Duration,
@@ -140,7 +140,7 @@ pub struct Every<'a> {
 }
 
 impl<'a> Every<'a> {
-    /// Ticks by this clock.
+    /// Ticks on this clock.
     pub fn new(clock: &'a dyn Clock, period: Duration) -> Self {
         let next = clock.elapsed();
         Self {
@@ -150,7 +150,7 @@ impl<'a> Every<'a> {
         }
     }
 
-    /// Waits for the next one. If the wait is dropped, the same one is waited for again.
+    /// Waits for the next tick. If the wait is cancelled, the next call waits for the same tick.
     pub async fn tick(&mut self) {
         let wait = self.next.saturating_sub(self.clock.elapsed());
         if !wait.is_zero() {

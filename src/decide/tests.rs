@@ -477,7 +477,7 @@ fn nothing_is_decided_before_ec2_lists_this_instance() {
 
 #[test]
 fn a_claim_whose_holder_ec2_has_forgotten_long_ago_is_free() {
-    // Half an hour ago is not yet long ago.
+    // Half an hour old is not old enough.
     for (claimed, expected) in [
         ("2026-11-23T11:00:00Z", "claim 2"),
         ("2026-11-23T11:29:59Z", "claim 2"),

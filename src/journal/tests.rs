@@ -109,7 +109,7 @@ async fn a_journal_of_another_version_is_refused_with_both_versions() {
         error.one_line(),
         format!("the journal {FILE} has version 2, this agent knows version 1")
     );
-    // It stays for the version that wrote it.
+    // The file stays as it is for the version that wrote it.
     assert_eq!(fake.files.get(FILE).unwrap(), newer);
 }
 

@@ -1,4 +1,4 @@
-//! What is there of a cluster on the machines themselves, whatever the store says of it.
+//! What the machines themselves show of a cluster, whatever the store says.
 
 use std::net::SocketAddr;
 
@@ -13,20 +13,20 @@ use crate::{
     ports::{Role, World},
 };
 
-/// What was found where somebody looked.
+/// What was found on the machines.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Evidence {
-    /// Other control planes that show the certificate of a cluster's API server, by instance.
+    /// IDs of other control planes that show the certificate of a cluster's API server.
     pub control_planes: Vec<String>,
-    /// Whether an API server of the cluster that this node joined is ready, and so etcd has its
-    /// majority.
+    /// Whether an API server of the cluster that this node joined is ready, which means that etcd
+    /// has its majority.
     pub api: bool,
     /// Whether this node has a voting member of that cluster's etcd, and with it the data.
     pub voter: bool,
 }
 
-/// Looks for a cluster on the control planes that EC2 lists, on their ports for the API and for
-/// joining, and for that of this node.
+/// Looks for a cluster on the API and join ports of the control planes that EC2 lists, and for the
+/// cluster that this node joined.
 pub async fn gather(world: &World, me: &Identity, seen: &Observation, join_port: u16) -> Evidence {
     let joined = seen.membership.as_ref();
     let joined = joined.is_some_and(|membership| membership.origin == Origin::Joined);
@@ -50,7 +50,7 @@ pub async fn gather(world: &World, me: &Identity, seen: &Observation, join_port:
     }
 }
 
-/// A control plane whose join came to its end is a voter. Before that etcd says whether it is.
+/// A control plane whose join is complete is a voter. Before that, etcd says whether it is.
 async fn is_voter(world: &World, me: &Identity) -> bool {
     if world
         .host

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::SettledRecord;
 
-/// The cluster that an instance belongs to, and as what.
+/// The cluster that an instance belongs to, and how it came to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Membership {
     /// The cluster's uid, made by its founder.

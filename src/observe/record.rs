@@ -1,9 +1,8 @@
-//! The cluster's record in the store: who founds, what was founded, what is settled.
+//! The cluster's record in the store: which instance founds, what was founded, what is settled.
 //!
-//! Under `founder/1`, `founder/2`, … stands one entry after the other, each created once. An
-//! entry is a claim to found a cluster, or it says that the cluster of the claim before it is
-//! settled: then no claim can follow, since its key is taken. So of a takeover and a settling
-//! that meet, the store lets exactly one happen.
+//! The entries are `founder/1`, `founder/2`, …, each created once. An entry is a claim to found a
+//! cluster, or it says that the cluster of the previous claim is settled: then no claim can follow,
+//! since its key is taken. So if a takeover and a settling race, the store lets exactly one happen.
 
 use std::collections::BTreeMap;
 
@@ -16,19 +15,20 @@ use crate::{
     ports::{Created, Store},
 };
 
-/// Under this, the entries by their numbers.
+/// Prefix of the entries, which are numbered.
 const FOUNDER: &str = "founder";
-/// Under this, the clusters that exist, by the numbers of their claims.
+/// Prefix of the clusters that exist, numbered as their claims.
 const INITIALIZED: &str = "initialized";
 
-/// What the store says of the cluster.
+/// What the store says about the cluster.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Record {
-    /// The claims to found it, in turn; the last one counts.
+    /// The claims to found it, in order; the last one counts.
     pub claims: Vec<Claim>,
     /// What was founded, by the number of its claim.
     pub initialized: BTreeMap<u32, Initialized>,
-    /// That the last claim's cluster has something to lose: nobody takes over from its founder.
+    /// Says that the last claim's cluster has something to lose: nobody takes over from its
+    /// founder.
     pub settled: Option<Settled>,
 }
 
@@ -36,9 +36,9 @@ pub struct Record {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Entry {
-    /// Somebody is to found a cluster.
+    /// An instance claims to found a cluster.
     Claim(Claim),
-    /// The cluster of the claim before is settled.
+    /// The cluster of the previous claim is settled.
     Settled(Settled),
 }
 
@@ -57,7 +57,8 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// A claim with a cluster uid of its own: no instance makes two of one number at one moment.
+    /// A claim with a new cluster uid. The uid is unique, since no instance makes two claims of one
+    /// number at the same time.
     pub fn new(number: u32, instance: &str, time: Timestamp) -> Self {
         let digest = Sha256::digest(format!("{instance} {number} {}", time.as_nanosecond()));
         let mut bytes = [0; 16];
@@ -82,7 +83,7 @@ pub struct Initialized {
     pub ca_hash: String,
     /// The instance that founded it.
     pub founder: String,
-    /// When.
+    /// When this was recorded.
     pub time: Timestamp,
 }
 
@@ -93,18 +94,18 @@ pub struct Settled {
     pub cluster_uid: String,
     /// The instance that says so: the founder, or another control plane.
     pub instance: String,
-    /// When.
+    /// When this was recorded.
     pub time: Timestamp,
 }
 
-/// All that the store says of a settled cluster. Each of its nodes keeps it, so that a key that
-/// goes missing in the store can be written again and never changes what the node is.
+/// All that the store says about a settled cluster. Each of its nodes keeps a copy, so that a key
+/// lost from the store can be written again and never changes what the node is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SettledRecord {
-    /// What was there before it was settled.
+    /// The record from before the cluster was settled.
     #[serde(flatten)]
     pub recorded: Recorded,
-    /// That it is settled.
+    /// The entry that says it is settled.
     pub settled: Settled,
 }
 
@@ -114,29 +115,29 @@ impl SettledRecord {
         &self.recorded.claim.cluster_uid
     }
 
-    /// The keys and values that this record is in the store.
+    /// The keys and values of this record in the store.
     fn values(&self) -> Result<[(String, String); 3]> {
         let next = format!("{FOUNDER}/{}", self.recorded.number + 1);
         let [claim, initialized] = self.recorded.values()?;
-        // First what keeps others from claiming.
+        // First the key that keeps others from claiming.
         let settled = (next, form(&Entry::Settled(self.settled.clone()))?);
         Ok([settled, initialized, claim])
     }
 }
 
-/// A cluster's claim and that it exists.
+/// A cluster's claim and the fact that it exists.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Recorded {
-    /// The claim's number, under which both stand.
+    /// The claim's number, which is in both keys.
     pub number: u32,
-    /// The claim, as the store has it: without its number.
+    /// The claim as the store has it, without its number.
     pub claim: Claim,
-    /// That it exists.
+    /// The fact that it exists.
     pub initialized: Initialized,
 }
 
 impl Recorded {
-    /// What is recorded of the cluster with this uid.
+    /// What is recorded about the cluster with this uid.
     pub fn of(record: &Record, cluster_uid: &str) -> Option<Self> {
         let claim = record.claim_for(cluster_uid)?;
         Some(Self {
@@ -149,7 +150,7 @@ impl Recorded {
         })
     }
 
-    /// The keys and values that both are in the store.
+    /// The keys and values of both in the store.
     fn values(&self) -> Result<[(String, String); 2]> {
         let number = self.number;
         Ok([
@@ -161,7 +162,7 @@ impl Recorded {
         ])
     }
 
-    /// What a store may have recorded, of a cluster of which no more than this is known.
+    /// A record made up for a cluster about which only this is known.
     pub fn first(cluster_uid: &str, ca_hash: &str, instance: &str, time: Timestamp) -> Self {
         Self {
             number: 1,
@@ -182,7 +183,7 @@ impl Recorded {
 }
 
 impl Record {
-    /// Whether nothing is recorded that another cluster than this one left.
+    /// Whether everything recorded belongs to this cluster.
     pub fn is_only_of(&self, cluster_uid: &str) -> bool {
         let claims = self.claims.iter().map(|claim| &claim.cluster_uid);
         let initialized = self.initialized.values().map(|there| &there.cluster_uid);
@@ -207,7 +208,8 @@ impl Record {
         newest_first.find(|claim| claim.cluster_uid == cluster_uid)
     }
 
-    /// All that it says of this cluster, once it says that the cluster is settled.
+    /// All that the record says about this cluster; `None` if it does not say that the cluster is
+    /// settled.
     pub fn settled_record(&self, cluster_uid: &str) -> Option<SettledRecord> {
         let settled = self.settled.as_ref()?;
         let is_whole = [&settled.cluster_uid, &self.cluster()?.cluster_uid]
@@ -222,7 +224,7 @@ impl Record {
 
     /// The record that these keys and values make.
     ///
-    /// What is numbered after the entry that says a cluster is settled counts for nothing.
+    /// Claims numbered after the entry that says a cluster is settled do not count.
     fn of(values: &BTreeMap<String, String>) -> Result<Self> {
         let mut record = Self::default();
         let mut settled: Option<(u32, Settled)> = None;
@@ -263,7 +265,7 @@ pub async fn read(store: &dyn Store) -> Result<Record> {
     Record::of(&store.list("").await?)
 }
 
-/// Claims to be the founder. Who holds the claim afterwards is seen by reading the record again.
+/// Claims to be the founder. To see which instance holds the claim, read the record again.
 pub async fn claim(store: &dyn Store, claim: &Claim) -> Result<Created> {
     let key = format!("{FOUNDER}/{}", claim.number);
     store
@@ -291,8 +293,7 @@ pub async fn initialize(store: &dyn Store, initialized: &Initialized) -> Result<
     }
 }
 
-/// Writes a lost record again, as a backup has it. What is there stays: doing it again is no
-/// error.
+/// Writes a lost record again from a backup. Existing keys stay, so doing it again is no error.
 pub async fn rebuild(store: &dyn Store, recorded: &Recorded) -> Result<()> {
     for (key, value) in recorded.values()? {
         store.rebuild(&key, &value).await?;
@@ -300,8 +301,8 @@ pub async fn rebuild(store: &dyn Store, recorded: &Recorded) -> Result<()> {
     Ok(())
 }
 
-/// Records that the cluster has something to lose. Doing it again is no error; a cluster whose
-/// founder was taken over from cannot be settled any more.
+/// Records that the cluster has something to lose. Doing it again is no error. After a takeover the
+/// old cluster can no longer be settled.
 pub async fn settle(store: &dyn Store, settled: &Settled) -> Result<()> {
     let record = read(store).await?;
     if is_settled(&record, &settled.cluster_uid) {
@@ -321,8 +322,8 @@ pub async fn settle(store: &dyn Store, settled: &Settled) -> Result<()> {
     Err(not_listed_yet(&key))
 }
 
-/// Writes again what the store has lost of a settled cluster's record, as far as `seen` lacks
-/// it; how many keys that were. Fails where something else has the place of one of them.
+/// Writes again the keys of a settled cluster's record that `seen` lacks, and returns how many it
+/// wrote. Fails if another cluster's value has one of these keys.
 pub async fn write_again(
     store: &dyn Store,
     seen: &Record,
@@ -337,7 +338,7 @@ pub async fn write_again(
             written += 1;
             continue;
         }
-        // Listed, since no policy allows to get a single key.
+        // Listed, since no policy allows getting a single key.
         let mut there = store.list("").await?;
         let there = there.remove(&key).ok_or_else(|| not_listed_yet(&key))?;
         if belongs_to(&there).as_deref() != Some(record.cluster_uid()) {
@@ -353,7 +354,7 @@ pub async fn write_again(
     Ok(written)
 }
 
-/// The cluster that a value of the record is of.
+/// The uid of the cluster that a value of the record belongs to.
 fn belongs_to(value: &str) -> Option<String> {
     let value: serde_json::Value = serde_json::from_str(value).ok()?;
     let places = ["/claim/cluster_uid", "/settled/cluster_uid", "/cluster_uid"];

@@ -9,7 +9,7 @@ use futures::future;
 use super::*;
 use crate::{observe::Origin, testing::FakeWorld};
 
-/// A step that holds once a file is there, and fails as often as it is told to.
+/// A step that holds once a file exists, and fails as often as configured.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 struct Scripted {
     name: String,

@@ -7,8 +7,8 @@ use crate::testing::{FakeClock, StoppedClock};
 
 const NOON: &str = "2026-11-23T12:00:00Z";
 
-/// Waits for a bus with probes that follow a script, whose last line stays;
-/// gives the outcome and how often it looked.
+/// Waits for a bus with probes that follow a script, whose last line repeats; returns the outcome
+/// and the number of probes.
 async fn wait_for(
     clock: &StoppedClock,
     backoff: Backoff,

@@ -59,13 +59,13 @@ fn the_cluster_is_that_of_the_last_claim_once_it_is_initialized() {
         ("c1", None, false),
         ("c1 i1", Some("uid-1"), false),
         ("c1 i1 s1", Some("uid-1"), true),
-        // Whoever takes over gives up what was founded before it.
+        // A takeover abandons what was founded before.
         ("c1 i1 c2", None, false),
         ("c1 i1 c2 i2", Some("uid-2"), false),
         ("c1 c2 i2 s2", Some("uid-2"), true),
-        // Written with the founder's last breath, after the takeover.
+        // Written by the dying founder after the takeover.
         ("c1 c2 i2 i1", Some("uid-2"), false),
-        // After a settled cluster no claim counts.
+        // Once a cluster is settled, no later claim counts.
         ("c1 i1 s1 c3 i3", Some("uid-1"), true),
         ("c1 i1 s1 c3 i3 s3", Some("uid-1"), true),
         // Ten comes after nine.
@@ -74,7 +74,7 @@ fn the_cluster_is_that_of_the_last_claim_once_it_is_initialized() {
             Some("uid-10"),
             false,
         ),
-        // Lists that lack something.
+        // Incomplete lists.
         ("i1", None, false),
         ("c1 s1", None, true),
         ("c1 i2", None, false),
@@ -122,7 +122,7 @@ async fn of_a_takeover_and_a_settling_exactly_one_happens() {
 
     let stays = store("c1 i1").await;
     settle(&stays, &settled("uid-1")).await.unwrap();
-    // Somebody else says it again.
+    // Another instance settles it again.
     settle(&stays, &settled("uid-1")).await.unwrap();
     assert_eq!(claim(&stays, &second).await.unwrap(), Created::AlreadyThere);
     assert_eq!(read(&stays).await.unwrap().claims.len(), 1);
