@@ -24,7 +24,7 @@ pub const REGION: &str = "topology.kubernetes.io/region";
 pub const INSTANCE_TYPE: &str = "node.kubernetes.io/instance-type";
 const EFFECTS: [&str; 3] = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
 
-/// Who this instance is. Fixed for the life of the instance.
+/// This instance's identity. Fixed for the life of the instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// The cluster's name.
@@ -45,9 +45,9 @@ pub struct Identity {
     pub private_ip: Ipv4Addr,
     /// `amd64` or `arm64`.
     pub arch: String,
-    /// All labels that the node gets.
+    /// All labels of the node.
     pub labels: BTreeMap<String, String>,
-    /// All taints that the node gets.
+    /// All taints of the node.
     pub taints: Vec<Taint>,
 }
 
@@ -64,7 +64,7 @@ pub struct Taint {
 }
 
 impl Identity {
-    /// Works out who the instance is. Whatever cannot be is refused with its place.
+    /// Derives the identity. An invalid value is refused with the setting or tag that it came from.
     pub fn resolve(
         settings: &Settings,
         facts: &InstanceFacts,
@@ -123,7 +123,7 @@ fn cluster(settings: &Settings, facts: &InstanceFacts) -> Result<String> {
     )))
 }
 
-/// The private DNS name. EC2 gives one for each domain of the VPC's DHCP options; the first counts.
+/// The private DNS name. EC2 returns one per domain in the VPC's DHCP options; the first counts.
 fn node_name(facts: &InstanceFacts) -> Result<String> {
     let given = &facts.local_hostname;
     let name = given
@@ -178,7 +178,7 @@ pub(crate) fn taints(settings: &Settings, role: Role) -> Result<Vec<Taint>> {
     }
     for (key, text) in &settings.node.taints {
         let taint = taint(key, text).map_err(|problem| wrong("taint", key, text, &problem))?;
-        // The API server refuses two taints of one key and effect.
+        // The API server refuses two taints with the same key and effect.
         let doubled = taints
             .iter()
             .any(|other: &Taint| other.key == taint.key && other.effect == taint.effect);

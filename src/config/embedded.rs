@@ -1,6 +1,6 @@
 //! The agent's own manifests, compiled in.
 
-/// Their texts, by the name that `embedded:` gives: the files of `manifests/`.
+/// The files of `manifests/`, by the name used after `embedded:`.
 pub const EMBEDDED: &[(&str, &str)] = &[
     ("backend", include_str!("../../manifests/backend.yaml")),
     (
@@ -15,7 +15,7 @@ pub const EMBEDDED: &[(&str, &str)] = &[
     ("redis", include_str!("../../manifests/redis.yaml")),
 ];
 
-/// The text of one of them.
+/// The text of one manifest.
 pub fn embedded(name: &str) -> Option<&'static str> {
     EMBEDDED
         .iter()

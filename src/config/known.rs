@@ -1,9 +1,10 @@
-//! The fields that the kubelet and containerd know. Both drop any other with no more than a line
-//! in their logs, so a mistyped one would be no setting at all.
+//! The fields that the kubelet and containerd know. Both ignore any other field and only log a
+//! line, so a mistyped one would have no effect.
 //!
-//! The tables have a path a line: `*` stands for any key, `**` for anything below it. They come from
-//! the Go types of `k8s.io/kubelet/config/v1beta1` and of containerd's `cmd/containerd/server/config`
-//! and `internal/cri/config`, and from the plugins that `containerd config default` lists.
+//! The tables have one path per line: `*` stands for any key, `**` for anything below it. They come
+//! from the Go types of `k8s.io/kubelet/config/v1beta1` and of containerd's
+//! `cmd/containerd/server/config` and `internal/cri/config`, and from the plugins that `containerd
+//! config default` lists.
 
 use serde_json::Value;
 
@@ -12,9 +13,9 @@ use crate::error::{Error, Result};
 
 /// A program and the fields of its configuration.
 struct Fields {
-    /// The pin, and the section of the settings that is merged into its configuration.
+    /// The name of its pin, and of the settings section that is merged into its configuration.
     program: &'static str,
-    /// The minor version whose fields these are. Others may have others.
+    /// The minor version that has these fields. Other versions may differ.
     version: &'static str,
     paths: &'static str,
 }
@@ -62,7 +63,7 @@ impl Fields {
     }
 }
 
-/// A field that is not in the table.
+/// A field that is not in the table, and the known one most like it.
 #[derive(Debug, PartialEq, Eq)]
 struct Unknown {
     path: Vec<String>,
@@ -96,7 +97,7 @@ fn in_value(value: &Value, paths: &[&str]) -> Option<Unknown> {
     }
 }
 
-/// What is left of the path behind this key, if the key is its first.
+/// The rest of the path after this key; `None` if the path does not begin with the key.
 fn step<'a>(path: &'a str, key: &str) -> Option<&'a str> {
     let (first, rest) = path.split_once('/').unwrap_or((path, ""));
     match first {
@@ -151,7 +152,7 @@ mod tests {
                 "`debug`",
             ),
             (
-                // As it was in version 2 of the file.
+                // The plugin's name in version 2 of the file.
                 "[containerd.config.plugins.'io.containerd.grpc.v1.cri'.containerd]\nsnapshotter = 'native'",
                 "containerd.config.plugins.io.containerd.grpc.v1.cri.containerd:",
                 "documentation",

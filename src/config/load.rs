@@ -1,4 +1,4 @@
-//! Merges fragments into settings and finds the place of every mistake.
+//! Merges fragments into settings and locates every mistake.
 
 use toml::{Table, Value, de::DeTable};
 
@@ -8,9 +8,9 @@ use crate::error::{Error, Result};
 /// One source of settings.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fragment {
-    /// Where it came from, as errors name it: a path, `user-data`, `EC2 tags`.
+    /// Where it came from, as named in errors: a path, `user-data`, `EC2 tags`.
     pub origin: String,
-    /// Its text, to point into; empty for one that was never text.
+    /// The text that errors quote; empty if the fragment was not made from text.
     text: String,
     table: Table,
 }
@@ -30,7 +30,7 @@ impl Fragment {
         })
     }
 
-    /// A fragment that was made by the agent itself, such as the one from tags.
+    /// A fragment that the agent made itself, such as the one from tags.
     pub fn made(origin: impl Into<String>, table: Table) -> Self {
         Self {
             origin: origin.into(),
@@ -39,7 +39,7 @@ impl Fragment {
         }
     }
 
-    /// The byte offset of the key at a path of keys, or of the deepest part of it that is there.
+    /// The byte offset of the key at this path, or of the deepest key on the path that exists.
     fn offset_of(&self, path: &[String]) -> Option<usize> {
         let document = DeTable::parse(&self.text).ok()?;
         let mut table = document.get_ref();
@@ -63,7 +63,7 @@ impl Fragment {
         let mut value = self.table.get(first);
         for key in keys {
             value = match value {
-                // An index into a list: the list's own place is near enough.
+                // An index into a list: the list's own position is near enough.
                 Some(Value::Array(_)) => return true,
                 Some(inner) => inner.get(key),
                 None => return false,
@@ -73,7 +73,7 @@ impl Fragment {
     }
 }
 
-/// Lays the fragments over the defaults, each over the one before, and validates the result.
+/// Merges the fragments over the defaults in order, and validates the result.
 pub fn load(fragments: &[Fragment]) -> Result<Settings> {
     let mut merged = Fragment::parse("defaults", DEFAULTS)?.table;
     for fragment in fragments {
@@ -97,7 +97,7 @@ fn overlay(below: &mut Table, above: &Table) {
     }
 }
 
-/// Points to the mistake in the uppermost fragment that contains it.
+/// Points to the mistake in the fragment of highest precedence that contains it.
 fn place(error: &serde_path_to_error::Error<toml::de::Error>, fragments: &[Fragment]) -> Error {
     let message = error.inner().message().to_owned();
     let mut path: Vec<String> = error
@@ -131,7 +131,7 @@ fn place(error: &serde_path_to_error::Error<toml::de::Error>, fragments: &[Fragm
     }
 }
 
-/// Origin, line and column, the line itself and a caret, as compilers print them.
+/// Origin, line, column, the quoted line and a caret, as compilers print them.
 fn mistake(origin: &str, text: &str, offset: usize, message: &str) -> String {
     let offset = offset.min(text.len());
     let before = &text[..offset];
@@ -153,7 +153,7 @@ fn quoted_after(message: &str, marker: &str) -> Option<String> {
     Some(rest.split_once('`')?.0.to_owned())
 }
 
-/// The key most like the unknown one, among those that the message expects.
+/// Of the keys that the message expects, the one most similar to the unknown key.
 fn nearest(name: &str, message: &str) -> Option<String> {
     let expected = message.split_once("expected")?.1;
     expected

@@ -1,4 +1,4 @@
-//! What the user asked for: fragments merged, validated, every default known.
+//! The user's settings: fragments merged over the defaults, then validated.
 //!
 //! Precedence, lowest first: the defaults, the instance's EC2 tags, the TOML parts
 //! of the user-data in their order, the configuration file.
@@ -23,5 +23,5 @@ pub use settings::{
 /// The defaults and their documentation, as TOML.
 pub const DEFAULTS: &str = include_str!("defaults.toml");
 
-/// Where a user's own settings lie on an instance.
+/// Path of the user's settings on an instance.
 pub const FILE: &str = "/etc/k8s-bootstrap/config.toml";

@@ -10,7 +10,7 @@ pub struct Network {
 }
 
 impl Network {
-    /// Reads `ADDRESS/BITS`; `None` if it is no network, or one without room for hosts.
+    /// Parses `ADDRESS/BITS`; `None` if it is not a network or has no room for hosts.
     pub fn parse(text: &str) -> Option<Self> {
         let (address, bits) = text.split_once('/')?;
         let address = address.parse::<Ipv4Addr>().ok()?.to_bits();
@@ -22,7 +22,7 @@ impl Network {
         })
     }
 
-    /// Whether an address is in both.
+    /// Whether the networks share an address.
     pub fn overlaps(self, other: Self) -> bool {
         self.first <= other.last && other.first <= self.last
     }

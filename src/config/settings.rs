@@ -1,4 +1,4 @@
-//! The settings as types. Meanings, units and defaults stand in `defaults.toml`.
+//! The settings as types. `defaults.toml` has their meanings, units and defaults.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -10,10 +10,10 @@ use crate::ports::Role;
 /// Free-form settings that are merged into a document of another program.
 pub type Overrides = Map<String, Value>;
 
-/// Everything a user can ask for. Every field has a value: `defaults.toml` is always below.
+/// Everything a user can set. Every field has a value, since `defaults.toml` is always the base.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[allow(missing_docs)] // each field's meaning stands once, in defaults.toml
+#[allow(missing_docs)] // each field is documented once, in defaults.toml
 pub struct Settings {
     pub cluster: Cluster,
     pub node: Node,
@@ -89,7 +89,7 @@ pub struct Store {
 pub enum StoreKind {
     /// AWS Systems Manager Parameter Store.
     Ssm,
-    /// A bucket of S3.
+    /// An S3 bucket.
     S3,
     /// A directory that all nodes share.
     Folder,
@@ -120,7 +120,7 @@ pub struct Kubernetes {
 }
 
 impl Kubernetes {
-    /// The sandbox image on which kubeadm, the kubelet and containerd must agree.
+    /// The sandbox image, the same for kubeadm, the kubelet and containerd.
     pub fn pause_image(&self) -> String {
         format!("{}/pause:{}", self.image_repository, self.pause_tag)
     }
@@ -183,7 +183,7 @@ pub struct Downloads {
 }
 
 impl Downloads {
-    /// The URL with its longest mirrored start replaced.
+    /// The URL with its longest mirrored prefix replaced.
     pub fn mirrored(&self, url: &str) -> String {
         self.mirrors
             .iter()
@@ -226,7 +226,7 @@ fn after_the_network() -> u32 {
 }
 
 impl Addon {
-    /// Whether no node is Ready without it.
+    /// Whether nodes need it to be Ready.
     pub fn is_network(&self) -> bool {
         self.order < 50
     }
@@ -238,7 +238,7 @@ impl Addon {
 pub struct Source {
     /// `https://...`, `http://...`, `embedded:NAME` or `file:///...`.
     pub url: String,
-    /// What a fetched manifest must hash to; empty for the others.
+    /// Expected digest of a fetched manifest; empty for other sources.
     #[serde(default)]
     pub sha256: String,
 }
@@ -252,7 +252,7 @@ pub struct Patch {
     pub kind: Option<String>,
     #[serde(default)]
     pub name: Option<String>,
-    /// Laid over the object.
+    /// Merged into the object.
     #[serde(default)]
     pub merge: Option<Value>,
     /// RFC 6902.
@@ -276,9 +276,9 @@ pub struct Dns {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Addresses {
-    /// Those within the VPC.
+    /// Private addresses, within the VPC.
     Private,
-    /// Those that the internet reaches.
+    /// Public addresses, reachable from the internet.
     Public,
 }
 

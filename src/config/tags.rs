@@ -9,7 +9,7 @@ use crate::{
     ports::Role,
 };
 
-/// The start of all tags that are ours.
+/// Prefix of all our tags.
 const PREFIX: &str = "k8s-bootstrap:";
 /// The cluster that an instance belongs to.
 pub const CLUSTER: &str = "k8s-bootstrap:cluster";
@@ -19,7 +19,7 @@ pub const ROLE: &str = "k8s-bootstrap:role";
 const LABEL: &str = "label:";
 /// `k8s-bootstrap:taint:KEY` = `VALUE:EFFECT` of the node's taint KEY.
 const TAINT: &str = "taint:";
-/// Written by agents, no settings.
+/// Written by agents; not settings.
 const REPORTS: [&str; 2] = ["ca", "phase"];
 /// `k8s-bootstrap:record:KEY`, written by agents: the record of a cluster without a store.
 pub const RECORD: &str = "k8s-bootstrap:record:";
@@ -27,8 +27,7 @@ const EXPECTED: &str = "cluster, role, label:KEY and taint:KEY";
 
 /// The settings that tags give: `cluster.name`, `node.role`, `node.labels`, `node.taints`.
 ///
-/// Tags of others are ignored; unknown ones with our prefix are refused, as
-/// unknown settings are.
+/// Other tags are ignored. Unknown tags with our prefix are refused, as unknown settings are.
 pub fn fragment(tags: &BTreeMap<String, String>) -> Result<Table> {
     let mut fragment = Table::new();
     for (tag, value) in tags {
@@ -63,7 +62,7 @@ fn refused(tag: &str, value: &str, problem: &str) -> Error {
     ))
 }
 
-/// Sets a value at a path of tables, which are made as needed.
+/// Sets a value at a path, creating tables as needed.
 fn set(table: &mut Table, path: &[&str], value: &str) {
     match path {
         [] => {}

@@ -10,12 +10,12 @@ use crate::error::{Context, Error, Result};
 /// The MIME type of a part that holds settings for the agent.
 pub const MIME_TYPE: &str = "application/vnd.k8s-bootstrap.config+toml";
 
-/// EC2 allows 16 KB before base64; decompressed it may be larger, but not without end.
+/// EC2 allows 16 KB before base64; decompressed it may be larger, up to this many bytes.
 const LARGEST: u64 = 1 << 20;
 
 /// The settings in the user-data: every part of our type, in order.
 ///
-/// User-data of any other form (a script, cloud-config, nothing) simply has none.
+/// User-data in any other form (a script, cloud-config, nothing) has none.
 pub fn fragments(user_data: &[u8]) -> Result<Vec<Fragment>> {
     let plain = unpacked(user_data)?;
     // cloud-init decides the same way: only a message with MIME headers has parts.
@@ -38,7 +38,7 @@ fn collect(mail: &ParsedMail<'_>, found: &mut Vec<Fragment>) -> Result<()> {
         let text = mail.get_body().requiring(|| {
             format!("user-data: part {number} of type {MIME_TYPE} cannot be decoded")
         })?;
-        // Senders end lines by CR LF; TOML reads both, but the caret lines should not show it.
+        // Senders end lines with CR LF; TOML reads both, but quoted lines should not show the CR.
         let text = text.replace("\r\n", "\n");
         found.push(Fragment::parse(format!("user-data part {number}"), &text)?);
     }

@@ -1,4 +1,4 @@
-//! What types alone cannot say of settings.
+//! Checks of settings that types cannot express.
 
 use super::{
     EMBEDDED, Network, Settings, Snapshots, Source, StoreKind, embedded, known,
@@ -53,7 +53,7 @@ pub fn validate(settings: &Settings) -> Result<()> {
         ))
         .hint("kind \"none\" needs the number of control planes, every other kind 0"));
     }
-    // A cluster that was just founded has several MiB of data.
+    // A newly founded cluster already has several MiB of data.
     if settings.etcd.quota_bytes < 32 << 20 {
         return Err(Error::refused(format!(
             "etcd.quota_bytes: {} is too little for a cluster",
@@ -61,7 +61,7 @@ pub fn validate(settings: &Settings) -> Result<()> {
         ))
         .hint("33554432 is the least, the default is 8589934592"));
     }
-    // TimeoutStopSec of the unit is beyond it.
+    // The unit's TimeoutStopSec is larger.
     if settings.leaving.deadline > 120 {
         return Err(Error::refused(format!(
             "leaving.deadline: {} is beyond the 120 seconds that systemd waits",
@@ -103,7 +103,7 @@ pub fn validate(settings: &Settings) -> Result<()> {
     Ok(())
 }
 
-/// Both would want the same ports of the same nodes, and the second would never start.
+/// Both ingress controllers need the same ports on the same nodes, so the second would never start.
 fn one_ingress(settings: &Settings) -> Result<()> {
     let on = |name: &str| settings.addons.get(name).is_some_and(|addon| addon.enabled);
     if on("ingress-nginx") && on("ingress-traefik") {
@@ -145,7 +145,7 @@ fn dns(dns: &Dns) -> Result<()> {
 }
 
 fn certificates(certificates: &Certificates) -> Result<()> {
-    // Kubernetes signs none that live shorter; a century is as good as for ever.
+    // Kubernetes signs no certificate with a shorter lifetime; a century is as good as for ever.
     const LEAST: u64 = 600;
     const MOST: u64 = 100 * 365 * 86_400;
     let Certificates {
@@ -205,7 +205,7 @@ fn snapshots(snapshots: &Snapshots) -> Result<()> {
     Ok(())
 }
 
-/// Two labels or more of letters, digits, `-` and `_`; a dot at the end does not matter.
+/// At least two labels of letters, digits, `-` and `_`; a trailing dot is allowed.
 fn is_domain_name(text: &str) -> bool {
     let text = text.strip_suffix('.').unwrap_or(text);
     let valid = |label: &str| {
@@ -273,7 +273,7 @@ fn network(place: &str, text: &str) -> Result<Network> {
     })
 }
 
-/// kubeadm refuses versions other than its own, and takes the kubelet's for its images.
+/// kubeadm refuses versions other than its own, and uses the kubelet's version for its images.
 fn one_version(settings: &Settings) -> Result<()> {
     let version = settings.kubernetes.version.trim_start_matches('v');
     for name in ["kubeadm", "kubelet", "kubectl"] {

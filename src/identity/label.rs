@@ -1,4 +1,4 @@
-//! The syntax of names and labels, as Kubernetes' `apimachinery/pkg/util/validation` has it.
+//! The syntax of names and labels, as in Kubernetes' `apimachinery/pkg/util/validation`.
 
 /// Label keys below kubernetes.io and k8s.io that a kubelet may set on its own node.
 /// <https://kubernetes.io/docs/reference/access-authn-authz/admission-controllers/#noderestriction>
@@ -28,8 +28,8 @@ pub(super) fn is_dns_label(text: &str) -> bool {
         && !text.ends_with('-')
 }
 
-/// RFC 1123: such labels between dots, at most 253 in all. As in Kubernetes, only
-/// the whole has a limit.
+/// RFC 1123: DNS labels separated by dots, at most 253 characters. As in Kubernetes, only the total
+/// length is limited.
 pub(super) fn is_dns_subdomain(text: &str) -> bool {
     let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     text.len() <= 253
@@ -79,8 +79,8 @@ fn is_name(text: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b))
 }
 
-/// Whether the kubelet accepts the key in `--node-labels`: it does not start with others
-/// of Kubernetes' own domains, and the API server would not let it set them.
+/// Whether the kubelet accepts the key in `--node-labels`. It does not start with other keys of
+/// Kubernetes' own domains, and the API server would not let it set them.
 pub(super) fn check_allowed_to_kubelets(key: &str) -> Result<(), String> {
     let Some((domain, _)) = key.split_once('/') else {
         return Ok(());

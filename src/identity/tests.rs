@@ -50,7 +50,7 @@ fn with_taint(key: &str, value: &str) -> Result<Identity> {
     resolve(&settings)
 }
 
-/// Asserts that it is refused, that the message has all parts, and gives the remedy.
+/// Asserts that it is refused with all these parts in the message; returns the remedy.
 fn refused(result: Result<Identity>, parts: &[&str]) -> String {
     let error = result.unwrap_err();
     assert_eq!(error.kind(), Kind::Refused);

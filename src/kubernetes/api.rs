@@ -1,4 +1,4 @@
-//! Where the API is reached.
+//! Where the API server listens.
 
 /// The port of an API server on a control plane.
 pub const API_PORT: u16 = 6443;

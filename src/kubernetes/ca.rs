@@ -1,4 +1,4 @@
-//! The cluster's CA as joiners pin it, and the control plane's certificates as they travel.
+//! The hash of the cluster's CA that joiners pin, and the upload of a control plane's certificates.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use crate::{
     ports::{Command, Host, World},
 };
 
-/// [`ca_cert_hash`] of the cluster that this node is in.
+/// [`ca_cert_hash`] of this node's cluster.
 pub async fn own_ca_cert_hash(host: &dyn Host) -> Result<String> {
     let ca = host.read(Path::new(paths::CA)).await?.ok_or_else(|| {
         Error::failed(format!(
@@ -22,7 +22,7 @@ pub async fn own_ca_cert_hash(host: &dyn Host) -> Result<String> {
     ca_cert_hash(&ca)
 }
 
-/// `sha256:` and the digest of the certificate's `SubjectPublicKeyInfo`, as kubeadm has it.
+/// `sha256:` and the digest of the certificate's `SubjectPublicKeyInfo`, in kubeadm's format.
 pub fn ca_cert_hash(pem: &[u8]) -> Result<String> {
     let (_, pem) = x509_parser::pem::parse_x509_pem(pem)
         .requiring(|| "the cluster CA's certificate is no PEM".to_owned())?;
@@ -30,17 +30,17 @@ pub fn ca_cert_hash(pem: &[u8]) -> Result<String> {
         .ok_or_else(|| Error::refused("the cluster CA's certificate is no X.509"))
 }
 
-/// The same, for a DER certificate; `None` if it is not one.
+/// Same, for a DER certificate; `None` if it is not one.
 pub fn key_hash(der: &[u8]) -> Option<String> {
     let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
     let digest = Sha256::digest(certificate.public_key().raw);
     Some(format!("sha256:{}", hex::encode(digest)))
 }
 
-/// Puts this control plane's certificates into the cluster, encrypted with a new key, for
-/// another control plane that joins; kubeadm lets them live two hours. Gives the key.
+/// Uploads this control plane's certificates to the cluster, encrypted with a new key, for another
+/// control plane that joins. kubeadm keeps them for two hours. Returns the key.
 ///
-/// What was uploaded before is replaced, so a joiner's key is good until the next joiner asks.
+/// Replaces the previous upload, so a joiner's key is valid until the next joiner asks.
 pub async fn upload_certificates(world: &World) -> Result<SecretString> {
     let upload = Command::new(
         "kubeadm",
@@ -54,7 +54,7 @@ pub async fn upload_certificates(world: &World) -> Result<SecretString> {
         ],
     );
     let said = world.commands.succeed(upload.clone()).await?;
-    // The key is the only line of that form that kubeadm prints.
+    // kubeadm prints no other line of this form.
     said.stdout
         .lines()
         .map(str::trim)

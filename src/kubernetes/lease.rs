@@ -1,8 +1,8 @@
 //! One instance at a time: a Lease of the Kubernetes API.
 //!
-//! As in client-go, nobody compares its clock with another's: a Lease has run out when this
-//! process has seen it unchanged for as long as it holds. The first look at one that another
-//! holds therefore waits for all of that time, however old it is.
+//! As in client-go, clocks of different machines are not compared: a Lease has expired when this
+//! process has seen it unchanged for its whole duration. A process that first sees another holder's
+//! Lease therefore waits for that whole duration, however old the Lease is.
 
 use std::time::Duration;
 
@@ -14,26 +14,26 @@ use crate::{
     ports::{LeaseState, ObjectRef, World},
 };
 
-/// How often a lost race for a Lease is looked at again.
+/// How often taking or releasing a Lease is tried when other writers interfere.
 const LOOKS: usize = 4;
 
-/// What one instance at a time may do.
+/// A lock for what one instance at a time may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lease {
     /// The Lease's name in kube-system.
     pub name: &'static str,
-    /// How long it holds without being renewed.
+    /// How long it is valid without renewal.
     pub seconds: i32,
 }
 
-/// Held by the control plane that works for the whole cluster.
+/// Held by the control plane that runs the leader tasks.
 pub const LEADER: Lease = Lease {
     name: "k8s-bootstrap-leader",
     seconds: 60,
 };
 
-/// Held by the control plane that joins; longer than a join may take, and no longer than one that
-/// stopped on its way may hold up the others.
+/// Held by the control plane that joins. Longer than a join may take, but short enough that a join
+/// that stopped halfway does not block the others for long.
 pub const JOIN_LOCK: Lease = Lease {
     name: "k8s-bootstrap-join",
     seconds: 600,
@@ -45,31 +45,31 @@ pub const RENEWAL_LOCK: Lease = Lease {
     seconds: 600,
 };
 
-/// Who holds a Lease, as far as we are concerned.
+/// Who holds a Lease, as this instance sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Holder {
-    /// This instance, for the Lease's time from now.
+    /// This instance, for the Lease's duration from now.
     Me,
-    /// The one of this name, or one that was faster just now.
+    /// The instance of this name, or one that was just faster.
     Other(String),
 }
 
 /// What to do about a Lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Act {
-    /// Nobody holds it: try to.
+    /// Nobody holds it: try to take it.
     Acquire,
-    /// We hold it: say that we still do.
+    /// We hold it: renew it.
     Renew,
     /// Someone else holds it.
     Follow(String),
 }
 
 impl Lease {
-    /// Takes it or renews it; the API server lets one writer through.
+    /// Takes or renews it; of concurrent writers the API server accepts one.
     ///
-    /// The duties of one instance renew the same Lease at the same time: who loses such a race
-    /// looks again, and sees that it holds it all the same.
+    /// Several tasks of one instance renew the same Lease at the same time: one that loses such a
+    /// race reads it again, and sees that the instance holds it anyway.
     pub async fn take(&self, world: &World, me: &str) -> Result<Holder> {
         for _ in 0..LOOKS {
             let lease = world.cluster.get(&self.reference()).await?;
@@ -81,7 +81,7 @@ impl Lease {
             };
             let wanted = self.written(lease.as_ref(), world.clock.now(), me, acquired);
             if world.cluster.compare_and_set(&wanted).await? {
-                // Others who ask through this process wait from now on, not from when they ask.
+                // Start the clock for other callers in this process now, not at their first look.
                 self.unchanged(world, self::held(&wanted).as_ref());
                 return Ok(Holder::Me);
             }
@@ -89,7 +89,7 @@ impl Lease {
         Ok(Holder::Other("another control plane".to_owned()))
     }
 
-    /// Gives it back if this one holds it, so that the next need not wait until it runs out.
+    /// Releases it if `me` holds it, so that the next holder need not wait until it expires.
     pub async fn release(&self, world: &World, me: &str) -> Result<()> {
         for _ in 0..LOOKS {
             let Some(lease) = world.cluster.get(&self.reference()).await? else {
@@ -109,7 +109,7 @@ impl Lease {
         )))
     }
 
-    /// For how long this process has seen it as it is now.
+    /// For how long this process has seen the Lease unchanged.
     fn unchanged(&self, world: &World, held: Option<&LeaseState>) -> Duration {
         held.map_or(Duration::ZERO, |held| {
             let now = world.clock.elapsed();
@@ -154,7 +154,7 @@ impl Lease {
     }
 }
 
-/// Whose turn it is, from who holds the Lease and for how long it has not changed.
+/// What to do, given who holds the Lease and for how long it has not changed.
 fn next_act(held: Option<&LeaseState>, unchanged: Duration, me: &str) -> Act {
     match held {
         Some(held) if held.holder == me => Act::Renew,
@@ -163,7 +163,7 @@ fn next_act(held: Option<&LeaseState>, unchanged: Duration, me: &str) -> Act {
     }
 }
 
-/// `None` for a Lease that nobody holds or that says no duration: it is free.
+/// `None` for a Lease without a holder or a duration: it is free.
 fn held(lease: &Value) -> Option<LeaseState> {
     let spec = &lease["spec"];
     let holder = spec["holderIdentity"].as_str().filter(|h| !h.is_empty())?;
@@ -284,7 +284,7 @@ mod tests {
         assert_eq!(LEASE.take(&world, "i-2").await.unwrap(), Holder::Me);
     }
 
-    /// `i-2` holds it; when `i-1` gets it, asking every ten seconds, in seconds.
+    /// `i-2` holds it; returns after how many seconds `i-1` gets it, asking every ten seconds.
     async fn taken_after(fake: &FakeWorld, mut each: impl FnMut(u64)) -> u64 {
         let world = fake.ports();
         loop {
@@ -299,7 +299,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_lease_runs_out_by_what_is_seen_of_it_and_not_by_its_clock() {
-        // The holder's clock is ahead by a day, or behind: that does not matter.
+        // The holder's clock is a day ahead or behind: that does not matter.
         for renewed in ["2026-11-22T12:00:00.000000Z", "2026-11-24T12:00:00.000000Z"] {
             let fake = FakeWorld::new();
             let mut foreign = lease("i-2", renewed);
@@ -309,7 +309,7 @@ mod tests {
             fake.cluster.put(foreign);
             assert_eq!(taken_after(&fake, |_| {}).await, 60, "{renewed}");
         }
-        // Nor does it matter that somebody sets our clock.
+        // Nor does it matter if somebody sets our clock.
         for hours in [-9, 9] {
             let fake = FakeWorld::new();
             LEASE.take(&fake.ports(), "i-2").await.unwrap();

@@ -1,6 +1,6 @@
 //! Kubernetes as kubeadm makes it: its paths, its CA, its Nodes, and Leases.
 //!
-//! What several rooms know of it stands here once.
+//! Facts that several modules need are defined here once.
 
 mod api;
 pub mod ca;

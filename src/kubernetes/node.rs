@@ -1,4 +1,4 @@
-//! A Node, read in one place: what EC2 and the agent have written into it.
+//! A typed view of a Node object.
 
 use std::net::Ipv4Addr;
 
@@ -6,30 +6,31 @@ use serde_json::Value;
 
 use crate::ports::ObjectRef;
 
-/// The label and the taint by which kubeadm marks a control plane.
+/// The label and the taint with which kubeadm marks a control plane.
 pub const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
 
-/// What the providerID of an EC2 instance begins with.
+/// Prefix of an EC2 instance's providerID.
 const AWS: &str = "aws:///";
 
-/// A Node object as the API server gives it.
+/// A Node object as the API server returns it.
 #[derive(Debug, Clone, Copy)]
 pub struct Node<'a>(pub &'a Value);
 
 impl<'a> Node<'a> {
-    /// Empty in an object without a name.
+    /// Empty if the object has no name.
     pub fn name(self) -> &'a str {
         self.0["metadata"]["name"].as_str().unwrap_or_default()
     }
 
-    /// The id of its EC2 instance; `None` where its providerID is no EC2 instance's.
+    /// The ID of its EC2 instance; `None` if its providerID does not name one.
     pub fn instance(self) -> Option<&'a str> {
         let provider = self.0["spec"]["providerID"].as_str()?;
         let (_zone, id) = provider.strip_prefix(AWS)?.rsplit_once('/')?;
         Some(id)
     }
 
-    /// Whether its kubelet has said so within the controller manager's grace period.
+    /// Whether its condition `Ready` is true: its kubelet reported so within the controller
+    /// manager's grace period.
     pub fn is_ready(self) -> bool {
         is_ready(self.0)
     }
@@ -54,7 +55,7 @@ impl<'a> Node<'a> {
         self.0["spec"]["unschedulable"] == true
     }
 
-    /// Whether somebody has deleted it and finalizers keep it.
+    /// Whether it was deleted and finalizers still keep it.
     pub fn is_being_deleted(self) -> bool {
         !self.0["metadata"]["deletionTimestamp"].is_null()
     }

@@ -6,11 +6,11 @@ pub const CRI_SOCKET: &str = "unix:///run/containerd/containerd.sock";
 pub const KUBERNETES: &str = "/etc/kubernetes";
 /// The API server's certificate.
 pub const API_SERVER: &str = "/etc/kubernetes/pki/apiserver.crt";
-/// Its key.
+/// The API server's key.
 pub const API_SERVER_KEY: &str = "/etc/kubernetes/pki/apiserver.key";
 /// Certificates and keys.
 pub const PKI: &str = "/etc/kubernetes/pki";
-/// Certificates and keys of etcd, its members' and its clients'.
+/// Certificates and keys of etcd's members and clients.
 pub const ETCD_PKI: &str = "/etc/kubernetes/pki/etcd";
 /// The cluster CA's certificate.
 pub const CA: &str = "/etc/kubernetes/pki/ca.crt";
@@ -24,18 +24,18 @@ pub const KUBELET_CONF: &str = "/etc/kubernetes/kubelet.conf";
 pub const BOOTSTRAP_KUBELET_CONF: &str = "/etc/kubernetes/bootstrap-kubelet.conf";
 /// The founder's configuration.
 pub const INIT_CONFIG: &str = "/etc/kubernetes/k8s-bootstrap/kubeadm.yaml";
-/// A joiner's configuration, there only while it joins: it holds the token.
+/// A joiner's configuration; exists only while it joins, since it holds the token.
 pub const JOIN_CONFIG: &str = "/etc/kubernetes/k8s-bootstrap/join.yaml";
-/// Where a joiner finds the cluster and which CA it trusts, there only while it joins.
+/// The cluster's address and the CA that a joiner trusts; exists only while it joins.
 pub const DISCOVERY_CONF: &str = "/etc/kubernetes/k8s-bootstrap/discovery.conf";
-/// Changes to shared documents for this node.
+/// This node's changes to shared documents.
 pub const PATCHES: &str = "/etc/kubernetes/k8s-bootstrap/patches";
 /// The merge patch for the KubeletConfiguration; kubeadm reads target and kind from the name.
 pub const KUBELET_PATCH: &str =
     "/etc/kubernetes/k8s-bootstrap/patches/kubeletconfiguration+merge.json";
-/// Says that kubeadm's preflight checks have passed.
+/// Exists once kubeadm's preflight checks have passed.
 pub const PREFLIGHT_PASSED: &str = "/etc/kubernetes/k8s-bootstrap/preflight-passed";
-/// Says that a control plane's join went through to its end.
+/// Exists once a control plane's join is complete.
 pub const JOINED: &str = "/etc/kubernetes/k8s-bootstrap/joined";
 /// The kubelet's configuration.
 pub const KUBELET_CONFIG: &str = "/var/lib/kubelet/config.yaml";

@@ -162,7 +162,8 @@ impl Recorded {
         ])
     }
 
-    /// A record made up for a cluster about which only this is known.
+    /// A record for a cluster about which only this is known: as if its first claim had been this
+    /// instance's.
     pub fn first(cluster_uid: &str, ca_hash: &str, instance: &str, time: Timestamp) -> Self {
         Self {
             number: 1,
