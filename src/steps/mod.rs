@@ -1,8 +1,8 @@
-//! What is done to an instance, one kind of step a module.
+//! What is done to an instance, one module per kind of step.
 //!
-//! A step is data: what is wanted. [`Step::check`] compares it with what is,
-//! without changing anything; [`Step::apply`] makes it so; the same check then
-//! verifies it. The runner alone calls them, `plan` calls only the check.
+//! A step is data: the wanted state. [`Step::check`] compares it with the actual state without
+//! changing anything, [`Step::apply`] establishes it, and the same check verifies the result. Only
+//! the runner calls both; `plan` calls only the check.
 
 pub mod addons;
 pub mod decommission;
@@ -19,10 +19,10 @@ pub use node_ready::NodeReady;
 
 use crate::{error::Result, ports::World, wait::Notes};
 
-/// Whether the wanted state is there.
+/// The result of a check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
-    /// Nothing is to be done.
+    /// Nothing to do.
     AsWanted,
     /// What differs, in words for a person.
     Differs(String),
@@ -31,9 +31,9 @@ pub enum State {
 /// One kind of step.
 #[async_trait]
 pub trait Step: Send + Sync {
-    /// Compares what is wanted with what is; changes nothing.
+    /// Compares the wanted with the actual state; changes nothing.
     async fn check(&self, world: &World) -> Result<State>;
-    /// Makes it so; may be called again after an interruption at any point.
+    /// Establishes the wanted state; may be called again after an interruption at any point.
     async fn apply(&self, world: &World, notes: &Notes) -> Result<()>;
 }
 
@@ -81,7 +81,7 @@ actions! {
     Swap(host::Swap),
     /// The node's own name.
     Hosts(host::Hosts),
-    /// Network daemons keep off what is not theirs.
+    /// Network daemons leave foreign routes and interfaces alone.
     ForeignNetworks(host::ForeignNetworks),
     /// What pods may not reach.
     PodLimits(host::PodLimits),
@@ -95,7 +95,7 @@ actions! {
     Images(host::Images),
     /// kubeadm's configuration.
     ConfigFiles(kubeadm::ConfigFiles),
-    /// The data that etcd had.
+    /// etcd's data is still there.
     EtcdData(kubeadm::EtcdData),
     /// One phase of `kubeadm init`.
     KubeadmPhase(kubeadm::KubeadmPhase),
@@ -121,16 +121,16 @@ actions! {
     Cordon(decommission::Cordon),
     /// New pods here again.
     Uncordon(decommission::Uncordon),
-    /// The node called not Ready.
+    /// The node marked not Ready.
     Unready(decommission::Unready),
     /// No pods here.
     Evict(decommission::Evict),
-    /// Time for visitors to hear of it.
+    /// Time until DNS stops naming this node.
     WaitForDns(decommission::WaitForDns),
     /// No member of etcd here.
     LeaveEtcd(decommission::LeaveEtcd),
-    /// No Node.
+    /// The Node marked for deletion.
     MarkLeft(decommission::MarkLeft),
-    /// The Auto Scaling group goes on.
+    /// The Auto Scaling group may continue.
     CompleteHooks(decommission::CompleteHooks),
 }

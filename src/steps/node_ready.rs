@@ -1,4 +1,4 @@
-//! Waiting for this node to be Ready.
+//! Waits for this node to be Ready.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::{
     wait::{self, Backoff, Notes, Probe},
 };
 
-/// The API server has this node's Ready condition as `True`.
+/// The Node's Ready condition is `True` in the API.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct NodeReady {
     /// The node's name.
@@ -24,7 +24,8 @@ pub struct NodeReady {
 }
 
 impl NodeReady {
-    /// For this node; as patient as a roll-out, since the network's daemon must come up first.
+    /// For this node; waits as long as for a roll-out, since the network's daemon must come up
+    /// first.
     pub fn new(settings: &Settings, identity: &Identity) -> Self {
         Self {
             node: identity.node_name.clone(),
@@ -32,7 +33,7 @@ impl NodeReady {
         }
     }
 
-    /// Why the node is not Ready; none when it is.
+    /// Why the node is not Ready; `None` if it is.
     async fn missing(&self, world: &World) -> Result<Option<String>> {
         Ok(match world.cluster.node_ready(&self.node).await? {
             Some(NodeCondition { ready: true, .. }) => None,
@@ -48,7 +49,7 @@ impl NodeReady {
 #[async_trait]
 impl Step for NodeReady {
     async fn check(&self, world: &World) -> Result<State> {
-        // Without an answer of the API server nobody can say that the node is Ready.
+        // Without an answer from the API server the node does not count as Ready.
         Ok(match self.missing(world).await {
             Ok(None) => State::AsWanted,
             Ok(Some(reason)) => State::Differs(format!("node {}: {reason}", self.node)),

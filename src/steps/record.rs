@@ -1,4 +1,4 @@
-//! What the founder tells the others: that the cluster exists, which CA it has, and that it
+//! What the founder records for the others: that the cluster exists, which CA it has, and that it
 //! is settled.
 
 use async_trait::async_trait;
@@ -13,7 +13,7 @@ use crate::{
     wait::Notes,
 };
 
-/// The founder writes `initialized/N`: from then on every instance joins.
+/// The founder writes `initialized/N`; from then on every instance joins.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RecordCluster {
     /// The cluster's uid.
@@ -46,7 +46,8 @@ impl Step for RecordCluster {
     }
 }
 
-/// The founder is done: from then on the cluster is not founded again when its founder is lost.
+/// The founder settles the cluster; from then on losing the founder does not lead to founding
+/// again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SettleCluster {
     /// The cluster's uid.

@@ -1,9 +1,10 @@
-//! The renewal of what kubeadm made on this control plane, by kubeadm and its authorities on
-//! the disk.
+//! Renews the certificates that kubeadm made on this control plane, with kubeadm and the CAs on
+//! disk.
 //!
-//! What is begun is noted in a file for each certificate, with the serial number that it had;
-//! the notes go when it has another one and the part that reads it was started with it. A person
-//! asks for a renewal by the same notes. So whatever ends the agent, the next one goes on.
+//! Each renewal that starts leaves a note: a file per certificate, with the old serial number. The
+//! note is removed once the certificate has another serial number and the part that reads it was
+//! restarted with it. A person requests a renewal through the same notes. So if the agent is
+//! interrupted, its next start continues.
 
 mod static_pods;
 
@@ -31,33 +32,33 @@ use crate::{
 /// How long a renewal may take, in seconds.
 pub const DEADLINE: u64 = 540;
 
-/// A note for each certificate whose renewal was begun.
+/// Folder of the notes, one per certificate whose renewal was started.
 pub const NOTES: &str = "/etc/kubernetes/k8s-bootstrap/renewal";
 
-/// kubeadm writes key and certificate one after the other, within this.
+/// kubeadm writes key and certificate one after the other within this time.
 const WRITTEN: Duration = Duration::from_secs(2);
 
 /// Which certificates are renewed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Which {
-    /// Those that nobody accepts any more: at once, whatever else works.
+    /// Certificates that nobody accepts any more: at once, whatever else works.
     Useless,
-    /// Those of whose life a third is left, and those that a person wants renewed: one control
-    /// plane after the other, and each part only while the others are well.
+    /// Certificates with a third of their lifetime left, and those that a person wants renewed: one
+    /// control plane at a time, and each part only while the others are healthy.
     Due,
 }
 
 /// The control plane's certificates, renewed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Renewal {
-    /// Which of them.
+    /// Which certificates to renew.
     pub which: Which,
     /// This node's name.
     pub node: String,
-    /// Its address, by which its etcd member is known.
+    /// This node's address, which identifies its etcd member.
     pub address: Ipv4Addr,
-    /// How long a new one lives, in seconds.
+    /// Lifetime of a new certificate, in seconds.
     pub lifetime: u64,
     /// How long each wait for a healthy API and etcd may take, in seconds.
     pub deadline: u64,
@@ -75,7 +76,7 @@ impl Renewal {
         }
     }
 
-    /// What is to be renewed now.
+    /// The certificates to renew now, each with the reason.
     async fn todo(
         &self,
         world: &World,
@@ -111,7 +112,7 @@ impl Renewal {
         let read = || Inventory::read(world.host.as_ref());
         let mut todo = self.todo(world, &read().await?).await?;
         if todo.iter().any(|(_, why)| *why == Why::Broken) {
-            // What seems incomplete may be half written: by a person, say.
+            // An incomplete file may still be being written, for example by a person.
             world.clock.sleep(WRITTEN).await;
             todo = self.todo(world, &read().await?).await?;
         }
@@ -137,7 +138,7 @@ impl Renewal {
         Ok(())
     }
 
-    /// Starts the parts again that read their certificates only then.
+    /// Restarts the parts that read their certificates only at their start.
     async fn restart(&self, world: &World, notes: &Notes) -> Result<()> {
         let host = world.host.as_ref();
         for round in ROUNDS {
@@ -161,7 +162,7 @@ impl Renewal {
             }
         }
         if self.which == Which::Due {
-            // Before the next control plane has its turn.
+            // Before the next control plane may renew.
             self.wait_for_health(world, notes).await?;
         }
         Ok(())
@@ -190,7 +191,7 @@ impl Renewal {
         .map_err(|error| error.hint("look at `journalctl -u kubelet` and at /var/log/pods"))
     }
 
-    /// Why no part may be stopped now.
+    /// Why no part may be stopped now; `None` if one may.
     async fn unwell(&self, world: &World) -> Result<Option<String>> {
         if !world.cluster.ready().await? {
             return Ok(Some("/readyz does not say ok".to_owned()));
@@ -210,7 +211,7 @@ impl Renewal {
         Ok((!majority).then(|| format!("{healthy} of {voters} etcd members are healthy")))
     }
 
-    /// Takes the notes away of what has come to its end.
+    /// Removes the notes of completed renewals.
     async fn conclude(host: &dyn Host) -> Result<()> {
         let inventory = Inventory::read(host).await?;
         for source in SOURCES {
@@ -273,7 +274,7 @@ impl Step for Renewal {
     }
 }
 
-/// Asks this control plane's agent to renew everything that it keeps.
+/// Asks this control plane's agent to renew all certificates that it manages.
 pub async fn ask_for_all(host: &dyn Host) -> Result<()> {
     for source in SOURCES.iter().filter(|s| s.keeper == Keeper::Agent) {
         if host.exists(Path::new(source.file)).await? {
@@ -283,7 +284,7 @@ pub async fn ask_for_all(host: &dyn Host) -> Result<()> {
     Ok(())
 }
 
-/// kubeadm's words to make a certificate that is not there.
+/// kubeadm's arguments to make a missing certificate.
 fn made_by(source: &Source) -> Vec<&'static str> {
     match source.name.strip_suffix(".conf") {
         Some(name) => vec!["init", "phase", "kubeconfig", name],
@@ -305,13 +306,13 @@ fn place(source: &Source) -> PathBuf {
     Path::new(NOTES).join(source.name)
 }
 
-/// The serial number that a certificate had when its renewal was begun.
+/// The serial number that a certificate had when its renewal started; `None` without a note.
 async fn noted(host: &dyn Host, source: &Source) -> Result<Option<String>> {
     let note = host.read(&place(source)).await?;
     Ok(note.map(|note| String::from_utf8_lossy(&note).into_owned()))
 }
 
-/// An earlier note stays.
+/// Writes a note; an earlier one stays.
 async fn note(host: &dyn Host, source: &Source) -> Result<()> {
     let path = place(source);
     if host.exists(&path).await? {
@@ -319,7 +320,7 @@ async fn note(host: &dyn Host, source: &Source) -> Result<()> {
     }
     let inventory = Inventory::read(host).await?;
     let serial = inventory.get(source.name).map(|c| c.serial.as_str());
-    // No certificate has this for a number.
+    // No certificate has this serial number.
     let serial = serial.unwrap_or("none");
     host.write(&path, serial.as_bytes(), 0o600).await
 }

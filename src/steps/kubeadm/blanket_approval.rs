@@ -1,4 +1,4 @@
-//! What kubeadm allows that the join service must not.
+//! Removes a permission of kubeadm's that would bypass the join service.
 
 use async_trait::async_trait;
 use serde::Serialize;
@@ -10,17 +10,16 @@ use crate::{
     wait::Notes,
 };
 
-/// kubeadm's binding by which any bootstrap token becomes any node is gone.
+/// kubeadm's binding is gone with which any bootstrap token can register as any node.
 ///
-/// The binding for rotation stays: by it a kubelet renews the certificate of its own name,
-/// and of no other.
+/// The binding for rotation stays: it lets a kubelet renew the certificate of its own name only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct BlanketApproval {
     binding: ObjectRef,
 }
 
 impl BlanketApproval {
-    /// That it is gone.
+    /// The step that removes the binding.
     pub fn gone() -> Self {
         Self {
             binding: ObjectRef {

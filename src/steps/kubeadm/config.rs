@@ -1,7 +1,7 @@
-//! From settings, identity and machine to the documents that kubeadm reads. Pure.
+//! Pure functions from settings, identity and machine to the documents that kubeadm reads.
 //!
-//! Documents are written as JSON, one after another between `---`: kubeadm reads
-//! YAML 1.1, of which JSON is the part that no two readers take differently.
+//! Documents are written as JSON, separated by `---`: kubeadm reads YAML 1.1, and JSON is the
+//! subset that all parsers read alike.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -55,16 +55,15 @@ pub fn init_file(
     Ok(file)
 }
 
-/// A joiner's document with empty places for the secrets.
+/// A joiner's document without the secrets.
 pub fn join_document(settings: &Settings, identity: &Identity) -> Result<Value> {
     merged(&join(settings, identity)?, &settings.kubeadm.join)
 }
 
-/// What is this node's alone in the KubeletConfiguration, and what the user laid over it.
+/// The node-specific part of the KubeletConfiguration, and the user's overrides.
 ///
-/// kubeadm hands every joiner the founder's KubeletConfiguration, so a provider ID or
-/// a reservation in there would become everyone's; kubeadm applies this merge patch to
-/// the copy on this node only.
+/// kubeadm gives every joiner the founder's KubeletConfiguration, so a provider ID or a reservation
+/// in it would apply to every node; kubeadm applies this merge patch only to this node's copy.
 pub fn kubelet_patch(
     settings: &Settings,
     identity: &Identity,
@@ -123,15 +122,15 @@ fn cluster(settings: &Settings, identity: &Identity) -> ClusterConfiguration {
             dns_domain: settings.cluster.dns_domain.clone(),
         },
         api_server: ApiServer {
-            // kubelets serve with certificates of the cluster's CA: see `join`.
+            // kubelets serve with certificates that the cluster's CA signed: see `join`.
             extra_args: vec![
                 quiet(),
                 Arg::new("kubelet-certificate-authority", paths::CA),
-                // It still serves for so long once it says that it is not ready: until the
-                // agents' balancers have asked it twice and gone elsewhere.
+                // How long it still serves after it reports not ready: until the agents' balancers
+                // have probed it twice and moved on.
                 Arg::new("shutdown-delay-duration", "5s"),
-                // Then it tells watchers to go. Without this they hold it until the kubelet
-                // kills it: 30 s, in which its port is closed and its successor not started.
+                // Then it ends watches. Without this they keep it running until the kubelet kills
+                // it after 30 s, during which its port is closed and its successor not started.
                 Arg::new("shutdown-watch-termination-grace-period", "10s"),
             ],
             cert_sans: vec![
@@ -141,7 +140,7 @@ fn cluster(settings: &Settings, identity: &Identity) -> ClusterConfiguration {
                 identity.node_name.clone(),
             ],
         },
-        // The defaults (20/30) sign 11 kubelet certificates a second; these, 148.
+        // The defaults (20/30) sign 11 kubelet certificates a second; these sign 148.
         controller_manager: Component {
             extra_args: vec![
                 quiet(),
@@ -169,7 +168,7 @@ fn cluster(settings: &Settings, identity: &Identity) -> ClusterConfiguration {
     }
 }
 
-/// etcd's flags, by the names that it has since version 3.6.
+/// etcd's flags, with their names since version 3.6.
 /// <https://etcd.io/docs/v3.6/op-guide/configuration/>
 fn etcd(settings: &Settings) -> Vec<Arg> {
     let mut args = vec![Arg::new(
@@ -177,8 +176,8 @@ fn etcd(settings: &Settings) -> Vec<Arg> {
         settings.etcd.quota_bytes.to_string(),
     )];
     if settings.etcd.check_corruption {
-        // Of two checks of a member that runs, the one that costs little: the API server
-        // compacts every five minutes.
+        // Of the two checks of a running member, the cheap one: the API server compacts every five
+        // minutes.
         args.push(Arg::new(
             "feature-gates",
             "InitialCorruptCheck=true,CompactHashCheck=true",
@@ -236,7 +235,7 @@ fn node(settings: &Settings, identity: &Identity) -> Result<NodeRegistration> {
     })
 }
 
-/// All taints; a control plane's own is there even if the identity forgot it.
+/// All taints; adds the control plane's own if the identity lacks it.
 fn taints(identity: &Identity) -> Vec<Taint> {
     let mut taints = identity.taints.clone();
     if identity.role == Role::ControlPlane && !taints.iter().any(|t| t.key == CONTROL_PLANE) {
@@ -249,11 +248,11 @@ fn taints(identity: &Identity) -> Vec<Taint> {
     taints
 }
 
-/// The labels as `--node-labels` takes them.
+/// The labels in the format of `--node-labels`.
 fn kubelet_labels(identity: &Identity) -> Result<String> {
     let mut pairs = Vec::new();
     for (key, value) in &identity.labels {
-        // kubeadm marks control planes itself, and the kubelet may not.
+        // kubeadm sets this label itself; the kubelet may not.
         if key == CONTROL_PLANE {
             continue;
         }
@@ -312,7 +311,7 @@ fn patches() -> Patches {
     }
 }
 
-/// As Go writes a duration.
+/// In Go's duration format.
 fn seconds(seconds: u64) -> String {
     format!("{seconds}s")
 }
@@ -376,7 +375,8 @@ fn proxy(machine: &MachineFacts) -> KubeProxyConfiguration {
     }
 }
 
-/// Whether a release such as `6.8.0-1030-aws` is at least this one; false where it cannot be read.
+/// Whether a release such as `6.8.0-1030-aws` is at least this version; false if it cannot be
+/// parsed.
 fn kernel_at_least(release: &str, major: u32, minor: u32) -> bool {
     let mut numbers = release
         .split(|c: char| !c.is_ascii_digit())

@@ -1,8 +1,8 @@
 //! The documents that kubeadm reads, as far as the agent fills them in.
 //!
-//! Field names and meanings are those of `kubeadm.k8s.io/v1beta4`,
-//! `kubelet.config.k8s.io/v1beta1` and `kubeproxy.config.k8s.io/v1alpha1`; what is
-//! not here is left to kubeadm's defaults or to the user's overrides.
+//! Field names and meanings are those of `kubeadm.k8s.io/v1beta4`, `kubelet.config.k8s.io/v1beta1`
+//! and `kubeproxy.config.k8s.io/v1alpha1`; everything else is left to kubeadm's defaults or the
+//! user's overrides.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -13,12 +13,12 @@ use crate::identity::Taint;
 /// The API version of kubeadm's own documents.
 pub const KUBEADM_API: &str = "kubeadm.k8s.io/v1beta4";
 
-/// An argument for a component: v1beta4 has lists where older versions had maps.
+/// An argument for a component: v1beta4 has lists, older versions had maps.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Arg {
     /// Without leading dashes.
     pub name: String,
-    /// Always text.
+    /// Always a string.
     pub value: String,
 }
 
@@ -134,9 +134,9 @@ pub struct BootstrapTokenSpec {
 }
 
 impl BootstrapTokenSpec {
-    /// A token that opens nothing and has expired when it is written.
+    /// A token that grants nothing and expires at once.
     ///
-    /// kubeadm insists on one; the agents make the real ones themselves, when a node joins.
+    /// kubeadm requires one; the agents make the real tokens themselves when a node joins.
     pub fn unusable() -> Self {
         Self {
             description: "made by kubeadm because it must; opens nothing",
@@ -147,7 +147,7 @@ impl BootstrapTokenSpec {
     }
 }
 
-/// The node to be.
+/// How the node registers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[allow(missing_docs)]
@@ -192,7 +192,7 @@ pub struct Timeouts {
     pub discovery: String,
 }
 
-/// What every other node needs; the secrets are put in when the node joins.
+/// What every other node needs; the secrets are filled in when the node joins.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[allow(missing_docs)]
@@ -216,7 +216,8 @@ pub struct Discovery {
     pub tls_bootstrap_token: String,
 }
 
-/// Discovery by a kubeconfig with the pinned CA in it: nothing has to be signed with the token first.
+/// Discovery with a kubeconfig that contains the pinned CA: nothing has to be signed with the token
+/// first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[allow(missing_docs)]

@@ -1,4 +1,4 @@
-//! etcd never starts here without the data that it had.
+//! etcd never starts here without its earlier data.
 
 use std::path::Path;
 
@@ -14,12 +14,11 @@ use crate::{
     wait::Notes,
 };
 
-/// etcd's data are there, unless it never ran on this instance. Without them it would start an
-/// empty cluster under the same keys, or take part in votes without the log that its votes stand
-/// for.
+/// etcd's data exists, unless etcd never ran on this instance. Without it etcd would start an empty
+/// cluster with the same keys, or vote without the log that its earlier votes refer to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct EtcdData {
-    /// This instance, in whose journal stands whether etcd ever ran.
+    /// This instance; its journal says whether etcd ever ran.
     pub instance: String,
 }
 

@@ -1,4 +1,4 @@
-//! The founder: `kubeadm init`, one phase a step.
+//! The founder: `kubeadm init`, one step per phase.
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
@@ -34,7 +34,7 @@ impl ConfigFiles {
         Ok(step)
     }
 
-    /// For every other node: its kubelet patch alone; [`super::Join`] writes the rest.
+    /// For every other node: only its kubelet patch; [`super::Join`] writes the rest.
     pub fn join(settings: &Settings, identity: &Identity, machine: &MachineFacts) -> Result<Self> {
         let patch = config::pretty(&config::kubelet_patch(settings, identity, machine)?)?;
         Ok(Self {
@@ -74,7 +74,7 @@ impl Step for ConfigFiles {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum InitPhase {
-    /// kubeadm's own look at the host; needs containerd, and pulls images that are not there yet.
+    /// kubeadm's own checks of the host; needs containerd, and pulls missing images.
     Preflight,
     /// Certificates and keys; needs nothing but the configuration.
     Certs,
@@ -147,7 +147,7 @@ impl InitPhase {
         }
     }
 
-    /// The last things that the phase writes: what came before them is there as well.
+    /// The last things that the phase writes: if they exist, so does everything before them.
     fn results(self, settings: &Settings, identity: &Identity) -> Vec<PhaseResult> {
         let object = |api_version: &str, kind: &str, namespace: &str, name: &str| {
             PhaseResult::Object(ObjectRef {
@@ -221,11 +221,11 @@ const KUBECONFIGS: [&str; 5] = [
 /// One phase of `kubeadm init`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct KubeadmPhase {
-    /// Which one.
+    /// Which phase.
     pub phase: InitPhase,
     /// kubeadm's arguments.
     pub args: Vec<String>,
-    /// What is there when it is done.
+    /// What exists when it is done.
     pub results: Vec<PhaseResult>,
     /// How long kubeadm may take, in seconds.
     pub deadline: u64,
@@ -276,7 +276,7 @@ impl Step for KubeadmPhase {
         }
         let deadline = Duration::from_secs(self.deadline);
         if self.phase == InitPhase::KubeletFinalize {
-            // Without this file kubeadm does nothing and says so to no one.
+            // Without this file kubeadm does nothing and reports no error.
             wait::until(
                 world.clock.as_ref(),
                 notes,

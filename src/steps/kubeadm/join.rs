@@ -1,4 +1,4 @@
-//! A node's way into an existing cluster.
+//! Joins a node to an existing cluster.
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 
@@ -24,15 +24,15 @@ use crate::{
     wait::{self, Backoff, Notes, Probe},
 };
 
-/// How long an etcd member and an API server take to start, as after a reboot.
+/// How long an etcd member and an API server may take to start, as after a reboot.
 const MEMBER_STARTS: Duration = Duration::from_mins(2);
 
-/// `kubeadm join`, with a ticket from a control plane's join service when it runs.
+/// `kubeadm join`, with a ticket that it gets from a control plane's join service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Join {
-    /// The cluster that is joined, and no other.
+    /// The uid of the only cluster that may be joined.
     pub cluster_uid: String,
-    /// Who joins.
+    /// The node that joins.
     pub applicant: Applicant,
     /// The port of the join services.
     pub port: u16,
@@ -45,7 +45,7 @@ pub struct Join {
 }
 
 impl Join {
-    /// For this node, with the role of its identity.
+    /// For this node, with its role.
     pub fn new(settings: &Settings, identity: &Identity, cluster_uid: &str) -> Result<Self> {
         Ok(Self {
             cluster_uid: cluster_uid.to_owned(),
@@ -64,7 +64,7 @@ impl Join {
         })
     }
 
-    /// The document with the ticket's secrets, as kubeadm reads it.
+    /// The document that kubeadm reads, with the ticket's secrets.
     fn file(&self, ticket: &JoinTicket) -> Result<String> {
         let mut document = self.document.clone();
         let mut secrets = serde_json::json!({
@@ -80,7 +80,7 @@ impl Join {
         config::pretty(&document)
     }
 
-    /// The kubeconfig in which kubeadm finds the cluster and its CA; it holds no secret.
+    /// The kubeconfig from which kubeadm learns the cluster's address and CA; it holds no secret.
     fn discovery(&self, ticket: &JoinTicket) -> Result<String> {
         config::pretty(&serde_json::json!({
             "apiVersion": "v1",
@@ -89,14 +89,14 @@ impl Join {
                 "server": format!("https://{}", self.endpoint),
                 "certificate-authority-data": BASE64_STANDARD.encode(&ticket.ca),
             }}],
-            // kubeadm takes no context without a user; this one has nothing to show.
+            // kubeadm requires a user in the context; this one has no credentials.
             "users": [{"name": "nobody", "user": {}}],
             "contexts": [{"name": "join", "context": {"cluster": self.applicant.cluster, "user": "nobody"}}],
             "current-context": "join",
         }))
     }
 
-    /// Asks the control planes' join services, one after the other, until one lets this node in.
+    /// Asks the control planes' join services one after the other until one admits this node.
     pub(super) async fn ticket(&self, world: &World, notes: &Notes) -> Result<JoinTicket> {
         wait::until(
             world.clock.as_ref(),
@@ -146,7 +146,7 @@ impl Join {
         })
     }
 
-    /// What is missing for this node to be a member; none when it is one.
+    /// What is missing for this node to be a member; `None` if it is one.
     async fn missing(&self, world: &World) -> Result<Option<String>> {
         if let Some(missing) = kubelet_identity(world).await? {
             return Ok(Some(missing));
@@ -160,7 +160,7 @@ impl Join {
         Ok(None)
     }
 
-    /// How this control plane leaves etcd.
+    /// The step with which this control plane leaves etcd.
     fn leave(&self) -> LeaveEtcd {
         let Applicant {
             cluster,
@@ -171,10 +171,10 @@ impl Join {
         LeaveEtcd::new(cluster, instance, node)
     }
 
-    /// Whether an interrupted join had made this control plane a member before it could say so.
+    /// Whether an interrupted join made this control plane a member without recording it.
     ///
-    /// `kubeadm reset` wipes etcd's data even where etcd does not let the member go. A node that
-    /// has data therefore never gets there before etcd has said that the others do without it.
+    /// `kubeadm reset` wipes etcd's data even if etcd does not remove the member. A node with data
+    /// is therefore never reset before etcd has confirmed that the others can do without it.
     async fn has_joined(&self, world: &World, notes: &Notes) -> Result<bool> {
         if !world.host.exists(Path::new(paths::ETCD_MEMBER)).await? {
             return Ok(false);
@@ -191,7 +191,7 @@ impl Join {
             Ok(votes) => return Ok(votes),
             Err(unready) => unready,
         };
-        // It is no use to the others as it is. Where they do without it, it begins again.
+        // As it is, it is of no use to the others. If they can do without it, it joins again.
         let left = self.leave().apply(world, notes).await;
         left.map(|()| false).map_err(|stays| {
             Error::failed(format!("{}; {}", unready.one_line(), stays.one_line()))
@@ -203,7 +203,7 @@ impl Join {
         })
     }
 
-    /// Whether this node votes in etcd; a voter that is ready has joined.
+    /// Whether this node has a vote in etcd; a ready voter has joined.
     async fn vote(&self, world: &World) -> Result<Probe<bool>> {
         let Some(own) = self.leave().vote(world).await? else {
             return Ok(Probe::Done(false));
@@ -224,7 +224,7 @@ impl Join {
         Ok(Probe::Done(true))
     }
 
-    /// Clears what an interrupted join left: kubeadm refuses to begin over it.
+    /// Removes what an interrupted join left; otherwise kubeadm refuses to start.
     async fn clear_way(&self, world: &World) -> Result<()> {
         let mut traces = vec![paths::KUBELET_CONF, paths::BOOTSTRAP_KUBELET_CONF];
         match self.applicant.role {
@@ -241,7 +241,7 @@ impl Join {
             return Ok(());
         }
         if self.applicant.role == Role::ControlPlane {
-            // It also takes a half-joined member, a learner, out of etcd.
+            // It also removes a half-joined member, a learner, from etcd.
             let reset = Command::new(
                 "kubeadm",
                 ["reset", "--force", "--cri-socket", paths::CRI_SOCKET],
@@ -277,7 +277,7 @@ impl Join {
         let join =
             Command::new("kubeadm", ["join", "--config", paths::JOIN_CONFIG]).within(deadline);
         let ended = world.commands.succeed(join).await;
-        // The token goes from the disk whatever became of the join.
+        // Remove the token from disk, whether the join succeeded or not.
         world.host.remove(Path::new(paths::JOIN_CONFIG)).await?;
         world.host.remove(Path::new(paths::DISCOVERY_CONF)).await?;
         ended?;
@@ -287,14 +287,14 @@ impl Join {
         Ok(())
     }
 
-    /// Writes down that this control plane is a member, and lets the next one join.
+    /// Records that this control plane is a member, and lets the next one join.
     async fn joined(&self, world: &World) -> Result<()> {
         world
             .host
             .write(Path::new(paths::JOINED), b"", 0o600)
             .await?;
-        // Otherwise the next one waits until the turn runs out; to join again for that
-        // would be to leave first.
+        // If this fails, the next one waits until the join lock expires. Retrying the join instead
+        // would mean leaving first.
         if let Err(error) = JOIN_LOCK.release(world, &self.applicant.instance).await {
             warn!("cannot give the turn to join back: {}", error.one_line());
         }
@@ -318,7 +318,7 @@ impl Step for Join {
 
     async fn apply(&self, world: &World, notes: &Notes) -> Result<()> {
         if let Some(missing) = self.missing(world).await? {
-            // To join again is to reset first, and that takes a running etcd member out of the cluster.
+            // Joining again requires a reset, which removes a running etcd member from the cluster.
             if self.applicant.role == Role::ControlPlane
                 && world.host.exists(Path::new(paths::JOINED)).await?
             {
@@ -339,7 +339,7 @@ impl Step for Join {
     }
 }
 
-/// What the kubelet lacks to speak for this node.
+/// What the kubelet lacks to act as this node; `None` if nothing.
 async fn kubelet_identity(world: &World) -> Result<Option<String>> {
     let Some(text) = world.host.read(Path::new(paths::KUBELET_CONF)).await? else {
         return Ok(Some(format!("{} does not exist", paths::KUBELET_CONF)));

@@ -1,4 +1,4 @@
-//! Whether a kubeconfig file is whole and belongs to this cluster.
+//! Whether a kubeconfig file is complete and belongs to this cluster.
 
 use std::path::PathBuf;
 
@@ -13,7 +13,7 @@ use crate::error::{Context, Error};
 pub enum Credentials {
     /// Certificate and key are in the file.
     Embedded,
-    /// The certificate is in a file of its own.
+    /// The certificate is in a separate file.
     File(PathBuf),
 }
 
@@ -47,9 +47,9 @@ pub fn examine(text: &[u8], ca: Option<&[u8]>) -> Result<Credentials, String> {
     Ok(Credentials::Embedded)
 }
 
-/// The administrator's kubeconfig for use elsewhere: the node's own loopback address in it
-/// gives way to `server`, `host:port`. The certificate is checked for the name `kubernetes`,
-/// which every API server's has, so that any address that leads there will do.
+/// The administrator's kubeconfig for use elsewhere: `server` (`host:port`) replaces the node's own
+/// loopback address. Clients verify the certificate for the name `kubernetes`, which every API
+/// server's certificate has, so any address that leads there works.
 pub fn for_people(admin: &[u8], server: &str) -> Result<String, Error> {
     let unreadable = || "the administrator's kubeconfig cannot be read".to_owned();
     let text = std::str::from_utf8(admin).requiring(unreadable)?;

@@ -1,10 +1,9 @@
-//! kubeadm, phase by phase, and a node's way into the cluster.
+//! kubeadm, phase by phase, and how a node joins the cluster.
 //!
-//! The founder runs what `kubeadm init` does, in the same order, but as single
-//! steps, so that certificates come while images load and a kill at any point costs
-//! one phase: [`ConfigFiles`], [`KubeadmPhase`] for each [`InitPhase`] up to
-//! `KubeletStart`, [`ApiReady`], then the phases that write to the API. Every other
-//! node takes [`Join`].
+//! The founder runs what `kubeadm init` does, in the same order but as separate steps, so that
+//! certificates are made while images load and a kill at any point costs one phase:
+//! [`ConfigFiles`], [`KubeadmPhase`] for each [`InitPhase`] up to `KubeletStart`, [`ApiReady`],
+//! then the phases that write to the API. Every other node runs [`Join`].
 
 mod blanket_approval;
 pub mod config;

@@ -1,8 +1,8 @@
-//! Whether the cluster's certificates are whole, and what to remove where they are not.
+//! Whether the cluster's certificates are complete, and what to remove if not.
 //!
-//! kubeadm writes key and certificate of a pair one after the other, and on the next
-//! run takes a key without its certificate for a mistake of the user and stops
-//! (kubeadm #2095). So what an interruption left half done is removed before it runs.
+//! kubeadm writes key and certificate of a pair one after the other. On the next run it takes a key
+//! without its certificate for a user's mistake and stops (kubeadm #2095). So half-written pairs
+//! are removed before it runs.
 
 use std::{
     collections::BTreeMap,
@@ -42,19 +42,19 @@ pub struct Verdict {
     pub missing: Vec<String>,
     /// Files in kubeadm's way, with the reason.
     pub remove: BTreeMap<String, String>,
-    /// A CA certificate without its key: not an interruption's doing.
+    /// A CA certificate without its key, which no interruption causes.
     pub keyless: Option<String>,
-    /// Whether to go on means a new CA or new service account keys.
+    /// Whether continuing means a new CA or new service account keys.
     pub foundations: bool,
 }
 
 impl Verdict {
-    /// Whether nothing is to be done.
+    /// Whether there is nothing to do.
     pub fn is_whole(&self) -> bool {
         self.missing.is_empty() && self.remove.is_empty() && self.keyless.is_none()
     }
 
-    /// The first trouble, for a person.
+    /// The first problem, for a person.
     pub fn reason(&self) -> String {
         if let Some(ca) = &self.keyless {
             return format!("{ca}.crt has no key");
@@ -70,7 +70,7 @@ impl Verdict {
     }
 }
 
-/// Reads the PKI folder and judges it.
+/// Reads and judges the PKI folder.
 pub async fn examine(host: &dyn Host) -> Result<Verdict> {
     let mut files = BTreeMap::new();
     for name in names() {
@@ -81,7 +81,7 @@ pub async fn examine(host: &dyn Host) -> Result<Verdict> {
     Ok(judge(&files))
 }
 
-/// Removes what is half done; refuses to remove what a running cluster stands on.
+/// Removes half-written files; refuses to remove what a running cluster depends on.
 pub async fn cure(host: &dyn Host) -> Result<()> {
     let verdict = examine(host).await?;
     if let Some(ca) = &verdict.keyless {
@@ -154,7 +154,7 @@ fn judge(files: &BTreeMap<String, Vec<u8>>) -> Verdict {
             verdict.foundations = true;
             verdict.missing.extend(SERVICE_ACCOUNT.map(str::to_owned));
         }
-        // kubeadm derives the public key from the private one; only a damaged one is in its way.
+        // kubeadm derives the public key from the private one; only a damaged public key stops it.
         [Some(true), None] => verdict.missing.push(SERVICE_ACCOUNT[1].to_owned()),
         _ => {
             verdict.foundations = true;
@@ -193,7 +193,7 @@ enum Pair {
     Broken(&'static str),
 }
 
-/// The identifiers that tie a certificate to its issuer's key.
+/// The key identifiers that link a certificate to its issuer's key.
 struct KeyIds {
     own: Option<Vec<u8>>,
     issuer: Option<Vec<u8>>,
@@ -216,7 +216,7 @@ fn pair(files: &BTreeMap<String, Vec<u8>>, base: &str) -> Pair {
 
 /// The first PEM block, if it is complete.
 pub fn pem(content: &[u8]) -> Option<Pem> {
-    // The parser takes a block whose last dashes are cut off; kubeadm does not.
+    // The parser accepts a block with its last dashes cut off; kubeadm does not.
     if !content.trim_ascii_end().ends_with(b"-----") {
         return None;
     }

@@ -1,4 +1,4 @@
-//! Waiting for the API server.
+//! Waits for the API server.
 
 use std::time::Duration;
 
@@ -17,14 +17,14 @@ use crate::{
 /// The API answers `/readyz` at the cluster's endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ApiReady {
-    /// `host:port`, for people: the adapter knows it by itself.
+    /// `host:port`, only for messages: the adapter has its own.
     pub endpoint: String,
     /// How long to wait, in seconds.
     pub deadline: u64,
 }
 
 impl ApiReady {
-    /// As the settings have it.
+    /// From the settings.
     pub fn new(settings: &Settings) -> Self {
         Self {
             endpoint: config::endpoint(settings).to_owned(),

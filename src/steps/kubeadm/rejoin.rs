@@ -1,8 +1,8 @@
-//! A kubelet whose certificate is over: it cannot ask for another one by itself.
+//! A kubelet with an expired certificate cannot request another one by itself.
 //!
-//! On a worker it is let in again as it was the first time, by the proof of its instance's
-//! identity. On a control plane the cluster's CA is on the disk, and nothing else may work yet:
-//! kubeadm signs a certificate there. The node keeps its Node, its pods and its data.
+//! A worker is admitted again as it was the first time, with the proof of its instance's identity.
+//! On a control plane the cluster's CA is on disk and nothing else may work yet, so kubeadm signs a
+//! certificate there. The node keeps its Node, its pods and its data.
 
 use std::{path::Path, time::Duration};
 
@@ -26,13 +26,13 @@ use crate::{
     wait::{self, Backoff, Notes, Probe},
 };
 
-/// Where kubeadm puts the control plane's kubelet.conf before it takes the place of the old one.
+/// Where kubeadm writes the control plane's kubelet.conf before it replaces the old one.
 const STAGE: &str = "/etc/kubernetes/k8s-bootstrap/renewal/kubelet";
 
-/// The kubelet's client certificate, not over.
+/// The kubelet's client certificate is not expired.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct KubeletCertificate {
-    /// How a worker is let in.
+    /// How a worker is admitted.
     pub join: Join,
 }
 
@@ -44,8 +44,8 @@ impl KubeletCertificate {
         })
     }
 
-    /// What is wrong with the certificate that the kubelet uses; `None` where it has none yet,
-    /// which is the join's business.
+    /// What is wrong with the certificate that the kubelet uses; `None` also if it has none yet,
+    /// which is up to the join.
     async fn trouble(world: &World) -> Result<Option<String>> {
         let inventory = Inventory::read(world.host.as_ref()).await?;
         let embedded = inventory.get("kubelet.conf");
@@ -67,7 +67,8 @@ impl KubeletCertificate {
         }))
     }
 
-    /// The kubelet asks with the ticket's token, and its kubeconfig follows by itself.
+    /// The kubelet requests a certificate with the ticket's token and updates its kubeconfig
+    /// itself.
     async fn be_let_in(&self, world: &World, notes: &Notes) -> Result<()> {
         let ticket = self.join.ticket(world, notes).await?;
         let bootstrap = self.bootstrap(&ticket)?;
@@ -75,7 +76,7 @@ impl KubeletCertificate {
         world.host.write(path, bootstrap.as_bytes(), 0o600).await?;
         restart_kubelet(world).await?;
         let ended = self.wait(world, notes).await;
-        // The token goes from the disk whatever became of it.
+        // Remove the token from disk, whether this succeeded or not.
         world.host.remove(path).await?;
         ended
     }
@@ -99,7 +100,7 @@ impl KubeletCertificate {
         }))
     }
 
-    /// kubeadm signs another kubelet.conf.
+    /// Lets kubeadm sign a new kubelet.conf.
     async fn sign(world: &World) -> Result<()> {
         let host = world.host.as_ref();
         let inventory = Inventory::read(host).await?;
@@ -107,7 +108,7 @@ impl KubeletCertificate {
             can_sign(authority, world.clock.now())?;
         }
         let staged = Path::new(STAGE).join("kubelet.conf");
-        // kubeadm would take one that is there.
+        // kubeadm would reuse an existing one.
         host.remove(&staged).await?;
         kubeadm(
             world,
@@ -167,7 +168,7 @@ impl Step for KubeletCertificate {
             Self::sign(world).await?;
         }
         if own_is_over {
-            // It makes the one in its kubeconfig its own when it starts.
+            // At its start the kubelet adopts the certificate in its kubeconfig.
             restart_kubelet(world).await?;
             self.wait(world, notes).await?;
         }

@@ -1,4 +1,4 @@
-//! What a node keeps for the kubelet and containerd, and whether anything is left.
+//! What a node reserves for the kubelet and containerd, and whether enough is left for pods.
 //!
 //! CPU: 6 % of the first core, 1 % of the second, 0.5 % of the next two, 0.25 % of
 //! the rest. Memory: 255 MiB and 11 MiB for each pod that may run (both as in the
@@ -16,7 +16,7 @@ const GIB: u64 = 1 << 30;
 /// The kubelet evicts pods below this much free memory (its default).
 const EVICTION_THRESHOLD: u64 = 100 * MIB;
 
-/// Less than this for pods, and not even the cluster's own daemons fit.
+/// With less than this for pods, not even the cluster's own daemons fit.
 const LEAST_MEMORY: u64 = 256 * MIB;
 const LEAST_MILLICPU: u64 = 250;
 
@@ -29,7 +29,7 @@ pub struct Reserved {
     pub memory: String,
 }
 
-/// What to reserve on a machine with these processors, bytes of memory and pods at most.
+/// What to reserve on a machine with these processors, bytes of memory and maximum number of pods.
 pub fn reserved(cpus: usize, memory_bytes: u64, max_pods: u64) -> Reserved {
     Reserved {
         cpu: format!("{}m", millicpu(cpus)),
@@ -39,7 +39,7 @@ pub fn reserved(cpus: usize, memory_bytes: u64, max_pods: u64) -> Reserved {
 
 /// Refuses a machine on which these reservations leave no room for pods.
 ///
-/// A quantity that is not understood here is left to the kubelet to judge.
+/// A quantity that cannot be parsed here is left to the kubelet.
 pub fn check_room(
     cpus: usize,
     memory_bytes: u64,

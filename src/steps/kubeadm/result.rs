@@ -1,4 +1,4 @@
-//! What a kubeadm phase leaves behind, and how to see it.
+//! What a kubeadm phase leaves behind, and how to check for it.
 
 use std::path::Path;
 
@@ -18,15 +18,15 @@ use crate::{
     ports::{Command, Host, ObjectRef, World},
 };
 
-/// One thing that is there once a phase has done its work.
+/// One thing that exists once a phase is done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PhaseResult {
     /// The preflight checks have passed, or later phases have already run.
     PreflightPassed,
-    /// All certificates and keys, whole and signed by their CAs.
+    /// All certificates and keys, complete and signed by their CAs.
     Certificates,
-    /// A kubeconfig in /etc/kubernetes, whole and of this cluster's CA.
+    /// A kubeconfig in /etc/kubernetes, complete and with this cluster's CA.
     Kubeconfig(&'static str),
     /// A static pod's manifest.
     StaticPod(&'static str),
@@ -46,7 +46,7 @@ pub enum PhaseResult {
 }
 
 impl PhaseResult {
-    /// What is missing, in words; `None` where the result is there.
+    /// What is missing, in words; `None` if the result exists.
     pub async fn missing(&self, world: &World) -> Result<Option<String>> {
         let host = world.host.as_ref();
         match self {
@@ -58,7 +58,8 @@ impl PhaseResult {
             Self::Kubeconfig(name) => kubeconfig(host, name).await,
             Self::StaticPod(name) => static_pod(host, name).await,
             Self::KubeletRunning => kubelet(world).await,
-            // An API that does not answer, or does not know the administrator yet, has not got the result.
+            // The result also counts as missing if the API does not answer or does not know the
+            // administrator yet.
             Self::Object(object) => Ok(match world.cluster.get(object).await {
                 Ok(Some(_)) => None,
                 Ok(None) => Some(format!("{object} does not exist")),
@@ -99,7 +100,8 @@ impl PhaseResult {
 }
 
 async fn preflight(host: &dyn Host) -> Result<Option<String>> {
-    // Once the kubelet or a static pod is configured, ports and files are taken: by this node itself.
+    // Once the kubelet or a static pod is configured, this node itself occupies the ports and
+    // files.
     for evidence in [
         paths::PREFLIGHT_PASSED,
         paths::KUBELET_CONFIG,

@@ -37,7 +37,7 @@ async fn the_cluster_is_recorded_once() {
         ("uid-1", "i-1")
     );
     assert!(first.ca_hash.starts_with("sha256:"), "{}", first.ca_hash);
-    // An interrupted run applies it once more, later: the first record stays.
+    // An interrupted run applies it again later: the first record stays.
     sleep(Duration::from_mins(1)).await;
     fake.apply(&cluster("uid-1")).await.unwrap();
     let again = record::read(fake.store.as_ref()).await.unwrap();

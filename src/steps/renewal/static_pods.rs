@@ -1,13 +1,13 @@
 //! The static pods that read certificates only when they start.
 //!
-//! etcd reads its certificates at each handshake, the API server follows its files; the
-//! controller manager and the scheduler read their kubeconfigs once. The API server is started
-//! again with its serving certificate all the same: in its memory it has a certificate for
-//! itself that ends three years after its start.
+//! etcd reads its certificates at each handshake and the API server watches its files; the
+//! controller manager and the scheduler read their kubeconfigs once. The API server is still
+//! restarted with its serving certificate, because the certificate that it keeps in memory for
+//! calls to itself ends three years after its start.
 //!
-//! The digest of what a part reads stands in an annotation of its manifest. To write it there is
-//! to start the part again: a static pod whose manifest changes is another pod. So it can be
-//! read at any time whether a part runs with the files as they are, also after an interruption.
+//! The digest of what a part reads is in an annotation of its manifest. Writing it restarts the
+//! part: a static pod with a changed manifest is another pod. So the annotation always shows
+//! whether a part runs with the current files, also after an interruption.
 
 use std::path::{Path, PathBuf};
 
@@ -20,24 +20,24 @@ use crate::{
     ports::{Host, ObjectRef, World},
 };
 
-/// The digest of what the part read when it was started.
+/// The digest of what the part read when it started.
 const ANNOTATION: &str = "k8s-bootstrap.io/certificates";
 
 /// A static pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Part {
-    /// Its name, and its manifest's.
+    /// The pod's name, which is also its manifest's.
     pub name: &'static str,
-    /// The certificate that it reads when it starts.
+    /// The certificate that it reads when it starts, by its source's name.
     pub reads: &'static str,
     file: &'static str,
 }
 
-/// In the order in which they are started again.
+/// The order of restarts; the parts of one round restart together.
 pub const ROUNDS: [&[Part]; 2] = [
     &[PARTS[0]],
-    // Both end by themselves when they have not reached their API server for ten seconds: they
-    // wait for its return, and neither for the other.
+    // Both exit if they cannot reach their API server for ten seconds: they restart after it is
+    // back, and need not wait for each other.
     &[PARTS[1], PARTS[2]],
 ];
 
@@ -65,14 +65,14 @@ impl Part {
         Path::new(paths::MANIFESTS).join(format!("{}.yaml", self.name))
     }
 
-    /// The digest of what it would read now; `None` while that does not exist.
+    /// The digest of what it would read now; `None` if the file does not exist.
     async fn digest(self, host: &dyn Host) -> Result<Option<String>> {
         let content = host.read(Path::new(self.file)).await?;
         Ok(content.map(|content| hex::encode(&Sha256::digest(content)[..16])))
     }
 
-    /// Whether it runs with an earlier file than the one that is there. A manifest that says
-    /// nothing is as kubeadm made it; then it depends on whether its certificate was renewed since.
+    /// Whether it runs with an older file than the current one. A manifest without the annotation
+    /// is as kubeadm made it; then it is stale if its certificate was `renewed` since.
     pub async fn is_stale(self, host: &dyn Host, renewed: bool) -> Result<bool> {
         let Some(manifest) = host.read(&self.manifest()).await? else {
             return Ok(false);
@@ -80,14 +80,14 @@ impl Part {
         let Some(wanted) = self.digest(host).await? else {
             return Ok(false);
         };
-        // One that is not whole is kubeadm's to write again.
+        // An incomplete manifest is left for kubeadm to write again.
         Ok(parse(&manifest).is_some_and(|pod| match said(&pod) {
             Some(said) => said != wanted,
             None => renewed,
         }))
     }
 
-    /// Has the kubelet start it again.
+    /// Makes the kubelet restart it.
     pub async fn restart(self, host: &dyn Host) -> Result<()> {
         let path = self.manifest();
         let unreadable = || format!("{} is not a whole pod", path.display());
@@ -101,7 +101,7 @@ impl Part {
         host.write(&path, text.as_bytes(), 0o600).await
     }
 
-    /// What is still missing until the one that was started last is Ready, as the API says.
+    /// What is missing until the API shows the restarted pod as Ready; `None` if nothing is.
     pub async fn not_ready(self, world: &World, node: &str) -> Result<Option<String>> {
         let Some(wanted) = self.digest(world.host.as_ref()).await? else {
             return Ok(Some(format!("{} does not exist", self.file)));
@@ -140,7 +140,7 @@ mod tests {
     use super::*;
     use crate::testing::FakeWorld;
 
-    /// As kubeadm writes one, shortened; the numbers that are texts and those that are not matter.
+    /// A manifest as kubeadm writes it, shortened. Which numbers are quoted matters.
     const MANIFEST: &str = r#"apiVersion: v1
 kind: Pod
 metadata:
@@ -222,7 +222,7 @@ status: {}
         assert!(part.is_stale(host, true).await.unwrap(), "renewed");
         part.restart(host).await.unwrap();
         assert!(!part.is_stale(host, true).await.unwrap(), "restarted");
-        // A person renewed it and restarted nothing.
+        // A person renewed the certificate and restarted nothing.
         fake.files.put("/etc/kubernetes/scheduler.conf", "two");
         assert!(part.is_stale(host, false).await.unwrap());
         fake.files.put(FILE, &MANIFEST[..200]);

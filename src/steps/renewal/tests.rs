@@ -46,7 +46,7 @@ fn world((from, until): (&str, &str)) -> FakeWorld {
     fake
 }
 
-/// The kubelet's mirror pods, as the manifests are now.
+/// Updates the kubelet's mirror pods to the current manifests.
 fn follow(fake: &FakeWorld) {
     for part in PARTS {
         let text = fake.files.get(manifest(part.name)).unwrap();
@@ -77,7 +77,7 @@ fn annotated(files: &Files) -> Vec<&'static str> {
         .collect()
 }
 
-/// Applies while a kubelet follows.
+/// Applies the step while a kubelet follows the manifests.
 async fn apply(fake: &FakeWorld, which: Which) -> Result<()> {
     let world = fake.ports();
     let notes = Notes::unread();
@@ -140,7 +140,7 @@ async fn what_has_expired_is_renewed_at_once_without_any_api() {
 async fn a_person_may_ask_for_all_before_they_are_due() {
     let fake = world(NEW);
     ask_for_all(fake.host.as_ref()).await.unwrap();
-    // Its kubeadm gives the certificates of another run.
+    // Here kubeadm writes another run's certificates.
     fake.differs(&step(Which::Due)).await;
     fake.holds(&step(Which::Useless)).await;
     apply(&fake, Which::Due).await.unwrap();
@@ -167,7 +167,7 @@ async fn no_part_is_stopped_while_etcd_or_the_api_is_unwell() {
             "{case}: {error}"
         );
         assert!(annotated(&fake.files).is_empty(), "{case}");
-        // The certificates are renewed, and what is left is not forgotten.
+        // The certificates are renewed, and the remaining work is still known.
         assert_eq!(
             fake.differs(&step(Which::Due)).await,
             "kube-apiserver runs with an earlier apiserver"
@@ -178,7 +178,7 @@ async fn no_part_is_stopped_while_etcd_or_the_api_is_unwell() {
 #[tokio::test(start_paused = true)]
 async fn the_next_part_waits_until_the_last_one_is_ready() {
     let fake = world(OLD);
-    // Nobody follows: there is no kubelet.
+    // There is no kubelet to follow the manifests.
     let error = fake.apply(&step(Which::Due)).await.unwrap_err();
     assert!(
         error
@@ -189,7 +189,7 @@ async fn the_next_part_waits_until_the_last_one_is_ready() {
     assert_eq!(annotated(&fake.files), ["kube-apiserver"]);
 }
 
-/// Both need the API server and neither the other.
+/// Both need the API server but not each other.
 #[tokio::test(start_paused = true)]
 async fn once_the_api_server_is_back_the_other_parts_are_started_together() {
     let fake = world(OLD);
@@ -197,7 +197,7 @@ async fn once_the_api_server_is_back_the_other_parts_are_started_together() {
     let notes = Notes::unread();
     let step = step(Which::Due);
     let mut work = Box::pin(step.apply(&world, &notes));
-    // A kubelet that starts the API server and then nothing more.
+    // A kubelet that starts only the API server.
     let started = async {
         while annotated(&fake.files).is_empty() {
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -217,8 +217,8 @@ async fn once_the_api_server_is_back_the_other_parts_are_started_together() {
     assert_eq!(annotated(&fake.files).len(), 3);
 }
 
-/// Kills the agent at each call of kubeadm, in each of the states in which kubeadm may leave its
-/// two files, and lets the next agent go on.
+/// Kills the agent at each call of kubeadm, in each state in which kubeadm may leave its two files,
+/// and lets the next agent continue.
 #[tokio::test(start_paused = true)]
 async fn whatever_a_kill_leaves_the_next_agent_goes_on() {
     let fresh = Pki::between(NEW.0, NEW.1).on_disk();

@@ -60,7 +60,7 @@ fn overrides_are_laid_over_every_document() {
     assert_eq!(proxy["mode"], "iptables");
     assert_eq!(proxy["conntrack"]["maxPerCore"], 0);
 
-    // The shared document stays the cluster's; the override is this node's.
+    // The shared document is unchanged; the override applies to this node only.
     assert_eq!(kubelet["cgroupDriver"], "systemd");
     let patch = kubelet_patch(&settings, &identity, &testing::machine()).unwrap();
     assert_eq!(patch["cgroupDriver"], "cgroupfs");

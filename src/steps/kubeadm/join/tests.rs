@@ -9,7 +9,7 @@ fn step(role: Role) -> Join {
     Join::new(&testing::settings(), &testing::identity(role), "uid").unwrap()
 }
 
-/// A world with a cluster, whose control plane i-cp lets nodes in.
+/// A world with a cluster whose control plane i-cp admits nodes.
 async fn open(role: Role) -> FakeWorld {
     FakeWorld::new()
         .recorded("uid", "i-cp")
@@ -22,7 +22,7 @@ async fn open(role: Role) -> FakeWorld {
         })
 }
 
-/// What a join that goes through leaves on the disk.
+/// What a successful join leaves on disk.
 fn member(host: &Files) {
     let ca = &testing::Pki::new().files["ca.crt"];
     host.put(paths::CA, ca);
@@ -51,7 +51,7 @@ async fn a_worker_joins_and_leaves_no_token_behind() {
         assert_eq!(cluster["server"], "https://127.0.0.1:7443");
         let ca = BASE64_STANDARD.encode("the CA");
         assert_eq!(cluster["certificate-authority-data"], ca);
-        // kubeadm takes no context without a user that is there.
+        // kubeadm requires an existing user in the context.
         assert_eq!(found["contexts"][0]["context"]["user"], "nobody");
         assert_eq!(found["users"][0]["name"], "nobody");
         assert!(!file.contains(TOKEN));
@@ -202,8 +202,8 @@ async fn a_control_plane_that_has_joined_is_never_reset() {
     assert!(fake.files.has(paths::KUBELET_CONF));
 }
 
-/// A control plane whose agent ended between its member's promotion and its own note of that:
-/// it is at 10.42.0.10, the founder at 10.42.0.2.
+/// A control plane whose agent ended after its member's promotion but before recording it. It is at
+/// 10.42.0.10, the founder at 10.42.0.2.
 async fn promoted() -> (FakeWorld, Join, crate::ports::Member) {
     let fake = open(Role::ControlPlane).await;
     member(&fake.files);
@@ -224,7 +224,7 @@ async fn promoted() -> (FakeWorld, Join, crate::ports::Member) {
     (fake, step, own)
 }
 
-/// Why it is not done.
+/// Applies the step; returns the error.
 async fn refused(fake: &FakeWorld, step: &Join) -> String {
     let error = fake.apply(step).await.unwrap_err();
     assert_eq!(error.kind(), crate::error::Kind::Failed, "{error}");
