@@ -186,7 +186,7 @@ impl Agent {
     }
 
     /// Repairs and reports concurrently: a full check may download for minutes, and meanwhile the
-    /// status must stay true and lost API servers must be noticed.
+    /// status must stay true and lost API servers be noticed.
     async fn look_after_node(&self) -> Infallible {
         let (unrepaired, news) = watch::channel(None);
         tokio::select! {

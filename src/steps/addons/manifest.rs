@@ -1,16 +1,16 @@
-//! From a manifest's text to its objects.
+//! Parses a manifest's text into objects.
 
 use serde_json::Value;
 
 use crate::error::{Context, Error, Result};
 
-/// The objects of a manifest with any number of documents; `List`s are unfolded.
+/// The objects of a manifest with any number of documents; `List`s are expanded.
 ///
-/// kubectl reads YAML 1.1, where `0644` is octal and `yes` is true only for a field
-/// that is one; manifests are written for it.
+/// Manifests are written for kubectl, which reads YAML 1.1: `0644` is octal, and `yes` is true only
+/// for a boolean field.
 pub fn objects(text: &str) -> Result<Vec<Value>> {
     let mut budget = serde_saphyr::budget::Budget::default();
-    // CustomResourceDefinitions nest deeper and bundles are longer than the usual configuration.
+    // CustomResourceDefinitions nest deeper and bundles are longer than usual configuration files.
     budget.max_depth = 256;
     budget.max_nodes = 5_000_000;
     budget.max_events = 10_000_000;

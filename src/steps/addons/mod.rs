@@ -1,4 +1,4 @@
-//! Manifests applied to the cluster: read, patched, applied, waited for.
+//! Manifests for the cluster: reads, patches and applies them, then waits for the roll-out.
 
 mod manifest;
 mod patch;
@@ -21,22 +21,22 @@ use crate::{
 };
 use record::Record;
 
-/// How long the founder tries one object: right after `init` much is still being set up.
+/// How long the founder retries one object: right after `init` much is still being set up.
 const SERVED_WITHIN: Duration = Duration::from_mins(2);
 
 /// One add-on, as the settings want it.
 ///
-/// What was applied is recorded with a digest in a ConfigMap, at the end: so a check
-/// costs one request, and an interrupted add-on is applied again.
+/// At the end, a ConfigMap records the digest of what was applied: so a check costs one request,
+/// and an interrupted add-on is applied again.
 ///
-/// The network's are steps of the founder's plan; all others are kept by the leader.
+/// The network's add-ons are steps of the founder's plan; the leader reconciles all others.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Addon {
     /// Its name in the settings.
     pub name: String,
     /// Where its manifests come from, with mirrors applied.
     pub sources: Vec<Source>,
-    /// Laid over its objects, in order.
+    /// Applied to its objects, in order.
     pub patches: Vec<Patch>,
     /// How long the roll-out may take, in seconds.
     pub deadline: u64,
@@ -51,7 +51,8 @@ pub struct Manifest {
 }
 
 impl Addon {
-    /// The network's add-ons in groups of equal `order`: a group begins when the one before has rolled out.
+    /// The network's add-ons in groups of equal `order`: a group starts when the previous one has
+    /// rolled out.
     pub fn of_the_founder(settings: &Settings) -> Vec<Vec<Self>> {
         enabled(settings, true)
             .chunk_by(|(order, _), (next, _)| order == next)
@@ -65,7 +66,8 @@ impl Addon {
         enabled.map(|(_, addon)| addon).collect()
     }
 
-    /// The digest of everything that decides what is applied; URLs do not, their contents' digests do.
+    /// The digest of everything that determines what is applied: not the URLs, but the digests of
+    /// their contents.
     pub async fn digest(&self, world: &World) -> Result<String> {
         let patches = serde_json::to_string(&self.patches)
             .requiring(|| format!("add-on {}: cannot print its patches", self.name))?;
@@ -94,7 +96,7 @@ impl Addon {
                 objects.extend(found);
             }
         }
-        // A patch need not know in which file its object stands.
+        // A patch need not know which file contains its object.
         for patch in &self.patches {
             patch::apply(patch, &mut objects)?;
         }
@@ -108,7 +110,7 @@ impl Addon {
             .collect())
     }
 
-    /// Applies every manifest, whatever becomes of the others; the error names each that failed.
+    /// Applies every manifest, even if others fail; the error names each that failed.
     pub async fn put(
         &self,
         world: &World,
@@ -169,7 +171,7 @@ fn enabled(settings: &Settings, network: bool) -> Vec<(u32, Addon)> {
         .collect()
 }
 
-/// The names of all objects of these manifests.
+/// References to all objects of these manifests.
 pub fn references(manifests: &[Manifest]) -> Vec<ObjectRef> {
     let objects = manifests.iter().flat_map(|manifest| &manifest.objects);
     objects.map(ObjectRef::of).collect()
@@ -434,7 +436,7 @@ mod tests {
         assert_eq!(args, &json!(["-a", "-allow-empty-ingress-host"]));
     }
 
-    /// The Ingress of the application, with these settings over the defaults.
+    /// The application's Ingress, with these settings merged over the defaults.
     async fn ingress(more: &str) -> Value {
         let text = format!("addons.visits.enabled = true\n{more}");
         let fragment = crate::config::Fragment::parse("c", &text).unwrap();
@@ -455,7 +457,7 @@ mod tests {
         let plain = ingress("").await;
         assert_eq!(plain["spec"]["tls"], Value::Null);
         assert_eq!(redirect(&plain), "false");
-        // All other Ingresses keep the controller's default: what has a certificate redirects.
+        // All other Ingresses keep the controller's default: those with a certificate redirect.
         let nginx = settings().addons["ingress-nginx"].clone();
         assert!(!serde_json::to_string(&nginx).unwrap().contains("redirect"));
 

@@ -1,4 +1,4 @@
-//! Changes to the objects of an add-on, as the settings describe them.
+//! Changes an add-on's objects as the settings describe.
 
 use serde_json::Value;
 
@@ -7,7 +7,7 @@ use crate::{
     error::{Context, Error, Result},
 };
 
-/// Lays the patch over every object that it selects; selecting none is an error.
+/// Applies the patch to every object that it selects; selecting none is an error.
 pub fn apply(patch: &Patch, objects: &mut [Value]) -> Result<()> {
     let steps: Option<json_patch::Patch> = patch
         .json
@@ -53,8 +53,9 @@ pub fn apply(patch: &Patch, objects: &mut [Value]) -> Result<()> {
     Ok(())
 }
 
-/// RFC 7386, but for lists whose items all have a `name` (containers, env, ports, volumes):
-/// those merge item by item, as `kubectl` merges them, so that a patch survives a new version's order.
+/// RFC 7386, except for lists whose items all have a `name` (containers, env, ports, volumes):
+/// those merge item by item, as in `kubectl`, so that a patch still works if a new version reorders
+/// them.
 fn merge_named(target: &mut Value, patch: &Value) {
     match (target, patch) {
         (Value::Object(target), Value::Object(patch)) => {

@@ -1,4 +1,5 @@
-//! What was applied of an add-on: the ConfigMap `kube-system/k8s-bootstrap-addon-NAME`.
+//! The record of what was applied of an add-on: the ConfigMap
+//! `kube-system/k8s-bootstrap-addon-NAME`.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -12,15 +13,15 @@ use crate::{
 const PREFIX: &str = "k8s-bootstrap-addon-";
 const NAMESPACE: &str = "kube-system";
 
-/// An add-on as it stands in the cluster.
+/// An add-on as applied to the cluster.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Record {
-    /// Of everything that decides what is applied; empty while it is being applied.
+    /// The digest of everything that determines what is applied; empty while it is being applied.
     pub digest: String,
-    /// What belongs to the add-on; none of it was ever applied without standing here before.
-    /// None where the founder applied it: its objects are never removed.
+    /// What belongs to the add-on; every object is listed here before it is applied. `None` if the
+    /// founder applied the add-on: its objects are never removed.
     pub objects: Option<Vec<ObjectRef>>,
-    /// What belonged to it before, and is still to be removed.
+    /// What belonged to it before and is still to be removed.
     pub stale: Vec<ObjectRef>,
 }
 
@@ -41,7 +42,7 @@ impl Record {
         found.map(|found| Self::parse(&found)).transpose()
     }
 
-    /// The records of all add-ons that were ever applied and not removed since, by name.
+    /// The records of all add-ons that were applied and not removed since, by name.
     pub async fn all(world: &World) -> Result<BTreeMap<String, Self>> {
         let found = world.cluster.applied("v1", "ConfigMap", NAMESPACE).await?;
         let mut records = BTreeMap::new();
@@ -54,7 +55,7 @@ impl Record {
         Ok(records)
     }
 
-    /// Writes it down.
+    /// Writes the record.
     pub async fn write(&self, world: &World, addon: &str) -> Result<()> {
         let mut object = reference(addon).skeleton();
         object["data"] = json!({ "digest": self.digest });
@@ -86,7 +87,7 @@ impl Record {
         })
     }
 
-    /// The record of an add-on that is about to consist of these objects.
+    /// The record to write before the add-on is applied with these objects.
     #[must_use]
     pub fn about_to_be(&self, objects: Vec<ObjectRef>) -> Self {
         let mut stale = Vec::new();

@@ -1,4 +1,4 @@
-//! Where an add-on's manifests come from, read.
+//! Reads an add-on's manifests from their source.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use crate::{
     ports::World,
 };
 
-/// One manifest's text and the name that errors give it.
+/// One manifest's text and its name in errors.
 pub struct Text {
     /// Its URL or path.
     pub place: String,
@@ -18,7 +18,7 @@ pub struct Text {
     pub text: String,
 }
 
-/// The digest of what the source gives, without fetching what has one in the settings.
+/// The digest of the source's content; not fetched if the settings already give a digest.
 pub async fn digest(source: &Source, world: &World) -> Result<String> {
     if !source.sha256.is_empty() {
         return Ok(source.sha256.to_lowercase());
@@ -31,7 +31,7 @@ pub async fn digest(source: &Source, world: &World) -> Result<String> {
     Ok(hex::encode(digest.finalize()))
 }
 
-/// The manifests of the source, in the order in which they are applied.
+/// The manifests of the source, in the order of application.
 pub async fn texts(source: &Source, world: &World) -> Result<Vec<Text>> {
     let url = source.url.as_str();
     if let Some(name) = url.strip_prefix("embedded:") {
@@ -51,7 +51,7 @@ pub async fn texts(source: &Source, world: &World) -> Result<Vec<Text>> {
     }])
 }
 
-/// The file itself, or the *.yaml of a folder in the order of their names.
+/// The file itself, or a folder's `*.yaml` and `*.yml` files in the order of their names.
 async fn files(path: &Path, world: &World) -> Result<Vec<Text>> {
     let is_manifest = |path: &PathBuf| {
         let ending = path.extension().and_then(|ending| ending.to_str());
@@ -65,7 +65,7 @@ async fn files(path: &Path, world: &World) -> Result<Vec<Text>> {
     for path in paths {
         let place = path.display().to_string();
         let Some(content) = world.host.read(&path).await? else {
-            // Were it taken for an empty one, everything from it would be removed.
+            // If a missing file counted as empty, everything from it would be removed.
             return Err(Error::failed(format!("{place} does not exist"))
                 .hint("put the manifests there on every control plane, or switch the add-on off"));
         };

@@ -1,4 +1,4 @@
-//! No new pods on this node, and new ones again.
+//! Cordons and uncordons this node.
 
 use async_trait::async_trait;
 use serde::Serialize;
@@ -13,7 +13,7 @@ use crate::{
     wait::Notes,
 };
 
-/// The node is cordoned; unless a person did it before, with the mark that it was the agent.
+/// The node is cordoned; unless a person had cordoned it, an annotation says that it was the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Cordon {
     /// The node's name.
@@ -43,7 +43,7 @@ impl Step for Cordon {
     }
 }
 
-/// Pods may come again to a node that came back, if it was the agent that cordoned it.
+/// The node is uncordoned after it came back, if the agent had cordoned it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Uncordon {
     /// The node's name.

@@ -1,4 +1,4 @@
-//! This control plane's member leaves etcd.
+//! Removes this control plane's member from etcd.
 
 use async_trait::async_trait;
 use serde::Serialize;
@@ -10,23 +10,23 @@ use crate::{
     wait::Notes,
 };
 
-/// etcd does without this node's member: another leads, and this one is removed. It stays
-/// where the healthy voters left would not be a majority of what remains, and where it is
-/// the only one: then the data would go with it.
+/// This node's member is removed from etcd, and another one leads. The member stays if the
+/// remaining healthy voters would not be a majority, or if it is the only member: then the data
+/// would be lost with it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LeaveEtcd {
-    /// The cluster, in which EC2 knows the other control planes.
+    /// The cluster's name, used to find the other control planes in EC2.
     pub cluster: String,
     /// This instance.
     pub instance: String,
-    /// The node's name, which is its member's.
+    /// The node's name, which is also its member's.
     pub node: String,
 }
 
-/// What leaving means for the others, from what is known of all members and of the health of
-/// the others.
+/// The healthy voter that can lead in this member's place; `None` for a learner, an error if the
+/// others cannot do without this member.
 fn judge(own: &Member, others: &[(Member, bool)]) -> Result<Option<u64>, String> {
-    // A learner has no vote to be missed.
+    // A learner has no vote to lose.
     if own.learner {
         return Ok(None);
     }
@@ -49,7 +49,7 @@ fn judge(own: &Member, others: &[(Member, bool)]) -> Result<Option<u64>, String>
 }
 
 impl LeaveEtcd {
-    /// Of this instance, on the node of this name.
+    /// For this instance, on the node of this name.
     pub fn new(cluster: &str, instance: &str, node: &str) -> Self {
         Self {
             cluster: cluster.to_owned(),
@@ -58,8 +58,7 @@ impl LeaveEtcd {
         }
     }
 
-    /// This node's member, if it is one that has a vote. An error where no member of etcd says
-    /// which there are.
+    /// This node's member, if it has a vote. Fails if no member of etcd can list the members.
     pub async fn vote(&self, world: &World) -> Result<Option<Member>> {
         let (own, _) = self.own(world).await?;
         Ok(own.filter(|own| !own.learner))
@@ -75,7 +74,7 @@ impl LeaveEtcd {
         Ok((own.into_iter().next(), others))
     }
 
-    /// A member that was removed ends at once. Then the others know that it is no member any more.
+    /// A removed member stops at once, so only the others can confirm that it was removed.
     async fn members_by_others(&self, world: &World, silent: Error) -> Result<Vec<Member>> {
         for peer in world.ec2.instances(&self.cluster).await? {
             let is_other = peer.role == Some(Role::ControlPlane)
@@ -107,7 +106,7 @@ impl Step for LeaveEtcd {
         };
         let mut seen = Vec::new();
         for other in others {
-            // One whose data differ may not be what is left of the cluster.
+            // A member with differing data may not be part of the remaining cluster.
             let healthy =
                 world.etcd.status(&other).await.is_ok_and(|status| {
                     status.in_step && !status.is_alarmed(other.id, Alarm::Corrupt)

@@ -1,4 +1,4 @@
-//! Pods go elsewhere.
+//! Evicts pods.
 
 use std::time::Duration;
 
@@ -13,18 +13,18 @@ use crate::{
     wait::{self, Backoff, Notes, Probe},
 };
 
-/// No pod is left on the node that could be elsewhere. Disruption budgets are respected for as
-/// long as there is time; whoever then still runs here ends with the node.
+/// No pod that could run elsewhere is left on the node. Disruption budgets are respected while
+/// there is time; pods that still run then end with the node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Evict {
     /// The node's name.
     pub node: String,
-    /// How long pods may take, in seconds.
+    /// How long the eviction may take, in seconds.
     pub seconds: u64,
 }
 
-/// Whether a pod has to be evicted: not one that belongs to the node itself (a DaemonSet's, or
-/// a static pod's mirror), nor one that has ended.
+/// Whether a pod has to be evicted. Pods that belong to the node itself (a DaemonSet's, or a static
+/// pod's mirror) and pods that have ended do not.
 pub fn is_to_go(pod: &Value) -> bool {
     let owners = pod["metadata"]["ownerReferences"].as_array();
     let daemon = owners
@@ -46,7 +46,7 @@ impl Evict {
         Ok(pods)
     }
 
-    /// Evicts whoever is still here, once; says who is left and why.
+    /// Tries once to evict each pod that is still here; names those left and why.
     async fn look(&self, world: &World) -> Result<Probe<()>> {
         let mut left = Vec::new();
         for pod in self.pods(world).await? {
@@ -64,7 +64,7 @@ impl Evict {
                 Ok(Eviction::Begun) => left.push(format!("{name} is ending")),
                 Ok(Eviction::Gone) => {}
                 Ok(Eviction::Held(why)) => left.push(format!("{name}: {why}")),
-                // One that cannot be evicted must not keep the others.
+                // One pod that cannot be evicted must not block the others.
                 Err(error) => left.push(error.one_line()),
             }
         }

@@ -1,4 +1,4 @@
-//! The Auto Scaling group need not wait any longer.
+//! Lets the Auto Scaling group continue.
 
 use async_trait::async_trait;
 use serde::Serialize;

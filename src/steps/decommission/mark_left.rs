@@ -1,4 +1,4 @@
-//! The Node object goes.
+//! Marks the Node for deletion.
 
 use async_trait::async_trait;
 use serde::Serialize;
@@ -18,7 +18,7 @@ use crate::{
 pub struct MarkLeft {
     /// The node's name.
     pub node: String,
-    /// Its instance.
+    /// The ID of its instance.
     pub instance: String,
 }
 

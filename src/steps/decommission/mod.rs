@@ -1,7 +1,7 @@
-//! Decommissioning: what a node does before it goes, and when it comes back.
+//! Decommissioning: what a node does before it leaves, and when it comes back.
 //!
-//! The Node's annotation [`LEAVING`] says that the agent cordoned it, and since when; [`LEFT`]
-//! asks the leader to delete it, which a worker may not do itself.
+//! The Node's annotation [`LEAVING`] says that the agent cordoned it, and when; [`LEFT`] asks the
+//! leader to delete it, which a worker may not do itself.
 
 mod cordon;
 mod etcd;
@@ -25,10 +25,10 @@ use serde_json::Value;
 
 use crate::{error::Result, kubernetes::node::reference, ports::World};
 
-/// On a Node: its agent cordoned it, at this time.
+/// On a Node: when its agent cordoned it.
 pub const LEAVING: &str = "k8s-bootstrap.io/leaving";
 
-/// On a Node: its instance, by this id, has left for good.
+/// On a Node: the ID of its instance, which has left for good.
 pub const LEFT: &str = "k8s-bootstrap.io/left";
 
 async fn get(world: &World, node: &str) -> Result<Option<Value>> {

@@ -1,4 +1,4 @@
-//! What the agent and kubeadm made on this machine goes.
+//! Removes what the agent and kubeadm made on this machine.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -19,31 +19,31 @@ use crate::{
 pub enum Removal {
     /// `kubeadm reset`: containers, certificates, static pods, etcd's data.
     Kubeadm,
-    /// Units that run no more and are not started at boot.
+    /// Units that are stopped and not started at boot.
     Units {
         /// Their names.
         names: Vec<&'static str>,
     },
-    /// Files and folders that are not there.
+    /// Files and folders that no longer exist.
     Files {
         /// Their paths.
         paths: Vec<PathBuf>,
     },
-    /// kube-proxy's packet rules. Another kube-proxy that finds them does not fill its own in,
-    /// and then no Service answers on the node.
+    /// kube-proxy's packet rules. Another kube-proxy that finds them does not write its own, and
+    /// then no Service answers on the node.
     Rules,
     /// Calico's tunnel.
     Tunnel,
 }
 
-/// By its path: `sudo` may give a person who resets a search path without it.
+/// The full path: when a person resets the node, `sudo` may use a search path without it.
 const KUBEADM: &str = "/usr/local/bin/kubeadm";
 
 /// Calico's tunnel, as the kernel lists it.
 pub const TUNNEL: &str = "/sys/class/net/vxlan.calico";
 
 impl Removal {
-    /// These units run no more.
+    /// These units are stopped.
     pub fn units(names: &[&'static str]) -> Self {
         Self::Units {
             names: names.to_vec(),
@@ -94,7 +94,7 @@ impl Removal {
             }
             Self::Rules => {
                 let asked = Command::new("nft", ["list", "tables"]);
-                // Where there is no nft, kube-proxy's rules are of the kind that it clears itself.
+                // Without nft, kube-proxy uses rules of a kind that it clears itself.
                 let Ok(said) = world.commands.run(asked).await else {
                     return Ok(None);
                 };
@@ -126,7 +126,7 @@ impl Removal {
                 Command::new("rm", options.into_iter().chain(paths))
             }
             Self::Rules => {
-                // What is added first is there to be deleted.
+                // Add first, so that the delete never fails.
                 let both = ["ip", "ip6"].map(|family| {
                     format!("add table {family} kube-proxy; delete table {family} kube-proxy; ")
                 });

@@ -239,7 +239,7 @@ async fn a_leading_member_hands_over_before_it_leaves_etcd_and_the_only_one_stay
     }
     let world = fake.ports();
     assert_eq!(world.etcd.leader().await.unwrap(), Some(own.id));
-    // The member ends with its removal, so that only the others can confirm it.
+    // A removed member stops at once, so only the others can confirm the removal.
     fake.ec2.list(
         [(0, 10), (1, 11)].map(|(id, last)| running(&control_plane(&format!("i-{id}")), last)),
     );

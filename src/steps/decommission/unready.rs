@@ -1,4 +1,4 @@
-//! The node is called not Ready before it is.
+//! Marks the node not Ready before it goes down.
 
 use async_trait::async_trait;
 use serde::Serialize;
@@ -13,8 +13,8 @@ use crate::{
     wait::Notes,
 };
 
-/// The node's Ready condition is `False`: its pods leave the endpoints of services at once, and
-/// not 40 s after its kubelet has fallen silent. The kubelet says otherwise when it is back.
+/// The node's Ready condition is `False`: its pods leave the endpoints of services at once, not 40
+/// s after the kubelet's last report. The kubelet sets it again when it is back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Unready {
     /// The node's name.

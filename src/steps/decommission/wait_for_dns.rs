@@ -15,8 +15,8 @@ use crate::{
     wait::Notes,
 };
 
-/// So much time has passed since the node was cordoned: the record set no longer names it, and
-/// resolvers have forgotten it.
+/// Enough time has passed since the node was cordoned: the record set no longer names it, and
+/// resolvers' caches have expired.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct WaitForDns {
     /// The node's name.
@@ -26,7 +26,7 @@ pub struct WaitForDns {
 }
 
 impl WaitForDns {
-    /// What is left of the time; none for a node that is gone, or that a person cordoned.
+    /// The remaining time; `None` if the Node is gone or a person cordoned it.
     async fn left(&self, world: &World) -> Result<Option<Duration>> {
         let node = get(world, &self.node).await?;
         let since = node

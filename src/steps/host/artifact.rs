@@ -1,4 +1,4 @@
-//! Programs that are downloaded: kubeadm, kubelet, kubectl, containerd, runc, CNI plugins.
+//! Downloaded programs: kubeadm, kubelet, kubectl, containerd, runc, CNI plugins.
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +17,7 @@ use crate::{
     wait::Notes,
 };
 
-/// Every artifact by the name of its pin, and where it goes.
+/// Every artifact by the name of its pin, with its destination.
 pub const ARTIFACTS: [(&str, Kind); 6] = [
     ("kubeadm", Kind::Program("/usr/local/bin/kubeadm")),
     ("kubelet", Kind::Program("/usr/local/bin/kubelet")),
@@ -30,9 +30,9 @@ pub const ARTIFACTS: [(&str, Kind); 6] = [
 /// How an artifact is packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// One program, and its path.
+    /// One program; its path.
     Program(&'static str),
-    /// A gzipped tar archive of programs, and their folder.
+    /// A gzipped tar archive of programs; their folder.
     Archive(&'static str),
 }
 
@@ -43,11 +43,11 @@ pub struct Artifact {
     pub name: String,
     /// The pinned version.
     pub version: String,
-    /// Where from, with which digest, where to.
+    /// URL, digest and destination.
     pub download: Download,
 }
 
-/// Which files came from an archive: what the agent left when it unpacked it.
+/// The files that the agent unpacked from an archive.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inventory {
     /// Where the archive came from.
@@ -67,7 +67,7 @@ impl Inventory {
 }
 
 impl Artifact {
-    /// The artifact of this name as the settings pin it for this architecture.
+    /// The artifact of this name, as pinned in the settings for this architecture.
     pub fn wanted(name: &str, settings: &Settings, identity: &Identity) -> Result<Self> {
         let Some((_, kind)) = ARTIFACTS.iter().find(|(known, _)| *known == name) else {
             return Err(Error::refused(format!("there is no artifact `{name}`")));
@@ -174,7 +174,7 @@ impl Artifact {
         let Some(text) = host.read(&Inventory::path(&self.download.sha256)).await? else {
             return Ok(Some("not installed".to_owned()));
         };
-        // One that cannot be read is as good as none: it is written again.
+        // Treat an unreadable inventory as absent: it is written again.
         let Ok(inventory) = serde_json::from_slice::<Inventory>(&text) else {
             return Ok(Some("its inventory is damaged".to_owned()));
         };

@@ -1,22 +1,22 @@
-//! Whole files that belong to the agent.
+//! Files that belong to the agent as a whole.
 
 use std::path::{Path, PathBuf};
 
 use crate::{error::Result, ports::Host, steps::State};
 
-/// Stands on top of every file that the agent owns and that knows comments.
+/// First line of every file that the agent owns, if its format allows comments.
 pub(super) const HEADER: &str = "# Written by k8s-bootstrap; changes are overwritten.\n";
 
 /// A file and its content.
 pub(super) type File = (PathBuf, String);
 
-/// A file as text; empty where it does not exist.
+/// A file as text; empty if it does not exist.
 pub(super) async fn text(host: &dyn Host, path: &Path) -> Result<String> {
     let content = host.read(path).await?.unwrap_or_default();
     Ok(String::from_utf8_lossy(&content).into_owned())
 }
 
-/// Whether all files have their content; else the first that has not.
+/// Whether all files have their content; else names the first that differs.
 pub(super) async fn check(host: &dyn Host, files: &[File]) -> Result<State> {
     for (path, content) in files {
         match host.read(path).await? {
@@ -30,7 +30,7 @@ pub(super) async fn check(host: &dyn Host, files: &[File]) -> Result<State> {
     Ok(State::AsWanted)
 }
 
-/// Writes those that differ.
+/// Writes the files that differ.
 pub(super) async fn write(host: &dyn Host, files: &[File]) -> Result<()> {
     for file @ (path, content) in files {
         if check(host, std::slice::from_ref(file)).await? != State::AsWanted {

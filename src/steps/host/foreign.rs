@@ -1,5 +1,5 @@
-//! Network daemons that leave alone what is not theirs: systemd-networkd removes routes and rules
-//! that it does not know when it restarts, `NetworkManager` takes over interfaces that appear.
+//! Makes network daemons leave foreign routes and interfaces alone: systemd-networkd removes
+//! unknown routes and rules when it restarts, `NetworkManager` takes over interfaces that appear.
 //! <https://github.com/systemd/systemd/issues/20201>
 
 use std::path::Path;
@@ -18,30 +18,30 @@ use crate::{
     wait::Notes,
 };
 
-/// Exists from the changed file until the reload. Under /run, since a boot reads it too.
+/// Exists from the file's change until the reload. Under /run, since a boot also reads the file.
 const PENDING: &str = "/run/k8s-bootstrap/network.reload";
 
-/// The interfaces that Calico makes.
+/// The interfaces that Calico creates.
 const INTERFACES: &str = "interface-name:cali*;interface-name:vxlan.calico";
 
-/// A daemon and what it is told.
+/// A daemon and its configuration file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 struct Daemon {
     unit: &'static str,
     file: File,
-    /// Whether it reads the file when it is asked to; else at its next start, which is when it
-    /// would remove what is not its own.
+    /// Whether it reads the file on reload. Otherwise it reads it at its next start, which is when
+    /// it would remove foreign routes.
     reloads: bool,
 }
 
-/// The daemons that manage a node's network, each told what is not its own.
+/// The daemons that manage a node's network, each configured to ignore what is not its own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ForeignNetworks {
     daemons: [Daemon; 2],
 }
 
 impl ForeignNetworks {
-    /// What every node's daemons are told, as far as they run there.
+    /// The configuration of the daemons, for those that run on the node.
     pub fn wanted() -> Self {
         let networkd = "[Network]\nManageForeignRoutes=no\nManageForeignRoutingPolicyRules=no\n";
         let manager = format!("[keyfile]\nunmanaged-devices={INTERFACES}\n");
@@ -149,7 +149,7 @@ mod tests {
             "{text}"
         );
         assert_eq!(machine.files.get(MANAGER), None);
-        // To restart it would take the machine's own addresses for a moment.
+        // A restart would remove the machine's own addresses for a moment.
         assert!(
             !machine
                 .commands
@@ -171,7 +171,7 @@ mod tests {
         let reload = "systemctl reload NetworkManager.service".to_owned();
         assert!(machine.commands.ran().contains(&reload));
         assert_eq!(machine.files.get(NETWORKD), None);
-        // Ended between the file and the reload.
+        // The agent ended between the file's change and the reload.
         machine.files.put(PENDING, "");
         machine.carry_out(&ForeignNetworks::wanted()).await;
     }

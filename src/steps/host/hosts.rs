@@ -1,8 +1,8 @@
-//! This node's own name in /etc/hosts: kubeadm and the kubelet look it up, and a VPC
-//! whose resolver does not know it costs ten seconds a look-up.
+//! This node's own name in /etc/hosts: kubeadm and the kubelet look it up, and if the VPC's
+//! resolver does not know it, each lookup takes ten seconds.
 //!
-//! On images where cloud-init has `manage_etc_hosts`, it rewrites the file at every
-//! boot; the agent, started after it, then puts the block back.
+//! If cloud-init has `manage_etc_hosts`, it rewrites the file at every boot; the agent starts after
+//! it and puts the block back.
 
 use std::{net::Ipv4Addr, path::Path};
 
@@ -32,7 +32,7 @@ pub struct Hosts {
 }
 
 impl Hosts {
-    /// The node's name, long and short.
+    /// For the node's name, long and short.
     pub fn wanted(_settings: &Settings, identity: &Identity) -> Result<Self> {
         let name = &identity.node_name;
         let mut names = vec![name.clone()];
@@ -45,7 +45,7 @@ impl Hosts {
         })
     }
 
-    /// The file with this node's block, the rest untouched.
+    /// The file with this node's block and the rest unchanged.
     fn within(&self, hosts: &[u8]) -> Vec<u8> {
         let mut rest = Vec::with_capacity(hosts.len());
         let mut lines = hosts.split_inclusive(|byte| *byte == b'\n').peekable();
@@ -55,7 +55,7 @@ impl Hosts {
                 continue;
             }
             let block: Vec<&[u8]> = lines.clone().collect();
-            // A begin without an end: only that line is surely ours.
+            // A begin marker without an end marker: only that line is certainly ours.
             if let Some(end) = block.iter().position(|line| line.trim_ascii() == END) {
                 lines.nth(end);
             }

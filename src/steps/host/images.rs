@@ -1,4 +1,4 @@
-//! Images pulled ahead, while the node waits for other things anyway.
+//! Pulls images ahead, while the node waits for other things anyway.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -16,16 +16,16 @@ use crate::{
     wait::{Backoff, Notes, Probe, until},
 };
 
-/// Pulls at the same time; more only compete for the disk.
+/// Number of concurrent pulls; more only compete for the disk.
 const AT_ONCE: usize = 3;
 
-/// The registry under which CoreDNS has a folder of its own.
+/// The registry that has a separate folder for CoreDNS.
 const DEFAULT_REPOSITORY: &str = "registry.k8s.io";
 
 /// Images in containerd's `k8s.io` namespace, which is the kubelet's.
 ///
-/// containerd's CRI plugin adopts them as they come, and pins the sandbox image
-/// by its name, so that the kubelet's garbage collection leaves it alone.
+/// containerd's CRI plugin adopts them as they arrive, and pins the sandbox image by name, so that
+/// the kubelet's garbage collection leaves it alone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Images {
     /// References with their registry's host.
@@ -35,7 +35,7 @@ pub struct Images {
 }
 
 impl Images {
-    /// What this node needs; nothing where `images.preload` is off.
+    /// What this node needs; nothing if `images.preload` is off.
     pub fn wanted(settings: &Settings, identity: &Identity) -> Result<Self> {
         let images = if settings.images.preload {
             list(settings, identity.role)
@@ -60,7 +60,7 @@ impl Images {
     }
 }
 
-/// The images of a role: first what the role's own start waits for.
+/// The images of a role; first those that its own start waits for.
 fn list(settings: &Settings, role: Role) -> Vec<String> {
     let kubernetes = &settings.kubernetes;
     let repository = &kubernetes.image_repository;
@@ -127,9 +127,11 @@ impl Images {
     }
 }
 
-/// Tells what a person must fix unless it passes from what the next attempt may find fixed.
+/// Separates errors that a person must fix unless they pass from errors that the next attempt may
+/// not see.
 fn refusal(said: &str, error: Error) -> Error {
-    // A missing "content digest" is containerd's own: collected while another pull wanted it too.
+    // A missing "content digest" is containerd's own error: content was garbage-collected while
+    // another pull needed it.
     if said.contains(": not found") && !said.contains("content digest") {
         return error
             .unless_it_passes()
@@ -157,7 +159,7 @@ impl Step for Images {
         if self.images.is_empty() {
             return Ok(State::AsWanted);
         }
-        // Before containerd is there nothing can be asked, and everything is to be pulled.
+        // Before containerd runs nothing can be asked, so everything is to be pulled.
         let Ok(missing) = self.missing(world).await else {
             return Ok(State::Differs(format!(
                 "containerd cannot be asked for {} images",

@@ -1,4 +1,4 @@
-//! What the kernel must offer, built in or as a module.
+//! Features that the kernel must have, built in or as modules.
 
 use std::path::Path;
 
@@ -20,7 +20,7 @@ const MODULES_LOAD: &str = "/etc/modules-load.d/k8s-bootstrap.conf";
 /// The features that containers, services and the pod network need.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Kernel {
-    /// The modules that bring them where they are not built in.
+    /// The features, with the module of each if it is not built in.
     pub features: Vec<Feature>,
 }
 
@@ -29,11 +29,11 @@ pub struct Kernel {
 pub struct Feature {
     /// Its module.
     pub module: &'static str,
-    /// What shows that it is there, whether built in or loaded.
+    /// How to see that it is available, built in or loaded.
     pub shown_by: Shown,
 }
 
-/// How a feature shows.
+/// How to see that a feature is available.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Shown {
@@ -41,7 +41,7 @@ pub enum Shown {
     FileSystem,
     /// This path exists.
     Path(&'static str),
-    /// Nothing shows it before it is used: never required, loaded where that is possible.
+    /// Not visible before it is used: never required, loaded if possible.
     Nothing,
 }
 
@@ -106,7 +106,7 @@ impl Kernel {
         })
     }
 
-    /// The list of those that systemd loads at boot; `None` where the kernel has them all built in.
+    /// The list of modules that systemd loads at boot; `None` if all are built in.
     fn modules_load(&self, listed: &Listed) -> Option<String> {
         let modules: Vec<&str> = self
             .features
@@ -139,7 +139,8 @@ async fn is_there(host: &dyn Host, feature: &Feature, listed: &Listed) -> Result
             .lines()
             .any(|line| line.split_ascii_whitespace().last() == Some(feature.module))),
         Shown::Path(path) => host.exists(Path::new(path)).await,
-        // Without a list nothing can tell; with one, it is to be loaded.
+        // Without the kernel's module list nobody can tell; with it, a loadable module is to be
+        // loaded.
         Shown::Nothing => Ok(!listed.is_loadable(feature.module)),
     }
 }

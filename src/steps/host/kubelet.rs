@@ -25,7 +25,7 @@ pub struct KubeletUnit {
 }
 
 impl KubeletUnit {
-    /// The unit that every node has.
+    /// The unit, the same on every node.
     pub fn wanted(_settings: &Settings, _identity: &Identity) -> Result<Self> {
         Ok(Self {
             file: (
@@ -54,7 +54,8 @@ impl Step for KubeletUnit {
         let stale = units::show(commands, UNIT).await?.stale;
         units::enable(commands, UNIT).await?;
         if stale {
-            // One that runs takes up the change; one that kubeadm has not started yet stays off.
+            // A running kubelet picks up the change; one that kubeadm has not started yet stays
+            // off.
             units::systemctl(commands, &["try-restart", UNIT]).await?;
         }
         Ok(())

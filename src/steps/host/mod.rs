@@ -1,4 +1,4 @@
-//! Preparing this machine: what needs no peer, and so runs while discovery does.
+//! Prepares this machine. Needs no peer, so it runs during discovery.
 
 mod artifact;
 mod containerd;

@@ -1,8 +1,8 @@
-//! What pods may not reach: the instance metadata service, where they would act as the node, and
-//! the ports by which nodes join and control planes work together.
+//! What pods may not reach: the instance metadata service, through which they could act as the
+//! node, and the ports for joining and between control planes.
 //!
-//! Forwarded packets and those to this machine are looked at before anybody else's rules. Pods on
-//! the host's network are not held up by this: they are the node.
+//! The rules see forwarded packets and packets to this machine before anybody else's rules. They do
+//! not limit pods on the host's network, which count as the node.
 
 use std::{
     collections::BTreeSet,
@@ -32,7 +32,7 @@ const UNIT_FILE: &str = "/etc/systemd/system/k8s-bootstrap-pod-limits.service";
 /// The rules as `nft` reads them.
 const RULES: &str = "/etc/k8s-bootstrap/pod-limits.nft";
 
-/// A digest of the rules that were loaded and of how the kernel shows them.
+/// A digest of the loaded rules and of how the kernel lists them.
 const LOADED: &str = "/run/k8s-bootstrap/pod-limits.loaded";
 
 /// The metadata service.
@@ -45,12 +45,12 @@ const CONTROL: [u16; 4] = [2379, 2380, 10257, 10259];
 /// The rules of this node, and the unit that loads them before containers start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PodLimits {
-    /// Both files; `None` where pods may reach everything.
+    /// Both files; `None` if pods may reach everything.
     files: Option<[File; 2]>,
 }
 
 impl PodLimits {
-    /// As the settings say.
+    /// From the settings.
     pub fn wanted(settings: &Settings) -> Self {
         let rules = rules(settings);
         let unit = include_str!("../../../systemd/k8s-bootstrap-pod-limits.service");
@@ -63,7 +63,7 @@ impl PodLimits {
         }
     }
 
-    /// Whether there is anything that they may not reach.
+    /// Whether there is anything that pods may not reach.
     pub fn are_needed(settings: &Settings) -> bool {
         !rules(settings).is_empty()
     }
@@ -85,7 +85,7 @@ fn rules(settings: &Settings) -> Vec<String> {
     rules
 }
 
-/// Takes the place of the one that is there, in one transaction.
+/// The table; loading it replaces the existing one in one transaction.
 fn table(rules: &[String]) -> String {
     let rules: Vec<String> = rules.iter().map(|rule| format!("\t\t{rule}\n")).collect();
     let hook = |name| {
@@ -103,7 +103,7 @@ fn table(rules: &[String]) -> String {
     )
 }
 
-/// What is noted of rules that are loaded; `None` while there are none.
+/// The digest to record for loaded rules; `None` if none are loaded.
 async fn loaded(world: &World, rules: &str) -> Result<Option<String>> {
     let list = ["--stateless", "list", "table", "inet", "k8s-bootstrap"];
     let shown = world.commands.run(Command::new("nft", list)).await?;
@@ -142,7 +142,7 @@ impl Step for PodLimits {
         let (host, commands) = (world.host.as_ref(), world.commands.as_ref());
         let Some(wanted) = &self.files else {
             units::systemctl(commands, &["disable", "--now", UNIT]).await?;
-            // The unit's file last: it is what the check looks for.
+            // The unit's file last, since the check looks for it.
             for file in [RULES, LOADED, UNIT_FILE] {
                 host.remove(Path::new(file)).await?;
             }
@@ -152,7 +152,7 @@ impl Step for PodLimits {
         };
         files::write(host, wanted).await?;
         units::enable(commands, UNIT).await?;
-        // Its stop would leave a moment without rules; loading them takes the place of the old.
+        // Stopping the unit would leave a moment without rules; loading replaces the old ones.
         let load = Command::new("nft", ["-f", RULES]);
         commands.succeed(load).await?;
         units::systemctl(commands, &["start", UNIT]).await?;

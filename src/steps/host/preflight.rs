@@ -1,4 +1,4 @@
-//! What this machine must have before anything is done to it.
+//! Requirements that this machine must meet before anything is changed on it.
 
 use std::path::Path;
 
@@ -27,12 +27,12 @@ const CONTROL_PLANE_PORTS: [u16; 6] = [6443, 2379, 2380, 10250, 10257, 10259];
 /// The kubelet.
 const WORKER_PORTS: [u16; 1] = [10250];
 
-/// Either is enough for CNI's portmap.
+/// CNI's portmap needs one of these.
 const PACKET_FILTERS: [&str; 2] = ["nft", "iptables"];
 /// Where systemd's units look for programs.
 const PROGRAMS: [&str; 4] = ["/usr/sbin", "/usr/bin", "/usr/local/sbin", "/usr/local/bin"];
 
-/// Either file means that the ports are this node's own.
+/// If one of these files exists, this node itself uses the ports.
 const SET_UP: [&str; 2] = [
     "/etc/kubernetes/kubelet.conf",
     "/etc/kubernetes/bootstrap-kubelet.conf",
@@ -51,13 +51,13 @@ pub struct Preflight {
     pub disk_bytes: u64,
     /// TCP ports that must be free.
     pub ports: Vec<u16>,
-    /// Whether the legacy cgroup hierarchy will do.
+    /// Whether the legacy cgroup hierarchy is accepted.
     pub allow_cgroup_v1: bool,
-    /// The architecture for which everything was pinned.
+    /// The architecture of the pinned downloads.
     pub arch: String,
-    /// Programs of which the image must have one.
+    /// The image must have one of these programs.
     pub packet_filters: Vec<&'static str>,
-    /// Ranges of the cluster's own, by the setting that gives each.
+    /// The cluster's address ranges, each with the name of its setting.
     pub ranges: [(&'static str, String); 2],
 }
 
@@ -112,14 +112,14 @@ impl Preflight {
         })
     }
 
-    /// All that is wrong, so that a person can fix it in one go.
+    /// All problems, so that a person can fix them at once.
     async fn problems(&self, world: &World) -> Result<Vec<Problem>> {
         let host = world.host.as_ref();
         let machine = host.machine().await?;
         let mut problems = self.of_the_machine(&machine);
         for path in SET_UP {
             if host.exists(Path::new(path)).await? {
-                // Its own kubelet holds the ports, and evicts pods when the disk fills up.
+                // The node's own kubelet uses the ports, and evicts pods when the disk fills up.
                 return Ok(problems);
             }
         }
@@ -129,7 +129,8 @@ impl Preflight {
         Ok(problems)
     }
 
-    /// Packets to the VPC's addresses within a range of the cluster would never leave the node.
+    /// If a range of the cluster overlaps the VPC, packets to the shared addresses never leave the
+    /// node.
     async fn of_the_network(&self, metadata: &dyn Metadata) -> Result<Vec<Problem>> {
         let vpc = metadata.vpc_networks().await?;
         let mut problems = Vec::new();
@@ -243,7 +244,7 @@ impl Preflight {
         })
     }
 
-    /// Images such as Amazon Linux 2023 and Debian's minimal ones have none.
+    /// Images such as Amazon Linux 2023 and Debian's minimal ones lack them.
     async fn of_the_image(&self, host: &dyn Host) -> Result<Option<Problem>> {
         for folder in PROGRAMS {
             for program in &self.packet_filters {
@@ -264,7 +265,7 @@ impl Preflight {
 
 #[async_trait]
 impl Step for Preflight {
-    /// As wanted, or an error: there is nothing that the agent could do.
+    /// Returns `AsWanted` or an error: the agent cannot fix a requirement.
     async fn check(&self, world: &World) -> Result<State> {
         self.require(world).await?;
         Ok(State::AsWanted)

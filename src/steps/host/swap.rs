@@ -1,4 +1,4 @@
-//! Swap off, now and after every boot: the kubelet counts on memory being memory.
+//! Swap off, now and after every boot: the kubelet assumes that memory is not swapped.
 
 use std::path::{Path, PathBuf};
 
@@ -21,7 +21,7 @@ const SWAPS: &str = "/proc/swaps";
 /// Whether the node has swap.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Swap {
-    /// False where the kubelet is configured to live with swap (`failSwapOn: false`).
+    /// False if the kubelet is configured to accept swap (`failSwapOn: false`).
     pub off: bool,
 }
 
@@ -45,7 +45,7 @@ fn in_use(swaps: &str) -> Vec<PathBuf> {
         .collect()
 }
 
-/// The kernel writes blanks, tabs, line ends and backslashes as `\` and three octal digits.
+/// The kernel writes spaces, tabs, newlines and backslashes as `\` and three octal digits.
 fn unescaped(path: &str) -> String {
     path.replace("\\040", " ")
         .replace("\\011", "\t")
@@ -53,7 +53,7 @@ fn unescaped(path: &str) -> String {
         .replace("\\134", "\\")
 }
 
-/// The table with its swap entries commented out, all else byte for byte.
+/// The table with its swap entries commented out and all else unchanged.
 fn without_swap(fstab: &[u8]) -> Vec<u8> {
     let mut changed = Vec::with_capacity(fstab.len() + 1);
     for line in fstab.split_inclusive(|byte| *byte == b'\n') {

@@ -20,15 +20,15 @@ use crate::{
 
 const SYSCTL: &str = "/etc/sysctl.d/90-k8s-bootstrap.conf";
 
-/// Without these, pods do not reach each other or services.
+/// Without these, pods cannot reach each other or services.
 const REQUIRED: [(&str, &str); 3] = [
     ("net.bridge.bridge-nf-call-ip6tables", "1"),
     ("net.bridge.bridge-nf-call-iptables", "1"),
     ("net.ipv4.ip_forward", "1"),
 ];
 
-/// What the kubelet's `protectKernelDefaults` compares, and room for the watches of
-/// many pods. A container may set none of them, and its node works all the same.
+/// What the kubelet's `protectKernelDefaults` compares, and room for the watches of many pods. A
+/// node in a container may be unable to set any of them, and still works.
 const ADVISORY: [(&str, &str); 8] = [
     ("fs.inotify.max_user_instances", "8192"),
     ("fs.inotify.max_user_watches", "1048576"),
@@ -43,9 +43,9 @@ const ADVISORY: [(&str, &str); 8] = [
 /// The parameters that this node needs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Sysctl {
-    /// Must be set: read back by every check.
+    /// Must be set; every check reads them back.
     pub required: BTreeMap<String, String>,
-    /// Are set where the kernel lets the agent, with one warning where not.
+    /// Set if the kernel allows it; otherwise the agent warns once.
     pub advisory: BTreeMap<String, String>,
 }
 
@@ -85,7 +85,7 @@ async fn value(host: &dyn Host, key: &str) -> Result<Option<String>> {
     Ok(content.map(|value| String::from_utf8_lossy(&value).trim().to_owned()))
 }
 
-/// Whether a limit is higher already: the image or its administrator knew why.
+/// Whether a limit is already higher, which the image or its administrator chose.
 fn is_ample(found: Option<&str>, key: &str, wanted: &str) -> bool {
     let number = |text: &str| text.parse::<u64>().ok();
     (key.starts_with("fs.inotify.") || key.starts_with("kernel.keys."))

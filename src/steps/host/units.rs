@@ -5,14 +5,14 @@ use crate::{
     ports::{Command, Commands},
 };
 
-/// What systemd says of a unit.
+/// What systemd says about a unit.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Unit {
     /// `active`, `inactive`, `failed`, `activating` ...
     pub active: String,
     /// Started at boot.
     pub enabled: bool,
-    /// The file on disk is newer than what systemd has read.
+    /// The file on disk has changed since systemd read it.
     pub stale: bool,
 }
 
@@ -26,7 +26,7 @@ impl Unit {
     }
 }
 
-/// Asks systemd about a unit; one that it does not know is inactive.
+/// Asks systemd about a unit; an unknown unit is inactive.
 pub(super) async fn show(commands: &dyn Commands, unit: &str) -> Result<Unit> {
     let properties = "--property=ActiveState,UnitFileState,NeedDaemonReload";
     let output = systemctl(commands, &["show", properties, unit]).await?;
@@ -45,7 +45,7 @@ pub(super) async fn show(commands: &dyn Commands, unit: &str) -> Result<Unit> {
     })
 }
 
-/// Runs systemctl and gives its standard output.
+/// Runs systemctl and returns its standard output.
 pub(super) async fn systemctl(commands: &dyn Commands, args: &[&str]) -> Result<String> {
     let command = Command::systemctl(args.iter().copied());
     Ok(commands.succeed(command).await?.stdout)

@@ -10,7 +10,7 @@ use crate::{
     wait::Notes,
 };
 
-/// kubeadm's binding is gone with which any bootstrap token can register as any node.
+/// kubeadm's binding that lets any bootstrap token register as any node is gone.
 ///
 /// The binding for rotation stays: it lets a kubelet renew the certificate of its own name only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -92,7 +92,8 @@ pub(super) fn document(settings: &Settings) -> Result<String> {
         plugins: Plugins {
             images: ImagePlugin {
                 snapshotter: "overlayfs",
-                // kubeadm and the kubelet name the same one, or pods hang where it cannot be pulled.
+                // The same image as for kubeadm and the kubelet; otherwise pods hang if it cannot
+                // be pulled.
                 pinned_images: BTreeMap::from([("sandbox", settings.kubernetes.pause_image())]),
                 registry: Registry { config_path: CERTS },
             },

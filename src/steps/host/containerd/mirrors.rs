@@ -27,7 +27,7 @@ fn file(upstream: &str, mirrors: &[String]) -> Result<File> {
     };
     let server = match upstream {
         "*" => String::new(),
-        // The one registry whose name is not where it answers.
+        // The only registry whose name is not its host.
         "docker.io" => "server = \"https://registry-1.docker.io\"\n".to_owned(),
         host => format!("server = \"https://{host}\"\n"),
     };
@@ -38,7 +38,7 @@ fn file(upstream: &str, mirrors: &[String]) -> Result<File> {
     Ok((Path::new(CERTS).join(folder).join("hosts.toml"), text))
 }
 
-/// A table per mirror. Written out, since containerd tries them in the file's order.
+/// A table per mirror. Written by hand, since containerd tries them in the file's order.
 fn host(upstream: &str, mirror: &str) -> Result<String> {
     let place = || {
         format!("images.mirrors.\"{upstream}\" has `{mirror}`, which is no address of a registry")
@@ -51,7 +51,7 @@ fn host(upstream: &str, mirror: &str) -> Result<String> {
         return Err(Error::refused(place()).hint(hint));
     }
     let mut path = url.path_segments().into_iter().flatten();
-    // containerd appends /v2 to a path unless told that the path has it already.
+    // containerd appends /v2 to a path unless configured that the path already has it.
     let complete = path.any(|segment| segment == "v2");
     let key = toml::Value::from(mirror.trim_end_matches('/'));
     let complete = if complete {

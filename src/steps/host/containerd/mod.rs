@@ -1,4 +1,4 @@
-//! containerd: configuration, registry mirrors, unit, and that it answers.
+//! containerd: its configuration, registry mirrors and unit, and whether it answers.
 
 mod config;
 mod mirrors;
@@ -27,7 +27,8 @@ pub(super) const CTR: &str = "/usr/local/bin/ctr";
 const UNIT: &str = "containerd.service";
 const UNIT_TEXT: &str = include_str!("../../../../systemd/containerd.service");
 
-/// Exists from the first changed file until the restart. Under /run, since a boot is a restart too.
+/// Exists from the first changed file until the restart. Under /run, since a boot is also a
+/// restart.
 const PENDING: &str = "/run/k8s-bootstrap/containerd.restart";
 
 /// A running containerd with this configuration.
@@ -38,7 +39,7 @@ pub struct Containerd {
 }
 
 impl Containerd {
-    /// containerd as the settings want it.
+    /// containerd as configured by the settings.
     pub fn wanted(settings: &Settings, _identity: &Identity) -> Result<Self> {
         let Some(pin) = settings.pins.get("containerd") else {
             return Err(Error::refused("nothing is pinned as `containerd`")
@@ -59,7 +60,7 @@ impl Containerd {
     }
 }
 
-/// Whether containerd answers its clients; if not, why.
+/// Why containerd does not answer its clients; `None` if it does.
 async fn silent_because(world: &World) -> Result<Option<String>> {
     if !world.host.exists(Path::new(SOCKET)).await? {
         return Ok(Some(format!("{SOCKET} does not exist")));

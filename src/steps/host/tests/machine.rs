@@ -89,7 +89,7 @@ async fn ranges_of_the_vpc_are_refused_on_a_machine_that_is_no_node_yet() {
         refusal(&machine, Role::ControlPlane).await,
         "error: cluster.service_cidr 10.96.0.0/12 overlaps the VPC's 10.100.0.0/16\n  hint: give cluster.service_cidr a private range that is not among the VPC's: 10.42.0.0/16, 10.100.0.0/16"
     );
-    // A VPC may get another network later. What runs with it, runs on.
+    // A VPC may get another network later. A node that already runs keeps running.
     machine.files.put("/etc/kubernetes/kubelet.conf", "");
     assert_eq!(machine.check(&wanted).await.unwrap(), State::AsWanted);
 }
@@ -107,7 +107,7 @@ async fn an_image_without_a_packet_filter_is_refused_before_a_pod_misses_it() {
     machine.files.put("/usr/bin/nft", "");
     let worker = preflight(Role::Worker);
     assert_eq!(machine.check(&worker).await.unwrap(), State::AsWanted);
-    // Where pods may reach everything, either will do.
+    // If pods may reach everything, either program is enough.
     machine.files.delete("/usr/bin/nft");
     machine.files.put("/usr/bin/iptables", "");
     let mut settings = settings();
@@ -189,7 +189,7 @@ async fn missing_modules_are_loaded_and_loaded_again_at_boot() {
     machine.carry_out(&kernel()).await;
     let list = machine.files.get(MODULES_LOAD).unwrap();
     assert!(list.ends_with("\noverlay\nbr_netfilter\nvxlan\n"), "{list}");
-    // A module gone from the list only is put back.
+    // A module missing only from the list is put back.
     machine.files.put(MODULES_LOAD, "overlay\n");
     assert_eq!(
         machine.differs(&kernel()).await,

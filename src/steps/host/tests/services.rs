@@ -415,8 +415,8 @@ async fn an_image_that_is_denied_ends_the_attempt_and_a_broken_pull_is_tried_unt
     assert!(text.ends_with("connection reset by peer"), "{text}");
 }
 
-/// systemd empties the folder when the agent stops, unless told otherwise; the note that
-/// containerd runs with an older configuration would be gone with it.
+/// By default systemd empties the folder when the agent stops, and the note that containerd runs
+/// with an older configuration would be lost.
 #[test]
 fn the_note_of_a_due_restart_outlives_the_agent() {
     let unit = include_str!("../../../../systemd/k8s-bootstrap.service");
