@@ -45,12 +45,12 @@ pub enum Decision {
     },
     /// Found the cluster.
     Found {
-        /// The cluster's UID, fixed by the claim.
+        /// The cluster's uid, fixed by the claim.
         cluster_uid: String,
     },
     /// Join the cluster.
     Join {
-        /// The cluster's UID.
+        /// The cluster's uid.
         cluster_uid: String,
         /// The expected hash of the cluster CA's public key.
         ca_hash: String,

@@ -48,9 +48,9 @@ pub fn host(settings: &Settings, me: &Identity) -> Result<Vec<Phase<Action>>> {
     Ok(plan.0)
 }
 
-/// The host phases that must hold before an instance claims to found, so that only an instance that
-/// can found claims. Images are left out: they load for long, and the others can meanwhile learn of
-/// the claim.
+/// The host phases that must hold before an instance claims to found: it claims only when it can
+/// found. Images are left out: they take long to load, and the others can meanwhile learn of the
+/// claim.
 pub fn before_claim<A>(host: &[Phase<A>]) -> Vec<String> {
     let names = host.iter().map(|phase| phase.name.clone());
     names.filter(|name| name != "images").collect()

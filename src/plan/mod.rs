@@ -1,4 +1,4 @@
-//! What is done on a node, as data: every list of phases stands here.
+//! What is done on a node, as data: every list of phases is in this module.
 //!
 //! ```text
 //! boot          preparing the host, then founding or joining
