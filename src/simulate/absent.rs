@@ -1,4 +1,4 @@
-//! What a simulated instance does not have: it says so to whoever asks.
+//! What a simulated instance does not have: each call fails with an error that says so.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-/// What a part of the world says that the simulation does not have.
+/// The error of a port that the simulation does not have.
 pub fn absent<T>(what: &str) -> Result<T> {
     Err(Error::refused(format!("a simulation has no {what}")))
 }

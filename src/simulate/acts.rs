@@ -1,4 +1,4 @@
-//! What a simulated instance does: a few phases that take their time, and the real record.
+//! What a simulated instance does: a few phases that take time, and the real record.
 
 use std::{
     fmt,
@@ -27,16 +27,16 @@ use crate::{
     wait::Notes,
 };
 
-/// Below this, what was done lies on an instance's disk.
+/// The folder on an instance's disk that shows what was done.
 const FOLDER: &str = "/simulated";
 
-/// Preparing a host may take so long with all its attempts, in seconds.
+/// Deadline for preparing a host with all its attempts, in seconds.
 const PREPARE: u64 = 900;
 
-/// The same for an act of founding or joining.
+/// Deadline for an act of founding or joining, in seconds.
 const ACT: u64 = 300;
 
-/// Taking a cluster off a machine takes so long.
+/// How long it takes to remove a cluster from a machine.
 const REMOVAL: Duration = Duration::from_secs(10);
 
 /// One kind of step.
@@ -47,43 +47,43 @@ pub enum Action {
     Preflight,
     /// Prepares the host.
     Prepare(Work),
-    /// Makes a part of a cluster.
+    /// Creates a part of a cluster.
     Found(Work),
-    /// The real thing.
+    /// The agent's own step.
     Record(RecordCluster),
-    /// The real thing.
+    /// The agent's own step.
     Settle(SettleCluster),
-    /// The real thing.
+    /// The agent's own step.
     Join(Join),
-    /// The real thing.
+    /// The agent's own step.
     Renew(Renewal),
-    /// Takes all that away.
+    /// Removes everything that founding or joining left.
     Remove,
 }
 
-/// Something that takes its time and leaves a file that says for which cluster it was done.
+/// Work that takes time and leaves a file with the uid of the cluster that it was done for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Work {
-    /// What is made.
+    /// What is created.
     part: &'static str,
-    /// For which cluster; empty where it is for any.
+    /// The cluster; empty if the work is for any cluster.
     uid: String,
-    /// How long it takes on average.
+    /// Average duration.
     seconds: u64,
 }
 
-/// The begin or the end of an act, as it is seen on a disk.
+/// The start or the end of an act, as a file on the disk shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
-    /// To which end.
+    /// Founds or joins.
     pub origin: Origin,
-    /// What is made.
+    /// What is created.
     pub part: String,
-    /// Begin or end.
+    /// Start or end.
     pub edge: Edge,
 }
 
-/// The begin or the end of something.
+/// The start or the end of an act.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Edge {
     /// It may be half done.
@@ -98,12 +98,12 @@ impl fmt::Display for Seen {
     }
 }
 
-/// The file that shows the begin or the end of a part.
+/// The file that shows the start or the end of a part.
 pub fn trace(origin: &str, part: &str, edge: &str) -> PathBuf {
     PathBuf::from(format!("{FOLDER}/{origin}/{part}.{edge}"))
 }
 
-/// All traces of joining that may be on a disk, the last one first.
+/// All files that joining may leave on a disk, the last one first.
 pub fn of_joining() -> impl Iterator<Item = PathBuf> {
     let acts = [
         ("etcd", "done"),
@@ -115,12 +115,12 @@ pub fn of_joining() -> impl Iterator<Item = PathBuf> {
         .map(|(part, edge)| trace("join", part, edge))
 }
 
-/// All that belonging to a cluster may have left on a disk.
+/// All files that founding or joining may have left on a disk.
 fn left_behind() -> impl Iterator<Item = PathBuf> {
     joining::FILES.iter().map(PathBuf::from).chain(of_joining())
 }
 
-/// The act that a file on a disk shows, if it does.
+/// The act that a file on a disk shows; `None` if it shows none.
 pub fn of(path: &Path) -> Option<Seen> {
     let mut names = path.strip_prefix(FOLDER).ok()?.iter();
     let origin = match names.next()?.to_str()? {
@@ -257,19 +257,19 @@ fn phase(name: &str, after: &[&str], deadline_seconds: u64, step: Action) -> Pha
     }
 }
 
-/// What nobody accepts any more, renewed before anything needs it.
+/// Renews certificates that are no longer accepted, before anything needs them.
 const RENEWAL: &str = "renewal";
 
-/// The phase of that name.
+/// The phase [`RENEWAL`].
 pub fn renewal(settings: &Settings, me: &Identity, after: &[&str]) -> Phase<Action> {
     let step = Renewal::new(Which::Useless, settings, me);
     phase(RENEWAL, after, ACT, Action::Renew(step))
 }
 
-// Within each plan one phase follows the other: which of two waiters a channel wakes first is
-// left to chance, and not to the seed's.
+// In each plan the phases run one after the other: which of two waiters a channel wakes first does
+// not follow from the seed.
 
-/// Preparing the host.
+/// Prepares the host.
 #[rustfmt::skip] // one phase a line, to be read as a list
 pub fn host() -> Vec<Phase<Action>> {
     let work = |part, seconds| Action::Prepare(Work { part, uid: String::new(), seconds });
@@ -280,12 +280,12 @@ pub fn host() -> Vec<Phase<Action>> {
     ]
 }
 
-/// Starting over.
+/// Starts over.
 pub fn removal() -> Vec<Phase<Action>> {
     vec![phase("remove", &[], ACT, Action::Remove)]
 }
 
-/// Founding or joining.
+/// Founds or joins.
 #[rustfmt::skip] // one phase a line, to be read as a list
 pub fn cluster(settings: &Settings, me: &Identity, memory: &Memory) -> Result<Vec<Phase<Action>>> {
     let Some(membership) = &memory.membership else {

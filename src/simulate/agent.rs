@@ -1,4 +1,4 @@
-//! The agent as an instance runs it, in its place of a scene.
+//! The agent as a simulated instance runs it.
 
 use std::{
     convert::Infallible,
@@ -35,8 +35,8 @@ use crate::{
     wait::Notes,
 };
 
-/// How often a control plane looks at the others: three times less often than a real one, since
-/// it all costs time.
+/// How often a control plane looks at the others: a third as often as a real one, which makes the
+/// simulation faster.
 const CYCLE: Duration = Duration::from_secs(30);
 
 /// How long each part of leaving may take.
@@ -87,7 +87,7 @@ pub async fn live(place: Place, code: Code, settings: Arc<Settings>) -> Result<S
     Err(agent.start_over(&why, &removal).await)
 }
 
-/// What a control plane does for the others, as long as it is one.
+/// What a control plane does for the others while its agent runs.
 async fn duties(agent: &Agent, place: &Place, code: Code) -> Infallible {
     if agent.me.role == Role::Worker {
         return std::future::pending().await;
@@ -95,7 +95,7 @@ async fn duties(agent: &Agent, place: &Place, code: Code) -> Infallible {
     let world = (code.duties)(place.world());
     let mut healing = Healing::default();
     loop {
-        // Who leads and does nothing, and who cannot ask, look again all the same.
+        // The cycle goes on if an observation fails, and if there is nothing to do.
         if let Ok(seen) = agent.observe().await {
             let _ = agent.repair_record(&seen).await;
         }
@@ -106,7 +106,7 @@ async fn duties(agent: &Agent, place: &Place, code: Code) -> Infallible {
     }
 }
 
-/// Renews this control plane's certificates, where it has some that end.
+/// Renews this control plane's certificates, if it has any that expire.
 async fn renewals(agent: &Agent, place: &Place, code: Code) -> Infallible {
     if agent.me.role == Role::Worker {
         return std::future::pending().await;
@@ -164,8 +164,8 @@ pub async fn take_backup(place: Place) -> Result<Summary> {
     Ok(Summary::default())
 }
 
-/// A person brings the cluster back from its latest backup, where other control planes are about
-/// that have no data with `force`.
+/// A person restores the cluster from its latest backup, with `force` if there are other control
+/// planes without data.
 pub async fn restore(
     place: Place,
     code: Code,
@@ -185,7 +185,7 @@ pub async fn restore(
     Ok(Summary::default())
 }
 
-/// Within a short time, or not at all.
+/// Applies a step within a short time, or gives up.
 async fn briefly(place: &Place, world: &World, step: &impl Step) {
     let (notes, _) = Notes::new();
     let done = async {
@@ -195,7 +195,7 @@ async fn briefly(place: &Place, world: &World, step: &impl Step) {
         Ok::<(), Error>(())
     };
     let (done, late) = (Box::pin(done), Box::pin(place.sleep(BRIEF)));
-    // As with a real one: whatever comes of it, the machine ends.
+    // As on a real instance, the machine ends whatever the outcome.
     futures::future::select(done, late).await;
 }
 

@@ -1,7 +1,7 @@
-//! Backups of a simulated cluster, and what bringing one back does to a machine.
+//! Backups of a simulated cluster, and what restoring one does to a machine.
 //!
-//! Taking and restoring are the agent's own code. Simulated are the place of the backups, etcd's
-//! snapshot (all objects of the API, as JSON) and the programs that a restore runs.
+//! The agent's own code takes and restores backups. The place of the backups, etcd's snapshot (all
+//! objects of the API, as JSON) and the programs that a restore runs are simulated.
 
 use std::{
     collections::BTreeMap,
@@ -20,11 +20,11 @@ use crate::{
     snapshots::pki,
 };
 
-/// The program that restores a snapshot runs so long on average, in seconds.
+/// How long the program that restores a snapshot runs on average, in seconds.
 const RESTORES: u64 = 5;
 
-/// What a backup has of a cluster's keys, as it lies on a control plane's disk next to the CA's
-/// certificate.
+/// The keys of a cluster that a backup contains, as a control plane's disk has them next to the
+/// CA's certificate.
 pub fn keys(uid: &str) -> impl Iterator<Item = (PathBuf, Vec<u8>)> {
     let others = pki::SHARED.into_iter();
     let others = others.map(move |name| (pki::path(name), format!("{name} of {uid}").into_bytes()));
@@ -71,13 +71,13 @@ fn missing(path: &Path) -> Error {
     Error::failed(format!("{} does not exist", path.display()))
 }
 
-/// The digest of content as programs print it.
+/// SHA-256 of content as programs print it.
 pub fn digest(content: &[u8]) -> String {
     hex::encode(Sha256::digest(content))
 }
 
 impl Place {
-    /// Everything that the cluster's API has, in a file.
+    /// Writes all objects of the cluster's API to a file.
     pub async fn take_snapshot(&self, file: &Path) -> Result<Snapshot> {
         let read = |scene: &mut Scene| {
             let uid = scene.own_uid(self.index)?;
@@ -95,7 +95,7 @@ impl Place {
         })
     }
 
-    /// Runs a program of a restore, where this line is one.
+    /// Runs a program of a restore; `None` if this line is not one.
     pub async fn restoring(&self, line: &str) -> Option<Result<()>> {
         let words: Vec<&str> = line.split(' ').collect();
         let done = match words.as_slice() {
@@ -156,11 +156,11 @@ impl Place {
     }
 }
 
-/// What somebody has in the cluster, before a backup is taken.
+/// An object that a person creates in the cluster before a backup is taken.
 const WRITTEN: &str = "written";
 
 impl Scene {
-    /// Somebody writes something to the cluster of this machine.
+    /// A person writes an object to the cluster of this machine.
     pub fn write_something(&mut self, index: usize) {
         let uid = self.cluster_of(index).to_owned();
         let written =
@@ -168,15 +168,14 @@ impl Scene {
         self.put_object(&uid, written);
     }
 
-    /// Whether that is there.
+    /// Whether the settled cluster has that object.
     pub fn has_written(&self) -> bool {
         let uid = self.laws.settled.as_deref().unwrap_or_default();
         let mut objects = self.objects.get(uid).into_iter().flatten();
         objects.any(|(_, object)| object["metadata"]["name"] == WRITTEN)
     }
 
-    /// A machine has the data of the cluster that was restored from a backup: one member, and the
-    /// API as it was.
+    /// A machine gets the settled cluster's data from a backup: one member, and the API as it was.
     fn bring_back(&mut self, by: usize, content: &[u8]) {
         let Some(uid) = self.laws.settled.clone() else {
             return;
@@ -199,7 +198,7 @@ impl Scene {
         self.note_of(by, || format!("has brought {uid} back"));
     }
 
-    /// A static pod's manifest is gone: its process ends, and is made again by whoever founds.
+    /// A static pod's manifest was removed: its process ends, and founding creates it again.
     pub fn ends_pod(&mut self, by: usize, name: &str) {
         let machine = &mut self.machines[by];
         let part = match name {

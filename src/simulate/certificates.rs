@@ -1,9 +1,9 @@
 //! Certificates of the simulated control planes, and how they are renewed.
 //!
-//! When, in whose turn and what is started again after it is the agent's own code. Simulated are
-//! kubeadm, which signs, and the kubelet, which starts a static pod whose manifest has changed.
-//! A control plane has two certificates here: its API server's, in two files, and the controller
-//! manager's in its kubeconfig.
+//! The agent's own code decides when and in which order to renew, and what to restart. Simulated
+//! are kubeadm, which signs, and the kubelet, which restarts a static pod when its manifest
+//! changes. A control plane has two certificates here: the API server's, in two files, and the
+//! controller manager's, in its kubeconfig.
 
 use std::{path::Path, time::Duration};
 
@@ -24,19 +24,19 @@ use crate::{
     steps::renewal::NOTES,
 };
 
-/// A CA's certificate, in which all else is put in place.
+/// A CA's certificate, the template for all others.
 const TEMPLATE: &str = include_str!("ca.pem");
 
-/// When every CA was made, in the form of a certificate.
+/// The start of every CA's validity, as a certificate encodes it.
 const MADE: &str = "260101000000Z";
 
-/// The keys of the curve P-256 whose secrets are the numbers 1 and 2: their public points.
+/// The public points of the P-256 keys whose secrets are the numbers 1 and 2.
 const KEYS: [&str; 2] = [
     "6b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c2964fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf51f5",
     "7cf27b188d034f7e8a52380304b51ac3c08969e277f21b35a60b48fc4766997807775510db8ed040293d9ac69f7430dbba7dade63ce982299e04b79d227873d1",
 ];
 
-/// A private key in PKCS#8, before its secret, and between that and its public point.
+/// PKCS#8 of a private key: the bytes before the secret, and between secret and public point.
 const PKCS8: [&str; 2] = [
     "308187020100301306072a8648ce3d020106082a8648ce3d030107046d306b0201010420",
     "a14403420004",
@@ -44,16 +44,16 @@ const PKCS8: [&str; 2] = [
 
 const CONTROLLER_MANAGER: &str = "/etc/kubernetes/controller-manager.conf";
 
-/// The static pods that read one of the certificates when they start.
+/// The static pods that read a certificate when they start.
 const PODS: [&str; 2] = ["kube-apiserver", "kube-controller-manager"];
 
 /// How long a static pod takes to be Ready again.
 const STARTS: Duration = Duration::from_secs(20);
 
-/// How long a certificate lives that kubeadm signs.
+/// How long a certificate signed by kubeadm is valid.
 pub const LIFETIME: Duration = Duration::from_hours(10);
 
-/// One that is good for longer needs no renewal for a while, by whichever clock.
+/// A certificate valid for longer needs no renewal yet, even if a clock is wrong.
 const SOON: Duration = Duration::from_hours(5);
 
 fn hex(text: &str) -> Vec<u8> {
@@ -72,7 +72,7 @@ fn der(pem: &str) -> Vec<u8> {
         .unwrap_or_default()
 }
 
-/// Puts bytes where these begin, right after them.
+/// Overwrites the bytes right after the first occurrence of `after`.
 fn put(der: &mut [u8], after: &[u8], bytes: &[u8]) {
     let place = der.windows(after.len()).position(|there| there == after);
     if let Some(place) = place {
@@ -81,8 +81,7 @@ fn put(der: &mut [u8], after: &[u8], bytes: &[u8]) {
     }
 }
 
-/// A certificate with this public key, which nobody verifies here: a bit string with an
-/// uncompressed point.
+/// A certificate with this public key (an uncompressed point). Its signature is never verified.
 pub fn authority(key: &[u8]) -> String {
     let mut der = der(TEMPLATE);
     put(&mut der, &[3, 0x42, 0, 4], key);
@@ -90,7 +89,7 @@ pub fn authority(key: &[u8]) -> String {
     pem("CERTIFICATE", &der)
 }
 
-/// A certificate and its key. Those of one serial number do not fit those of the next.
+/// A certificate and its key. A key of one serial number does not match the next certificate.
 fn leaf(serial: u32, until: Timestamp) -> (String, String) {
     let which = serial as usize % KEYS.len();
     let point = hex(KEYS[which]);
@@ -104,7 +103,7 @@ fn leaf(serial: u32, until: Timestamp) -> (String, String) {
     (pem("CERTIFICATE", &certificate), pem("PRIVATE KEY", &key))
 }
 
-/// Until when a certificate is good.
+/// When a certificate expires.
 fn end(certificate: &[u8]) -> Option<Timestamp> {
     let der = der(std::str::from_utf8(certificate).ok()?);
     let place = der.windows(2).position(|there| there == b"\x18\x0f")? + 2;
@@ -113,7 +112,8 @@ fn end(certificate: &[u8]) -> Option<Timestamp> {
     jiff::tz::TimeZone::UTC.to_timestamp(civil).ok()
 }
 
-/// The files of the certificate that kubeadm calls this, the key first, as kubeadm writes them.
+/// The files of the certificate that kubeadm knows by this name, in the order in which kubeadm
+/// writes them: the key first.
 fn files(name: &str, serial: u32, until: Timestamp) -> Result<Vec<(&'static str, String)>> {
     let (certificate, key) = leaf(serial, until);
     match name {
@@ -137,7 +137,7 @@ fn manifest(pod: &str) -> std::path::PathBuf {
 }
 
 impl Scene {
-    /// A control plane has certificates that end after this time, and pods that read them.
+    /// Gives a control plane certificates that expire after this time, and pods that read them.
     pub fn issue(&mut self, index: usize, after: Duration) {
         let until = time(self.timeline.now() + after, 0);
         for name in ["apiserver", "controller-manager.conf"] {
@@ -157,8 +157,8 @@ impl Scene {
         }
     }
 
-    /// Whether clients trust the API server of this machine. One whose certificate nobody looks
-    /// at here has none.
+    /// Whether clients trust the API server of this machine. True if it has no certificate: then
+    /// the simulation does not check it.
     pub fn is_trusted(&self, index: usize) -> bool {
         let machine = &self.machines[index];
         let certificate = machine.disk.get(Path::new(paths::API_SERVER));
@@ -168,13 +168,13 @@ impl Scene {
         })
     }
 
-    /// Whether this static pod has come up since it was started last.
+    /// Whether this static pod is Ready after its last restart.
     pub fn has_started(&self, index: usize, pod: &str) -> bool {
         let started = self.machines[index].started.get(pod);
         started.is_none_or(|started| self.timeline.now() >= *started + STARTS)
     }
 
-    /// A manifest was written: the kubelet starts what it changes.
+    /// A manifest was written: the kubelet restarts the pod if the manifest changed.
     pub fn starts_pod(&mut self, by: usize, path: &Path, before: Option<&[u8]>, content: &[u8]) {
         let pod = PODS.into_iter().find(|pod| manifest(pod) == path);
         let Some(pod) = pod.filter(|_| before.is_some_and(|before| before != content)) else {
@@ -216,7 +216,7 @@ impl Scene {
         Some(shown)
     }
 
-    /// Whether every control plane has certificates that last, and nothing is begun.
+    /// Whether every control plane has certificates that last, and no renewal is in progress.
     pub fn is_renewed(&self) -> bool {
         let soon = time(self.timeline.now() + SOON, 0);
         let mut living = self.machines.iter().filter(|m| !m.state().is_gone());
@@ -230,7 +230,7 @@ impl Scene {
 }
 
 impl Place {
-    /// kubeadm signs a certificate: key and certificate are written one after the other.
+    /// kubeadm signs a certificate: it writes first the key, then the certificate.
     pub async fn sign(&self, name: &str) -> Result<()> {
         self.work(1).await;
         let serial = self.scene().dice.number() >> 1;

@@ -1,5 +1,5 @@
-//! The Kubernetes API of the simulated clusters: Leases and Nodes, wherever a majority of etcd
-//! and an API server can be reached.
+//! The Kubernetes API of the simulated clusters: Leases and Nodes, available while a majority of
+//! etcd and an API server can be reached.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -19,7 +19,7 @@ use crate::{
 };
 
 impl Scene {
-    /// The cluster that this instance is to belong to.
+    /// The uid of the cluster in this instance's membership; empty if it has none.
     pub fn cluster_of(&self, index: usize) -> &str {
         let membership = self.laws.memberships.get(&index);
         membership.map_or("", |membership| &membership.cluster_uid)
@@ -45,7 +45,7 @@ impl Scene {
         owners.find(|owner| self.reach(index, *owner) && self.serves(uid, *owner))
     }
 
-    /// The machine at this address, if this one can speak to it.
+    /// The machine at this address, if `from` can reach it.
     pub fn machine_at(&self, server: SocketAddr, from: usize) -> Option<usize> {
         let IpAddr::V4(address) = server.ip() else {
             return None;
@@ -54,7 +54,7 @@ impl Scene {
             .filter(|there| self.reach(from, *there))
     }
 
-    /// Puts an object there.
+    /// Creates or replaces an object.
     pub fn put_object(&mut self, uid: &str, mut object: Value) {
         self.versions += 1;
         object["metadata"]["resourceVersion"] = self.versions.into();
@@ -66,7 +66,7 @@ impl Scene {
         objects.insert(key, object);
     }
 
-    /// The Node of this machine is in the cluster.
+    /// Adds this machine's Node to the cluster.
     pub fn put_node(&mut self, index: usize, uid: &str) {
         let me = self.machines[index].me.clone();
         let node = json!({
@@ -124,8 +124,8 @@ impl Place {
     }
 }
 
-/// What a machine shows: the certificate of its API server, whether that has an etcd or not, or
-/// of its join service.
+/// The certificate that a machine shows: its API server's, even without etcd, or its join
+/// service's.
 #[async_trait]
 impl Peers for Place {
     async fn shows_a_cluster(&self, server: SocketAddr) -> bool {

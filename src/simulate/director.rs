@@ -1,5 +1,5 @@
-//! Lets one simulation happen: launches instances, starts their agents, lets blows fall, and
-//! looks after every step whether the laws hold.
+//! Runs one simulation: launches instances, starts their agents, injects failures, and checks the
+//! laws after every step.
 
 mod epilogue;
 mod machines;
@@ -26,57 +26,57 @@ use crate::{
     runner::Summary,
 };
 
-/// systemd starts an agent again after this.
+/// systemd restarts an agent after this time.
 const RESTART: Duration = Duration::from_secs(5);
 
-/// Longer than all waits of one boot together may take.
+/// Longer than all waits of one boot may take together.
 const LONGEST_BOOT: Duration = Duration::from_hours(2);
 
-/// A store that lags by more than this may lead to refusals.
+/// If the store lags by more than this, agents may refuse.
 const AGREED: Duration = Duration::from_mins(3);
 
-/// How long after the last trouble a person looks at who still waits.
+/// How long after the last fault a person looks for agents that still wait.
 const PERSON: Duration = Duration::from_hours(1);
 
-/// So long after the last trouble every instance is a member.
+/// How long after the last fault every instance must be a member.
 const LONGEST_WAY: Duration = Duration::from_hours(6);
 
-/// What happens at a moment.
+/// What happens at one point in time.
 #[derive(Debug, Clone, Copy)]
 enum Event {
     /// The Auto Scaling group launches an instance.
     Launch(Role),
     /// The instance's agent starts.
     Start(usize),
-    /// A blow falls on an instance.
+    /// An instance is struck.
     Strike(usize, Blow),
-    /// A blow falls on one that the dice choose, the last claim's holder or any.
+    /// A randomly chosen instance is struck; if `true`, the holder of the last claim.
     Chance(Blow, bool),
-    /// A terminated instance is gone.
+    /// A shutting-down instance becomes terminated.
     Gone(usize),
-    /// A stopped instance has stopped.
+    /// A stopping instance becomes stopped.
     Halted(usize),
     /// A person starts a stopped instance.
     Revive(usize),
-    /// Some machines cannot speak to the others any more.
+    /// A partition cuts some machines off from the others.
     Part,
-    /// All can again.
+    /// The partition ends.
     Meet,
-    /// Nothing goes wrong any more.
+    /// From now on there are no faults.
     Calm,
-    /// A service answers nobody from now on.
+    /// A service refuses all calls from now on.
     Deny(usize),
     /// It answers again.
     Allow,
     /// A machine's clock is set forward or back.
     Step,
-    /// A person looks at who waits, and does what they ask for.
+    /// A person reads what agents wait for, and does it.
     Person,
-    /// A person takes a backup, and then everything but the workers is lost, or all but one.
+    /// All control planes are lost, or all but one.
     Disaster,
-    /// A person brings a lost cluster back.
+    /// A person restores a lost cluster.
     Restore,
-    /// No process crashes any more.
+    /// From now on no process crashes.
     Steady,
 }
 
@@ -84,25 +84,25 @@ enum Event {
 pub struct Director {
     scene: Arc<Mutex<Scene>>,
     executor: Executor<Result<Summary>>,
-    /// Which instance's agent a task is.
+    /// The index of the instance whose agent each task runs.
     agents: BTreeMap<TaskId, usize>,
     events: BTreeMap<(Duration, u64), Event>,
     planned: u64,
     code: Code,
     settings: Arc<Settings>,
-    /// When the last trouble was, once it has been.
+    /// When the last fault ended; `None` until then.
     calm: Option<Duration>,
     /// What happens once all is well.
     epilogue: Option<Epilogue>,
-    /// How long a stopped instance stays off, in the end.
+    /// How long a stopped instance stays off during the epilogue.
     off_for: Duration,
-    /// Whether certificates are to be renewed, in the end.
+    /// Whether certificates must be renewed before the simulation ends.
     renews: bool,
-    /// The person who takes a backup.
+    /// The task that takes a backup for a person.
     backing_up: Option<TaskId>,
-    /// Whether a lost cluster has a backup that a person brings back.
+    /// Whether a lost cluster has a backup that a person can restore.
     has_backup: bool,
-    /// The instance that fails its preflight checks, in the order of launches.
+    /// The index of the instance that fails its preflight checks, in launch order.
     pub(super) unfit: Option<usize>,
 }
 
@@ -138,7 +138,8 @@ impl Director {
             },
             plot,
             blows: Vec::new(),
-            // A hundred at once and twenty a second; forty a second; more than anybody asks.
+            // EC2: a burst of 100, then 20 a second. Store: 40 a second. API: unlimited in
+            // practice.
             buckets: [
                 Bucket::of(100.0, 20.0),
                 Bucket::of(40.0, 40.0),
@@ -167,7 +168,7 @@ impl Director {
         director
     }
 
-    /// The launches, and the blows of a few minutes.
+    /// Plans the launches, and the failures of the first minutes.
     fn open(&mut self, size: Size) {
         let roles = [
             (Role::ControlPlane, size.control_planes),
@@ -218,13 +219,13 @@ impl Director {
         self.events.insert((moment, self.planned), event);
     }
 
-    /// Within the next so many seconds.
+    /// Plans an event at a random time within the next `seconds`.
     fn plan_within(&mut self, seconds: u64, event: Event) {
         let after = lock(&self.scene).dice.up_to(Duration::from_secs(seconds));
         self.plan(after, event);
     }
 
-    /// Lets it happen to its end.
+    /// Runs the simulation to its end.
     pub fn play(mut self) -> (Counts, Option<Violation>, Vec<String>) {
         while self.step() {}
         let mut scene = lock(&self.scene);
@@ -239,7 +240,7 @@ impl Director {
         (scene.counts, broken, scene.trace.take().unwrap_or_default())
     }
 
-    /// One step; whether there is another one.
+    /// Runs one step; returns whether there is another one.
     fn step(&mut self) -> bool {
         let blows = std::mem::take(&mut lock(&self.scene).blows);
         for (index, blow) in blows {
@@ -317,7 +318,7 @@ impl Director {
             }
             scene.machines[index].process = Process::Off;
             drop(scene);
-            // A person who sees it fail tries again.
+            // If the restore failed, the person tries again.
             let next = if done {
                 Event::Start(index)
             } else {
@@ -406,7 +407,7 @@ impl Director {
         }
     }
 
-    /// Whether all is calm and every living instance has come to its end.
+    /// Whether the faults are over and every living instance has reached its final state.
     fn is_over(&mut self) -> bool {
         let person = |event: &Event| matches!(event, Event::Person);
         let busy = self.backing_up.is_some() || !self.events.values().all(person);
@@ -473,7 +474,7 @@ fn blow(dice: &mut Dice) -> Blow {
     dice.one_of(&[Blow::Kill, Blow::Terminate, Blow::Stop], Blow::Kill)
 }
 
-/// For most seeds, one blow at one moment that matters.
+/// For most seeds, one failure at one critical moment.
 fn plot(dice: &mut Dice) -> Option<(Moment, Blow)> {
     let act = dice.below(9)?;
     let moment = match dice.below(8)? {

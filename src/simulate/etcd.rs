@@ -1,8 +1,7 @@
-//! etcd of the simulated clusters: its members, their votes, and whose process runs.
+//! etcd of the simulated clusters: its members, their votes, and which processes run.
 //!
 //! A member's process runs while its machine is on and has the member's data on its disk, as a
-//! static pod does without any agent. Where a partition or an end leaves less than a majority
-//! of the voters, nothing can be changed.
+//! static pod does without any agent. Without a majority of the voters nothing can be changed.
 
 use std::{net::Ipv4Addr, path::Path};
 
@@ -25,7 +24,7 @@ use crate::{
 /// A member, and the machine that it was added for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seat {
-    /// As the members know it.
+    /// The member as etcd lists it.
     pub member: Member,
     /// The machine's index.
     pub owner: usize,
@@ -41,14 +40,14 @@ impl Seat {
 /// The members of one cluster's etcd.
 #[derive(Debug, Default)]
 pub struct Quorum {
-    /// Those that were added and not removed.
+    /// The members that were added and not removed.
     pub seats: Vec<Seat>,
     /// The last id that was given.
     last: u64,
 }
 
 impl Quorum {
-    /// From now on one machine alone is a member; its id.
+    /// Makes one machine the only member; returns the member's id.
     pub fn begins_with(&mut self, me: &Identity, owner: usize) -> u64 {
         self.last += 1;
         let member = Member {
@@ -67,15 +66,15 @@ impl Quorum {
     }
 }
 
-/// What of etcd lies on a machine's disk.
+/// etcd's data on a machine's disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Data {
-    /// Of which cluster.
+    /// The cluster's uid.
     pub uid: String,
-    /// Of which member.
+    /// The member's id.
     pub id: u64,
-    /// Whether the member never ran with other data. One without a vote that did waits for a
-    /// log that nobody sends it.
+    /// Whether the member never ran with other data. A learner that did waits for a log that it
+    /// never gets.
     pub whole: bool,
 }
 
@@ -84,12 +83,12 @@ fn refused(why: &str) -> Error {
 }
 
 impl Scene {
-    /// Whether one machine can speak to the other.
+    /// Whether one machine can reach the other.
     pub fn reach(&self, one: usize, other: usize) -> bool {
         one == other || self.cut.contains(&one) == self.cut.contains(&other)
     }
 
-    /// The member whose data lies on this machine, as long as it is one.
+    /// The member whose data is on this machine, if it is still a member.
     pub fn seat_of(&self, index: usize) -> Option<&Seat> {
         let data = self.machines[index].data.as_ref()?;
         let seats = &self.etcd.get(&data.uid)?.seats;
@@ -113,13 +112,13 @@ impl Scene {
         machine.is_on() && manifest && machine.data.is_some()
     }
 
-    /// Whether it runs where this machine can ask it.
+    /// Whether the member runs and this machine can reach it.
     fn answers(&self, uid: &str, seat: &Seat, from: usize) -> bool {
         self.runs(uid, seat) && self.reach(from, seat.owner)
     }
 
-    /// The voter that leads those which this machine can ask: any, as long as it is always the
-    /// same one.
+    /// The leader among the voters that this machine can reach: any of them, but always the same
+    /// one.
     fn leader(&self, uid: &str, from: usize) -> Option<u64> {
         let quorum = self
             .etcd
@@ -130,7 +129,7 @@ impl Scene {
         leader.map(|seat| seat.member.id)
     }
 
-    /// How many of these answer this machine, and how many there are.
+    /// How many of these members answer this machine, and how many there are.
     fn count<'a>(
         &self,
         uid: &str,
@@ -150,7 +149,7 @@ impl Scene {
         })
     }
 
-    /// Whether a settled cluster has lost its majority for good: a person must restore it.
+    /// Whether a settled cluster has permanently lost its majority: a person must restore it.
     pub fn is_lost(&self) -> bool {
         let Some(uid) = &self.laws.settled else {
             return false;
@@ -164,7 +163,8 @@ impl Scene {
         })
     }
 
-    /// Whether nothing of a settled cluster is missing, and nothing is left there of the dead.
+    /// Whether the settled cluster's record is complete, and no Node or member of a dead instance
+    /// is left.
     pub fn is_whole(&self) -> bool {
         let Some(uid) = &self.laws.settled else {
             return true;
@@ -182,8 +182,7 @@ impl Scene {
                 .all(|seat| lives(seat.owner) && !seat.member.learner)
     }
 
-    /// A member of this machine's cluster is added, or the one that has its address is taken
-    /// for its own, as kubeadm does.
+    /// Adds a member for this machine, or reuses the one with its address, as kubeadm does.
     pub fn add_learner(&mut self, by: usize, uid: &str) -> Result<()> {
         if self.server_for(by, uid).is_none() {
             return Err(Error::failed("no etcd endpoint answers"));
@@ -214,7 +213,7 @@ impl Scene {
         Ok(())
     }
 
-    /// etcd begins on an empty disk: the first of its cluster, or as the member that has this
+    /// etcd starts on an empty disk: as the first member of its cluster, or as the member with this
     /// machine's address.
     pub fn begins_data(&mut self, by: usize, uid: &str) {
         let me = self.machines[by].me.clone();
@@ -244,7 +243,7 @@ impl Scene {
         self.machines[by].data = Some(Data { uid, id, whole });
     }
 
-    /// The data is gone from the disk.
+    /// The data is removed from the disk.
     pub fn ends_data(&mut self, by: usize) {
         let seat = self.seat_of(by).cloned();
         let Some(Data { uid, .. }) = self.machines[by].data.take() else {
@@ -264,7 +263,7 @@ impl Scene {
         let Some(quorum) = self.etcd.get(&uid) else {
             return;
         };
-        // It goes on counting as a voter that does not answer.
+        // The member still counts as a voter, one that does not answer.
         let (up, all) = self.count(&uid, by, quorum.voters());
         if up * 2 <= all {
             let what = format!(
@@ -294,7 +293,7 @@ impl Scene {
         Ok(())
     }
 
-    /// Takes a member out, as asked for by this machine.
+    /// Removes a member at this machine's request.
     pub fn remove_member(&mut self, by: usize, uid: &str, id: u64) -> Result<()> {
         let quorum = self.etcd.get(uid).filter(|_| self.has_majority(uid, by));
         let Some(quorum) = quorum else {
@@ -313,7 +312,7 @@ impl Scene {
         });
         self.counts.healed += usize::from(seat.owner != by);
         let owner = &self.machines[seat.owner];
-        // One that was stopped before it had a vote blocks nobody for long.
+        // A learner whose instance is stopped blocks the others only for a limited time.
         let blocks = seat.member.learner && owner.is_stopped_for(STOPPED, self.timeline.now());
         if seat.owner != by && !owner.state().is_gone() && !blocks {
             let what = format!("{} takes out {owner}, which lives", self.machines[by]);
@@ -354,7 +353,7 @@ impl Scene {
         Ok(())
     }
 
-    /// What the member on this machine says of the others.
+    /// The member list as the member on this machine returns it.
     fn members_by(&self, index: usize) -> Result<Vec<Member>> {
         let machine = &self.machines[index];
         let data = machine.data.as_ref().filter(|_| self.runs_etcd(index));
@@ -370,7 +369,7 @@ impl Scene {
             .collect())
     }
 
-    /// The cluster whose member answers on this machine.
+    /// The uid of the cluster whose member answers on this machine.
     pub fn own_uid(&self, index: usize) -> Result<String> {
         self.members_by(index)?;
         let data = self.machines[index].data.as_ref();
@@ -392,8 +391,8 @@ impl Place {
     }
 }
 
-/// etcd as the member on this instance shows it. One without a majority knows as much as the
-/// others.
+/// etcd as the member on this instance shows it. A member without a majority still knows as much as
+/// the others.
 #[async_trait]
 impl Etcd for Place {
     async fn members(&self) -> Result<Vec<Member>> {

@@ -1,7 +1,8 @@
 //! Runs futures one at a time, on a clock that jumps from timer to timer.
 //!
-//! Whoever was woken first runs first, and timers of one moment end in the order in which they
-//! were set. Nothing else decides what runs next, so a simulation can be repeated exactly.
+//! The task that was woken first runs first, and timers due at the same time end in the order in
+//! which they were set. Nothing else decides which task runs next, so a simulation can be repeated
+//! exactly.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -25,7 +26,7 @@ struct Timers {
     now: Duration,
     set: u64,
     waiting: BTreeMap<Key, (TaskId, Waker)>,
-    /// The task that is being polled: its timers are its own.
+    /// The task that is being polled; it owns the timers that it sets.
     current: TaskId,
     counts: BTreeMap<TaskId, usize>,
 }
@@ -54,7 +55,7 @@ impl Timeline {
     }
 }
 
-/// A wait for a moment.
+/// A wait until a point in time.
 pub struct Sleep {
     timeline: Timeline,
     until: Duration,
@@ -132,14 +133,14 @@ struct Task<T> {
     alarm: Arc<Alarm>,
 }
 
-/// What became of a task that was polled.
+/// The state of a task after it was polled.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Polled<T> {
     /// It ended.
     Ended(T),
-    /// It waits, and a timer will end that.
+    /// It waits for a timer.
     Waits,
-    /// It waits for something that no timer ends.
+    /// It waits, but not for a timer.
     WaitsForEver,
 }
 
@@ -162,7 +163,7 @@ impl<T> Executor<T> {
         }
     }
 
-    /// Takes a future; it runs when its turn comes.
+    /// Adds a future; it runs when its turn comes.
     pub fn spawn(&mut self, future: impl Future<Output = T> + 'static) -> TaskId {
         self.spawned += 1;
         let alarm = Arc::new(Alarm {
@@ -177,12 +178,12 @@ impl<T> Executor<T> {
         self.spawned
     }
 
-    /// Ends a task where it stands.
+    /// Drops a task wherever it is.
     pub fn kill(&mut self, task: TaskId) {
         self.tasks.remove(&task);
     }
 
-    /// Polls the task whose turn it is; `None` where all wait.
+    /// Polls the next ready task; `None` if all wait.
     pub fn poll_next(&mut self) -> Option<(TaskId, Polled<T>)> {
         let (id, task) = loop {
             let id = {
@@ -220,7 +221,7 @@ impl<T> Executor<T> {
         timers.waiting.first_key_value().map(|(key, _)| key.0)
     }
 
-    /// Moves the clock, and wakes whose timers have ended.
+    /// Moves the clock, and wakes the tasks whose timers have ended.
     pub fn advance_to(&mut self, moment: Duration) {
         let mut due = Vec::new();
         {
@@ -246,7 +247,7 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    /// Runs all tasks; what ended, and when.
+    /// Runs all tasks; returns which ended, and when.
     fn run(executor: &mut Executor<&'static str>) -> Vec<(u64, &'static str)> {
         let mut ended = Vec::new();
         loop {

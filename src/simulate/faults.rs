@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use rand::{Rng, RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 
-/// All chance of a simulation: the same seed, the same chance, on every machine.
+/// The random numbers of a simulation: the same seed gives the same numbers on every machine.
 pub struct Dice(Xoshiro256PlusPlus);
 
 impl Dice {
-    /// Those of a seed.
+    /// The dice of a seed.
     pub fn new(seed: u64) -> Self {
         Self(Xoshiro256PlusPlus::seed_from_u64(seed))
     }
@@ -18,28 +18,28 @@ impl Dice {
         self.fraction() < probability
     }
 
-    /// In 0..1.
+    /// A random number in 0..1.
     pub fn fraction(&mut self) -> f64 {
         self.0.random()
     }
 
-    /// A number.
+    /// A random number.
     pub fn number(&mut self) -> u32 {
         self.0.next_u32()
     }
 
-    /// Between nothing and this, in whole milliseconds.
+    /// A random duration up to `longest`, in whole milliseconds.
     pub fn up_to(&mut self, longest: Duration) -> Duration {
         let longest = u64::try_from(longest.as_millis()).unwrap_or(u64::MAX);
         Duration::from_millis(self.0.random_range(0..=longest))
     }
 
-    /// One of 0..count, where there is one.
+    /// One of 0..count; `None` if `count` is 0.
     pub fn below(&mut self, count: usize) -> Option<usize> {
         (count > 0).then(|| self.0.random_range(0..count))
     }
 
-    /// One of these.
+    /// One of the choices; `otherwise` if there are none.
     pub fn one_of<T: Copy>(&mut self, choices: &[T], otherwise: T) -> T {
         let index = self.below(choices.len());
         index
@@ -48,42 +48,42 @@ impl Dice {
     }
 }
 
-/// The troubles of a simulation. Each seed has some of them, some often and some seldom, so that
-/// none hides another.
+/// The faults of a simulation. Each seed has some of them, some often and some seldom, so that none
+/// hides another.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Faults {
-    /// A call takes at most so long on its way, and an answer at most so long back.
+    /// The longest time that a call takes to arrive, and its answer to return.
     pub latency: Duration,
-    /// Calls that are turned away.
+    /// Calls that are throttled.
     pub throttled: f64,
-    /// Calls that take effect and whose answer is lost.
+    /// Calls that take effect but lose their answer.
     pub lost: f64,
-    /// Answers of the store that are as old as [`Self::store_lag`] at the most.
+    /// Stale answers of the store, up to [`Self::store_lag`] old.
     pub stale_store: f64,
-    /// How old those are.
+    /// Maximum age of a stale answer of the store.
     pub store_lag: Duration,
-    /// Answers of EC2 that are as old as [`Self::ec2_lag`] at the most.
+    /// Stale answers of EC2, up to [`Self::ec2_lag`] old.
     pub stale_ec2: f64,
-    /// How old those are.
+    /// Maximum age of a stale answer of EC2.
     pub ec2_lag: Duration,
-    /// Answers of EC2 that lack an instance which is there.
+    /// Answers of EC2 that omit an existing instance.
     pub incomplete: f64,
-    /// How long after its launch EC2 may first list an instance.
+    /// How long after a launch EC2 may not list the instance yet.
     pub listed_late: Duration,
-    /// How long after that its role's tag may be missing.
+    /// How much longer the tag with its role may be missing.
     pub tagged_late: Duration,
-    /// Processes that end at a call or a write, before it or after it.
+    /// Processes that crash at a call or a write, before or after it.
     pub crash: f64,
     /// Writes to the disk that fail.
     pub disk: f64,
-    /// Launches that get the address, and so the name, of a terminated instance.
+    /// Launches that reuse the address, and so the name, of a terminated instance.
     pub reuse: f64,
-    /// A service that answers nobody, as one whose permission was taken away, by its bucket.
+    /// The bucket of a service that refuses all calls, as after its permission was removed.
     pub denied: Option<usize>,
 }
 
 impl Faults {
-    /// Nothing goes wrong.
+    /// No faults.
     pub fn none() -> Self {
         Self {
             latency: Duration::from_millis(50),
@@ -91,8 +91,8 @@ impl Faults {
         }
     }
 
-    /// Those of a seed. A store's answers may lag by more than [`decide`](crate::decide) allows
-    /// for: then somebody may refuse in vain, and nothing else.
+    /// The faults of a seed. A store's answers may lag by more than [`decide`](crate::decide)
+    /// allows for: then an agent may refuse without need, and nothing worse.
     pub fn drawn(dice: &mut Dice) -> Self {
         let mut often = |choices: &[f64]| dice.one_of(choices, 0.0);
         let (throttled, lost) = (often(&[0.0, 0.02, 0.3]), often(&[0.0, 0.05, 0.4]));

@@ -1,4 +1,4 @@
-//! The disk of a simulated instance: what is written there is what the instance does.
+//! The disk of a simulated instance: the simulation sees what an instance does by what it writes.
 
 use std::{
     collections::BTreeMap,
@@ -23,13 +23,13 @@ use crate::{
     ports::{Host, MachineFacts, Role},
 };
 
-/// What matters of a journal.
+/// The parts of a journal that the simulation compares.
 #[derive(Deserialize)]
 struct Remembered {
     membership: Option<Membership>,
 }
 
-/// Whether two journals are the same up to their phases. To read each one takes long.
+/// Whether two journals differ only in their phases. Parsing each one takes too long.
 fn differ_in_phases_only(one: &[u8], other: &[u8]) -> bool {
     let head = |journal| {
         let text = str::from_utf8(journal).ok()?;
@@ -39,7 +39,7 @@ fn differ_in_phases_only(one: &[u8], other: &[u8]) -> bool {
 }
 
 impl Scene {
-    /// A file was written: what that means.
+    /// Updates the scene after a file was written.
     fn wrote(&mut self, by: usize, path: &Path, content: &[u8], before: Option<&[u8]>) {
         if path == Path::new(journal::FILE) {
             if before.is_some_and(|before| differ_in_phases_only(before, content)) {
@@ -83,7 +83,7 @@ impl Scene {
         {
             self.starts_pod(by, path, before, content);
         } else if path == Path::new(joining::MANIFEST) {
-            // A founder's API server is made apart.
+            // A founder creates its API server in a separate phase.
             let joins = self.laws.joiners.contains_key(&by);
             self.machines[by].api_server |= joins;
         } else if path == Path::new(paths::CA) {
@@ -96,7 +96,7 @@ impl Scene {
         }
     }
 
-    /// A file was removed: what that means.
+    /// Updates the scene after a file was removed.
     fn removed(&mut self, by: usize, path: &Path) {
         if path == Path::new(journal::FILE) {
             self.counts.started_over += 1;
@@ -123,7 +123,7 @@ impl Host for Place {
         Ok(scene.machines[self.index].disk.get(path).cloned())
     }
 
-    /// Takes no time. A crash comes before it or after it, never within.
+    /// Takes no time. A crash happens before or after it, never during it.
     async fn write(&self, path: &Path, content: &[u8], _mode: u32) -> Result<()> {
         self.risk_a_crash().await;
         {
@@ -182,7 +182,7 @@ impl Host for Place {
         })
     }
 
-    /// Only etcd's is asked for.
+    /// Only etcd's port is asked for.
     async fn port_in_use(&self, _port: u16) -> Result<bool> {
         Ok(self.scene().runs_etcd(self.index))
     }
@@ -202,7 +202,7 @@ impl Host for Place {
     }
 }
 
-/// The machine that each instance is.
+/// The machine type of every instance.
 pub fn facts() -> MachineFacts {
     MachineFacts {
         cpus: 2,
@@ -215,7 +215,7 @@ pub fn facts() -> MachineFacts {
     }
 }
 
-/// An instance of this role with the address of this number, and the name that follows from it.
+/// An instance of this role; its number gives the address, and the address the name.
 pub fn identity(number: usize, instance_id: String, role: Role) -> crate::identity::Identity {
     let [high, low] = u16::try_from(number + 10).unwrap_or(u16::MAX).to_be_bytes();
     crate::identity::Identity {

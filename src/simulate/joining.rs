@@ -1,8 +1,8 @@
-//! How a simulated instance is let in, and what kubeadm does on it.
+//! How a simulated instance is admitted, and what kubeadm does on it.
 //!
-//! The join service's judgement, its lock and the settled record are the real ones, carried out
-//! by the control plane that is asked; only the proof of identity is taken as given. The step
-//! that joins is the real one as well: simulated are the commands that it runs.
+//! The join service's decision, its lock and the settled record are the real code, run by the
+//! control plane that is asked; only the proof of identity is assumed valid. The step that joins is
+//! the real code as well; the commands that it runs are simulated.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -33,13 +33,13 @@ use crate::{
     },
 };
 
-/// The client of the join service waits for so long.
+/// How long the client of the join service waits.
 const ASKED: Duration = Duration::from_mins(1);
 
 /// The static pod of etcd, next to that of the API server.
 pub const MANIFEST: &str = "/etc/kubernetes/manifests/etcd.yaml";
 
-/// All that kubeadm leaves on a disk, in the order in which a reset takes it away.
+/// All files that kubeadm leaves on a disk, in the order in which a reset removes them.
 pub const FILES: [&str; 9] = [
     paths::ETCD_MEMBER,
     MANIFEST,
@@ -52,7 +52,7 @@ pub const FILES: [&str; 9] = [
     paths::JOINED,
 ];
 
-/// The certificate of this cluster's CA as PEM: its key follows from the uid.
+/// The certificate of this cluster's CA as PEM; its key is derived from the uid.
 pub fn ca(uid: &str) -> String {
     certificates::authority(&Sha256::digest(uid))
 }
@@ -72,7 +72,7 @@ impl JoinServices for Place {
             let mine = scene.cluster_of(self.index);
             let asked = scene.machine_at(server, self.index)?;
             let machine = &scene.machines[asked];
-            // Another cluster's would not show the CA that is asked for.
+            // A control plane of another cluster would not show the expected CA.
             let there = machine.process.is_at_work()
                 && scene.cluster_of(asked) == mine
                 && machine.disk.contains_key(Path::new(paths::CA));
@@ -94,7 +94,7 @@ impl JoinServices for Place {
     }
 }
 
-/// What the join service of a control plane does once STS has said who asks.
+/// What the join service of a control plane does once STS has identified the caller.
 async fn let_in(
     world: &World,
     service: &Place,
@@ -158,7 +158,7 @@ async fn let_in(
     })
 }
 
-/// The certificate that kubeadm signs by this line, if it signs one.
+/// The certificate that this kubeadm command line signs, if any.
 fn signs(line: &str) -> Option<&str> {
     let ways = [
         "certs renew ",
@@ -210,7 +210,7 @@ impl Place {
         Host::write(self, &path, uid.as_bytes(), 0o600).await
     }
 
-    /// About so many seconds.
+    /// Waits for about `seconds`.
     pub async fn work(&self, seconds: u64) {
         let factor = 0.5 + self.scene().dice.fraction();
         self.sleep(Duration::from_secs(seconds).mul_f64(factor))
@@ -240,7 +240,7 @@ impl Place {
         self.mark("kubelet", "begun", &uid).await?;
         self.put(paths::CA, &ca(&uid)).await?;
         if role == Role::ControlPlane {
-            // It has the same form, and no certificate of its own.
+            // It has the same format, and no certificate of its own.
             self.put(paths::ADMIN_CONF, &kubelet_conf(&uid)).await?;
         }
         self.put(paths::BOOTSTRAP_KUBELET_CONF, "").await?;
@@ -273,7 +273,7 @@ impl Place {
         self.mark("etcd", "done", uid).await
     }
 
-    /// Takes the member out if etcd lets it go, and then everything off the disk.
+    /// Removes the member if etcd allows it, and then all of kubeadm's files.
     async fn kubeadm_reset(&self) -> Result<()> {
         if self.exists(Path::new(MANIFEST)).await? {
             let remove = |scene: &mut Scene| {
@@ -287,14 +287,14 @@ impl Place {
                     _ => Ok(()),
                 }
             };
-            // What comes back is a warning to kubeadm.
+            // kubeadm treats an error here as a warning.
             let _ = self.call(API, "remove the member", true, remove).await;
         }
         self.work(5).await;
         self.take_off().await
     }
 
-    /// Takes what kubeadm made off the disk.
+    /// Removes the files that kubeadm created.
     pub async fn take_off(&self) -> Result<()> {
         for path in FILES.map(Path::new) {
             Host::remove(self, path).await?;

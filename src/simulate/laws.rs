@@ -1,4 +1,4 @@
-//! What must hold, checked against what is really so.
+//! The invariants, checked against the true state.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,45 +14,46 @@ use crate::{
     ports::{InstanceState, Role},
 };
 
-/// A founder that is stopped for so long, and has recorded no cluster, may be followed, and a
-/// member that is, and had no vote yet, taken out: the ten minutes of those who look begin with
-/// a look that takes its time.
+/// After a founder that has recorded no cluster is stopped for this long, another instance may take
+/// over; after a learner is stopped for this long, others may remove it. The agents wait ten
+/// minutes, counted from the start of their first look, and a look takes time.
 pub const STOPPED: Duration = Duration::from_mins(9);
 
 /// A law of founding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Law {
-    /// A claim follows a terminated holder's, or one's that was stopped for long before it
-    /// recorded a cluster, and no member of a cluster makes one.
+    /// A claim follows another one only if that one's holder is terminated, or was stopped for long
+    /// before it recorded a cluster; and no member of a cluster claims.
     ClaimsInTurn,
-    /// The holder of the last claim founds, alone, and nobody once another cluster is settled.
+    /// Only the holder of the last claim founds, and nobody does once another cluster is settled.
     OneFounder,
-    /// Clusters are recorded by the holder of the last claim, and all end up in the same one.
+    /// Only the holder of the last claim records a cluster, and all instances end up in the same
+    /// one.
     OneCluster,
-    /// A cluster is thrown away only if it is not settled and its founder is terminated, and a
-    /// voter's data of it only once another one was claimed.
+    /// A cluster is abandoned only if it is not settled and its founder is terminated; a voter's
+    /// data of it is deleted only after another cluster was claimed.
     NothingLost,
-    /// The membership is on the disk before anything is done for it.
+    /// The membership is on the disk before any act for it.
     MembershipFirst,
-    /// What the disk says of the membership does not change, until nothing of it is left.
+    /// The membership on the disk does not change until every trace of it is removed.
     MembershipKept,
     /// A node that ever joined never founds, nor does a worker.
     JoinersNeverFound,
-    /// No removal and no reset leaves etcd with less than a majority of healthy voters.
+    /// No removal and no reset leaves etcd without a majority of healthy voters.
     MajorityKept,
-    /// Nobody takes the member of another out whose instance lives, unless it is stopped for long
-    /// and had no vote.
+    /// Nobody removes another instance's member while that instance exists, unless it is a learner
+    /// and has been stopped for long.
     LivingStay,
     /// No voter that had data starts without it.
     DataKept,
-    /// One control plane after the other starts its API server again for a renewed certificate.
+    /// Control planes restart their static pods for a renewed certificate one after the other.
     RenewedInTurn,
-    /// Each wait ends by itself.
+    /// Every wait has a deadline.
     BoundedWaits,
-    /// Whoever stops for a person has a reason.
+    /// An agent refuses, and so stops for a person, only with a reason.
     TrueRefusals,
-    /// Once nothing goes wrong any more, every instance becomes a member.
+    /// Once the faults are over, every instance becomes a member.
     Convergence,
 }
 
@@ -77,44 +78,44 @@ impl fmt::Display for Law {
     }
 }
 
-/// A law that did not hold.
+/// A broken law.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Violation {
-    /// Which.
+    /// The law.
     pub law: Law,
     /// What happened.
     pub what: String,
 }
 
-/// What is really so, which no instance sees whole.
+/// The true state, which no single instance sees completely.
 #[derive(Default)]
 pub struct Laws {
-    /// The first law that did not hold.
+    /// The first broken law.
     pub broken: Option<Violation>,
     /// Instances that began to found, by index, with their clusters.
     pub founders: BTreeMap<usize, String>,
     /// Instances that began to join.
     pub joiners: BTreeMap<usize, String>,
-    /// What each disk says.
+    /// The membership on each disk.
     pub memberships: BTreeMap<usize, Membership>,
     /// The claims in the store, with the indexes of their holders.
     pub claims: Vec<(usize, Claim)>,
-    /// The clusters that the store says exist.
+    /// The clusters that are initialized according to the store.
     pub initialized: BTreeSet<String>,
-    /// The one of them that it says is settled.
+    /// The cluster that is settled according to the store.
     pub settled: Option<String>,
-    /// Instances on which a person brings a cluster back.
+    /// Instances on which a person is restoring a cluster.
     pub restoring: BTreeSet<usize>,
-    /// Those, and the ones on which that came to its end.
+    /// Instances on which a person is restoring or has restored a cluster.
     pub brought_back: BTreeSet<usize>,
-    /// Whether certificates are renewed that are still good.
+    /// Whether certificates are renewed before they expire.
     pub renews_in_turn: bool,
-    /// Whether the store's answers may be older than anybody allows for.
+    /// Whether the store's answers may be older than the agents allow for.
     pub store_lags: bool,
 }
 
 impl Laws {
-    /// A law did not hold.
+    /// Records that a law was broken.
     pub fn broke(&mut self, law: Law, what: impl Into<String>) {
         let what = what.into();
         self.broken.get_or_insert(Violation { law, what });
@@ -171,7 +172,7 @@ impl Laws {
         self.claims.push((by, claim));
     }
 
-    /// The store says from now on that this cluster exists.
+    /// The store records this cluster as initialized.
     pub fn initialized(&mut self, by: usize, uid: &str, machines: &[Machine]) {
         if self.initialized.contains(uid) {
             return self.written_again(by, uid, machines);
@@ -189,7 +190,7 @@ impl Laws {
         self.initialized.insert(uid.to_owned());
     }
 
-    /// The store says from now on that this cluster is settled.
+    /// The store records this cluster as settled.
     pub fn settled(&mut self, by: usize, uid: &str, machines: &[Machine]) {
         if self.settled.as_deref() == Some(uid) {
             return self.written_again(by, uid, machines);
@@ -205,7 +206,7 @@ impl Laws {
         self.settled = Some(uid.to_owned());
     }
 
-    /// Only a control plane of a settled cluster writes what the store had before.
+    /// Only a control plane of a settled cluster writes keys again that the store has lost.
     fn written_again(&mut self, by: usize, uid: &str, machines: &[Machine]) {
         let me = &machines[by];
         let belongs = self.memberships.get(&by);
@@ -230,13 +231,14 @@ impl Laws {
         }
     }
 
-    /// Whether a person brings the settled cluster back there: it founds it, whoever it was.
+    /// Whether a person restores the settled cluster there: then it founds it, whatever it was
+    /// before.
     fn may_found_again(&self, by: usize, membership: Option<&Membership>) -> bool {
         let uid = membership.map(|membership| membership.cluster_uid.as_str());
         self.brought_back.contains(&by) && uid.is_some() && uid == self.settled.as_deref()
     }
 
-    /// The journal was removed; `traces` says that something of the cluster is still there.
+    /// The journal was removed; `traces` is true if files of the cluster are still there.
     pub fn forgot(&mut self, by: usize, traces: bool, machines: &[Machine]) {
         let Some(before) = self.memberships.remove(&by) else {
             return;
@@ -249,7 +251,7 @@ impl Laws {
         self.joiners.remove(&by);
     }
 
-    /// A machine is rid of its cluster.
+    /// A machine has removed its cluster.
     fn threw_away(&mut self, by: usize, uid: &str, machines: &[Machine]) {
         if !self.is_given_up(uid, machines) {
             let claim = self
@@ -266,7 +268,7 @@ impl Laws {
         }
     }
 
-    /// Something is done to found or to join.
+    /// An instance acts to found or to join.
     pub fn acts(&mut self, by: usize, origin: Origin, uid: &str, machines: &[Machine]) {
         let me = &machines[by];
         let membership = Membership {
@@ -354,7 +356,7 @@ impl Laws {
         }
     }
 
-    /// Whoever is up in the end is in the same cluster.
+    /// At the end, all instances that are up are in the same cluster.
     pub fn ended(&mut self, machines: &[Machine]) {
         for (index, machine) in machines.iter().enumerate() {
             let uid = self.memberships.get(&index).map(|m| &m.cluster_uid);
@@ -369,7 +371,7 @@ impl Laws {
         }
     }
 
-    /// Whether this instance was to found a cluster before another one was to found one.
+    /// Whether another instance has claimed since this one was the founder.
     fn was_taken_over(&self, by: usize) -> bool {
         let membership = self.memberships.get(&by);
         let founds = membership.filter(|membership| membership.origin == Origin::Founded);
@@ -379,8 +381,8 @@ impl Laws {
         })
     }
 
-    /// Whether this cluster has no future: it is not settled, and its founder is gone or was
-    /// taken over from.
+    /// Whether this cluster is abandoned: it is not settled, and its founder is terminated or
+    /// another cluster was claimed after it.
     pub fn is_given_up(&self, uid: &str, machines: &[Machine]) -> bool {
         let claim = self
             .claims

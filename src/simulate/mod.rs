@@ -1,10 +1,10 @@
 //! Whole clusters on a virtual clock: the proof that a cluster founds itself exactly once.
 //!
-//! Each instance runs the agent's own code: observing, deciding, the journal, the runner, the
-//! step that joins a cluster and the service that lets it in, leading, healing and leaving.
+//! Each instance runs the agent's own code: observing, deciding, the journal, the runner, the step
+//! that joins a cluster and the service that admits it, leader tasks, healing and leaving.
 //! Simulated are EC2, the store, etcd, the Kubernetes API, the instances' disks, kubeadm and the
-//! work of founding; they delay, throttle, lag, lose answers, are parted and crash as a seed has
-//! it. The laws are checked against what is really so, after every step.
+//! work of founding; the seed decides when they delay, throttle, lag, lose answers, are partitioned
+//! and crash. After every step the laws are checked against the true state.
 //!
 //! ```text
 //! director     launches instances, starts agents, lets blows fall
@@ -80,7 +80,7 @@ pub struct Counts {
     pub instances: usize,
     /// Claims that were written.
     pub claims: usize,
-    /// Those of them that followed another one.
+    /// Claims that followed another one.
     pub takeovers: usize,
     /// Processes that were killed.
     pub crashes: usize,
@@ -90,21 +90,21 @@ pub struct Counts {
     pub stops: usize,
     /// Agents that stopped for a person.
     pub refusals: usize,
-    /// Nodes that started over, since their cluster was abandoned.
+    /// Nodes that started over because their cluster was abandoned.
     pub started_over: usize,
-    /// Settled clusters that lost their majority for good.
+    /// Settled clusters that permanently lost their majority.
     pub lost: usize,
-    /// Members of the dead that were taken out of etcd.
+    /// Members of dead instances that were removed from etcd.
     pub healed: usize,
-    /// Static pods that were started again for a renewed certificate.
+    /// Static pods that were restarted for a renewed certificate.
     pub pods_started: usize,
-    /// Lost clusters that a person brought back from a backup.
+    /// Lost clusters that a person restored from a backup.
     pub restored: usize,
     /// Keys of a settled cluster's record that were written again after a person removed them.
     pub rewritten: usize,
-    /// Instances that a person terminated since another one asked for it.
+    /// Instances that a person terminated because another one asked for it.
     pub helped: usize,
-    /// How long it took on the virtual clock.
+    /// Duration on the virtual clock, in seconds.
     pub virtual_seconds: u64,
     #[serde(skip)]
     acts_of_founding: usize,
@@ -134,7 +134,7 @@ impl Counts {
     }
 }
 
-/// The agent's code where the simulation meets it; tests put broken pieces in its place.
+/// The parts of the agent's code that tests can replace by broken ones.
 #[derive(Clone, Copy)]
 struct Code {
     judge: fn(&Identity, &Observation, &mut Agreement) -> Decision,
@@ -142,12 +142,12 @@ struct Code {
     ports: fn(World) -> World,
     /// The world of a join service.
     service: fn(World) -> World,
-    /// The world of whoever leads.
+    /// The world of a control plane's leader tasks.
     duties: fn(World) -> World,
 }
 
 impl Default for Code {
-    /// As an instance runs it.
+    /// The code as an instance runs it.
     fn default() -> Self {
         Self {
             judge: decide::judge,
@@ -158,21 +158,21 @@ impl Default for Code {
     }
 }
 
-/// What became of one seed.
+/// The outcome of one seed.
 #[derive(Debug, Clone)]
 pub struct Played {
     /// The seed.
     pub seed: u64,
-    /// In numbers.
+    /// What happened, in numbers.
     pub counts: Counts,
-    /// The law that did not hold.
+    /// The broken law, if any.
     pub violation: Option<Violation>,
-    /// What happened, a line each, where that was asked for.
+    /// What happened, one line per event; empty unless a trace was requested.
     pub trace: Vec<String>,
 }
 
 impl Played {
-    /// What a person must know of a broken law: the seed, the law, the end of the trace.
+    /// The report on a broken law: the seed, the law, the last lines of the trace.
     pub fn report(&self, lines: usize) -> String {
         let broken = self.violation.as_ref().map_or_else(
             || "no law is broken".to_owned(),
@@ -197,7 +197,7 @@ pub struct Simulation {
 }
 
 impl Simulation {
-    /// Of clusters of this size, with the default settings.
+    /// Simulations of clusters of this size, with the default settings.
     pub fn new(size: Size) -> Result<Self> {
         let mut settings = config::load(&[])?;
         settings.certificates.lifetime = certificates::LIFETIME.as_secs();
@@ -211,7 +211,7 @@ impl Simulation {
     /// Plays one seed.
     pub fn play(&self, seed: u64, trace: bool) -> Played {
         let (code, settings) = (self.code, self.settings.clone());
-        // What a thousand simulated agents log is not for this machine's journal.
+        // Keeps the logs of the simulated agents out of this machine's journal.
         let (counts, violation, trace) = with_default(NoSubscriber::default(), || {
             director::Director::new(self.size, seed, code, settings, trace).play()
         });
@@ -223,8 +223,8 @@ impl Simulation {
         }
     }
 
-    /// Plays seeds on all processors until a law is broken; the sum of all, and the first seed
-    /// that broke one, with its trace.
+    /// Plays seeds on all processors until a law is broken. Returns how many were played, the sum
+    /// of their counts, and the first seed that broke a law, with its trace.
     pub fn play_all(&self, seeds: Range<u64>) -> (u64, Counts, Option<Played>) {
         let next = AtomicU64::new(seeds.start);
         let end = AtomicU64::new(seeds.end);
@@ -243,7 +243,8 @@ impl Simulation {
                         sum.0 += 1;
                         sum.1.add(&played.counts);
                         if played.violation.is_some() {
-                            // Smaller seeds are still looked at, so that it is the first one.
+                            // Smaller seeds are still played, so that the first broken one is
+                            // found.
                             end.fetch_min(seed, Ordering::Relaxed);
                             sum.2 = Some(sum.2.map_or(seed, |other| other.min(seed)));
                         }

@@ -1,4 +1,4 @@
-//! The scene as one instance meets it: calls that take their time and may fail.
+//! The scene as one instance sees it: calls that take time and may fail.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard},
@@ -26,19 +26,19 @@ enum Fate {
     CrashAfter,
 }
 
-/// The scene as one instance meets it.
+/// The scene as one instance sees it.
 #[derive(Clone)]
 pub struct Place {
     scene: Arc<Mutex<Scene>>,
     /// The instance's index.
     pub index: usize,
     timeline: Timeline,
-    /// The process for which this is; None where that is the one that runs it.
+    /// The process that this view belongs to; `None` if it is the instance's current one.
     process: Option<TaskId>,
 }
 
 impl Place {
-    /// That of this instance.
+    /// The view of this instance.
     pub fn new(scene: Arc<Mutex<Scene>>, index: usize) -> Self {
         let timeline = lock(&scene).timeline.clone();
         Self {
@@ -49,7 +49,7 @@ impl Place {
         }
     }
 
-    /// The scene as another instance's process meets it, as long as that lasts.
+    /// The scene as another instance's current process sees it, until that process ends.
     pub fn at(&self, index: usize) -> Self {
         let process = self.scene().machines[index].process.task();
         Self {
@@ -89,7 +89,7 @@ impl Place {
         }
     }
 
-    /// The node is up, and its agent looks after it.
+    /// The node is up, and its agent maintains it.
     pub fn is_up(&self, summary: &Summary) {
         let mut scene = self.scene();
         let process = &mut scene.machines[self.index].process;
@@ -105,12 +105,12 @@ impl Place {
         lock(&self.scene)
     }
 
-    /// Waits on the true clock.
+    /// Waits on the scene's clock, which no clock step changes.
     pub async fn sleep(&self, duration: Duration) {
         self.timeline.sleep(duration).await;
     }
 
-    /// Ends here if the process does.
+    /// Never returns if the process is about to end.
     pub async fn survive(&self) {
         let is_over = {
             let scene = self.scene();
@@ -122,7 +122,7 @@ impl Place {
         }
     }
 
-    /// The process ends, here or nowhere.
+    /// The process may crash here.
     pub async fn risk_a_crash(&self) {
         {
             let mut scene = self.scene();
@@ -134,7 +134,7 @@ impl Place {
         self.survive().await;
     }
 
-    /// A call to a service, with all that can become of it.
+    /// A call to a service, with every way in which it can end.
     pub async fn call<T>(
         &self,
         bucket: usize,
@@ -156,7 +156,7 @@ impl Place {
                 Fate::Answered
             };
             let there = scene.dice.up_to(faults.latency);
-            // Nothing can come between a reading and its answer.
+            // Nothing can change between a read and its answer.
             let back = if writes {
                 scene.dice.up_to(faults.latency)
             } else {

@@ -1,4 +1,4 @@
-//! The simulated instances, the services that they call, and what the calls meet with.
+//! The simulated instances, the services that they call, and the faults of those calls.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,77 +27,77 @@ use crate::{
 /// When every simulation begins: 2026-11-23T12:00:00Z.
 const BEGIN: i64 = 1_795_435_200;
 
-/// EC2 knows a terminated instance for so long.
+/// How long EC2 lists a terminated instance.
 const REMEMBERED: Duration = Duration::from_hours(1);
 
 /// An instance.
 pub struct Machine {
     /// Who it is.
     pub me: Arc<Identity>,
-    /// The number that its address and its name follow from.
+    /// The number that its address and its name are derived from.
     pub number: usize,
     /// When it was launched.
     pub launched: Duration,
-    /// Its states, and since when.
+    /// Its states, each with the time when it began.
     pub states: Vec<(Duration, InstanceState)>,
-    /// From when on EC2 lists it.
+    /// When EC2 begins to list it.
     pub listed: Duration,
-    /// From when on EC2 shows its role's tag.
+    /// When EC2 begins to show the tag with its role.
     pub tagged: Duration,
-    /// How long after its end EC2 still has its tags.
+    /// How long after its termination EC2 still has its tags.
     pub remembered: Duration,
     /// How far its clock is ahead of the true time, in milliseconds.
     pub ahead: i64,
-    /// What is on its disk.
+    /// The files on its disk.
     pub disk: BTreeMap<PathBuf, Vec<u8>>,
-    /// What of etcd is on it.
+    /// etcd's data on its disk.
     pub data: Option<Data>,
     /// Whether an API server is among its static pods.
     pub api_server: bool,
-    /// Static pods that were started again, and when.
+    /// Static pods that were restarted, and when.
     pub started: BTreeMap<&'static str, Duration>,
     /// Whether its kubelet has what it needs.
     pub kubelet: bool,
-    /// What is wrong with it from the start.
+    /// Its defect from launch on.
     pub flaw: Flaw,
-    /// What its agent waits for, as it decided last.
+    /// What its agent waits for, from its last decision.
     pub waits: Option<String>,
-    /// What its agent remembers of Leases, as long as it runs.
+    /// What its agent remembers of Leases while it runs.
     pub leases: Arc<LeaseMemory>,
     /// The agent on it.
     pub process: Process,
 }
 
-/// What may be wrong with an instance from the start.
+/// A defect that an instance has from launch on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flaw {
     /// Nothing.
     None,
-    /// It does not pass the checks before anything is done.
+    /// It fails the preflight checks.
     Unfit,
-    /// Its settings name another store than the others'.
+    /// Its settings name a different store.
     Astray,
 }
 
 /// The agent on an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Process {
-    /// Not there, or between two starts.
+    /// Not running, or between two starts.
     Off,
-    /// At work since then.
+    /// Bringing up the node since this time.
     Runs(TaskId, Duration),
-    /// The node is up, and it looks after it.
+    /// The node is up, and the agent maintains it.
     Up(TaskId),
-    /// It leaves its cluster, since its instance is being terminated.
+    /// Leaving the cluster, because the instance is being terminated.
     Leaves(TaskId),
-    /// None, since a person brings the cluster back there.
+    /// Not running, because a person restores the cluster there.
     Restores(TaskId),
-    /// It stopped for a person.
+    /// Stopped for a person, with its reason.
     Refused(String),
 }
 
 impl Process {
-    /// The task that it is.
+    /// The task that runs the process.
     pub fn task(&self) -> Option<TaskId> {
         match self {
             Self::Runs(task, _) | Self::Up(task) | Self::Leaves(task) | Self::Restores(task) => {
@@ -107,7 +107,7 @@ impl Process {
         }
     }
 
-    /// Whether it brings the node up or keeps it.
+    /// Whether it brings the node up or maintains it.
     pub fn is_at_work(&self) -> bool {
         matches!(self, Self::Runs(..) | Self::Up(_))
     }
@@ -125,31 +125,31 @@ impl fmt::Display for Machine {
 }
 
 impl Machine {
-    /// What it is now.
+    /// Its state now.
     pub fn state(&self) -> InstanceState {
         self.states
             .last()
             .map_or(InstanceState::Pending, |(_, state)| *state)
     }
 
-    /// Whether its system runs.
+    /// Whether its operating system runs.
     pub fn is_on(&self) -> bool {
         use InstanceState::{Running, ShuttingDown, Stopping};
         matches!(self.state(), Running | ShuttingDown | Stopping)
     }
 
-    /// Whether it has been stopped for so long.
+    /// Whether it has been stopped for at least this time.
     pub fn is_stopped_for(&self, time: Duration, now: Duration) -> bool {
         let last = self.states.last();
         last.is_some_and(|(since, state)| *state == InstanceState::Stopped && *since + time <= now)
     }
 
-    /// What it is from now on.
+    /// Enters a state now.
     pub fn enter(&mut self, now: Duration, state: InstanceState) {
         self.states.push((now, state));
     }
 
-    /// What EC2 said of it at that moment, if it still knew it so long after its end.
+    /// What EC2 showed of it at that moment; `None` if EC2 no longer listed it then.
     fn shown(&self, moment: Duration, remembered: Duration) -> Option<Instance> {
         let (since, state) = *self
             .states
@@ -176,16 +176,16 @@ impl Machine {
     }
 }
 
-/// A moment as a clock that is so many milliseconds ahead shows it.
+/// A moment as shown by a clock that is `ahead` milliseconds ahead.
 pub fn time(moment: Duration, ahead: i64) -> Timestamp {
     let begin = Timestamp::from_second(BEGIN).unwrap_or_default();
     begin + moment + jiff::SignedDuration::from_millis(ahead)
 }
 
-/// What befalls an agent or its instance.
+/// A failure of an agent or its instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Blow {
-    /// The process ends; systemd starts it again.
+    /// The process ends; systemd restarts it.
     Kill,
     /// The instance is terminated; the Auto Scaling group launches another.
     Terminate,
@@ -193,24 +193,24 @@ pub enum Blow {
     Stop,
 }
 
-/// A point in the life of a founder or joiner at which a blow may fall.
+/// A point in the life of a founder or joiner at which a failure may be injected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moment {
     /// Its claim has just been written.
     Claimed,
-    /// Its membership has just been written down.
+    /// Its membership has just been written to the journal.
     Committed,
-    /// So many of its acts of founding have just begun or ended.
+    /// This many of its acts of founding have just begun or ended.
     Founded(usize),
-    /// The store has just learnt that the cluster exists.
+    /// The store has just recorded the cluster as initialized.
     Initialized,
-    /// It has just learnt that the cluster is settled.
+    /// The store has just recorded the cluster as settled.
     Settled,
-    /// So many acts of joining have just begun or ended, on any instance.
+    /// This many acts of joining have just begun or ended, on any instance.
     Joined(usize),
 }
 
-/// Requests that a service answers: EC2's token buckets.
+/// A token bucket that limits a service's requests, as EC2's do.
 pub struct Bucket {
     tokens: f64,
     since: Duration,
@@ -219,7 +219,7 @@ pub struct Bucket {
 }
 
 impl Bucket {
-    /// A full one.
+    /// A full bucket.
     pub fn of(most: f64, a_second: f64) -> Self {
         Self {
             tokens: most,
@@ -229,7 +229,7 @@ impl Bucket {
         }
     }
 
-    /// Takes one request's worth, if it is there.
+    /// Takes one token; false if there is none.
     pub fn take(&mut self, now: Duration) -> bool {
         let more = now.saturating_sub(self.since).as_secs_f64() * self.a_second;
         self.tokens = (self.tokens + more).min(self.most);
@@ -242,50 +242,50 @@ impl Bucket {
     }
 }
 
-/// Everything that instances share, and more than any of them knows.
+/// The state of the whole simulation, more than any instance knows.
 pub struct Scene {
-    /// What the agents run.
+    /// The code that the agents run.
     pub code: Code,
     /// The true time.
     pub timeline: Timeline,
-    /// All chance.
+    /// The source of all randomness.
     pub dice: Dice,
-    /// What goes wrong now.
+    /// The current faults.
     pub faults: Faults,
     /// Every instance that ever was.
     pub machines: Vec<Machine>,
-    /// The store's values and since when it has them.
+    /// The store's values, each with the time when it was written.
     pub store: BTreeMap<String, (Duration, String)>,
     /// Keys of the settled cluster that the store has lost.
     pub lost_keys: BTreeSet<String>,
-    /// What the store has where nobody else looks.
+    /// The values of the store that only [`Flaw::Astray`] instances use.
     pub elsewhere: BTreeMap<String, (Duration, String)>,
     /// The clusters' etcd, by their uids.
     pub etcd: BTreeMap<String, Quorum>,
-    /// What their API servers have, by name.
+    /// The objects of their API servers, by uid and name.
     pub objects: BTreeMap<String, BTreeMap<String, Value>>,
-    /// What lies where the backups are kept, by name.
+    /// The backups, by name.
     pub archive: BTreeMap<String, Vec<u8>>,
-    /// The last version that an object got.
+    /// The last resource version that was assigned.
     pub versions: u64,
-    /// Machines that a partition parts from the others.
+    /// Machines that a partition cuts off from the others.
     pub cut: BTreeSet<usize>,
-    /// What must hold.
+    /// The laws, and the true state that they are checked against.
     pub laws: Laws,
-    /// A blow at a moment.
+    /// A failure to inject at a moment.
     pub plot: Option<(Moment, Blow)>,
-    /// Blows that have fallen and are yet to be felt.
+    /// Failures that were injected and not yet applied.
     pub blows: Vec<(usize, Blow)>,
-    /// How many calls EC2, the store and the API take.
+    /// The token buckets of EC2, the store and the API.
     pub buckets: [Bucket; 3],
-    /// What happened, for people; only where somebody asked for it.
+    /// What happened, for people; `None` unless a trace was requested.
     pub trace: Option<Vec<String>>,
     /// What happened, in numbers.
     pub counts: Counts,
 }
 
 impl Scene {
-    /// Writes down what happened.
+    /// Adds a line to the trace.
     pub fn note(&mut self, who: &str, what: impl FnOnce() -> String) {
         if let Some(lines) = &mut self.trace {
             let now = self.timeline.now().as_secs_f64();
@@ -293,7 +293,7 @@ impl Scene {
         }
     }
 
-    /// The same of an instance.
+    /// Same, for an instance.
     pub fn note_of(&mut self, index: usize, what: impl FnOnce() -> String) {
         if self.trace.is_some() {
             let who = self.machines[index].me.instance_id.clone();
@@ -301,7 +301,7 @@ impl Scene {
         }
     }
 
-    /// Whether a moment is the one at which a blow falls, and if so lets it fall.
+    /// Injects the planned failure if this is its moment.
     pub fn reached(&mut self, index: usize, moment: Moment) {
         if let Some((at, blow)) = self.plot
             && at == moment
@@ -339,7 +339,7 @@ impl Scene {
         machines.position(|machine| machine.me.private_ip == address && machine.is_on())
     }
 
-    /// What EC2 lists, as well as it knows.
+    /// What EC2 lists, which may be stale or incomplete.
     pub fn list(&mut self) -> Vec<Instance> {
         let moment = self.ec2_moment();
         let machines = self.machines.iter();
@@ -353,7 +353,7 @@ impl Scene {
         listed
     }
 
-    /// What EC2 knows of these, whose tags may be gone.
+    /// What EC2 knows of these instances; their tags may be gone.
     pub fn list_by_ids(&mut self, ids: &[&str]) -> Vec<Instance> {
         let moment = self.ec2_moment();
         let machines = self.machines.iter();
@@ -361,7 +361,7 @@ impl Scene {
         asked.filter_map(|m| m.shown(moment, REMEMBERED)).collect()
     }
 
-    /// The moment that an answer of EC2 is of.
+    /// The moment that an answer of EC2 reflects.
     fn ec2_moment(&mut self) -> Duration {
         let now = self.timeline.now();
         if self.dice.chance(self.faults.stale_ec2) {
@@ -380,7 +380,7 @@ impl Scene {
         }
     }
 
-    /// The moment that an answer of the store is of.
+    /// The moment that an answer of the store reflects.
     pub fn store_moment(&mut self) -> Duration {
         let now = self.timeline.now();
         if self.dice.chance(self.faults.stale_store) {
@@ -391,7 +391,7 @@ impl Scene {
     }
 }
 
-/// The scene, for as long as the guard lives. All run in one thread, so it is never waited for.
+/// Locks the scene. Everything runs in one thread, so the lock is never waited for.
 pub fn lock(scene: &Mutex<Scene>) -> MutexGuard<'_, Scene> {
     scene.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! EC2, the store and the clock as a simulated instance meets them.
+//! EC2, the store and the clock as a simulated instance sees them.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -16,11 +16,11 @@ use crate::{
     ports::{Clock, Created, Ec2, Instance, Store},
 };
 
-/// The buckets of [`Scene::buckets`].
+/// Index of EC2 in [`Scene::buckets`].
 pub const EC2: usize = 0;
-/// The store.
+/// Index of the store.
 pub const STORE: usize = 1;
-/// The API, and etcd.
+/// Index of the API and etcd.
 pub const API: usize = 2;
 
 #[async_trait]
@@ -60,7 +60,7 @@ impl Ec2 for Place {
 }
 
 impl Scene {
-    /// Creates a key, if it is not there, and checks what that means.
+    /// Creates a key if it is absent, and checks the laws that concern it.
     fn create(&mut self, by: usize, key: &str, value: &str) -> Created {
         let now = self.timeline.now();
         let store = self.store_of(by);
@@ -103,7 +103,7 @@ impl Scene {
         }
     }
 
-    /// All keys that begin like this, as the store shows them.
+    /// All keys with this prefix, as the store shows them.
     fn below(&mut self, by: usize, start: &str) -> BTreeMap<String, String> {
         let moment = self.store_moment();
         let keys = self.store_of(by).iter();

@@ -1,4 +1,4 @@
-//! What happens once all is well: keys or a majority are lost, certificates come to their end, a
+//! What happens after the cluster is settled: keys or a majority are lost, certificates expire, a
 //! control plane dies or is launched.
 
 use std::time::Duration;
@@ -15,29 +15,28 @@ use crate::{
     },
 };
 
-/// What happens once all is well.
+/// What happens after the cluster is settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Epilogue {
-    /// A person removes these keys of the record, counted from its end, and every agent starts
-    /// again.
+    /// A person removes these keys of the record, counted from its end, and every agent restarts.
     LoseKeys(&'static [usize]),
     /// One more control plane is launched.
     Launch,
-    /// Both.
+    /// All keys are removed, and a control plane is launched.
     LoseKeysAndLaunch,
-    /// A control plane is launched whose settings name another store.
+    /// A control plane is launched with settings that name a different store.
     LaunchAstray,
     /// A control plane is terminated, and another one takes its place.
     Terminate,
-    /// The majority is lost, and a person brings the cluster back from a backup.
+    /// The majority is lost, and a person restores the cluster from a backup.
     Restore,
-    /// Certificates come to their last third, and processes crash meanwhile.
+    /// Certificates reach the last third of their life, and processes crash meanwhile.
     Renew,
-    /// All instances are off for longer than the certificates live.
+    /// All instances are off until the certificates have expired.
     SwitchOff,
 }
 
-/// For half of the seeds, one of them.
+/// One of the epilogues for half of the seeds.
 pub(super) fn drawn(dice: &mut Dice) -> Option<Epilogue> {
     const ALL: &[usize] = &[0, 1, 2];
     let epilogues = [
@@ -84,7 +83,8 @@ impl Director {
             }
             Epilogue::Restore => self.back_up(),
             Epilogue::Renew => {
-                // In their last third, and not over before each has had its turn.
+                // In their last third, with enough time left for all to be renewed one after the
+                // other.
                 self.certificates_end(Duration::from_mins(100), Duration::from_mins(95));
                 lock(&self.scene).laws.renews_in_turn = true;
                 self.crash_for_a_while();
@@ -106,7 +106,7 @@ impl Director {
         }
     }
 
-    /// Processes crash often or seldom, in the end.
+    /// Processes crash often or seldom for a while.
     pub(super) fn crash_for_a_while(&mut self) {
         {
             let mut scene = lock(&self.scene);
@@ -116,7 +116,8 @@ impl Director {
         self.plan_within(2000, Event::Steady);
     }
 
-    /// The certificates of all control planes end, not before this time and within the other one.
+    /// Makes the certificates of all control planes expire at a random time between `after` and
+    /// `after + within`.
     fn certificates_end(&mut self, after: Duration, within: Duration) {
         self.renews = true;
         let mut scene = lock(&self.scene);
@@ -149,7 +150,7 @@ impl Director {
         self.backing_up = Some(task);
     }
 
-    /// All control planes are lost, or all but one; somebody has written something before.
+    /// All control planes are lost, or all but one.
     pub(super) fn disaster(&mut self) {
         let serving: Vec<usize> = {
             let mut scene = lock(&self.scene);
@@ -165,8 +166,8 @@ impl Director {
         }
     }
 
-    /// A person brings the cluster back on one control plane, and terminates what else has data
-    /// of it.
+    /// A person restores the cluster on one control plane, and terminates all others that have its
+    /// data.
     pub(super) fn restore(&mut self) {
         let (chosen, others, force) = {
             let mut scene = lock(&self.scene);
@@ -220,7 +221,7 @@ impl Director {
     }
 
     fn lose_keys(&mut self, which: &[usize]) {
-        // All agents end before one of them can look, or one after the other.
+        // All agents end before any of them can look at the store, or one after the other.
         let (living, seconds): (Vec<usize>, u64) = {
             let mut scene = lock(&self.scene);
             let scene = &mut *scene;
@@ -249,7 +250,8 @@ impl Director {
         }
     }
 
-    /// A person has tried to take a backup; then disaster strikes, and restoring is not easy.
+    /// The person's attempt to take a backup has ended; next come the disaster, and crashes during
+    /// the restore.
     pub(super) fn backed_up(&mut self, is_there: bool) {
         self.has_backup = is_there;
         if !is_there {

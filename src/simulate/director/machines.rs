@@ -1,4 +1,4 @@
-//! What befalls instances and their agents.
+//! What happens to instances and their agents.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -31,7 +31,7 @@ impl Director {
                 states: vec![(now, InstanceState::Running)],
                 listed,
                 tagged: listed + scene.dice.up_to(scene.faults.tagged_late),
-                // An hour as a rule, and sometimes hardly at all.
+                // Usually an hour, sometimes only a minute.
                 remembered: Duration::from_secs(scene.dice.one_of(&[3600, 3600, 3600, 60], 3600)),
                 ahead: i64::try_from(ahead).unwrap_or_default() - 2000,
                 disk: BTreeMap::new(),
@@ -78,7 +78,7 @@ impl Director {
         scene.note_of(index, || "starts its agent".to_owned());
     }
 
-    /// The agent hears that its instance is being terminated.
+    /// The agent learns that its instance is being terminated.
     fn leave(&mut self, index: usize) {
         let belongs = lock(&self.scene).laws.memberships.contains_key(&index);
         if !self.end_process(index) || !belongs {
@@ -92,7 +92,7 @@ impl Director {
         scene.note_of(index, || "leaves".to_owned());
     }
 
-    /// Some of the machines cannot speak to the others for a while.
+    /// Cuts some machines off from the others for a while.
     pub(super) fn part(&mut self) {
         {
             let mut scene = lock(&self.scene);
@@ -109,7 +109,7 @@ impl Director {
         self.plan_within(300, Event::Meet);
     }
 
-    /// Ends the agent on an instance; whether there was one.
+    /// Ends the agent on an instance; returns whether there was one.
     pub(super) fn end_process(&mut self, index: usize) -> bool {
         let mut scene = lock(&self.scene);
         let process = std::mem::replace(&mut scene.machines[index].process, Process::Off);
@@ -148,7 +148,7 @@ impl Director {
             }
         };
         if let Some((seconds, event)) = next {
-            // Until then the agent works on, or takes its leave.
+            // Until then the agent works on, or leaves the cluster.
             self.plan_within(seconds, event);
             let hears = blow == Blow::Terminate && lock(&self.scene).dice.chance(0.5);
             if hears {
@@ -184,7 +184,7 @@ impl Director {
         is
     }
 
-    /// An instance that the dice choose among the living.
+    /// A random live instance; with `founder` the holder of the last claim, if there is one.
     pub(super) fn chosen(&self, founder: bool) -> Option<usize> {
         let mut scene = lock(&self.scene);
         let holder = scene.laws.claims.last().map(|(index, _)| *index);
@@ -198,7 +198,7 @@ impl Director {
         living.get(index).copied()
     }
 
-    /// A clock is set by minutes, forward or back.
+    /// Sets a random machine's clock forward or back by minutes.
     pub(super) fn step_clock(&mut self) {
         let mut scene = lock(&self.scene);
         let scene = &mut *scene;
@@ -210,8 +210,7 @@ impl Director {
         scene.note_of(index, || format!("its clock is set by {minutes} minutes"));
     }
 
-    /// A person starts the agents again that stopped for one, since what they stopped for is
-    /// over.
+    /// A person restarts the agents that stopped for one: the causes are over.
     pub(super) fn restart_refused(&mut self) {
         let refused: Vec<usize> = {
             let mut scene = lock(&self.scene);

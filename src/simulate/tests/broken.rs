@@ -1,4 +1,4 @@
-//! Ports that make an agent behave like one whose code is wrong.
+//! Ports that make an agent behave as if its code were wrong.
 
 use std::{
     collections::BTreeMap,
@@ -25,12 +25,12 @@ use crate::{
     },
 };
 
-/// What is wrong with what an agent makes of the store.
+/// How an agent misreads the store's answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
     /// An error of `create` counts as a failure: the next number is claimed.
     TrustsErrors,
-    /// A call whose answer is lost is waited for without a deadline.
+    /// A call without an answer is waited for without a deadline.
     WaitsForEver,
 }
 
@@ -85,18 +85,18 @@ impl Store for Calls {
     }
 }
 
-/// What is wrong with an agent's memory.
+/// How an agent's memory fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Memory {
-    /// A start knows nothing of the one before.
+    /// After a restart the agent remembers nothing.
     Forgets,
-    /// The membership is written down once something was done for it.
+    /// The membership is written only after the first act for it.
     Late,
-    /// It is removed before what it stands for.
+    /// The membership is removed before the files that it stands for.
     First,
-    /// Nobody knows after a start that the cluster is settled.
+    /// After a restart the agent does not remember that the cluster is settled.
     Unsettled,
-    /// Nobody looks for the data of etcd.
+    /// The agent does not look for etcd's data.
     NoData,
 }
 
@@ -220,7 +220,7 @@ struct Listing {
     inner: Arc<dyn Ec2>,
 }
 
-/// As if EC2 said of the stopped that they are terminated.
+/// As if EC2 listed stopped instances as terminated.
 pub fn takes_the_stopped_for_dead(world: World) -> World {
     let inner = world.ec2.clone();
     World {
@@ -260,7 +260,7 @@ struct Members {
     inner: Arc<dyn Etcd>,
 }
 
-/// As if etcd had no members but those that answer.
+/// As if etcd had only the members that answer.
 pub fn sees_no_dead_members(world: World) -> World {
     let inner = world.etcd.clone();
     World {

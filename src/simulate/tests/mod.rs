@@ -14,7 +14,7 @@ fn simulation(control_planes: usize, workers: usize) -> Simulation {
     .unwrap()
 }
 
-/// Plays seeds, none of which may break a law.
+/// Plays seeds; none of them may break a law.
 fn hold(size: (usize, usize), seeds: Range<u64>) -> Counts {
     let count = seeds.end - seeds.start;
     let (played, counts, broken) = simulation(size.0, size.1).play_all(seeds);
@@ -54,7 +54,7 @@ fn ten_thousand_seeds_found_one_cluster_each() {
 #[test]
 fn the_same_seed_gives_the_same_trace() {
     for seed in 0..40 {
-        // Each in a thread of its own, where nothing is left of the one before.
+        // Each in its own thread, so that no thread-local state is carried over.
         let trace = || thread::spawn(move || simulation(3, 2).play(seed, true));
         let [one, two] = [trace(), trace()].map(|thread| thread.join().unwrap());
         assert_eq!(one.trace, two.trace, "seed {seed}");

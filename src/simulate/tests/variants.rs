@@ -1,4 +1,4 @@
-//! Wrong code, each way of it caught within a few thousand seeds.
+//! Wrong code: each variant must be caught within a few thousand seeds.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::{
 
 type Judged = fn(&Identity, &Observation, &mut Agreement) -> Decision;
 
-/// So many seeds may wrong code survive.
+/// Wrong code must be caught within this many seeds.
 const SEEDS: u64 = 8_000;
 
 fn caught(code: Code, laws: &[Law]) {
@@ -47,7 +47,7 @@ fn ported(ports: fn(World) -> World, laws: &[Law]) {
     caught(code, laws);
 }
 
-/// As if EC2 said of these states that they are `terminated`.
+/// As if EC2 reported these states as `terminated`.
 fn taken_for_terminated(seen: &Observation, states: &[InstanceState]) -> Observation {
     let mut seen = seen.clone();
     for instance in &mut seen.instances {
@@ -58,7 +58,7 @@ fn taken_for_terminated(seen: &Observation, states: &[InstanceState]) -> Observa
     seen
 }
 
-/// As if every claim that passes were so much older.
+/// As if every claim that `which` selects were older `by` this much.
 fn aged(seen: &Observation, by: Duration, which: impl Fn(&str) -> bool) -> Observation {
     let mut seen = seen.clone();
     for claim in &mut seen.record.claims {
@@ -127,8 +127,8 @@ fn a_takeover_from_a_holder_that_ec2_does_not_list_yet_is_caught() {
     );
 }
 
-/// As if nothing said that the cluster is settled: not the store, not this node's journal, and
-/// not the control planes themselves.
+/// As if nothing showed that the cluster is settled: not the store, not this node's journal, not
+/// the control planes themselves.
 fn unsettled(seen: &Observation) -> Observation {
     let mut seen = seen.clone();
     seen.record.settled = None;
@@ -137,7 +137,7 @@ fn unsettled(seen: &Observation) -> Observation {
     seen
 }
 
-/// The store lets nobody have the number that follows; who tries the one after it does harm.
+/// The store keeps the next number blocked; an instance that tries the number after it does harm.
 #[test]
 fn a_takeover_from_the_founder_of_a_settled_cluster_is_caught() {
     judged(
@@ -197,7 +197,7 @@ fn starting_over_while_the_founder_is_stopped_is_caught() {
     );
 }
 
-/// A member of etcd may be the last that has what somebody wrote.
+/// A member of etcd may be the last one with data that somebody wrote.
 #[test]
 fn starting_over_although_the_cluster_lives_is_caught() {
     let code = Code {
@@ -255,7 +255,7 @@ fn a_refusal_after_one_look_is_caught() {
     );
 }
 
-/// A founder that is stopped may come back, and found as well.
+/// A stopped founder may come back and found as well.
 #[test]
 fn following_a_stopped_holder_after_one_look_is_caught() {
     judged(
@@ -303,7 +303,7 @@ fn healing_that_takes_the_stopped_for_dead_is_caught() {
     caught(code, &[Law::LivingStay]);
 }
 
-/// EC2 gives an address away again: etcd would start without the data of the member that had it.
+/// EC2 reuses an address: etcd would start without the data of the member that had it.
 #[test]
 fn letting_somebody_in_to_the_place_of_a_dead_member_is_caught() {
     let code = Code {
@@ -315,7 +315,7 @@ fn letting_somebody_in_to_the_place_of_a_dead_member_is_caught() {
 
 #[test]
 fn a_reset_that_does_not_ask_whether_etcd_needs_the_data_is_caught() {
-    // Where others have the majority, nobody lets the voter without data in again.
+    // If the others have the majority, nobody admits the voter without data again.
     ported(
         broken::looks_for_no_data,
         &[Law::MajorityKept, Law::DataKept, Law::Convergence],
@@ -351,7 +351,7 @@ fn founding_next_to_a_cluster_that_the_store_does_not_record_is_caught() {
     ported(broken::sees_no_clusters, &laws);
 }
 
-/// Somebody sets the clock, and what one look may have got wrong seems to have lasted.
+/// After a clock step, one wrong look seems to have lasted.
 #[test]
 fn looks_that_agree_by_the_wall_clock_are_caught() {
     let code = Code {
