@@ -1,4 +1,4 @@
-//! An agent as the boot and the steady state have it.
+//! An agent as it runs at boot and in the steady state.
 
 use std::sync::Arc;
 
@@ -10,7 +10,8 @@ use crate::{
     report::Reporter, runner::Runner,
 };
 
-/// The agent of this instance, with the shipped settings as far as downloads can be faked and the journal on its host.
+/// The agent of this instance, with its journal on the host and the shipped settings, except for
+/// pins that the fake downloads serve.
 pub async fn agent(fake: &FakeWorld, me: Identity) -> Agent {
     let world = fake.ports();
     let journal = Journal::open(world.host.as_ref(), &me.instance_id)
@@ -29,7 +30,7 @@ pub async fn agent(fake: &FakeWorld, me: Identity) -> Agent {
     }
 }
 
-/// Nothing is known of the API servers.
+/// An API health check that knows nothing.
 struct Unwatched;
 
 impl ApiHealth for Unwatched {

@@ -1,4 +1,4 @@
-//! Clocks that tests own.
+//! Clocks that tests control.
 
 use std::{
     sync::{Arc, Mutex},
@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::ports::Clock;
 
-/// A clock that starts at noon and follows tokio's, so that paused tests own the time.
+/// A clock that starts at noon and follows tokio's, so that tests with paused time control it.
 pub struct FakeClock {
     noon: Mutex<Timestamp>,
     start: tokio::time::Instant,
@@ -25,12 +25,12 @@ impl FakeClock {
         }
     }
 
-    /// How long ago noon was.
+    /// Time since noon.
     pub fn since_noon(&self) -> Duration {
         self.start.elapsed()
     }
 
-    /// Somebody sets the wall clock.
+    /// Steps the wall clock.
     pub fn step(&self, by: SignedDuration) {
         *self.noon.lock().unwrap() += by;
     }
@@ -55,10 +55,10 @@ impl Clock for FakeClock {
     }
 }
 
-/// A clock for tests that talk to real sockets: waiting only moves its hands.
+/// A clock for tests that use real sockets: a wait only moves it forward.
 ///
-/// tokio's paused time does not serve there, since it also runs down the
-/// time-outs of requests that a server is about to answer.
+/// tokio's paused time does not work there: it also lets requests time out that a server is about
+/// to answer.
 #[derive(Debug)]
 pub struct StoppedClock {
     now: Mutex<Timestamp>,
@@ -67,7 +67,7 @@ pub struct StoppedClock {
 }
 
 impl StoppedClock {
-    /// A clock that shows a real moment.
+    /// A clock that shows this time.
     pub fn showing(now: &str) -> Arc<Self> {
         Arc::new(Self {
             now: Mutex::new(now.parse().unwrap()),
@@ -76,13 +76,13 @@ impl StoppedClock {
         })
     }
 
-    /// Moves the hands.
+    /// Moves the clock forward.
     pub fn forward(&self, duration: Duration) {
         *self.now.lock().unwrap() += duration;
         *self.elapsed.lock().unwrap() += duration;
     }
 
-    /// Somebody sets the wall clock.
+    /// Steps the wall clock.
     pub fn step(&self, by: SignedDuration) {
         *self.now.lock().unwrap() += by;
     }

@@ -1,4 +1,4 @@
-//! What lies outside the instance: the EC2 API, the metadata service, download hosts, hosted zones.
+//! Services outside the instance: the EC2 API, the metadata service, download hosts, hosted zones.
 
 use std::{
     collections::BTreeMap,
@@ -50,13 +50,13 @@ pub struct FakeEc2 {
 }
 
 impl FakeEc2 {
-    /// Lists these from now on, whatever failed before.
+    /// Lists these from now on, and stops failing.
     pub fn list(&self, instances: impl IntoIterator<Item = Instance>) {
         *self.trouble.lock().unwrap() = None;
         *self.instances.lock().unwrap() = instances.into_iter().collect();
     }
 
-    /// Lists these only by their ids from now on.
+    /// Lists these only when asked by id from now on.
     pub fn untagged(&self, instances: impl IntoIterator<Item = Instance>) {
         *self.untagged.lock().unwrap() = instances.into_iter().collect();
     }
@@ -66,7 +66,7 @@ impl FakeEc2 {
         *self.trouble.lock().unwrap() = Some(error);
     }
 
-    /// Takes so long for an answer from now on.
+    /// Takes this long for an answer from now on.
     pub fn takes(&self, latency: Duration) {
         *self.latency.lock().unwrap() = latency;
     }
@@ -115,22 +115,22 @@ pub struct FakeMetadata {
 }
 
 impl FakeMetadata {
-    /// Offers these tags.
+    /// Sets the instance's tags.
     pub fn tagged(&self, tags: Option<BTreeMap<String, String>>) {
         *self.tags.lock().unwrap() = tags;
     }
 
-    /// Gives this host name.
+    /// Sets the host name.
     pub fn named(&self, hostname: &str) {
         hostname.clone_into(&mut self.hostname.lock().unwrap());
     }
 
-    /// The VPC has this network too.
+    /// Adds a network to the VPC.
     pub fn add_network(&self, network: &str) {
         self.more_networks.lock().unwrap().push(network.to_owned());
     }
 
-    /// Says this from now on.
+    /// Returns these notices from now on.
     pub fn notice(&self, notices: Notices) {
         *self.notices.lock().unwrap() = notices;
     }
@@ -176,7 +176,7 @@ pub struct FakeScaling {
 }
 
 impl FakeScaling {
-    /// These hooks wait for every instance.
+    /// Makes these hooks wait for every instance.
     pub fn wait(&self, hooks: impl IntoIterator<Item = Hook>) {
         *self.hooks.lock().unwrap() = hooks.into_iter().collect();
     }
@@ -194,10 +194,11 @@ impl Scaling for FakeScaling {
     }
 }
 
-/// Download hosts whose every file has its own address as its content.
+/// Download hosts; the content of each file is its own address.
 ///
-/// Whoever expects that digest gets the file, see [`installable`](super::installable); for
-/// others it is only noted what they asked for. Texts are offered by address and digest.
+/// A download that expects the digest of that content gets the file, see
+/// [`installable`](super::installable); any other is only recorded. Texts are offered by address
+/// and digest.
 pub struct FakeDownloads {
     files: Arc<Files>,
     texts: Mutex<BTreeMap<(String, String), String>>,
@@ -206,7 +207,7 @@ pub struct FakeDownloads {
 }
 
 impl FakeDownloads {
-    /// Downloads onto the machine that has these files.
+    /// Downloads to the machine with these files.
     pub fn onto(files: Arc<Files>) -> Self {
         Self {
             files,
@@ -222,7 +223,7 @@ impl FakeDownloads {
         self.texts.lock().unwrap().insert(key, text.to_owned());
     }
 
-    /// From now on no download ends.
+    /// From now on no download finishes.
     pub fn stall(&self) {
         self.stalled.store(true, Ordering::Relaxed);
     }
@@ -278,7 +279,7 @@ pub struct FakeDns {
 }
 
 impl FakeDns {
-    /// The record set of every name.
+    /// Sets the record set that every name has.
     pub fn put(&self, record: Option<RecordSet>) {
         *self.record.lock().unwrap() = record;
     }

@@ -15,7 +15,7 @@ use crate::{
     ports::{Cluster, Eviction, NodeCondition, OWNER_LABEL, ObjectRef, Part},
 };
 
-/// The Ready condition of a node that is.
+/// The Ready condition of a ready node.
 pub fn ready() -> NodeCondition {
     NodeCondition {
         ready: true,
@@ -23,7 +23,7 @@ pub fn ready() -> NodeCondition {
     }
 }
 
-/// The Ready condition of a node that is not, with its kubelet's message.
+/// The Ready condition of a node that is not ready, with its kubelet's message.
 pub fn not_ready(message: &str) -> NodeCondition {
     NodeCondition {
         ready: false,
@@ -31,10 +31,10 @@ pub fn not_ready(message: &str) -> NodeCondition {
     }
 }
 
-/// One that was applied: the owner and the objects.
+/// One call of apply: the owner and the objects.
 pub type Applied = (String, Vec<Value>);
 
-/// An API server that is up, ready and empty until it is told otherwise.
+/// An API server that is up, ready and empty unless a test changes it.
 #[derive(Default)]
 pub struct FakeCluster {
     objects: Mutex<BTreeMap<String, Value>>,
@@ -51,64 +51,64 @@ pub struct FakeCluster {
 }
 
 impl FakeCluster {
-    /// Whether it refuses connections.
+    /// Sets whether it refuses connections.
     pub fn down(&self, down: bool) {
         *self.down.lock().unwrap() = down;
     }
 
-    /// Does not take the object of this name from now on.
+    /// Refuses the object of this name from now on.
     pub fn refuse(&self, name: &str, why: &str) {
         let mut refuses = self.refuses.lock().unwrap();
         refuses.insert(name.to_owned(), why.to_owned());
     }
 
-    /// Takes everything again.
+    /// Accepts all objects again.
     pub fn accept(&self) {
         self.refuses.lock().unwrap().clear();
     }
 
-    /// Answers `/readyz` with ok only after so many times.
+    /// Answers `/readyz` with ok only after this many requests.
     pub fn ready_after(&self, asked: usize) {
         *self.ready_after.lock().unwrap() = asked;
     }
 
-    /// Which of the API servers are not ready, asked at their own addresses.
+    /// Sets which API servers are not ready when asked at their own addresses.
     pub fn unready(&self, servers: impl IntoIterator<Item = SocketAddr>) {
         *self.unready.lock().unwrap() = servers.into_iter().collect();
     }
 
-    /// What every node's condition is, one time after the other; the last one stays.
+    /// Sets every node's condition for each request in turn; the last one stays.
     pub fn node_conditions(&self, conditions: impl IntoIterator<Item = Option<NodeCondition>>) {
         *self.conditions.lock().unwrap() = conditions.into_iter().collect();
     }
 
-    /// What has not rolled out, one time after the other; then all has.
+    /// Sets what has not rolled out for each request in turn; afterwards all has.
     pub fn rollouts(&self, missing: impl IntoIterator<Item = Vec<String>>) {
         *self.rollouts.lock().unwrap() = missing.into_iter().collect();
     }
 
-    /// Everything that was applied so far.
+    /// All calls of apply so far.
     pub fn applied(&self) -> Vec<Applied> {
         self.applied.lock().unwrap().clone()
     }
 
-    /// Every object by its name, `ConfigMap kube-system/x`.
+    /// All objects by name, such as `ConfigMap kube-system/x`.
     pub fn objects(&self) -> BTreeMap<String, Value> {
         self.objects.lock().unwrap().clone()
     }
 
-    /// Puts an object there.
+    /// Creates or replaces an object.
     pub fn put(&self, object: Value) {
         let key = ObjectRef::of(&object).to_string();
         self.objects.lock().unwrap().insert(key, object);
     }
 
-    /// Somebody else writes this object just before the next [`Cluster::compare_and_set`].
+    /// Another client writes this object just before the next [`Cluster::compare_and_set`].
     pub fn meanwhile(&self, object: Value) {
         *self.rival.lock().unwrap() = Some(object);
     }
 
-    /// A disruption budget that lets nobody go, in its words; none lets everybody.
+    /// A disruption budget that refuses every eviction with this message; `None` allows all.
     pub fn budget(&self, says: Option<&str>) {
         *self.budget.lock().unwrap() = says.map(str::to_owned);
     }
@@ -221,7 +221,8 @@ impl Cluster for FakeCluster {
         let mut objects = self.objects.lock().unwrap();
         let there = objects.get_mut(&object.to_string());
         let there = there.ok_or_else(|| Error::failed(format!("no {object} (404)")))?;
-        // Its one list, of conditions, has one item in tests; with it a merge is a strategic one.
+        // The only list, of conditions, has one item in tests, so that this equals a strategic
+        // merge.
         json_patch::merge(there, change);
         Ok(())
     }

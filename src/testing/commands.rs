@@ -1,4 +1,4 @@
-//! Programs: a pretended systemd, containerd, modprobe, nft and swapoff; kubeadm as a test scripts it.
+//! Programs: fake systemd, containerd, modprobe, nft and swapoff; kubeadm as a test scripts it.
 
 use std::{
     collections::BTreeSet,
@@ -13,7 +13,7 @@ use crate::{
     ports::{Command, Commands, Output},
 };
 
-/// What a program left.
+/// A program's exit status and output.
 pub fn output(status: i32, stdout: &str, stderr: &str) -> Output {
     Output {
         status,
@@ -24,7 +24,7 @@ pub fn output(status: i32, stdout: &str, stderr: &str) -> Output {
 
 type Effect = Box<dyn Fn(&Command, &Files) -> Output + Send + Sync>;
 
-/// What the programs know.
+/// The state that the programs share.
 #[derive(Default)]
 pub struct Programs {
     /// Units started at boot.
@@ -33,9 +33,9 @@ pub struct Programs {
     pub active: BTreeSet<String>,
     /// Unit files changed after the last daemon-reload.
     pub stale: bool,
-    /// Images that containerd has.
+    /// Images in containerd's store.
     pub images: BTreeSet<String>,
-    /// Pulls going on, and the most at the same time.
+    /// The number of pulls in progress, and the highest number so far.
     pub pulling: (usize, usize),
     /// The packet rules in the kernel.
     pub rules: Option<String>,
@@ -44,7 +44,7 @@ pub struct Programs {
     ran: Vec<String>,
 }
 
-/// Programs that work on a machine's files.
+/// Fake programs that work on a machine's files.
 pub struct FakeCommands {
     files: Arc<Files>,
     scripts: Mutex<Vec<(String, Effect)>>,
@@ -52,7 +52,7 @@ pub struct FakeCommands {
 }
 
 impl FakeCommands {
-    /// The programs of the machine that has these files.
+    /// The programs of the machine with these files.
     pub fn new(files: Arc<Files>) -> Self {
         Self {
             files,
@@ -61,12 +61,12 @@ impl FakeCommands {
         }
     }
 
-    /// What they know, to look at and to change.
+    /// Their state, to read and to change.
     pub fn state(&self) -> MutexGuard<'_, Programs> {
         self.state.lock().unwrap()
     }
 
-    /// Scripts what programs do whose line starts so; the last script counts.
+    /// Scripts command lines with this start; the last script wins.
     pub fn on(
         &self,
         start: &str,
@@ -76,17 +76,17 @@ impl FakeCommands {
         self.scripts.lock().unwrap().push(script);
     }
 
-    /// Makes programs fail whose line starts so.
+    /// Makes command lines with this start fail.
     pub fn fail(&self, start: &str, said: &'static str) {
         self.on(start, move |_, _| output(1, "", said));
     }
 
-    /// Forgets every script.
+    /// Removes all scripts.
     pub fn repair(&self) {
         self.scripts.lock().unwrap().clear();
     }
 
-    /// Forgets which programs ran, and gives their lines.
+    /// Returns the command lines that ran since the last call.
     pub fn ran(&self) -> Vec<String> {
         std::mem::take(&mut self.state().ran)
     }

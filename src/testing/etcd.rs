@@ -1,4 +1,4 @@
-//! An etcd cluster in memory, with the rules by which the real one refuses changes.
+//! An etcd cluster in memory, which refuses changes by the same rules as the real one.
 
 use std::{
     collections::BTreeSet,
@@ -16,32 +16,32 @@ use crate::{
     ports::{Alarm, Database, Etcd, Member, MemberStatus, RaisedAlarm, Snapshot},
 };
 
-/// A snapshot as etcd writes it: a database with its digest behind it.
+/// A snapshot as etcd writes it: a database followed by its digest.
 pub fn sealed(database: &[u8]) -> Vec<u8> {
     [database, &Sha256::digest(database)].concat()
 }
 
-/// A member and how it fares.
+/// A member and its state.
 #[derive(Debug, Clone)]
 struct Seat {
     member: Member,
     up: bool,
     behind: bool,
     database: Database,
-    /// What compaction leaves.
+    /// Bytes left after compaction.
     live: u64,
 }
 
-/// What the cluster is.
+/// The state of the cluster.
 #[derive(Default)]
 struct Members {
     seats: Vec<Seat>,
     leader: Option<u64>,
     last: u64,
-    /// Those that ran and were removed: their processes end.
+    /// Members that ran and were removed: their processes end.
     removed: Vec<Seat>,
     alarms: BTreeSet<RaisedAlarm>,
-    /// Compactions, defragmentations and alarms that were ended, in their order.
+    /// Compactions, defragmentations and disarmed alarms, in order.
     maintained: Vec<String>,
 }
 
@@ -51,21 +51,21 @@ const ETCD_CLUSTER: u64 = 0xc1;
 /// The revision of the newest key.
 const REVISION: u64 = 700;
 
-/// What a member's file may grow to.
+/// Maximum size of a member's file in bytes.
 const QUOTA: u64 = 8 << 30;
 
-/// A cluster that has no members until a test adds some; its ids count from 1.
+/// A cluster without members until a test adds some; ids count from 1.
 ///
 /// Several machines share one: see [`FakeEtcd::seen_from`].
 pub struct FakeEtcd {
     state: Arc<Mutex<Members>>,
     files: Arc<Files>,
-    /// The address of the member on this machine, where a test says so.
+    /// The address of the member on this machine, if a test sets it.
     local: Mutex<Option<Ipv4Addr>>,
 }
 
 impl FakeEtcd {
-    /// An empty cluster, asked from the machine that has these files.
+    /// An empty cluster, seen from the machine with these files.
     pub fn on(files: Arc<Files>) -> Self {
         Self {
             state: Arc::default(),
@@ -74,7 +74,7 @@ impl FakeEtcd {
         }
     }
 
-    /// The same cluster, asked from another machine.
+    /// The same cluster, seen from another machine.
     pub fn seen_from(&self, files: Arc<Files>) -> Self {
         Self {
             state: self.state.clone(),
@@ -83,7 +83,7 @@ impl FakeEtcd {
         }
     }
 
-    /// This machine's member is the one at 10.42.0.`last`: once removed, it answers no more.
+    /// Sets this machine's member, at 10.42.0.`last`: once removed, it no longer answers.
     pub fn local(&self, last: u8) {
         *self.local.lock().unwrap() = Some([10, 42, 0, last].into());
     }
@@ -100,12 +100,12 @@ impl FakeEtcd {
         self.state.lock().unwrap()
     }
 
-    /// A member that votes, is up and runs on this node at 10.42.0.`last`; the first one leads.
+    /// Adds a voter that is up, on this node at 10.42.0.`last`; the first one leads.
     pub fn voter(&self, name: &str, last: u8) -> Member {
         self.seat(name, last, false)
     }
 
-    /// A member without a vote; "" is the name of one that has not started yet.
+    /// Adds a learner; the name "" means that it has not started yet.
     pub fn learner(&self, name: &str, last: u8) -> Member {
         self.seat(name, last, true)
     }
@@ -134,17 +134,17 @@ impl FakeEtcd {
         member
     }
 
-    /// The member's process ends; another one leads then, if a majority is left.
+    /// Stops the member's process; another member then leads, if a majority is left.
     pub fn stop(&self, id: u64) {
         self.change(id, |seat| seat.up = false);
     }
 
-    /// The member's process is back.
+    /// Starts the member's process again.
     pub fn start(&self, id: u64) {
         self.change(id, |seat| seat.up = true);
     }
 
-    /// The member has, or has no longer, caught up with the log.
+    /// Sets whether the member is behind in the log.
     pub fn behind(&self, id: u64, behind: bool) {
         self.change(id, |seat| seat.behind = behind);
     }
@@ -154,8 +154,7 @@ impl FakeEtcd {
         self.state().seats.len()
     }
 
-    /// The member's file has this size, so much of it is in use, and compaction leaves so much
-    /// of that.
+    /// Sets the size of the member's file, the bytes in use, and the bytes that compaction leaves.
     pub fn database(&self, id: u64, bytes: u64, in_use: u64, live: u64) {
         self.change(id, |seat| {
             seat.database.bytes = bytes;
@@ -164,7 +163,7 @@ impl FakeEtcd {
         });
     }
 
-    /// The member raises an alarm.
+    /// Raises an alarm on the member.
     pub fn alarm(&self, member: u64, alarm: Alarm) {
         self.state().alarms.insert(RaisedAlarm { member, alarm });
     }
@@ -174,7 +173,7 @@ impl FakeEtcd {
         self.state().alarms.clone()
     }
 
-    /// Forgets what was done to the database, and gives it.
+    /// Returns the maintenance done since the last call.
     pub fn maintained(&self) -> Vec<String> {
         std::mem::take(&mut self.state().maintained)
     }

@@ -6,11 +6,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// A folder that stands for the root of a machine; gone with the test.
+/// A temporary folder used as the root of a machine, removed after the test.
 pub struct Files(tempfile::TempDir);
 
 impl Files {
-    /// None yet.
+    /// A machine without files.
     pub fn none() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
@@ -24,24 +24,24 @@ impl Files {
         self.root().join(path.as_ref().strip_prefix("/").unwrap())
     }
 
-    /// Writes a file, with its folders.
+    /// Writes a file, and creates its folders.
     pub fn put(&self, path: impl AsRef<Path>, content: impl AsRef<[u8]>) {
         let place = self.place(path);
         fs::create_dir_all(place.parent().unwrap()).unwrap();
         fs::write(place, content).unwrap();
     }
 
-    /// A file's text, if it is there.
+    /// A file's text; `None` if it does not exist.
     pub fn get(&self, path: impl AsRef<Path>) -> Option<String> {
         fs::read_to_string(self.place(path)).ok()
     }
 
-    /// Whether there is such a file or folder.
+    /// Whether the file or folder exists.
     pub fn has(&self, path: impl AsRef<Path>) -> bool {
         self.place(path).exists()
     }
 
-    /// Removes a file that is there.
+    /// Removes a file that exists.
     pub fn delete(&self, path: impl AsRef<Path>) {
         fs::remove_file(self.place(path)).unwrap();
     }
@@ -52,7 +52,7 @@ impl Files {
         metadata.permissions().mode() & 0o777
     }
 
-    /// Shows a program that listens on this TCP port, as the kernel does.
+    /// Makes it look as if a program listens on this TCP port.
     pub fn listening_on(&self, port: u16) {
         self.put(
             "/proc/net/tcp",

@@ -1,4 +1,4 @@
-//! A machine whose files are real and whose kernel is pretended.
+//! A machine with real files and a fake kernel.
 
 use std::{
     collections::BTreeSet,
@@ -15,17 +15,17 @@ use crate::{
     ports::{Host, MachineFacts},
 };
 
-/// What the kernel is like.
+/// The state of the fake kernel.
 pub struct Kernel {
-    /// What the machine is.
+    /// The facts that the agent reads of the machine.
     pub facts: MachineFacts,
     /// Parameters that cannot be written.
     pub read_only: BTreeSet<&'static str>,
-    /// Parameters that are written and keep their value.
+    /// Parameters that can be written but keep their value.
     pub stubborn: BTreeSet<&'static str>,
 }
 
-/// The real [`LocalHost`] on a folder, but for what only a kernel has.
+/// The real [`LocalHost`] on a folder, except for what needs a kernel.
 pub struct FakeHost {
     local: LocalHost,
     commands: Arc<FakeCommands>,
@@ -33,7 +33,7 @@ pub struct FakeHost {
 }
 
 impl FakeHost {
-    /// The machine that has these files and programs.
+    /// The machine with these files and programs.
     pub fn new(files: &Files, commands: Arc<FakeCommands>) -> Self {
         Self {
             local: LocalHost::at(files.root()).with_commands(commands.clone()),
@@ -46,7 +46,7 @@ impl FakeHost {
         }
     }
 
-    /// Its kernel, to look at and to change.
+    /// Its kernel, to read and to change.
     pub fn kernel(&self) -> MutexGuard<'_, Kernel> {
         self.kernel.lock().unwrap()
     }
@@ -92,7 +92,7 @@ impl Host for FakeHost {
         if self.kernel().stubborn.iter().any(|key| name.ends_with(key)) {
             return Ok(());
         }
-        // Kernels end what they show with a line's end, whatever was written.
+        // A kernel ends each value with a newline, whatever was written.
         self.local
             .set_kernel_parameter(path, &format!("{value}\n"))
             .await

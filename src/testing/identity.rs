@@ -1,4 +1,4 @@
-//! Who an instance is, on what machine, and what is wanted of it.
+//! Identities, machines and settings for tests.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::{
     ports::{MachineFacts, Role},
 };
 
-/// The instance of tests that have only one.
+/// The instance id in tests that have only one.
 const INSTANCE: &str = "i-0123456789abcdef0";
 
 /// The shipped settings.
@@ -18,7 +18,7 @@ pub fn settings() -> Settings {
     load(&[]).unwrap()
 }
 
-/// The same with pins that the fake download hosts serve.
+/// Same, with pins that the fake download hosts serve.
 pub fn installable(mut settings: Settings) -> Settings {
     for (name, pin) in &mut settings.pins {
         pin.url = format!("https://downloads.example.com/{name}");
@@ -51,7 +51,7 @@ pub fn worker(instance_id: &str) -> Identity {
     bare(instance_id, Role::Worker)
 }
 
-/// The only instance, with the labels that EC2 and its user give it.
+/// The only instance, with its labels from EC2 and from the user.
 pub fn identity(role: Role) -> Identity {
     bare(INSTANCE, role).labelled()
 }
@@ -73,7 +73,7 @@ fn bare(instance_id: &str, role: Role) -> Identity {
 }
 
 impl Identity {
-    /// The same with labels.
+    /// Same, with labels.
     fn labelled(mut self) -> Self {
         self.labels = [
             ("topology.kubernetes.io/zone", "eu-central-1a"),

@@ -1,4 +1,4 @@
-//! Proofs of identity, join services and certificate requests, scripted.
+//! Scripted proofs of identity, join services and certificate requests.
 
 use std::{
     net::SocketAddr,
@@ -21,7 +21,7 @@ use crate::{
     ports::{Applicant, Caller, CertificateRequests, JoinServices, JoinTicket, Peers, Proof, Sts},
 };
 
-/// An STS that knows nobody; the join service's own tests have one that verifies signatures.
+/// An STS that identifies nobody; the join service's own tests have one that verifies signatures.
 #[derive(Default)]
 pub struct FakeSts;
 
@@ -36,7 +36,7 @@ impl Sts for FakeSts {
     }
 }
 
-/// Join services that let nobody in until they are told.
+/// Join services that refuse everybody until a test sets a ticket.
 #[derive(Default)]
 pub struct FakeJoin {
     ticket: Mutex<Option<JoinTicket>>,
@@ -44,12 +44,12 @@ pub struct FakeJoin {
 }
 
 impl FakeJoin {
-    /// Gives everybody this ticket from now on.
+    /// Gives this ticket to everybody from now on.
     pub fn gives(&self, ticket: JoinTicket) {
         *self.ticket.lock().unwrap() = Some(ticket);
     }
 
-    /// Who was asked so far: server, pin and applicant.
+    /// All requests so far: server, pin and applicant.
     pub fn asked(&self) -> Vec<(SocketAddr, String, Applicant)> {
         self.asked.lock().unwrap().clone()
     }
@@ -77,7 +77,7 @@ pub struct FakePeers {
 }
 
 impl FakePeers {
-    /// From now on these servers show one, and no others.
+    /// From now on only these servers show a certificate.
     pub fn show(&self, servers: &[&str]) {
         let servers = servers.iter().map(|server| server.parse().unwrap());
         *self.shown.lock().unwrap() = servers.collect();
@@ -91,7 +91,7 @@ impl Peers for FakePeers {
     }
 }
 
-/// Certificate requests, as the API server holds them.
+/// Certificate requests as in the API server.
 #[derive(Default)]
 pub struct FakeCertificates {
     requests: Mutex<Vec<Value>>,
@@ -100,14 +100,14 @@ pub struct FakeCertificates {
 }
 
 impl FakeCertificates {
-    /// A kubelet asks.
+    /// Adds a kubelet's request.
     pub fn ask(&self, request: Value) {
         self.requests.lock().unwrap().push(request);
         let mut followers = self.followers.lock().unwrap();
         followers.retain(|follower| follower.unbounded_send(Ok(())).is_ok());
     }
 
-    /// Nobody may follow any more who does so now.
+    /// Ends every current watch with an error.
     pub fn refuse_followers(&self) {
         for follower in self.followers.lock().unwrap().drain(..) {
             let refused = Error::failed("cannot follow: refused");
@@ -115,12 +115,12 @@ impl FakeCertificates {
         }
     }
 
-    /// How often requests were looked for.
+    /// How often requests were listed.
     pub fn looks(&self) -> usize {
         self.looks.load(Ordering::Relaxed)
     }
 
-    /// The condition of the request of this name: its type and message.
+    /// Type and message of the condition of the request with this name.
     pub fn outcome(&self, name: &str) -> Option<(String, String)> {
         let requests = self.requests.lock().unwrap();
         let request = requests.iter().find(|r| r["metadata"]["name"] == name)?;

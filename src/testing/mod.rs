@@ -1,18 +1,18 @@
 //! A world of fakes with fixtures, for the tests of everything above the adapters.
 //!
-//! A fake that differs from what it stands for makes tests say nothing, so each is as
-//! small as can be and is held to the real thing where that is possible:
+//! Tests on a fake that differs from the real service prove nothing, so each fake is as small as
+//! possible and is checked against the real service if it can be:
 //!
-//! | fake | stands for | held to it by |
+//! | fake | stands for | checked by |
 //! |---|---|---|
-//! | [`FakeHost`] | this machine | files are the real [`LocalHost`]'s in a folder; the kernel alone is pretended |
-//! | [`MemoryStore`] | Parameter Store, a folder | [`promises`], which `FolderStore` passes as well |
+//! | [`FakeHost`] | this machine | files are the real [`LocalHost`]'s in a folder; only the kernel is fake |
+//! | [`MemoryStore`] | Parameter Store, a folder | [`promises`], which `FolderStore` passes too |
 //! | [`FakeCommands`] | systemd, containerd, kubeadm, modprobe, swapoff | the end-to-end tests only |
 //! | [`FakeCluster`] | the API server | the end-to-end tests only |
 //! | [`FakeEtcd`] | etcd | the end-to-end tests only; its rules are those of `--strict-reconfig-check` |
 //! | [`FakeCertificates`], [`FakeJoin`], [`FakePeers`] | the API server, join services, other control planes | the end-to-end tests only |
 //! | [`FakeEc2`], [`FakeSts`], [`FakeDownloads`], [`FakeDns`], [`FakeMetadata`], [`FakeScaling`] | EC2, STS, download hosts, Route 53, the metadata service, Auto Scaling | scripted answers; the adapters' own tests have servers |
-//! | [`FakeClock`] | the wall clock | tokio's paused time, which its sleeps take part in |
+//! | [`FakeClock`] | the wall clock | tokio's paused time, which its sleeps follow |
 //!
 //! [`LocalHost`]: crate::adapters::host::LocalHost
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]

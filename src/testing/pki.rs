@@ -13,15 +13,15 @@ use rcgen::{
 
 use crate::kubernetes::paths;
 
-/// A whole PKI folder as kubeadm leaves it, by name below it.
+/// A whole PKI as kubeadm leaves it.
 pub struct Pki {
-    /// By name below the folder.
+    /// Files of the PKI folder, by name relative to it.
     pub files: BTreeMap<String, Vec<u8>>,
-    /// By path, what lies in other places.
+    /// Files in other places, by path.
     pub elsewhere: BTreeMap<PathBuf, Vec<u8>>,
 }
 
-/// rcgen's type of a time has no name here; the parser makes the same.
+/// rcgen's time type cannot be named here; the parser returns the same type.
 macro_rules! time {
     ($text:expr) => {{
         let second = $text.parse::<Timestamp>().unwrap().as_second();
@@ -30,7 +30,7 @@ macro_rules! time {
     }};
 }
 
-/// Authorities, and what each of them signs.
+/// The CAs, and what each of them signs.
 const SIGNED: [(&str, &[&str]); 3] = [
     ("ca", &["apiserver", "apiserver-kubelet-client"]),
     ("front-proxy-ca", &["front-proxy-client"]),
@@ -45,7 +45,7 @@ const SIGNED: [(&str, &[&str]); 3] = [
     ),
 ];
 
-/// What the cluster's CA signs for kubeconfigs and kubelets, by the file that it is in.
+/// What the cluster's CA signs for kubeconfigs and kubelets, by file.
 const EMBEDDED: [&str; 5] = [
     "/etc/kubernetes/admin.conf",
     "/etc/kubernetes/controller-manager.conf",
@@ -55,12 +55,13 @@ const EMBEDDED: [&str; 5] = [
 ];
 
 impl Pki {
-    /// One whose certificates are valid in every test.
+    /// A PKI with certificates that are valid in every test.
     pub fn new() -> Self {
         Self::between("2020-01-01T00:00:00Z", "2035-12-31T00:00:00Z")
     }
 
-    /// One whose leaves are valid from then to then; the authorities from 2020 to 2036.
+    /// A PKI with leaf certificates valid from `not_before` to `not_after`, and CAs from 2020 to
+    /// 2036.
     pub fn between(not_before: &str, not_after: &str) -> Self {
         let (not_before, not_after) = (time!(not_before), time!(not_after));
         let mut files = BTreeMap::new();
@@ -107,7 +108,7 @@ impl Pki {
         Self { files, elsewhere }
     }
 
-    /// Everything with its path: the PKI folder, the kubeconfigs and the kubelet's certificates.
+    /// All files by path: the PKI folder, the kubeconfigs and the kubelet's certificates.
     pub fn on_disk(&self) -> BTreeMap<PathBuf, Vec<u8>> {
         let pki = self.files.iter();
         let pki = pki.map(|(name, content)| (Path::new(paths::PKI).join(name), content.clone()));
@@ -124,7 +125,7 @@ fn named(common_name: &str) -> CertificateParams {
     params
 }
 
-/// A name by which a certificate is known; of the API server's names, one.
+/// A name in a certificate; for the API server, one of its names.
 fn name_of(leaf: &str) -> &str {
     match leaf {
         "apiserver" => "kubernetes.default.svc",

@@ -1,4 +1,4 @@
-//! A store in memory, and what every store must do.
+//! A store in memory, and the checks that every store must pass.
 
 use std::{collections::BTreeMap, sync::Mutex};
 
@@ -10,7 +10,7 @@ use crate::{
     ports::{Created, Store},
 };
 
-/// Values by key.
+/// A store that keeps its values in memory.
 #[derive(Default)]
 pub struct MemoryStore {
     values: Mutex<BTreeMap<String, String>>,
@@ -50,7 +50,7 @@ impl Store for MemoryStore {
     }
 }
 
-/// Everything that the agent relies on in a store, on one that is empty.
+/// Checks everything that the agent relies on in a store; the store must be empty.
 pub async fn promises(store: &dyn Store) {
     a_key_is_created_once_and_again_after_its_removal(store).await;
     a_list_has_whole_keys_below_its_prefix(store).await;

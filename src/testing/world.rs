@@ -1,4 +1,4 @@
-//! All fakes together.
+//! All fakes in one world.
 
 use std::{path::Path, sync::Arc};
 
@@ -17,7 +17,7 @@ use crate::{
     wait::Notes,
 };
 
-/// A world whose host is a folder of its own; all else is in memory.
+/// A world with a folder as its host; everything else is in memory.
 pub struct FakeWorld {
     /// The host's files.
     pub files: Arc<Files>,
@@ -49,9 +49,9 @@ pub struct FakeWorld {
     pub peers: Arc<FakePeers>,
     /// The download hosts.
     pub downloads: Arc<FakeDownloads>,
-    /// The time: tests that wait pause tokio's.
+    /// The clock; tests that wait pause tokio's time.
     pub clock: Arc<FakeClock>,
-    /// What this process has seen of Leases.
+    /// What the process remembers of Leases.
     pub leases: Arc<LeaseMemory>,
 }
 
@@ -83,7 +83,8 @@ impl FakeWorld {
         }
     }
 
-    /// One in which this host has founded the cluster: its PKI is whole, kubeadm uploads certificates.
+    /// A world in which this host has founded the cluster: its PKI is complete, and kubeadm uploads
+    /// certificates.
     pub fn founded() -> Self {
         let fake = Self::new().with_pki(&Pki::new());
         let said = format!("Using certificate key:\n{}\n", "ab".repeat(32));
@@ -93,7 +94,7 @@ impl FakeWorld {
         fake
     }
 
-    /// The same with these certificates and keys on the host.
+    /// Same, with these certificates and keys on the host.
     pub fn with_pki(self, pki: &Pki) -> Self {
         for (name, content) in &pki.files {
             self.files.put(Path::new(paths::PKI).join(name), content);
@@ -101,7 +102,7 @@ impl FakeWorld {
         self
     }
 
-    /// The same, and the kubeconfigs and the kubelet's certificates too.
+    /// Same, with the kubeconfigs and the kubelet's certificates too.
     pub fn with_certificates(self, pki: &Pki) -> Self {
         for (path, content) in pki.on_disk() {
             self.files.put(path, content);
@@ -109,7 +110,7 @@ impl FakeWorld {
         self
     }
 
-    /// The same with a kernel that has every feature built in and every parameter at 0.
+    /// Same, with a kernel that has every feature built in and every parameter at 0.
     pub fn with_a_whole_kernel(self) -> Self {
         self.files.put("/proc/filesystems", "nodev\toverlay\n");
         for parameter in [
@@ -124,14 +125,14 @@ impl FakeWorld {
         self
     }
 
-    /// The same with a control plane, i-cp at 10.42.0.2, whose join service gives this ticket.
+    /// Same, with a control plane, i-cp at 10.42.0.2, whose join service gives this ticket.
     pub fn with_a_join_service(self, ticket: JoinTicket) -> Self {
         self.ec2.list([running(&control_plane("i-cp"), 2)]);
         self.join.gives(ticket);
         self
     }
 
-    /// The same with a `kubeadm join` that goes through: the kubelet has its certificate.
+    /// Same, with a `kubeadm join` that succeeds: the kubelet has its certificate.
     pub fn with_a_way_in(self) -> Self {
         let expires = self.clock.now() + std::time::Duration::from_mins(10);
         let this = self.with_a_join_service(JoinTicket {
@@ -150,14 +151,13 @@ impl FakeWorld {
         this
     }
 
-    /// The same with a cluster that this instance founded with this host's CA and that is not
-    /// settled.
+    /// Same, with a cluster that this instance founded with this host's CA and that is not settled.
     pub async fn recorded(self, cluster_uid: &str, founder: &str) -> Self {
         self.record(cluster_uid, founder).await;
         self
     }
 
-    /// Writes into the store that this instance founded the cluster.
+    /// Records in the store that this instance founded the cluster.
     pub async fn record(&self, cluster_uid: &str, founder: &str) {
         self.claimed(1, cluster_uid, founder).await;
         let ca = self.files.get(paths::CA);
@@ -181,7 +181,7 @@ impl FakeWorld {
         record::claim(self.store.as_ref(), &claim).await.unwrap();
     }
 
-    /// Writes into the store that the cluster of the last claim is settled.
+    /// Records in the store that the cluster of the last claim is settled.
     pub async fn settled(&self) {
         let record = record::read(self.store.as_ref()).await.unwrap();
         let last = record.claims.last().unwrap();
@@ -211,7 +211,7 @@ impl FakeWorld {
         }
     }
 
-    /// It as ports.
+    /// The world as ports.
     pub fn ports(&self) -> World {
         World {
             metadata: self.metadata.clone(),
@@ -253,19 +253,19 @@ impl FakeWorld {
         step.apply(&self.ports(), &Notes::unread()).await
     }
 
-    /// As the runner does it: differs, applied, as wanted.
+    /// Carries a step out as the runner does: it differs, is applied, then is as wanted.
     pub async fn carry_out(&self, step: &impl Step) {
         self.differs(step).await;
         self.apply(step).await.unwrap();
         self.holds(step).await;
     }
 
-    /// Nothing is to be done.
+    /// Asserts that the step has nothing to do.
     pub async fn holds(&self, step: &impl Step) {
         assert_eq!(self.check(step).await.unwrap(), State::AsWanted);
     }
 
-    /// What a step says that differs.
+    /// The difference that a step reports.
     pub async fn differs(&self, step: &impl Step) -> String {
         match self.check(step).await.unwrap() {
             State::Differs(why) => why,
