@@ -1,8 +1,8 @@
-//! `check-config`: mistakes are shown where they are.
+//! `check-config`: each mistake is shown with its location.
 
 use crate::{k8s_bootstrap, with_stdin};
 
-/// The command's answer for a file `config.toml` of this text.
+/// The path of a `config.toml` with this text, and what the command does with it.
 fn of_file(text: &str) -> (String, crate::Ran) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("config.toml");
@@ -62,7 +62,7 @@ fn what_only_a_node_would_find_is_found() {
         ran.failed(3, &[expected]);
         with_stdin(&["user-data", "--config", "-"], text).failed(3, &[expected]);
     }
-    // What EC2 will say too is no contradiction yet.
+    // A label that EC2 also sets is no contradiction yet.
     let (path, ran) = of_file("node.labels.'topology.kubernetes.io/zone' = 'eu-central-1b'");
     assert_eq!(ran.printed(), format!("{path}: valid\n"));
 }

@@ -1,4 +1,4 @@
-//! Every command: its help, wrong usage, and a reader that goes away.
+//! Every command: its help, wrong usage, and a closed stdout.
 
 use std::process::Stdio;
 
@@ -35,7 +35,7 @@ fn every_command_and_every_option_is_explained() {
         let name = command.get_name();
         let help = k8s_bootstrap(&[name, "--help"]).printed();
         let about = command.get_about().unwrap().to_string();
-        // The help is wrapped; its first words are enough to know it.
+        // The help is wrapped; its first words identify it.
         let begin = about.split(' ').take(4).collect::<Vec<_>>().join(" ");
         assert!(help.starts_with(&begin), "{name}: {help}");
         for argument in command.get_arguments() {
@@ -84,7 +84,7 @@ fn without_an_agent_status_fails_and_says_where_to_look() {
     }
 }
 
-/// As in `k8s-bootstrap check-config --defaults | head -1`, with a head that is always faster.
+/// As in `k8s-bootstrap check-config --defaults | head -1`, with a `head` that always exits first.
 #[test]
 fn a_reader_that_has_gone_is_no_error() {
     for args in [

@@ -1,4 +1,4 @@
-//! What the documentation names exists: settings, commands, tags, files.
+//! Everything that the documentation names exists: settings, commands, tags, files.
 
 use std::{
     fs,
@@ -14,7 +14,7 @@ use k8s_bootstrap::{
 use serde_json::json;
 use toml::{Table, Value};
 
-/// A fenced block and where it stands.
+/// A fenced block and its location.
 struct Block {
     place: String,
     language: String,
@@ -116,7 +116,7 @@ fn every_setting_that_is_named_exists() {
     let mut seen = 0;
     for (path, text) in pages() {
         for name in text.split('`').skip(1).step_by(2) {
-            // Units and Kubernetes' own names are no settings.
+            // Units and names of Kubernetes are not settings.
             if name.contains(".service") || name.contains('/') {
                 continue;
             }
@@ -128,7 +128,7 @@ fn every_setting_that_is_named_exists() {
             else {
                 continue;
             };
-            // Beside add-ons and pins users may name their own: NAME stands for any.
+            // Users may add add-ons and pins of their own: NAME stands for any of them.
             for key in keys {
                 let key = match key {
                     "NAME" if name.starts_with("addons") => "calico",
@@ -177,13 +177,13 @@ fn the_policies_are_of_the_form_that_iam_takes() {
             let resources = statement["Resource"].as_array();
             let one = std::slice::from_ref(&statement["Resource"]);
             for resource in resources.map_or(one, Vec::as_slice) {
-                // China and GovCloud are partitions of their own.
+                // China and GovCloud are separate partitions.
                 let resource = resource.as_str().unwrap();
                 let of_any_partition = resource == "*" || resource.starts_with("arn:PARTITION:");
                 assert!(of_any_partition, "{name}: {resource}");
             }
-            // Describing instances and groups has no resource-level permissions; everything
-            // else is narrowed.
+            // Describing instances and groups has no resource-level permissions; all else must be
+            // restricted.
             let any = statement["Resource"] == "*";
             let describes = statement["Action"]
                 .as_array()

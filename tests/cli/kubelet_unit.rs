@@ -1,4 +1,4 @@
-//! What kubelet.service asks before it starts the kubelet, run by a shell below a temporary root.
+//! The checks of kubelet.service before it starts the kubelet, run in a shell on a temporary root.
 
 use std::{fs, path::Path, process::Command};
 

@@ -1,4 +1,4 @@
-//! What a person meets on the command line and in the documentation.
+//! Tests of the command line and of the documentation.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -14,7 +14,7 @@ use std::process::Output;
 
 use assert_cmd::{Command, cargo::cargo_bin_cmd};
 
-/// What the command did.
+/// A command's exit status and output.
 #[derive(Debug)]
 struct Ran {
     code: Option<i32>,
@@ -33,7 +33,7 @@ impl From<Output> for Ran {
 }
 
 impl Ran {
-    /// It failed with this status, said all of these, and printed no data.
+    /// Asserts that it failed with this status and all of these messages, and printed no data.
     #[track_caller]
     fn failed(&self, code: i32, said: &[&str]) {
         assert_eq!(self.code, Some(code), "{self:?}");
@@ -47,7 +47,7 @@ impl Ran {
         }
     }
 
-    /// It succeeded and had nothing to complain about; what it printed.
+    /// Asserts that it succeeded without messages; returns what it printed.
     #[track_caller]
     fn printed(self) -> String {
         assert_eq!(self.code, Some(0), "{self:?}");

@@ -1,5 +1,5 @@
-//! The user-data's script, run by a shell. Its folder /usr/local/bin is replaced by a temporary
-//! one, and what it downloads is a script that notes how it was called; the rest is as shipped.
+//! The user-data's script, run in a shell. A temporary folder replaces its /usr/local/bin, and it
+//! downloads a script that records how it was called; the rest is as shipped.
 
 use std::{os::unix::fs::PermissionsExt, path::Path, process::Stdio};
 
@@ -10,7 +10,7 @@ use wiremock::{Mock, MockServer, ResponseTemplate, matchers::path};
 
 const AGENT: &str = "#!/bin/sh\necho \"$0 $*\" > \"$(dirname \"$0\")/called\"\n";
 
-/// What became of an instance's folder for programs.
+/// The outcome of one run: the script's output and the folder for programs.
 struct Boot {
     folder: TempDir,
     succeeded: bool,
@@ -22,7 +22,7 @@ impl Boot {
         Self::from(server, &["/agent"], sha256).await
     }
 
-    /// From the first of these paths that has the agent.
+    /// Runs the script with these download paths; the first one that has the agent is used.
     async fn from(server: &MockServer, paths: &[&str], sha256: &str) -> Self {
         let urls: Vec<String> = paths.iter().map(|at| server.uri() + at).collect();
         let script = form(&urls, sha256, None, None).unwrap();
@@ -43,7 +43,7 @@ impl Boot {
         }
     }
 
-    /// What lies in the folder, hidden files included.
+    /// The files in the folder, hidden ones included.
     fn files(&self) -> Vec<String> {
         let mut names: Vec<String> = std::fs::read_dir(&self.folder)
             .unwrap()
@@ -136,7 +136,7 @@ async fn a_server_that_fails_at_first_is_asked_again() {
         .await;
     let boot = Boot::with(&server, &digest()).await;
     assert!(boot.succeeded, "{}", boot.said);
-    // cloud-init passes it on to the console, which outlives the instance.
+    // cloud-init forwards it to the console, which can be read after the instance is gone.
     assert!(boot.said.starts_with("user-data: "), "{}", boot.said);
     assert!(boot.said.contains("503"), "{}", boot.said);
     assert_eq!(boot.files(), ["called", "k8s-bootstrap"]);

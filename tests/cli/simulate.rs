@@ -1,4 +1,4 @@
-//! `simulate`: a summary, a trace that can be had again, wrong usage.
+//! `simulate`: a summary, a reproducible trace, wrong usage.
 
 use crate::k8s_bootstrap;
 

@@ -1,4 +1,4 @@
-//! `user-data`: what a launch template gets.
+//! `user-data`: the output that a launch template uses.
 
 use std::sync::LazyLock;
 
@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{Ran, k8s_bootstrap, with_stdin};
 
-/// What the command prints without options; once, since it digests the whole binary for that.
+/// The command's output without options; run once, because it hashes the whole binary.
 static PLAIN: LazyLock<String> = LazyLock::new(|| k8s_bootstrap(&["user-data"]).printed());
 
 #[track_caller]
@@ -51,7 +51,7 @@ fn the_digest_is_the_binary_s_own() {
 fn role_and_settings_come_back_from_the_parts() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("config.toml");
-    // No newline at its end, and no ASCII.
+    // Not ASCII, and no newline at its end.
     let config = "# größer\n[cluster]\nname = \"prod\"\n[node.labels]\ndisk = \"ssd\"";
     std::fs::write(&path, config).unwrap();
     let path = path.to_str().unwrap();
@@ -72,7 +72,7 @@ fn role_and_settings_come_back_from_the_parts() {
     assert_eq!(settings.cluster.name, "prod");
     assert_eq!(settings.node.labels["disk"], "ssd");
 
-    // cloud-init reads it with a MIME parser of its own; so does this one.
+    // cloud-init reads it with a MIME parser, and so does this test.
     let mail = mailparse::parse_mail(text.as_bytes()).unwrap();
     let types: Vec<_> = mail.subparts.iter().map(|p| &p.ctype.mimetype).collect();
     let own = "application/vnd.k8s-bootstrap.config+toml";

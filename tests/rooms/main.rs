@@ -1,4 +1,4 @@
-//! What CONTRIBUTING says of the rooms, kept by a test: who may import whom.
+//! Checks CONTRIBUTING's rules for the rooms: which room may import which.
 //!
 //! A room is a file or folder directly below `src/`, `lab/src/` or `app/src/`. Imports by tests do not count.
 #![allow(clippy::unwrap_used, clippy::panic)]
@@ -14,13 +14,13 @@ use syn::{
     visit::{self, Visit},
 };
 
-/// The rooms that may name an adapter: commands wire them, and tests use the real ones where they can.
+/// The rooms that may name an adapter: commands wire them, and tests use the real ones if they can.
 const WIRING: [&str; 3] = ["commands", "main", "testing"];
 
 /// The rooms that each room imports.
 type Imports = BTreeMap<String, BTreeSet<String>>;
 
-/// Collects the `X` of every `crate::X` outside of tests.
+/// Collects the `X` of every `crate::X` outside tests.
 #[derive(Default)]
 struct Imported(BTreeSet<String>);
 
@@ -78,7 +78,7 @@ impl<'ast> Visit<'ast> for Imported {
     }
 
     fn visit_macro(&mut self, call: &'ast Macro) {
-        // What is handed to a macro is only tokens: `crate :: room`.
+        // A macro's arguments are only tokens: `crate :: room`.
         let tokens = call.tokens.to_string().replace(' ', "");
         for after in tokens.split("crate::").skip(1) {
             let end = after.find(|c: char| !c.is_alphanumeric() && c != '_');
@@ -95,7 +95,7 @@ fn imported(source: &str) -> BTreeSet<String> {
     imported.0
 }
 
-/// Reads every file below `folder` that is not a test's.
+/// Reads every file below `folder` that does not belong to a test.
 fn read(folder: &Path, room: Option<&str>, imports: &mut Imports) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -124,7 +124,7 @@ fn rooms_in(folder: &str) -> Imports {
     imports
 }
 
-/// A way along imports from a room back to itself, if there is one.
+/// A path of imports from a room back to itself, if there is one.
 fn cycle(imports: &Imports) -> Option<Vec<&str>> {
     fn from<'a>(room: &'a str, way: &mut Vec<&'a str>, imports: &'a Imports) -> bool {
         if way.contains(&room) {
@@ -146,7 +146,7 @@ fn cycle(imports: &Imports) -> Option<Vec<&str>> {
     })
 }
 
-/// The rooms that name an adapter and may not.
+/// The rooms that name an adapter although they may not.
 fn outside_of_the_wiring(imports: &Imports) -> Vec<&str> {
     let rooms = imports.iter();
     rooms
@@ -161,7 +161,7 @@ fn outside_of_the_wiring(imports: &Imports) -> Vec<&str> {
 fn no_room_imports_itself_through_another() {
     for (folder, rooms) in [("src", 20), ("lab/src", 20), ("app/src", 5)] {
         let mut imports = rooms_in(folder);
-        // Used by tests alone, whatever it imports.
+        // Only tests use it, so its imports do not count.
         imports.remove("testing");
         assert_eq!(cycle(&imports), None, "{folder}");
         assert!(imports.len() >= rooms, "{folder}: {imports:?}");
