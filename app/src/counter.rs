@@ -1,9 +1,9 @@
-//! Deals out the visits' numbers: one task, one round trip for all who wait.
+//! Assigns the visits' numbers: one task, one round trip for all waiting visitors.
 //!
-//! While a batch is on its way the next one gathers, and round trips keep a pace, so the
-//! ledger sees one addition every few milliseconds however many visitors there are, and
-//! still each of them gets a number of their own. While the ledger is away nobody waits: visits are kept in
-//! memory and added when it is back.
+//! While a batch is in flight the next one collects, and round trips are paced. So the ledger sees
+//! one addition every few milliseconds, however many visitors there are, and each visitor still
+//! gets a unique number. While the ledger is down nobody waits: visits are kept in memory and added
+//! when it is back.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,29 +15,29 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use crate::ledger::{Batch, Ledger, Link, Session, State};
 use crate::metrics::Metrics;
 
-/// Between attempts to connect: 100 ms, doubled up to this.
+/// The longest pause between attempts to connect: it starts at 100 ms and doubles.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// How often the ledger is asked while nobody visits, so that readiness is not stale.
+/// How often the ledger is asked while there are no visits, so that readiness is not stale.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// Round trips begin at least so far apart, so that visitors share them: without it nearly
-/// every visit of a busy process makes one of its own, as the ledger answers sooner than
-/// the next visitor comes. The first after a quiet moment waits for nothing.
+/// Minimum time between the starts of two round trips, so that visitors share them. Without it
+/// nearly every visit to a busy process makes its own round trip, because the ledger answers before
+/// the next visitor comes. The first visit after a pause does not wait.
 const PACE: Duration = Duration::from_millis(5);
-/// A bound on memory only; a batch is as large as the number of open requests.
+/// Only limits memory; a batch is as large as the number of open requests.
 const LARGEST_BATCH: usize = 16_384;
 
-/// What a visitor is told.
+/// What a visitor sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Visit {
     /// The visit is counted, and this is its number.
     Counted(u64),
-    /// The ledger is away; so many visits of this process wait to be counted.
+    /// The ledger is down; this many visits of this process wait to be counted.
     Kept(u64),
 }
 
-/// The visitors' end of the counter. Dropping all of them ends the task, once nothing
-/// is left to count.
+/// The visitors' handle of the counter. When all handles are dropped, the task ends as soon as
+/// nothing is left to count.
 #[derive(Clone)]
 pub struct Counter {
     visits: mpsc::UnboundedSender<oneshot::Sender<Visit>>,
@@ -45,14 +45,14 @@ pub struct Counter {
 }
 
 impl Counter {
-    /// Starts the task. A round trip takes `limit` at most, so a visitor waits for two
-    /// at most, the one under way and their own, and for the pace of these.
+    /// Starts the task. A round trip takes at most `limit`, so a visitor waits at most for two, the
+    /// current one and their own, and for the pace between them.
     pub fn start<L: Ledger>(
         ledger: L,
         limit: Duration,
         metrics: Arc<Metrics>,
     ) -> (Self, JoinHandle<()>) {
-        // Unbounded, since each open request holds at most one place in it.
+        // Unbounded, because each open request holds at most one place in it.
         let (visits, arrivals) = mpsc::unbounded_channel();
         let (publish, state) = watch::channel(State {
             link: Link::Connecting,
@@ -75,14 +75,14 @@ impl Counter {
     /// Counts one visit.
     pub async fn visit(&self) -> Visit {
         let (sender, answer) = oneshot::channel();
-        // The task outlives its senders; were it gone, nothing is counted any more.
+        // The task outlives its senders; without it nothing would be counted.
         match self.visits.send(sender) {
             Ok(()) => answer.await.unwrap_or(Visit::Kept(0)),
             Err(_) => Visit::Kept(0),
         }
     }
 
-    /// What the counter knows now, and when that changes.
+    /// The counter's state now, and a notice when it changes.
     pub fn state(&self) -> watch::Receiver<State> {
         self.state.clone()
     }
@@ -93,10 +93,10 @@ struct Task<L> {
     limit: Duration,
     arrivals: mpsc::UnboundedReceiver<oneshot::Sender<Visit>>,
     closed: bool,
-    /// Visits that nobody waits for any more and no batch holds yet.
+    /// Visits without a waiting visitor that are in no batch yet.
     kept: u64,
     batches: u64,
-    /// A batch that was sent and not answered: it may have been added or not.
+    /// A batch that was sent but not answered: it may have been added or not.
     unsettled: Option<Batch>,
     publish: watch::Sender<State>,
     metrics: Arc<Metrics>,
@@ -153,7 +153,7 @@ impl<L: Ledger> Task<L> {
         }
     }
 
-    /// Counts until the ledger fails, or until nothing can arrive any more.
+    /// Counts until the ledger fails or no more visits can arrive.
     async fn count(&mut self, session: &mut L::Session) -> Result<(), String> {
         let limit = self.limit;
         if let Some(batch) = self.unsettled {
@@ -177,7 +177,7 @@ impl<L: Ledger> Task<L> {
                     Ok(0) => self.closed = true,
                     Ok(_) => {}
                     Err(_) => {
-                        // Whoever comes now waits in the channel, for `limit` at most.
+                        // A visitor who comes now waits in the channel, at most for `limit`.
                         bounded(limit, session.total()).await?;
                     }
                 }
@@ -195,8 +195,8 @@ impl<L: Ledger> Task<L> {
         }
     }
 
-    /// Adds the visits that were kept and those that wait, in this order, and tells
-    /// those who wait their numbers.
+    /// Adds the kept visits and then the waiting ones, and gives the waiting visitors their
+    /// numbers.
     async fn settle(
         &mut self,
         session: &mut L::Session,
@@ -214,7 +214,7 @@ impl<L: Ledger> Task<L> {
                 self.unsettled = None;
                 self.metrics.counted(batch.visits);
                 for (visitor, number) in waiting.drain(..).rev().zip((0..=total).rev()) {
-                    // A visitor who has gone was here nevertheless.
+                    // The visit counts even if the visitor has gone.
                     let _gone = visitor.send(Visit::Counted(number));
                 }
                 Ok(())

@@ -10,18 +10,18 @@ use redis::{AsyncConnectionConfig, RedisResult, Script};
 /// the ledger remembers the last number that each sender settled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Batch {
-    /// Rises by one with each batch of one process, from 1.
+    /// Counts the batches of one process, from 1.
     pub number: u64,
     /// How many visits.
     pub visits: u64,
 }
 
-/// A place that keeps the count.
+/// A place that stores the count.
 pub trait Ledger: Send + Sync + 'static {
-    /// A connection to it.
+    /// A connection to the ledger.
     type Session: Session;
 
-    /// Connects. The caller bounds the time.
+    /// Connects. The caller sets the time limit.
     fn open(&self) -> impl Future<Output = Result<Self::Session, String>> + Send;
 }
 
@@ -37,8 +37,8 @@ pub trait Session: Send + 'static {
 /// The key that holds the count.
 const COUNT: &str = "visits";
 
-/// A batch whose answer got lost is sent again, so the addition and the note that it
-/// was made must be one act. The note outlives any outage that a process survives.
+/// A batch is sent again if its answer is lost, so the addition and the note that it was made must
+/// be one transaction. The note is kept longer than any outage that a process survives.
 const SETTLE: &str = "
 if tonumber(redis.call('GET', KEYS[2]) or '0') >= tonumber(ARGV[1]) then
   return redis.call('GET', KEYS[1])
@@ -56,8 +56,8 @@ pub struct Redis {
 impl Redis {
     /// A ledger that is not connected yet.
     pub fn new(client: redis::Client) -> Self {
-        // The note belongs to this process and not to its pod: a restarted container
-        // counts its batches from 1 again.
+        // The note belongs to this process, not to its pod: a restarted container counts its
+        // batches from 1 again.
         let process = RandomState::new().build_hasher().finish();
         Self {
             client,
@@ -88,8 +88,8 @@ impl Ledger for Redis {
     }
 }
 
-/// One connection to Redis. One is enough: all visitors of a moment share a round
-/// trip, so a pool would only split their batch.
+/// One connection to Redis. One is enough: concurrent visitors share a round trip, so a pool would
+/// only split their batch.
 pub struct RedisSession {
     connection: MultiplexedConnection,
     script: Script,
@@ -124,14 +124,14 @@ fn said(cause: &redis::RedisError) -> String {
     cause.to_string()
 }
 
-/// How the ledger is, as of the last round trip or heartbeat.
+/// The ledger's state at the last round trip or heartbeat.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Link {
     /// The first connection is being made.
     Connecting,
     /// It answers.
     Up,
-    /// It does not, and why.
+    /// It does not answer, with the reason.
     Down(String),
 }
 

@@ -1,8 +1,8 @@
 //! A page that counts its visits in Redis and says which pod and node answered.
 //!
-//! [`settings`] from the environment, [`counter`] deals out the visits' numbers,
-//! [`ledger`] is Redis behind it, [`pages`] renders what is fixed once, [`web`]
-//! answers, and [`serve`] is one process from its start to its last answer.
+//! [`settings`] reads the environment, [`counter`] assigns the visits' numbers, [`ledger`] is Redis
+//! behind it, [`pages`] renders the fixed parts once, [`web`] answers, and [`serve`] is one process
+//! from its start to its last answer.
 
 pub mod counter;
 pub mod ledger;

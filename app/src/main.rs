@@ -26,7 +26,7 @@ fn main() -> ExitCode {
         }
     };
     let end = runtime.block_on(serve(settings));
-    // A look-up of Redis's name that hangs in the C library shall not keep the process.
+    // A DNS lookup of Redis that hangs in the C library must not keep the process alive.
     runtime.shutdown_background();
     match end {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,4 +1,4 @@
-//! What `/metrics` shows, in the text format that Prometheus scrapes.
+//! The metrics of `/metrics`, in Prometheus' text format.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use prometheus_client::registry::Registry;
 
 use crate::ledger::{Link, State};
 
-/// The process's figures.
+/// The process's metrics.
 pub struct Metrics {
     registry: Registry,
     answered: Counter,
@@ -75,7 +75,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// An index page was answered, with a number or without.
+    /// An index page was served, with or without a number.
     pub fn answered(&self, with_number: bool) {
         self.answered.inc();
         if !with_number {
@@ -83,7 +83,7 @@ impl Metrics {
         }
     }
 
-    /// Redis has added a batch of so many visits.
+    /// Redis has added a batch with this many visits.
     #[allow(
         clippy::cast_precision_loss,
         reason = "a batch has far fewer than 2^52 visits"
@@ -98,10 +98,9 @@ impl Metrics {
         self.failures.inc();
     }
 
-    /// The figures as text.
+    /// The metrics as text.
     ///
-    /// # Errors
-    /// When they cannot be written, which a `String` never refuses.
+    /// # Errors Only if writing to a `String` fails, which never happens.
     pub fn text(&self, state: &State) -> Result<String, fmt::Error> {
         self.kept.set(i64::try_from(state.kept).unwrap_or(i64::MAX));
         self.up.set(i64::from(state.link == Link::Up));

@@ -1,10 +1,10 @@
-//! The pages. All but the visit's number is fixed when the process starts, so it is
-//! rendered then, and an answer is a copy of the parts with the number between them.
+//! The pages. Only the visit's number changes after the process has started, so the rest is
+//! rendered once, and an answer copies the parts with the number between them.
 
 use askama::Template;
 
-/// Stand in a template where the number will be, plain for programs and with its
-/// thousands apart for people. No setting can hold them.
+/// Placeholders in a template for the number: plain for programs, and with separated thousands for
+/// people. No setting can contain them.
 const NUMBER: char = '\u{1}';
 const GROUPED: char = '\u{2}';
 
@@ -48,10 +48,9 @@ enum Part {
 }
 
 impl Pages {
-    /// Renders what is fixed.
+    /// Renders the fixed parts.
     ///
-    /// # Errors
-    /// When a template fails, which none of these can.
+    /// # Errors If a template fails, which cannot happen with these.
     pub fn new(pod: &str, node: &str) -> Result<Self, askama::Error> {
         let version = env!("CARGO_PKG_VERSION");
         let index = |counted| {
@@ -78,7 +77,7 @@ impl Pages {
         self.counted.with(number)
     }
 
-    /// The index page while Redis is away and `kept` visits wait.
+    /// The index page while Redis is down and `kept` visits wait.
     pub fn kept(&self, kept: u64) -> String {
         self.kept.with(kept)
     }

@@ -17,15 +17,14 @@ use crate::pages::Pages;
 use crate::settings::Settings;
 use crate::web::{self, Site};
 
-/// How long requests in flight may take once nothing new is accepted.
+/// How long requests in flight may take after new connections are no longer accepted.
 const LAST_ANSWERS: Duration = Duration::from_secs(10);
-/// How long Redis may take for the visits that are still in memory at the end.
+/// How long Redis may take for the visits still in memory at the end.
 const LAST_COUNT: Duration = Duration::from_secs(3);
 
-/// Answers until SIGTERM or SIGINT, then leaves without losing a request.
+/// Serves until SIGTERM or SIGINT, then shuts down without losing a request.
 ///
-/// # Errors
-/// A line that says what could not be done.
+/// # Errors One line that says what failed.
 pub async fn serve(settings: Settings) -> Result<(), String> {
     let mut terminate =
         signal(SignalKind::terminate()).map_err(|e| format!("cannot await SIGTERM: {e}"))?;
@@ -55,7 +54,7 @@ pub async fn serve(settings: Settings) -> Result<(), String> {
     let address = listener
         .local_addr()
         .map_err(|e| format!("cannot read the port: {e}"))?;
-    // A page is written in one piece; waiting for more would only delay it.
+    // A page is written in one piece; Nagle's algorithm would only delay it.
     let listener = listener.tap_io(|stream| {
         let _slower = stream.set_nodelay(true);
     });
@@ -73,8 +72,8 @@ pub async fn serve(settings: Settings) -> Result<(), String> {
         ended = &mut server => return Err(format!("the server ended: {ended:?}")),
     }
 
-    // Proxies go on sending until they hear that this process leaves, so it first only
-    // says so, on /readyz and by closing each connection after its answer.
+    // Proxies continue to send until they learn that this process is leaving, so at first it only
+    // announces that, on /readyz and by closing each connection after its answer.
     site.leaving.store(true, Ordering::Relaxed);
     tracing::info!(
         seconds = settings.drain.as_secs(),
@@ -88,7 +87,7 @@ pub async fn serve(settings: Settings) -> Result<(), String> {
         tracing::warn!("connections were still open after {LAST_ANSWERS:?}");
     }
 
-    // The counter ends when nobody can visit any more and all visits are counted.
+    // The counter ends when no more visits can arrive and all are counted.
     drop(site);
     let last = timeout(LAST_COUNT, counting).await;
     let kept = state.borrow().kept;

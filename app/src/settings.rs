@@ -1,9 +1,9 @@
-//! What the environment says, checked before anything starts.
+//! The settings from the environment, checked before anything starts.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// What one process is told. Every field has a default that works on one machine.
+/// The settings of one process. Every field has a default that works on one machine.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// `LISTEN`, where HTTP is answered. Default `0.0.0.0:8080`.
@@ -14,25 +14,24 @@ pub struct Settings {
     /// `REDIS_TIMEOUT_MS`, how long a round trip to Redis may take. Default
     /// 500 ms.
     pub redis_timeout: Duration,
-    /// `POD_NAME`, else `HOSTNAME`: who answers.
+    /// `POD_NAME`, else `HOSTNAME`: the pod that the page names.
     pub pod: String,
-    /// `NODE_NAME`: where that one runs.
+    /// `NODE_NAME`: the node that the pod runs on.
     pub node: String,
-    /// `DRAIN_SECONDS`, how long new connections are still answered after SIGTERM,
-    /// while proxies learn that this process leaves. Default 5 s.
+    /// `DRAIN_SECONDS`, how long new connections are still answered after SIGTERM, while proxies
+    /// learn that this process is leaving. Default 5 s.
     pub drain: Duration,
 }
 
 impl Settings {
-    /// Reads the settings through `variable`, which looks one name up.
+    /// Reads the settings through `variable`, which returns the value of a name.
     ///
-    /// # Errors
-    /// All that is wrong, one line each.
+    /// # Errors Every invalid setting, one line each.
     pub fn read(variable: impl Fn(&str) -> Option<String>) -> Result<Self, Vec<String>> {
         let mut errors = Vec::new();
         let value = |name: &'static str, default: &str| Entry {
             name,
-            // A manifest that sets a variable to nothing means the default.
+            // An empty variable in a manifest means the default.
             text: variable(name)
                 .filter(|text| !text.is_empty())
                 .unwrap_or_else(|| default.to_owned()),
@@ -83,7 +82,7 @@ impl Entry {
             .map_err(|_| self.wrong("is no address", "write ADDRESS:PORT, such as 0.0.0.0:8080"))
     }
 
-    /// Says nothing of the text itself: it may hold a password.
+    /// Errors do not contain the text: it may hold a password.
     fn redis(&self) -> Result<redis::Client, String> {
         redis::Client::open(self.text.as_str()).map_err(|cause| {
             format!(

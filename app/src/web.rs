@@ -15,16 +15,16 @@ use crate::ledger::Link;
 use crate::metrics::Metrics;
 use crate::pages::Pages;
 
-/// Nothing comes from elsewhere, and nothing runs.
+/// The page loads nothing from other sites and runs no script.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// What the routes share.
 pub struct Site {
-    /// Deals out the numbers.
+    /// Assigns the numbers.
     pub counter: Counter,
     /// The rendered pages.
     pub pages: Pages,
-    /// What is counted about the process itself.
+    /// Metrics of the process itself.
     pub metrics: Arc<Metrics>,
     /// Set at SIGTERM: answers ask for no further request on their connection.
     pub leaving: AtomicBool,
@@ -76,7 +76,7 @@ async fn architecture(Shared(site): Sharing) -> Response {
     site.html(site.pages.architecture.clone())
 }
 
-/// Whether this process can do all that it is for: it counts, and will go on.
+/// Whether this process is fully working: it counts, and is not leaving.
 async fn ready(Shared(site): Sharing) -> (StatusCode, String) {
     let link = site.counter.state().borrow().link.clone();
     match link {
@@ -87,8 +87,8 @@ async fn ready(Shared(site): Sharing) -> (StatusCode, String) {
     }
 }
 
-/// Whether this process can answer the page, which it does without Redis too. Were
-/// /readyz a pod's readiness, an outage of Redis would take every page away.
+/// Whether this process can answer the page, which it can do without Redis too. If pods used
+/// /readyz for readiness, an outage of Redis would take every page away.
 async fn serving(Shared(site): Sharing) -> (StatusCode, String) {
     match site.counter.state().borrow().link {
         _ if site.leaving.load(Ordering::Relaxed) => unready("leaving".to_owned()),

@@ -9,14 +9,14 @@ use super::*;
 
 const LIMIT: Duration = Duration::from_millis(500);
 
-/// How the ledger treats the calls that follow.
+/// How the ledger treats the next calls.
 #[derive(Clone, Copy, PartialEq)]
 enum Mood {
     Fine,
     Refuses,
-    /// Takes the call and never answers.
+    /// Accepts the call and never answers.
     Hangs,
-    /// Adds the batch, and the answer gets lost.
+    /// Adds the batch, but the answer is lost.
     AddsAndHangs,
 }
 
