@@ -1,4 +1,4 @@
-# The two commands of the README, and their parts.
+# The two commands in the README, and their parts.
 #   make demo   a cluster on this machine, left running
 #   make test   everything that must hold before a change lands
 
@@ -37,25 +37,25 @@ check:
 unit:
 	$(CARGO) test --workspace --locked
 
-# One control plane, two workers, and what can happen to them. Where the machine
-# cannot run the lab the tests say that they are skipped; with CI=true they fail.
-# The whole workspace, as in `unit`: other features of the dependencies would be other builds.
-# Some of them: make e2e SCENARIOS="a_rebooted_node_comes_back"
+# One control plane, two workers, and what can happen to them. If the machine cannot run the lab,
+# the tests are skipped with a message; with CI=true they fail.
+# Builds the whole workspace, as `unit` does: other features of the dependencies would need other
+# builds. Some scenarios only: make e2e SCENARIOS="a_rebooted_node_comes_back"
 SCENARIOS ?=
 
 e2e: tools build
 	SCENARIOS="$(SCENARIOS)" $(CARGO) test --workspace --locked --features lab/e2e --test e2e
 
-# Years in minutes: three control planes and two workers whose certificates live for ten minutes.
-# Takes three hours; a part of it: make e2e-certificates RENEWALS=3 SWITCH_OFFS=1
+# Years in minutes: three control planes and two workers with certificates valid for ten minutes.
+# Takes three hours; fewer rounds: make e2e-certificates RENEWALS=3 SWITCH_OFFS=1
 RENEWALS    ?= 20
 SWITCH_OFFS ?= 10
 
 e2e-certificates: tools build
 	RENEWALS=$(RENEWALS) SWITCH_OFFS=$(SWITCH_OFFS) $(CARGO) test --workspace --locked --features lab/proofs --test proofs
 
-# The application against its Flask twin, in turn, on the lab that is up or on one of its own:
-# 50,000 requests, 500 at once. More by `cargo run -p lab -- bench-app --help`.
+# The application against its Flask twin, in turn, on the running lab or on a temporary one: 50,000
+# requests, 500 at once. Options: `cargo run -p lab -- bench-app --help`.
 bench-app: tools build
 	bench/packages.sh
 	$(LAB) bench-app --results bench/results
@@ -64,7 +64,7 @@ build:
 	$(RELEASE)
 	$(CARGO) build --release --locked --package visits
 
-# The Debian packages that the lab and the tests need, installed only where one is missing.
+# The Debian packages that the lab and the tests need, installed only if one is missing.
 tools:
 	lab/packages.sh
 	app/packages.sh
@@ -74,10 +74,10 @@ audit:
 	$(CARGO) deny --all-features check bans licenses sources
 	$(CARGO) deny --all-features check advisories || echo "advisories: their database does not answer, or a finding stands above"
 
-# Changes one thing at a time in what decides, and lists the changes that no fast test notices.
+# Mutates the code that decides, one change at a time, and lists those that no fast test detects.
 # Takes two hours on two idle cores; for one file: make mutants MUTATED=src/join/judge.rs
 MUTATED ?= src/decide.rs 'src/decide/**/*.rs' src/leader/healing.rs src/join/judge.rs src/join/proof.rs src/join/csr.rs
-# The rooms whose tests are to notice it: those of all others would take most of the time.
+# The rooms whose tests must detect a change: the tests of all others would take most of the time.
 NOTICED_BY = decide:: observe:: agent:: join:: leader:: adapters::join::
 
 mutants:

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The Debian or Ubuntu package that the load test needs beyond the lab's: its load generator.
+# The load generator: the one Debian or Ubuntu package that the load test needs beyond the lab's.
 set -eu
 dpkg-query -W -f='${Status}' hey 2>/dev/null | grep -q 'ok installed' && exit 0
 echo "installing: hey"
