@@ -1,5 +1,5 @@
-//! The artifact server: files by `/<host>/<path>`, as release sites lay them out,
-//! with ranges, so that a broken download can be resumed.
+//! The artifact server: serves files at `/<host>/<path>`, as the release sites do, with ranges, so
+//! that an interrupted download can be resumed.
 
 use std::io::SeekFrom;
 use std::net::SocketAddr;
@@ -21,7 +21,7 @@ use crate::network::ARTIFACTS;
 /// Bytes read at a time.
 const CHUNK: u64 = 256 << 10;
 
-/// Serves the folders, the first that has a file wins.
+/// Serves the folders; the first one that has a file wins.
 pub async fn serve(folders: Vec<PathBuf>) -> Result<()> {
     let address = SocketAddr::from((ARTIFACTS, 80));
     let listener = TcpListener::bind(address)
@@ -55,7 +55,7 @@ async fn handle(Shared(folders): Shared<Arc<Vec<PathBuf>>>, request: Request<Bod
     StatusCode::NOT_FOUND.into_response()
 }
 
-/// The path below a folder; none for one that would leave it.
+/// The path below a folder; `None` if it would leave the folder.
 fn relative(path: &str) -> Option<PathBuf> {
     let path = Path::new(path.trim_start_matches('/'));
     let inside = path
@@ -64,8 +64,8 @@ fn relative(path: &str) -> Option<PathBuf> {
     inside.then(|| path.to_path_buf())
 }
 
-/// First and last byte of a `bytes=` range; `Err` when it lies outside the file,
-/// none when there is none or it is of a kind that is not supported.
+/// First and last byte of a `bytes=` range; `Err` if it lies outside the file, `None` if there is
+/// no range or its kind is not supported.
 fn parse_range(range: Option<&str>, length: u64) -> Result<Option<(u64, u64)>, ()> {
     let Some((first, last)) = range
         .and_then(|text| text.strip_prefix("bytes="))

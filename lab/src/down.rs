@@ -1,5 +1,4 @@
-//! Taking the lab down: from its state where there is one, and by its names and
-//! its folder where there is none.
+//! Taking the lab down: from its state if there is one, otherwise by its names and its folder.
 
 use std::fs;
 use std::path::Path;
@@ -11,31 +10,31 @@ use crate::layout::Layout;
 use crate::machine::{cgroups, supervisor};
 use crate::{network, process};
 
-/// Longest that killed processes take to be gone.
+/// How long killed processes may take to exit.
 const EXIT: Duration = Duration::from_secs(10);
 
 /// What was found and removed.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Removed {
-    /// Processes.
+    /// Killed processes.
     pub processes: usize,
-    /// Namespaces.
+    /// Network namespaces.
     pub namespaces: usize,
 }
 
-/// The lab's servers.
+/// Process ids of the lab's servers.
 pub fn servers(layout: &Layout) -> Vec<i32> {
     process::find_own(&["serve", &layout.dir().to_string_lossy()])
 }
 
-/// Removes every trace of the lab but its cache. Safe to run again at any time.
+/// Removes everything of the lab except its cache. Safe to repeat at any time.
 pub fn run(layout: &Layout) -> Result<Removed> {
     let mut removed = Removed::default();
     let servers = servers(layout);
-    // Namespaces and groups bear the same names in every lab; those of a lab that
-    // runs in another folder are not ours.
+    // Namespaces and groups have the same names in every lab; those of a lab that runs in another
+    // folder are not ours.
     let foreign = servers.is_empty() && crate::serve::check_alone(layout).is_err();
-    // Supervisors first: else they boot what is killed.
+    // Supervisors first: otherwise they reboot the killed machines.
     let mut own = supervisor::find(layout, None);
     own.extend(servers);
     removed.processes += end(&own)?;

@@ -21,7 +21,7 @@ const PROGRAMS: [(&str, &str); 10] = [
     ("python3", "python3-venv"),
 ];
 
-/// Everything that is missing, each with its remedy; nothing when the lab can run.
+/// Everything that is missing, each with its remedy; empty if the lab can run.
 pub fn missing() -> Vec<String> {
     let mut missing = Vec::new();
     if !nix::unistd::geteuid().is_root() {
@@ -54,7 +54,7 @@ pub fn missing() -> Vec<String> {
     missing
 }
 
-/// Fails with everything that is missing.
+/// Fails with a list of everything that is missing.
 pub fn check() -> Result<()> {
     let missing = missing();
     if !missing.is_empty() {

@@ -1,4 +1,4 @@
-//! The cluster in the lab, through the first control plane that runs.
+//! The cluster in the lab, through the first running control plane.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -46,7 +46,7 @@ pub fn kubectl(layout: &Layout, arguments: &[String]) -> Result<Command> {
     )
 }
 
-/// Becomes kubectl on this terminal. Returns only on failure.
+/// Replaces this process by kubectl. Returns only on failure.
 pub fn become_kubectl(layout: &Layout, arguments: &[String]) -> Result<()> {
     Err(anyhow!(kubectl(layout, arguments)?.exec()).context("cannot start nsenter"))
 }

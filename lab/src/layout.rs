@@ -1,11 +1,11 @@
-//! Where the lab keeps what it knows: everything below one folder.
+//! Where the lab stores its files: everything below one folder.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-/// Prefix of every namespace and machine name that the lab makes, so that
-/// `down` knows its own even when its state is lost.
+/// Prefix of every namespace and machine name of the lab, so that `down` recognizes them even if
+/// its state is lost.
 pub const PREFIX: &str = "lab-";
 
 /// The lab's folder, `<repository>/.lab` unless `LAB_DIR` names another.
@@ -51,17 +51,17 @@ impl Layout {
         &self.repository
     }
 
-    /// What outlives `down`: components, moto's Python environment.
+    /// Files that `down` keeps: components, moto's Python environment.
     pub fn cache(&self) -> PathBuf {
         self.dir.join("cache")
     }
 
-    /// Image archives of the user's, `*.tar`, for the lab's registry.
+    /// The user's image archives, `*.tar`, for the lab's registry.
     pub fn images(&self) -> PathBuf {
         self.dir.join("images")
     }
 
-    /// What lives as long as the lab: sockets, logs, certificates.
+    /// Files that `down` removes: sockets, logs, certificates.
     pub fn run(&self) -> PathBuf {
         self.dir.join("run")
     }

@@ -1,10 +1,9 @@
-//! EC2 on one machine: where k8s-bootstrap is shown to work.
+//! EC2 on one machine, to test k8s-bootstrap.
 //!
-//! The lab is what an instance sees of EC2, and no more: a VPC with its
-//! resolver, machines that boot systemd and cloud-init, the metadata service,
-//! the EC2 API (moto), and, in place of the internet, an artifact server and an
-//! image registry. `up` reads in the order of these modules. `bench` measures what
-//! runs on it.
+//! The lab provides what an instance sees of EC2, and no more: a VPC with its resolver, machines
+//! that boot systemd and cloud-init, the metadata service, the EC2 API (moto), and, instead of the
+//! internet, an artifact server and an image registry. `up` follows the order of these modules.
+//! `bench` measures applications on it.
 
 pub mod layout;
 pub mod process;

@@ -16,10 +16,10 @@ use crate::network;
 use crate::state::{CLUSTER_TAG, Machine, MetadataOptions, Notice, Phase, State, now};
 use crate::userdata::{self, Agent};
 
-/// Between two looks at whether a hook is completed.
+/// How often to check whether a hook is completed.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
-/// What `launch` needs of what `up` prepared; kept beside the state.
+/// What `up` prepared and `launch` needs; stored next to the state.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Image {
     /// The root file system.
@@ -37,13 +37,13 @@ impl Image {
         layout.run().join("image.json")
     }
 
-    /// Keeps it for later commands.
+    /// Stores it for later commands.
     pub fn store(&self, layout: &Layout) -> Result<()> {
         std::fs::write(Self::path(layout), serde_json::to_vec_pretty(self)?)
             .context("cannot keep the image's description")
     }
 
-    /// What `up` kept.
+    /// Loads what `up` stored.
     pub fn load(layout: &Layout) -> Result<Self> {
         let bytes = std::fs::read(Self::path(layout))
             .context("no lab is up here: start one with `lab up`")?;
@@ -52,21 +52,21 @@ impl Image {
     }
 }
 
-/// How a machine differs from the usual.
+/// How a machine differs from the defaults.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
     /// Metadata options.
     pub metadata: MetadataOptions,
-    /// Tags beside the usual; an empty value removes one of the usual.
+    /// Additional tags; an empty value removes a default one.
     pub tags: BTreeMap<String, String>,
     /// TOML that is merged into the agent's settings.
     pub settings: String,
-    /// User-data to use in place of the lab's.
+    /// User-data to use instead of the lab's.
     pub user_data: Option<String>,
 }
 
-/// Launches machines of these roles, which start within a moment of each other: whoever is
-/// to be first is decided among them.
+/// Launches machines of these roles at nearly the same time: they decide among themselves which one
+/// founds the cluster.
 pub async fn launch(layout: &Layout, roles: &[&str], options: &Options) -> Result<Vec<Machine>> {
     let mut machines = Vec::new();
     for role in roles {
@@ -78,7 +78,7 @@ pub async fn launch(layout: &Layout, roles: &[&str], options: &Options) -> Resul
     Ok(machines)
 }
 
-/// An instance in EC2 with its disk, which has not booted yet.
+/// Creates an instance in EC2 with its disk, not booted yet.
 async fn prepare(layout: &Layout, role: &str, options: &Options) -> Result<Machine> {
     if !matches!(role, "control-plane" | "worker") {
         bail!("{role:?} is no role: it is control-plane or worker");
@@ -91,8 +91,8 @@ async fn prepare(layout: &Layout, role: &str, options: &Options) -> Result<Machi
         let settings = userdata::settings(&image.pins, &zone, &options.settings)?;
         userdata::compose(&image.agent, &settings)?
     };
-    // Name and address are taken in the state before EC2 is asked, so that two
-    // commands at once never take the same.
+    // Name and address are reserved in the state before EC2 is called, so that two concurrent
+    // commands never take the same.
     let (mut machine, subnet) = State::update(layout, |state| {
         let machine = describe(state, role, options)?;
         state.machines.push(machine.clone());
@@ -156,7 +156,7 @@ fn set_phase(layout: &Layout, name: &str, phase: Phase) -> Result<()> {
     })
 }
 
-/// Powers a machine off and keeps its disk; `hard` pulls the plug.
+/// Powers a machine off and keeps its disk; `hard` cuts the power.
 pub async fn stop(layout: &Layout, wanted: &str, hard: bool) -> Result<Machine> {
     let machine = State::require(layout)?.find(wanted)?.clone();
     set_phase(layout, &machine.name, Phase::Stopping)?;
@@ -187,8 +187,8 @@ pub async fn start(layout: &Layout, wanted: &str) -> Result<Machine> {
     Ok(machine)
 }
 
-/// Terminates a machine as its Auto Scaling group does: tells it, and waits until its hook is
-/// completed, or no longer than the hook says. Whether it was completed is the second value.
+/// Terminates a machine as its Auto Scaling group does: notifies it, and waits until its hook is
+/// completed or times out. The second value is whether it was completed.
 pub async fn terminate_by_group(layout: &Layout, wanted: &str) -> Result<(Machine, bool)> {
     let notice = Notice::Group { proceeds: false };
     let machine = notify(layout, wanted, notice).await?;
@@ -207,7 +207,7 @@ pub async fn terminate_by_group(layout: &Layout, wanted: &str) -> Result<(Machin
     Ok((machine, completed))
 }
 
-/// Tells a machine of its end, by its metadata.
+/// Notifies a machine of its end through its metadata.
 pub async fn notify(layout: &Layout, wanted: &str, notice: Notice) -> Result<Machine> {
     if matches!(notice, Notice::Group { .. }) {
         let state = State::require(layout)?;

@@ -1,5 +1,5 @@
-//! The VPC: a namespace with a bridge, and a namespace per machine beside it.
-//! Nothing is forwarded out, and the machine's own namespace has no link in.
+//! The VPC: a namespace with a bridge, and a namespace per machine next to it. Nothing is forwarded
+//! out, and the host's own namespace has no link to it.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -11,7 +11,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use crate::layout::{PREFIX, namespace};
 use crate::process::run;
 
-/// The region that the lab plays.
+/// The region that the lab simulates.
 pub const REGION: &str = "eu-central-1";
 /// The only availability zone.
 pub const ZONE: &str = "eu-central-1a";
@@ -41,7 +41,7 @@ fn ip(arguments: &str) -> Result<()> {
     run("ip", &words).map(|_| ())
 }
 
-/// Makes the VPC's namespace with its bridge and the addresses of its servers.
+/// Creates the VPC's namespace with its bridge and the addresses of its servers.
 pub fn create_vpc() -> Result<()> {
     let vpc = namespace("vpc");
     ip(&format!("netns add {vpc}"))?;
@@ -54,23 +54,24 @@ pub fn create_vpc() -> Result<()> {
     ip(&format!("-n {vpc} link set br0 up"))
 }
 
-/// What makes the bridge. Without an address of its own it takes that of one of its links, and
-/// another when that link goes: for ten seconds all machines would answer to one that is gone.
+/// The command that creates the bridge. Without its own address a bridge takes that of one of its
+/// links, and changes it when that link goes: for ten seconds all machines would answer to an
+/// address that is gone.
 fn bridge(vpc: &str) -> String {
     let address = mac(GATEWAY);
     format!("-n {vpc} link add br0 address {address} type bridge")
 }
 
-/// Makes a machine's namespace with eth0 on the VPC's bridge, in place of an older one: a
-/// kernel that boots has no firewall rules, tunnels or routes of its last run either.
+/// Creates a machine's namespace with eth0 on the VPC's bridge, and replaces an older one: a kernel
+/// that boots has no firewall rules, tunnels or routes from before either.
 pub fn attach(name: &str, address: Ipv4Addr, mac: &str) -> Result<()> {
     let own = namespace(name);
     let vpc = namespace("vpc");
     if namespaces().contains(&own) {
         remove(&own)?;
     }
-    // The pair of links lives on while anything holds the old namespace, so it is taken
-    // apart by hand; most often it is gone already.
+    // The pair of links survives while anything holds the old namespace, so it is deleted
+    // explicitly; usually it is gone already.
     let link = |verb: &str| run("ip", &["-n", &vpc, "link", verb, &own]);
     if link("del").is_err() && link("show").is_ok() {
         bail!("the old link of machine {name} to the VPC cannot be removed");
@@ -92,7 +93,7 @@ pub fn remove(namespace: &str) -> Result<()> {
     ip(&format!("netns del {namespace}"))
 }
 
-/// The namespaces on this machine that bear the lab's prefix.
+/// The namespaces on this machine with the lab's prefix.
 pub fn namespaces() -> Vec<String> {
     let Ok(entries) = fs::read_dir("/run/netns") else {
         return Vec::new();
@@ -112,7 +113,7 @@ pub fn processes(namespace: &str) -> Vec<i32> {
         .collect()
 }
 
-/// Becomes curl inside the VPC's namespace. Returns only on failure.
+/// Replaces this process by curl inside the VPC's namespace. Returns only on failure.
 pub fn become_curl(arguments: &[String]) -> Result<()> {
     let mut curl = Command::new("ip");
     curl.args(["netns", "exec", &namespace("vpc"), "curl"])
@@ -120,7 +121,7 @@ pub fn become_curl(arguments: &[String]) -> Result<()> {
     Err(anyhow!(curl.exec()).context("cannot start curl in the VPC's namespace"))
 }
 
-/// Becomes the lab's own visitors inside the VPC's namespace. Returns only on failure.
+/// Replaces this process by the lab's visitors inside the VPC's namespace. Returns only on failure.
 pub fn become_visitors(name: &str, rate: u32, seconds: u64) -> Result<()> {
     let own = std::env::current_exe().context("cannot find the lab's own program")?;
     let mut visitors = Command::new("ip");

@@ -1,4 +1,4 @@
-//! Running programs, and finding the lab's own among the running ones.
+//! Runs programs, and finds the lab's own processes.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -37,8 +37,8 @@ pub fn run<S: AsRef<OsStr>>(program: &str, arguments: &[S]) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Starts a program in a session of its own, its output appended to `log`, so
-/// that it outlives the command that started it. Returns its process id.
+/// Starts a program in its own session, with its output appended to `log`, so that it outlives the
+/// command that started it. Returns its process id.
 pub fn start_detached<S: AsRef<OsStr>>(program: &str, arguments: &[S], log: &Path) -> Result<u32> {
     let file = fs::OpenOptions::new()
         .create(true)
@@ -56,7 +56,7 @@ pub fn start_detached<S: AsRef<OsStr>>(program: &str, arguments: &[S], log: &Pat
     Ok(child.id())
 }
 
-/// The words of a process's command line; none when it is gone or a zombie.
+/// The words of a process's command line; empty if it is gone or a zombie.
 pub fn command_line(pid: i32) -> Vec<String> {
     let raw = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     raw.split(|b| *b == 0)
@@ -65,8 +65,8 @@ pub fn command_line(pid: i32) -> Vec<String> {
         .collect()
 }
 
-/// Processes whose command line has all of `words`, in any order, and whose own
-/// program is this one: the lab's servers and supervisors.
+/// Processes of this program with all of `words` on their command line, in any order: the lab's
+/// servers and supervisors.
 pub fn find_own(words: &[&str]) -> Vec<i32> {
     let own = std::process::id().cast_signed();
     let Ok(entries) = fs::read_dir("/proc") else {
@@ -84,7 +84,7 @@ pub fn find_own(words: &[&str]) -> Vec<i32> {
         .collect()
 }
 
-/// Whether the process exists and is no zombie.
+/// Whether the process exists and is not a zombie.
 pub fn is_alive(pid: i32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
         stat.rsplit_once(") ")
@@ -100,8 +100,8 @@ pub fn kill_hard(pid: i32) -> Result<()> {
     }
 }
 
-/// Asks again every 50 ms until `done`; false when `deadline` passes first. For
-/// the kernel's answers that come without an event.
+/// Polls every 50 ms until `done`; false if `deadline` passes first. For kernel state that gives no
+/// event.
 pub fn wait_until(deadline: Duration, mut done: impl FnMut() -> bool) -> bool {
     let end = Instant::now() + deadline;
     loop {

@@ -11,7 +11,7 @@ use crate::ec2::moto::log_file;
 use crate::layout::Layout;
 use crate::network::ARTIFACTS;
 
-/// Port of the registry beside the artifact server.
+/// Port of the registry, at the artifact server's address.
 pub const PORT: u16 = 5000;
 
 /// Starts the registry over `storage`. It dies with the process that started it.

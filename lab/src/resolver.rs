@@ -1,5 +1,5 @@
-//! The VPC's resolver: private names of machines, AWS's names, the hosted zone, and a
-//! prompt NXDOMAIN for everything else.
+//! The VPC's resolver: private names of machines, AWS's names, the hosted zone, and an immediate
+//! NXDOMAIN for everything else.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -19,13 +19,13 @@ use crate::state::StateReader;
 use crate::tls::aws_names;
 use crate::zone::{Records, View};
 
-/// How long answers may be kept: short, since machines come and go.
+/// How long answers may be cached: short, because machines come and go.
 const TTL_SECONDS: u32 = 5;
 
-/// What a name is known as.
+/// What a name resolves to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Known {
-    /// An address of this name.
+    /// The address of this name.
     Address(Ipv4Addr),
     /// A record set of the hosted zone: addresses and TTL.
     Record(Vec<Ipv4Addr>, u32),
@@ -69,7 +69,7 @@ fn bare(name: &Name) -> String {
     name.to_ascii().trim_end_matches('.').to_ascii_lowercase()
 }
 
-/// Answers one DNS message; none for what is no query.
+/// Answers one DNS message; `None` if it is not a query.
 pub fn answer(state: &State, zone: &Records, query: &[u8]) -> Option<Vec<u8>> {
     let request = Message::from_vec(query).ok()?;
     if request.metadata.message_type != MessageType::Query {
@@ -98,8 +98,8 @@ pub fn answer(state: &State, zone: &Records, query: &[u8]) -> Option<Vec<u8>> {
     response.to_vec().ok()
 }
 
-/// A name that exists without a record of the wanted type has no data, which is
-/// not NXDOMAIN: else asking for AAAA first would deny the A.
+/// A name that exists without a record of the requested type gets an empty answer, not NXDOMAIN:
+/// otherwise a query for AAAA would deny the A record too.
 fn record_data(known: &Known, wanted: RecordType) -> Vec<RData> {
     match (known, wanted) {
         (Known::Address(address), RecordType::A) => vec![RData::A(A(*address))],
@@ -114,7 +114,7 @@ fn record_data(known: &Known, wanted: RecordType) -> Vec<RData> {
     }
 }
 
-/// What one DNS message is answered with, now.
+/// The answer to one DNS message at this moment.
 async fn reply(state: &StateReader, zone: &View, query: &[u8]) -> Option<Vec<u8>> {
     let state = state.get();
     let records = match asked(query) {

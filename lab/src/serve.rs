@@ -24,7 +24,7 @@ const MACHINE_LOCK: &str = "/run/lock/k8s-bootstrap-lab";
 /// Longest start of the servers, moto's included.
 const START_DEADLINE: Duration = Duration::from_secs(90);
 
-/// Takes the machine's lock, or says who has it.
+/// Takes the machine's lock, or fails with its holder.
 fn take_machine_lock(layout: &Layout) -> Result<Flock<File>> {
     let file = File::options()
         .create(true)
@@ -45,12 +45,12 @@ fn take_machine_lock(layout: &Layout) -> Result<Flock<File>> {
     }
 }
 
-/// Fails when a lab runs on this machine, here or in another folder.
+/// Fails if a lab runs on this machine, here or in another folder.
 pub fn check_alone(layout: &Layout) -> Result<()> {
     take_machine_lock(layout).map(drop)
 }
 
-/// Starts the servers in a process of their own and waits until they answer.
+/// Starts the servers in a separate process and waits until they answer.
 pub async fn start(layout: &Layout, www: &Path, images: &Path) -> Result<()> {
     let own = std::env::current_exe().context("cannot find the lab's own program")?;
     let log = layout.run().join("serve.log");

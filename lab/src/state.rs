@@ -1,4 +1,4 @@
-//! What the lab remembers between commands: written whole, atomically, under a lock.
+//! The lab's state between commands: written as a whole, atomically, under a lock.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -23,19 +23,19 @@ pub const CLUSTER_TAG: &str = "k8s-bootstrap:cluster";
 /// The whole lab.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
-    /// The cluster's name, the [`CLUSTER_TAG`] of machines unless told otherwise.
+    /// The cluster's name, the default [`CLUSTER_TAG`] of machines.
     pub cluster: String,
-    /// Ids that EC2 gave to the network.
+    /// The id of the VPC.
     pub vpc: String,
-    /// The subnet that all machines are in.
+    /// The id of the subnet of all machines.
     pub subnet: String,
     /// The id of the hosted zone.
     pub zone: String,
-    /// Every machine ever launched; terminated ones stay, as in EC2 for an hour.
+    /// Every machine ever launched; terminated ones stay listed, as in EC2 for an hour.
     pub machines: Vec<Machine>,
 }
 
-/// Where a machine is in its life.
+/// A phase of a machine's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
@@ -49,12 +49,12 @@ pub enum Phase {
     Stopped,
     /// Being terminated: it powers off and does not come back.
     ShuttingDown,
-    /// Gone with its disk.
+    /// Removed, with its disk.
     Terminated,
 }
 
 impl Phase {
-    /// EC2's word for it.
+    /// EC2's name of the state.
     pub fn name(self) -> &'static str {
         match self {
             Self::Pending => "pending",
@@ -67,7 +67,7 @@ impl Phase {
     }
 }
 
-/// EC2's instance metadata options, and what else decides over a machine's metadata.
+/// EC2's instance metadata options, and other settings that affect a machine's metadata.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(clippy::struct_excessive_bools)] // each is an option of its own
 pub struct MetadataOptions {
@@ -79,7 +79,7 @@ pub struct MetadataOptions {
     pub hop_limit: u8,
     /// `InstanceMetadataTags`: false answers 404 below tags/.
     pub tags: bool,
-    /// The VPC's DHCP options give a domain of one's own: host names are not private DNS names.
+    /// The VPC's DHCP options set a custom domain: host names are not private DNS names.
     #[serde(default)]
     pub own_domain: bool,
 }
@@ -88,7 +88,7 @@ impl Default for MetadataOptions {
     fn default() -> Self {
         Self {
             enabled: true,
-            // cloud-init in a container cannot see that it is on EC2 and asks without a token.
+            // cloud-init in a container cannot detect EC2 and asks without a token.
             tokens_required: false,
             hop_limit: 1,
             tags: true,
@@ -110,7 +110,7 @@ pub struct Machine {
     pub address: Ipv4Addr,
     /// Hardware address of eth0.
     pub mac: String,
-    /// Where it is in its life.
+    /// The phase of its life.
     pub phase: Phase,
     /// EC2 tags.
     pub tags: BTreeMap<String, String>,
@@ -118,21 +118,21 @@ pub struct Machine {
     pub metadata: MetadataOptions,
     /// Launch time, seconds since the epoch.
     pub launched: u64,
-    /// What its metadata says of its end.
+    /// The termination notice in its metadata.
     #[serde(default)]
     pub notice: Option<Notice>,
 }
 
-/// What EC2 tells an instance before it ends it.
+/// EC2's notice to an instance before it is terminated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Notice {
-    /// Its Auto Scaling group wants it terminated.
+    /// Its Auto Scaling group terminates it.
     Group {
         /// Whether its hook is completed; until then the group waits.
         proceeds: bool,
     },
-    /// The spot market takes it back at this time, seconds since the epoch.
+    /// A spot interruption at this time, seconds since the epoch.
     Spot(u64),
 }
 
@@ -159,7 +159,7 @@ impl Machine {
 }
 
 impl State {
-    /// The state on disk; none when no lab is up.
+    /// The state on disk; `None` if no lab is up.
     pub fn load(layout: &Layout) -> Result<Option<Self>> {
         let path = layout.state();
         match fs::read(&path) {
@@ -190,8 +190,8 @@ impl State {
         Ok(value)
     }
 
-    /// Writes a temporary file, then renames it over the old: a crash in between
-    /// leaves the old state whole.
+    /// Writes a temporary file, then renames it over the old one: a crash in between leaves the old
+    /// state intact.
     fn store(&self, layout: &Layout) -> Result<()> {
         let mut file =
             tempfile::NamedTempFile::new_in(layout.dir()).context("cannot write the state")?;
@@ -210,8 +210,8 @@ impl State {
             .filter(|m| m.phase != Phase::Terminated)
     }
 
-    /// The control planes of the lab's own cluster that run: a machine can be launched into
-    /// another cluster by its tag.
+    /// The running control planes of the lab's own cluster: a tag can launch a machine into another
+    /// cluster.
     pub fn control_planes(&self) -> impl Iterator<Item = &Machine> {
         self.machines.iter().filter(|m| {
             m.role == "control-plane"
@@ -257,7 +257,7 @@ impl State {
         }
     }
 
-    /// The next free short name of a role: numbers are never used again.
+    /// The next free short name of a role: numbers are never reused.
     pub fn next_name(&self, role: &str) -> String {
         let stem = if role == "control-plane" { "cp" } else { "w" };
         let last = self
@@ -269,8 +269,8 @@ impl State {
         format!("{stem}{}", last + 1)
     }
 
-    /// The next private address: never used again either, since EC2's record of a
-    /// terminated instance keeps its own.
+    /// The next private address: never reused either, because EC2's record of a terminated instance
+    /// keeps its address.
     pub fn next_address(&self) -> Result<Ipv4Addr> {
         let last = self.machines.iter().map(|m| m.address.octets()[3]).max();
         let host = match last {
@@ -289,7 +289,7 @@ pub fn now() -> u64 {
         .map_or(0, |d| d.as_secs())
 }
 
-/// The state as it is on disk, read again when the file has changed.
+/// The state on disk, read again when the file has changed.
 pub struct StateReader {
     path: PathBuf,
     layout: Layout,
@@ -306,7 +306,7 @@ impl StateReader {
         }
     }
 
-    /// The newest state; the one before it when the file cannot be read.
+    /// The newest state; the previous one if the file cannot be read.
     pub fn get(&self) -> Arc<State> {
         let changed = std::fs::metadata(&self.path)
             .and_then(|about| about.modified())
@@ -350,7 +350,7 @@ pub(crate) mod tests {
             Ok(())
         })
         .unwrap();
-        // What a crash leaves: a half-written file that was never renamed.
+        // A crash leaves a half-written file that was never renamed.
         fs::write(dir.path().join(".tmpCRASH"), b"{\"machines\": [{").unwrap();
         let failed: Result<()> = State::update(&layout, |s| {
             s.machines.clear();

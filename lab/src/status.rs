@@ -1,4 +1,4 @@
-//! What the lab looks like now.
+//! The current state of the lab.
 
 use anyhow::Result;
 use serde::Serialize;
@@ -8,7 +8,7 @@ use crate::layout::Layout;
 use crate::machine::{cgroups, enter};
 use crate::state::{Machine, Phase, State};
 
-/// The agent's listener in a machine.
+/// The agent's endpoint in a machine.
 const READYZ: &str = "http://127.0.0.1:9469/readyz";
 
 /// The lab, for people and for programs.
@@ -16,23 +16,23 @@ const READYZ: &str = "http://127.0.0.1:9469/readyz";
 pub struct Status {
     /// Whether the lab's servers run.
     pub servers: bool,
-    /// All machines, the terminated ones too.
+    /// All machines, including terminated ones.
     pub machines: Vec<Row>,
 }
 
 /// One machine.
 #[derive(Debug, Serialize)]
 pub struct Row {
-    /// What the state says of it.
+    /// The machine as in the state.
     #[serde(flatten)]
     pub machine: Machine,
     /// Node name.
     pub node: String,
-    /// Its systemd, seen from outside.
+    /// The process id of its systemd on the host.
     pub pid: Option<i32>,
     /// Whether the agent says it is ready.
     pub ready: bool,
-    /// The agent's own word of what it does.
+    /// The agent's status: its unit state and STATUS= line.
     pub agent: String,
 }
 
@@ -51,7 +51,7 @@ pub fn agent_is_ready(name: &str) -> bool {
     enter::output(name, &words).is_ok_and(|output| output.status.success())
 }
 
-/// What systemd shows of the agent: its state and its STATUS= line.
+/// The agent's unit in systemd: its state and its STATUS= line.
 pub fn agent_word(name: &str) -> String {
     let words = [
         "systemctl",
@@ -76,7 +76,7 @@ pub fn agent_word(name: &str) -> String {
     }
 }
 
-/// Looks at everything.
+/// Collects the status of everything.
 pub fn read(layout: &Layout) -> Result<Status> {
     let state = State::require(layout)?;
     let machines = state

@@ -1,4 +1,4 @@
-//! The lab's certificate authority, which vouches for AWS's names inside the VPC.
+//! The lab's certificate authority, which signs for AWS's names inside the VPC.
 
 use std::fs;
 use std::path::Path;
@@ -17,7 +17,7 @@ use crate::network::{API, REGION};
 /// AWS services that have an endpoint in the region.
 pub const REGIONAL: [&str; 6] = ["ec2", "ssm", "sts", "s3", "route53", "autoscaling"];
 
-/// Every name of AWS that the lab answers for.
+/// Every AWS name that the lab serves.
 pub fn aws_names() -> Vec<String> {
     REGIONAL
         .iter()
@@ -26,8 +26,8 @@ pub fn aws_names() -> Vec<String> {
         .collect()
 }
 
-/// Makes an authority and a server certificate for AWS's names: writes the
-/// authority's certificate to `ca_file` and returns the server's settings.
+/// Creates a CA and a server certificate for AWS's names: writes the CA's certificate to `ca_file`
+/// and returns the server's settings.
 pub fn create(ca_file: &Path) -> Result<Arc<ServerConfig>> {
     let mut ca = CertificateParams::new(Vec::new())?;
     ca.distinguished_name

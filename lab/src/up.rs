@@ -1,5 +1,5 @@
-//! Bringing the lab up: everything that a VPC has, then the machines, then the
-//! wait until they are a cluster.
+//! Brings the lab up: the VPC with its servers, then the machines, then waits until they are a
+//! cluster.
 
 use std::fmt::Write;
 use std::fs;
@@ -16,25 +16,25 @@ use crate::machine::{cgroups, enter, supervisor};
 use crate::state::{Machine, Phase, State};
 use crate::{components, down, host, kubernetes, network, serve, status, userdata, zone};
 
-/// What is wanted.
+/// The lab to bring up.
 #[derive(Debug, Clone)]
 pub struct Wanted {
     /// Number of control planes.
     pub control_planes: u32,
     /// Number of workers.
     pub workers: u32,
-    /// How far to wait.
+    /// What to wait for.
     pub until: Until,
     /// Longest wait for the cluster.
     pub deadline: Duration,
-    /// How the machines differ from the usual.
+    /// How the machines differ from the defaults.
     pub options: Options,
 }
 
 /// The bucket of the lab's account, for backups.
 pub const BUCKET: &str = "k8s-bootstrap-backups";
 
-/// How far a machine must have come.
+/// What to wait for on each machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Until {
     /// Its systemd runs.
@@ -43,7 +43,7 @@ pub enum Until {
     Ready,
 }
 
-/// A line on the terminal for a step that runs, with its seconds when it is done.
+/// A line on the terminal for a running step, with its duration when it is done.
 pub fn step(progress: &MultiProgress, words: &str) -> ProgressBar {
     let bar = progress.add(ProgressBar::new_spinner());
     if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {elapsed}") {
@@ -58,7 +58,7 @@ pub fn step(progress: &MultiProgress, words: &str) -> ProgressBar {
 pub fn finish(bar: &ProgressBar, words: &str) {
     let seconds = bar.elapsed().as_secs_f64();
     let line = format!("{words} {seconds:.1} s");
-    // Off a terminal indicatif shows nothing at all.
+    // Without a terminal indicatif shows nothing at all.
     if bar.is_hidden() {
         eprintln!("{line}");
         bar.finish();
@@ -72,7 +72,7 @@ pub async fn run(layout: &Layout, wanted: &Wanted) -> Result<()> {
     host::check()?;
     check_clean(layout)?;
     let progress = MultiProgress::new();
-    // It waits for a download while the components keep the processors busy.
+    // moto's download runs while the components keep the processors busy.
     let moto = tokio::task::spawn_blocking({
         let layout = layout.clone();
         move || moto::install(&layout)
@@ -118,7 +118,7 @@ pub async fn run(layout: &Layout, wanted: &Wanted) -> Result<()> {
     Ok(())
 }
 
-/// Refuses to start over what is there.
+/// Refuses to start if an earlier lab is still there.
 fn check_clean(layout: &Layout) -> Result<()> {
     if !down::servers(layout).is_empty() {
         bail!("a lab is up already: `lab status` shows it, `lab down` ends it");
@@ -149,8 +149,8 @@ async fn create_account(layout: &Layout) -> Result<()> {
     })
 }
 
-/// Waits until every machine's agent and node are ready; says what each does
-/// meanwhile, and everything it knows when the deadline passes.
+/// Waits until every machine's agent and node are ready; shows what each one does meanwhile, and
+/// all details if the deadline passes.
 pub fn wait_ready(
     layout: &Layout,
     machines: &[Machine],
@@ -190,13 +190,13 @@ pub fn wait_ready(
             }
             !ready
         });
-        // The agent pushes nothing; a second is fine for a person who watches.
+        // The agent sends no events; a second is short enough for a person who watches.
         std::thread::sleep(Duration::from_secs(1));
     }
     Ok(())
 }
 
-/// The last words of a machine's agent and of its console.
+/// The last lines of a machine's agent and of its console.
 pub fn describe_failure(name: &str) -> String {
     let mut text = format!("--- {name}\n");
     for words in [
@@ -225,7 +225,7 @@ pub fn describe_failure(name: &str) -> String {
     text
 }
 
-/// Machines that run, for `up`'s last lines and for tests.
+/// Running machines, for `up`'s last lines and for tests.
 pub fn running(layout: &Layout) -> Result<Vec<Machine>> {
     let state = State::require(layout)?;
     Ok(state

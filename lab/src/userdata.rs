@@ -1,5 +1,5 @@
-//! User-data of the lab's machines: what a person would give to EC2, plus the
-//! agent's settings that a container on cgroup v1 needs.
+//! User-data of the lab's machines: what a person would pass to EC2, plus the agent's settings that
+//! a container on cgroup v1 needs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,8 +12,8 @@ use sha2::{Digest, Sha256};
 use crate::layout::Layout;
 use crate::network::ARTIFACTS;
 
-/// What every machine of the lab is told, beside the pins: mirrors, and what a
-/// container on cgroup v1 needs. None of it is a default of the agent.
+/// Settings of every machine in the lab besides the pins: mirrors, and what a container on cgroup
+/// v1 needs. None of them is a default of the agent.
 const SETTINGS: &str = r#"
 [node]
 allow_cgroup_v1 = true
@@ -58,10 +58,10 @@ restrict_oom_score_adj = true
 SystemdCgroup = false
 "#;
 
-/// The agent's binary, as the artifact server has it.
+/// The agent's binary, as published on the artifact server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Agent {
-    /// Where machines get it.
+    /// The URL that machines download it from.
     pub url: String,
     /// The published file on this machine.
     pub binary: PathBuf,
@@ -90,7 +90,7 @@ pub fn agent_binary(layout: &Layout) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Puts the binary where the artifact server finds it.
+/// Publishes the binary on the artifact server.
 pub fn publish_agent(layout: &Layout, binary: &Path) -> Result<Agent> {
     let bytes = fs::read(binary).with_context(|| format!("cannot read {}", binary.display()))?;
     let sha256 = format!("{:x}", Sha256::digest(&bytes));
@@ -133,7 +133,7 @@ fn merge(into: &mut toml::Table, from: toml::Table) {
     }
 }
 
-/// The user-data, as the agent's own command makes it for its users. The role comes by tag.
+/// The user-data, as the agent's own command creates it for its users. The role comes from a tag.
 pub fn compose(agent: &Agent, settings: &str) -> Result<String> {
     let file = tempfile::NamedTempFile::new().context("cannot make a temporary file")?;
     fs::write(file.path(), settings).context("cannot write the settings")?;
@@ -166,7 +166,7 @@ mod tests {
         for name in addons.keys() {
             assert!(defaults["addons"].get(name).is_some(), "{name}");
         }
-        // Two controllers would fight for the workers' ports.
+        // Two controllers would compete for the workers' ports.
         let on = |name: &&str| addons[*name]["enabled"].as_bool() == Some(true);
         let ingress = ["ingress-nginx", "ingress-traefik"]
             .iter()

@@ -1,8 +1,8 @@
-//! Visitors of the cluster's page: a steady load by name, as browsers make it.
+//! Visitors of the cluster's page: a steady load by name, as from browsers.
 //!
-//! Each visit looks the name up, tries the addresses in the order of the answer, and goes to
-//! the next where a connection is refused or not answered. A request that was sent is not
-//! sent again: what becomes of it counts.
+//! Each visit looks the name up, tries the addresses in the order of the answer, and goes on to the
+//! next if a connection is refused or times out. A request that was sent is not sent again: its
+//! result counts.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -23,14 +23,14 @@ const CONNECT: Duration = Duration::from_secs(1);
 /// How long a page may take.
 const ANSWER: Duration = Duration::from_secs(10);
 
-/// What became of all visits.
+/// The outcome of all visits.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
-    /// Visits that got the page.
+    /// Successful visits.
     pub served: u64,
-    /// Those of them that needed more than one address.
+    /// Successful visits that needed more than one address.
     pub second_try: u64,
-    /// The others.
+    /// Failed visits.
     pub failed: Vec<Failure>,
 }
 
@@ -39,13 +39,13 @@ pub struct Report {
 pub struct Failure {
     /// When it began, in milliseconds since the epoch.
     pub began_ms: u64,
-    /// When it was known to have failed.
+    /// When it failed, in milliseconds since the epoch.
     pub ended_ms: u64,
     /// Why.
     pub why: String,
 }
 
-/// Makes `rate` visits a second to a name for so many seconds.
+/// Makes `rate` visits a second to a name for this many seconds.
 pub async fn run(name: &str, rate: u32, seconds: u64) -> Result<Report> {
     if rate == 0 {
         bail!("no visits a second are none at all");
@@ -119,7 +119,7 @@ async fn fetch(mut stream: TcpStream, name: &str) -> Result<()> {
     if !status.contains(" 200 ") {
         bail!("it answered {status:?}");
     }
-    // A page that breaks off in the middle is none.
+    // An incomplete page is a failure.
     if !answer.contains("</html>") {
         bail!("the page broke off after {} bytes", answer.len());
     }
@@ -154,7 +154,7 @@ mod tests {
     use super::*;
     use tokio::net::TcpListener;
 
-    /// What comes of a page from a server that answers so.
+    /// The outcome of a visit to a server with this answer.
     async fn fetched(answer: &'static str) -> Result<()> {
         let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = server.local_addr().unwrap();

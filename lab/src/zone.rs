@@ -1,4 +1,4 @@
-//! The account's hosted zone: made by `up`, written by the agents, answered by the resolver.
+//! The account's hosted zone: created by `up`, written by the agents, served by the resolver.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -13,18 +13,18 @@ use crate::layout::Layout;
 
 /// The zone's name.
 pub const ZONE: &str = "demo.internal";
-/// The name in it that stands for the workers.
+/// The name of the workers in the zone.
 pub const WORKERS: &str = "visits.demo.internal";
-/// How long answers for that name may be kept, in seconds.
+/// How long answers for that name may be cached, in seconds.
 pub const TTL: u32 = 5;
 
-/// Route 53 brings a change to its name servers within a minute; here it takes so long at most.
+/// Route 53 propagates a change within a minute; here it takes at most this long.
 const PROPAGATION: Duration = Duration::from_secs(1);
 
-/// Addresses and TTL of each name, in the order of the next answer.
+/// Addresses and TTL by name, in the order of the next answer.
 pub type Records = BTreeMap<String, (Vec<Ipv4Addr>, u32)>;
 
-/// Makes the zone; returns its id.
+/// Creates the zone; returns its id.
 pub async fn create(aws: &Aws) -> Result<String> {
     let body = format!(
         "<CreateHostedZoneRequest xmlns=\"https://route53.amazonaws.com/doc/2013-04-01/\"><Name>{ZONE}</Name><CallerReference>lab</CallerReference></CreateHostedZoneRequest>"
@@ -34,7 +34,7 @@ pub async fn create(aws: &Aws) -> Result<String> {
     Ok(id.trim_start_matches("/hostedzone/").to_owned())
 }
 
-/// What the agents are told of it, as settings.
+/// The agents' settings for the zone.
 pub fn settings(zone: &str) -> String {
     format!("[dns]\nenabled = true\nzone = \"{zone}\"\nname = \"{WORKERS}\"\nttl = {TTL}\n")
 }
@@ -53,7 +53,7 @@ pub struct View {
 }
 
 impl View {
-    /// Nothing is asked yet.
+    /// A view without records yet.
     pub fn new(layout: &Layout) -> Result<Self> {
         Ok(Self {
             aws: Aws::over_socket(layout)?,
@@ -62,8 +62,8 @@ impl View {
         })
     }
 
-    /// All records, those of each name rotated by one from answer to answer; the ones
-    /// before when the API does not answer.
+    /// All records, with the addresses of each name rotated by one per answer; the previous ones if
+    /// the API does not answer.
     pub async fn records(&self, zone: &str) -> Records {
         let mut kept = self.kept.lock().await;
         if kept.0.is_none_or(|read| read.elapsed() >= PROPAGATION)

@@ -14,7 +14,7 @@ const ENVIRONMENT: &str = "Environment:
   LAB_DIR    the lab's folder, .lab in the repository unless set
   LAB_AGENT  the agent's binary, the release build unless set";
 
-/// EC2 on one machine: where k8s-bootstrap is shown to work.
+/// EC2 on one machine, to test k8s-bootstrap.
 #[derive(Parser)]
 #[command(name = "lab", version, after_help = ENVIRONMENT)]
 pub struct Cli {
@@ -37,13 +37,13 @@ pub(super) enum Command {
         #[command(flatten)]
         options: MachineOptions,
     },
-    /// Say whether this machine can run the lab, and what it lacks.
+    /// Check whether this machine can run the lab, and list what it lacks.
     Check,
-    /// End the lab and remove every trace of it but the cache.
+    /// Stop the lab and remove everything of it except the cache.
     Down,
     /// Show the machines and what their agents do.
     Status {
-        /// For programs.
+        /// Print JSON.
         #[arg(long)]
         json: bool,
     },
@@ -64,8 +64,8 @@ pub(super) enum Command {
     Terminate {
         #[command(flatten)]
         machine: Named,
-        /// As an Auto Scaling group does: the machine is told, and may hold its end up by a
-        /// lifecycle hook.
+        /// As an Auto Scaling group does: notify the machine, which can delay its termination with
+        /// a lifecycle hook.
         #[arg(long, conflicts_with = "hard")]
         by_group: bool,
     },
@@ -79,12 +79,12 @@ pub(super) enum Command {
         /// Id, its unique start, node name or short name.
         instance: String,
     },
-    /// Tell a machine that it ends: in two minutes by the spot market, or by its group.
+    /// Notify a machine of its end: a spot interruption in two minutes, or by its group.
     #[command(hide = true)]
     Notice {
         /// Id, its unique start, node name or short name.
         instance: String,
-        /// By its Auto Scaling group.
+        /// Termination by its Auto Scaling group.
         #[arg(long)]
         group: bool,
     },
@@ -102,13 +102,13 @@ pub(super) enum Command {
         #[arg(last = true)]
         arguments: Vec<String>,
     },
-    /// Run curl as a visitor from outside of the cluster, in the VPC.
+    /// Run curl as a visitor outside the cluster, in the VPC.
     Curl {
         /// curl's arguments; machines have the addresses that `status` shows.
         #[arg(last = true, required = true)]
         arguments: Vec<String>,
     },
-    /// Visit a page by its name, at a steady rate, as browsers do; says what failed, as JSON.
+    /// Visit a page by its name at a steady rate, as browsers do; prints the failures as JSON.
     Visit {
         /// The name; the lab's resolver must know it.
         #[arg(default_value = lab::zone::WORKERS)]
@@ -116,7 +116,7 @@ pub(super) enum Command {
         /// Visits a second.
         #[arg(long, default_value_t = 50)]
         rate: u32,
-        /// For so long.
+        /// Duration in seconds.
         #[arg(long, default_value_t = 60)]
         seconds: u64,
     },
@@ -127,7 +127,7 @@ pub(super) enum Command {
         rate: u32,
         seconds: u64,
     },
-    /// Show a machine's agent's journal, or its console.
+    /// Show the journal of a machine's agent, or the machine's console.
     Logs {
         /// Id, its unique start, node name or short name.
         instance: String,
@@ -137,12 +137,12 @@ pub(super) enum Command {
     },
     /// Load the application and its Flask twin in turn, and compare them.
     ///
-    /// On the lab that is up, else on one of its own that is ended afterwards.
+    /// On the running lab, else on a temporary one that is removed afterwards.
     BenchApp(BenchOptions),
-    /// Make the AWS API fail; without options, stop that.
+    /// Make the AWS API fail; without options, end the faults.
     #[command(hide = true)]
     Faults(FaultOptions),
-    /// Change a machine's metadata options; what is not given is as usual.
+    /// Change a machine's metadata options; options that are not given get their default.
     #[command(hide = true)]
     Modify {
         /// Id, its unique start, node name or short name.
@@ -150,7 +150,7 @@ pub(super) enum Command {
         #[command(flatten)]
         metadata: MetadataArguments,
     },
-    /// Give a role's policy again, without some of its actions.
+    /// Set a role's policy again, without some of its actions.
     #[command(hide = true)]
     Policy {
         /// control-plane or worker.
@@ -160,10 +160,10 @@ pub(super) enum Command {
         #[arg(long)]
         without: Vec<String>,
     },
-    /// List what lies in the lab's bucket.
+    /// List the keys in the lab's bucket.
     #[command(hide = true)]
     Bucket {
-        /// Only keys that begin so.
+        /// Only keys with this prefix.
         #[arg(default_value = "")]
         prefix: String,
     },
@@ -210,7 +210,7 @@ pub(super) enum UntilArgument {
 
 #[derive(Args)]
 pub(super) struct Waiting {
-    /// How far to wait.
+    /// What to wait for.
     #[arg(long, value_enum, default_value = "ready")]
     pub(super) until: UntilArgument,
     /// Longest wait for it, in seconds.
@@ -230,8 +230,8 @@ impl Waiting {
 #[derive(Args)]
 #[allow(clippy::struct_excessive_bools)] // each is an option of its own
 pub(super) struct MetadataArguments {
-    /// HttpTokens=required: no metadata without a token. cloud-init in a container
-    /// does not see that it is on EC2 and then finds nothing.
+    /// HttpTokens=required: no metadata without a token. cloud-init in a container cannot detect
+    /// EC2 and then finds no metadata.
     #[arg(long, hide_short_help = true)]
     pub(super) tokens_required: bool,
     /// HttpEndpoint=disabled: no metadata at all.
@@ -240,7 +240,7 @@ pub(super) struct MetadataArguments {
     /// InstanceMetadataTags=disabled.
     #[arg(long, hide_short_help = true)]
     pub(super) metadata_tags_disabled: bool,
-    /// Host names in the domain corp.example, as by the VPC's DHCP options.
+    /// Host names in the domain corp.example, as set by the VPC's DHCP options.
     #[arg(long, hide_short_help = true)]
     pub(super) own_domain: bool,
     /// `HttpPutResponseHopLimit`.
@@ -264,13 +264,13 @@ impl MetadataArguments {
 pub(super) struct MachineOptions {
     #[command(flatten)]
     pub(super) metadata: MetadataArguments,
-    /// An EC2 tag, KEY=VALUE; KEY= leaves a usual one out.
+    /// An EC2 tag, KEY=VALUE; KEY= omits a default one.
     #[arg(long = "tag", hide_short_help = true)]
     pub(super) tags: Vec<String>,
     /// A TOML file that is merged into the agent's settings.
     #[arg(long, hide_short_help = true)]
     pub(super) settings: Option<PathBuf>,
-    /// A file with user-data to use in place of the lab's.
+    /// A file with user-data to use instead of the lab's.
     #[arg(long, hide_short_help = true)]
     pub(super) user_data: Option<PathBuf>,
 }
@@ -306,19 +306,19 @@ pub(super) struct BenchOptions {
     /// Requests in one run.
     #[arg(long, default_value_t = 50_000)]
     pub(super) requests: u64,
-    /// How many are open at once.
+    /// Concurrent requests.
     #[arg(long, default_value_t = 500)]
     pub(super) concurrency: u64,
-    /// Runs of each of the two.
+    /// Runs of each application.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=20))]
     pub(super) rounds: u8,
-    /// Print the figures for programs.
+    /// Print the figures as JSON.
     #[arg(long)]
     pub(super) json: bool,
     /// A folder that figures and chart are written to.
     #[arg(long)]
     pub(super) results: Option<PathBuf>,
-    /// Measure nothing: show what an earlier run's JSON says.
+    /// Measure nothing: show the results in an earlier run's JSON.
     #[arg(long)]
     pub(super) from: Option<PathBuf>,
 }
@@ -331,7 +331,7 @@ pub(super) struct FaultOptions {
     /// Throttle this share of the calls.
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=100))]
     pub(super) throttle_percent: u8,
-    /// Close every connection for so many seconds.
+    /// Close every connection for this many seconds.
     #[arg(long, default_value_t = 0)]
     pub(super) refuse_seconds: u64,
     /// Deny an action, for example `PutParameter`.

@@ -1,4 +1,4 @@
-//! Commands and what they call.
+//! Dispatches the commands.
 
 mod arguments;
 

@@ -15,7 +15,7 @@ use crate::layout::Layout;
 use crate::network::{REGION, SUBNET_CIDR, VPC_CIDR, ZONE};
 use crate::state::{Machine, MetadataOptions};
 
-/// Longest call; a restart of moto is one.
+/// Longest call, which is a restart of moto.
 const DEADLINE: Duration = Duration::from_secs(90);
 
 /// An HTTP client without TLS, proxies or pools of idle connections.
@@ -24,7 +24,7 @@ pub fn plain() -> Result<reqwest::Client> {
 }
 
 fn builder() -> reqwest::ClientBuilder {
-    // The builder wants a provider and roots even where no TLS is spoken.
+    // The builder requires a provider and roots even without TLS.
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder()
         .no_proxy()
@@ -33,7 +33,7 @@ fn builder() -> reqwest::ClientBuilder {
         .timeout(DEADLINE)
 }
 
-/// The text of the first element of this name.
+/// The text of the first element with this name.
 pub fn element(xml: &str, name: &str) -> Option<String> {
     let start = xml.find(&format!("<{name}>"))? + name.len() + 2;
     let end = xml[start..].find(&format!("</{name}>"))? + start;
@@ -50,17 +50,17 @@ fn unsigned(scope: &str) -> String {
 /// Calls the AWS API.
 pub struct Aws {
     client: reqwest::Client,
-    /// Where calls go: the unix socket's client ignores the host.
+    /// Base URL of calls; the unix socket's client ignores the host.
     base: String,
 }
 
-/// What a new instance is made of.
+/// The properties of a new instance.
 pub struct Wish<'a> {
     /// The subnet's id.
     pub subnet: &'a str,
     /// The private address.
     pub address: Ipv4Addr,
-    /// Role's name, which is its instance profile's as well.
+    /// The role's name, which is also its instance profile's.
     pub profile: &'a str,
     /// Tags.
     pub tags: &'a [(String, String)],
@@ -71,7 +71,7 @@ pub struct Wish<'a> {
 }
 
 impl Aws {
-    /// For the lab's commands.
+    /// A client for the lab's commands, over the servers' unix socket.
     pub fn over_socket(layout: &Layout) -> Result<Self> {
         let client = builder()
             .unix_socket(layout.socket())
@@ -93,7 +93,7 @@ impl Aws {
         health.is_ok_and(|response| response.status().is_success())
     }
 
-    /// Puts faults in force.
+    /// Sets the faults.
     pub async fn set_faults(&self, wanted: &Wanted) -> Result<()> {
         let response = self
             .client
@@ -267,7 +267,7 @@ impl Aws {
         }
     }
 
-    /// Makes a bucket.
+    /// Creates a bucket.
     pub async fn create_bucket(&self, name: &str) -> Result<()> {
         let place = format!(
             "<CreateBucketConfiguration><LocationConstraint>{REGION}</LocationConstraint></CreateBucketConfiguration>"
@@ -275,7 +275,7 @@ impl Aws {
         self.s3("PUT", name, place).await.map(drop)
     }
 
-    /// The keys in a bucket that begin so: at most a thousand, as one answer has.
+    /// The keys in a bucket with this prefix: at most a thousand, as in one answer.
     pub async fn objects(&self, bucket: &str, prefix: &str) -> Result<Vec<String>> {
         let path = format!("{bucket}?list-type=2&prefix={}", percent_encode(prefix));
         let xml = self.s3("GET", &path, String::new()).await?;
@@ -298,7 +298,7 @@ impl Aws {
             .with_context(|| format!("{service}:{action} answered without {wanted}: {xml}"))
     }
 
-    /// Makes the VPC and its subnet; returns their ids.
+    /// Creates the VPC and its subnet; returns their ids.
     pub async fn create_network(&self) -> Result<(String, String)> {
         let vpc = self
             .call_for("ec2", "CreateVpc", &[("CidrBlock", VPC_CIDR)], "vpcId")
@@ -314,7 +314,7 @@ impl Aws {
         Ok((vpc, subnet))
     }
 
-    /// Makes a node's IAM role and its instance profile.
+    /// Creates a node's IAM role and its instance profile.
     pub async fn create_role(&self, role: &str) -> Result<()> {
         let trust = r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"Service":"ec2.amazonaws.com"},"Action":"sts:AssumeRole"}]}"#;
         let parameters = [("RoleName", role), ("AssumeRolePolicyDocument", trust)];
@@ -329,7 +329,7 @@ impl Aws {
         Ok(())
     }
 
-    /// Gives a node's role the policy of docs/iam, without these actions.
+    /// Sets the policy of a node's role to that of docs/iam, without these actions.
     pub async fn put_policy(&self, role: &str, without: &[String]) -> Result<()> {
         let policy = policies::of(role, without)?;
         let parameters = [

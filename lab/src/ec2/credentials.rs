@@ -1,4 +1,4 @@
-//! Temporary keys of instance roles, as the metadata service hands them out.
+//! Temporary keys of instance roles, as the metadata service serves them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,20 +13,20 @@ use crate::ec2::stamp;
 use crate::layout::Layout;
 use crate::state::{Machine, now};
 
-/// Keys are renewed after this many seconds; STS gives them for an hour.
+/// Keys are renewed after this many seconds; STS issues them for an hour.
 const RENEW_AFTER: u64 = 1800;
 
-/// Asks STS and keeps the answers.
+/// Asks STS and caches the answers.
 pub struct Credentials {
     aws: Aws,
     restarts: Arc<AtomicUsize>,
     kept: Mutex<HashMap<String, Kept>>,
 }
 
-/// A document that was handed out.
+/// A cached document.
 struct Kept {
     at: u64,
-    /// How often moto had been restarted by then: it knows no older keys.
+    /// The number of moto's restarts at that time: it does not know older keys.
     restarts: usize,
     document: String,
 }

@@ -1,18 +1,18 @@
-//! Faults of the AWS API, made on command.
+//! Faults of the AWS API, injected on command.
 
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-/// What shall go wrong from now on; replaces what was wanted before.
+/// The faults to inject from now on; replaces the earlier ones.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Wanted {
     /// Throttle this many calls.
     pub throttle_next: u32,
-    /// Throttle this share of the calls after those, in percent.
+    /// Then throttle this share of the calls, in percent.
     pub throttle_percent: u8,
-    /// Close every connection for so many seconds.
+    /// Close every connection for this many seconds.
     pub refuse_seconds: u64,
     /// Deny calls of these actions, for example `PutParameter`.
     pub deny: Vec<String>,
@@ -21,7 +21,7 @@ pub struct Wanted {
 /// What happens to one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is passed on.
+    /// It is forwarded.
     Pass,
     /// It is answered with the service's throttling error.
     Throttle,
@@ -29,7 +29,7 @@ pub enum Verdict {
     Deny,
 }
 
-/// The faults in force.
+/// The active faults.
 #[derive(Debug, Default)]
 pub struct Faults {
     wanted: Wanted,
@@ -38,7 +38,7 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// Puts new faults in force.
+    /// Replaces the faults.
     pub fn set(&mut self, wanted: Wanted, now: Instant) {
         let refused = Duration::from_secs(wanted.refuse_seconds);
         self.refuse_until = (!refused.is_zero()).then(|| now + refused);
@@ -51,7 +51,7 @@ impl Faults {
         self.refuse_until.is_some_and(|until| now < until)
     }
 
-    /// Judges the next call. A share is spread evenly, not drawn: tests repeat.
+    /// Judges the next call. A share is spread evenly, not at random: tests must be repeatable.
     pub fn judge(&mut self, action: &str) -> Verdict {
         if self.wanted.deny.iter().any(|denied| denied == action) {
             return Verdict::Deny;
@@ -71,8 +71,8 @@ impl Faults {
     }
 }
 
-/// The error body of a service, with its HTTP status and content type. EC2 has an
-/// XML of its own, the JSON services theirs, and the rest that of the query protocol.
+/// The error body of a service, with its HTTP status and content type. EC2 has its own XML, the
+/// JSON services have JSON, and the rest use the query protocol's XML.
 pub fn error_body(service: &str, verdict: Verdict, action: &str) -> (u16, &'static str, String) {
     let throttled = verdict == Verdict::Throttle;
     let message = if throttled {

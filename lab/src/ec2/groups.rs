@@ -1,6 +1,6 @@
-//! Auto Scaling groups. moto has them and their hooks, but ends an instance without waiting
-//! for a hook, and knows no `CompleteLifecycleAction`. The lab says in moto's answers that an
-//! instance waits, and takes the call that ends the wait.
+//! Auto Scaling groups. moto has them and their hooks, but terminates an instance without waiting
+//! for a hook, and lacks `CompleteLifecycleAction`. The lab edits moto's answers to show that an
+//! instance waits, and handles the call that ends the wait.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ pub const HEARTBEAT: Duration = Duration::from_mins(2);
 /// The hook of every group.
 const HOOK: &str = "drain";
 
-/// The group of the machines of a cluster that have the same role.
+/// The group of a cluster's machines with the same role.
 fn name(machine: &Machine) -> String {
     let cluster = machine.tags.get(CLUSTER_TAG);
     format!(
@@ -30,7 +30,8 @@ fn name(machine: &Machine) -> String {
 }
 
 impl Aws {
-    /// Puts a machine into its group, which is made if it is not there and has a termination hook.
+    /// Puts a machine into its group; creates the group, with a termination hook, if it does not
+    /// exist.
     pub async fn put_into_group(&self, machine: &Machine, subnet: &str) -> Result<()> {
         let group = name(machine);
         let described = self
@@ -46,7 +47,7 @@ impl Aws {
                 ("VPCZoneIdentifier", subnet),
                 ("MinSize", "0"),
                 ("MaxSize", "100"),
-                // moto would launch instances that no machine stands behind.
+                // Otherwise moto would launch instances without machines.
                 ("DesiredCapacity", "0"),
             ];
             self.scaling("CreateAutoScalingGroup", &parameters).await?;
@@ -70,7 +71,7 @@ impl Aws {
         self.scaling("AttachInstances", &parameters).await.map(drop)
     }
 
-    /// Takes a machine out of its group, so that moto launches none in its place.
+    /// Removes a machine from its group, so that moto does not launch a replacement.
     pub async fn take_out_of_group(&self, machine: &Machine) -> Result<()> {
         let group = name(machine);
         let parameters = [
@@ -86,8 +87,8 @@ impl Aws {
     }
 }
 
-/// The answer to `DescribeAutoScalingInstances` with the states of machines whose group wants
-/// them terminated.
+/// The answer to `DescribeAutoScalingInstances`, with the states of machines that their group is
+/// terminating.
 pub fn waiting(xml: &str, state: &State) -> String {
     const STATE: (&str, &str) = ("<LifecycleState>", "</LifecycleState>");
     let members = xml.split_inclusive("</member>").map(|member| {

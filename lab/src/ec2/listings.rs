@@ -1,9 +1,9 @@
-//! Listings of S3, judged by moto all the same.
+//! A workaround that lets moto check the permission of S3 listings.
 //!
-//! moto sees a query after its server has unescaped it. What it signs then differs from what was
-//! signed where a value has a slash, as each prefix has. Another listing that needs the same
-//! permission is therefore judged in its place: one without slashes, signed with the same keys,
-//! which moto's STS gave out through the lab.
+//! moto sees a query after its server has unescaped it. If a value has a slash, as every prefix
+//! does, moto's signature therefore differs from the caller's. So moto judges another listing in
+//! its place, which needs the same permission: one without slashes, signed with the same keys,
+//! which moto's STS issued through the lab.
 
 use std::collections::HashMap;
 use std::time::SystemTime;
@@ -22,15 +22,15 @@ use super::client::element;
 use super::replay::Call;
 use crate::network::REGION;
 
-/// A slash as it stands in a query.
+/// A slash as escaped in a query.
 const SLASH: &str = "%2F";
 
-/// The keys that moto has given out since its start, by their id.
+/// The keys that moto has issued since its start, by id.
 #[derive(Default)]
 pub struct Keys(HashMap<String, Identity>);
 
 impl Keys {
-    /// Keeps what `AssumeRole` answered.
+    /// Stores the keys in an answer of `AssumeRole`.
     pub fn keep(&mut self, xml: &str) {
         let get = |name| element(xml, name);
         if let (Some(id), Some(secret), Some(token)) = (
@@ -43,8 +43,8 @@ impl Keys {
         }
     }
 
-    /// The listing to judge in place of this call; `None` where moto can judge the call itself,
-    /// or will refuse its keys, which it did not give out.
+    /// The listing to judge in place of this call; `None` if moto can judge the call itself, or
+    /// will refuse it because it did not issue the keys.
     pub fn stand_in(&self, call: &Call) -> Result<Option<Call>> {
         let lists = call.service() == "s3" && call.method == Method::GET;
         let query = call.path.split_once('?').map_or("", |(_, query)| query);

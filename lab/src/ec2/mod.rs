@@ -11,12 +11,11 @@ pub mod proxy;
 pub mod replay;
 pub mod states;
 
-/// The account that moto plays.
+/// The account that moto simulates.
 pub const ACCOUNT: &str = "123456789012";
-/// The image of all machines: an Ubuntu that moto knows. One that it does not know
-/// is a Windows to it.
+/// The image of all machines: an Ubuntu that moto knows. moto takes an unknown image for Windows.
 pub const IMAGE: &str = "ami-785db401";
-/// The instance type of the cluster that this project reproduces.
+/// The instance type in the cluster that this project reproduces.
 pub const INSTANCE_TYPE: &str = "c7i-flex.large";
 
 /// RFC 3339 in UTC, as EC2 writes times, from seconds since the epoch.

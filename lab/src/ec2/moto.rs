@@ -1,4 +1,4 @@
-//! moto: the AWS API as its own program, on loopback inside the VPC's namespace.
+//! moto: the AWS API as a separate program, on loopback inside the VPC's namespace.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,26 +13,26 @@ use tokio::time::{Instant, sleep};
 use crate::layout::Layout;
 use crate::process::run;
 
-/// What is installed, pinned.
+/// The pinned packages to install.
 const REQUIREMENTS: &str = include_str!("../../requirements.txt");
 /// The port on loopback.
 const PORT: &str = "5080";
 /// Longest start: Python imports every service.
 const START_DEADLINE: Duration = Duration::from_mins(1);
 
-/// Where moto answers, inside the VPC's namespace.
+/// moto's URL inside the VPC's namespace.
 pub fn base() -> String {
     format!("http://127.0.0.1:{PORT}")
 }
 
-/// Without symbolic links: the environment's programs name it by its full path,
-/// and the cache may be a link to one that several checkouts share.
+/// Resolves symbolic links: the environment's programs contain its full path, and the cache may be
+/// a link to one that several checkouts share.
 fn environment(layout: &Layout) -> PathBuf {
     let cache = layout.cache();
     cache.canonicalize().unwrap_or(cache).join("moto")
 }
 
-/// Installs moto into an environment of its own, once for a set of pins.
+/// Installs moto into a separate environment, once per set of pins.
 pub fn install(layout: &Layout) -> Result<()> {
     fs::create_dir_all(layout.cache())?;
     let environment = environment(layout);
@@ -43,7 +43,7 @@ pub fn install(layout: &Layout) -> Result<()> {
         return Ok(());
     }
     if environment.exists() {
-        // Half-made, of other pins, or moved: an environment knows where it was made.
+        // Incomplete, with other pins, or moved: an environment contains its own path.
         fs::remove_dir_all(&environment)
             .with_context(|| format!("cannot remove {}", environment.display()))?;
     }
@@ -59,9 +59,9 @@ pub fn install(layout: &Layout) -> Result<()> {
     fs::write(&marker, wanted).with_context(|| format!("cannot write {}", marker.display()))
 }
 
-/// Has moto check signatures and permissions, or take every call.
+/// Makes moto check signatures and permissions, or accept every call.
 pub async fn enforce(client: &reqwest::Client, on: bool) -> Result<()> {
-    // The number of calls that it takes unchecked from now on.
+    // The number of calls that it accepts unchecked from now on.
     let unchecked = if on { "0" } else { "inf" };
     client
         .post(format!("{}/moto-api/reset-auth", base()))
@@ -74,7 +74,8 @@ pub async fn enforce(client: &reqwest::Client, on: bool) -> Result<()> {
     Ok(())
 }
 
-/// Starts moto, which checks permissions, and waits until it answers. It dies with the process that started it.
+/// Starts moto with permission checks, and waits until it answers. It dies with the process that
+/// started it.
 pub async fn start(layout: &Layout) -> Result<Child> {
     let program = environment(layout).join("bin/moto_server");
     let log = log_file(&layout.run().join("moto.log"))?;

@@ -1,4 +1,4 @@
-//! The policies of docs/iam, as the lab's roles have them.
+//! The policies of docs/iam for the lab's roles.
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -8,8 +8,8 @@ const WORKER: &str = include_str!("../../../docs/iam/worker.json");
 
 /// The role's policy as JSON, without these actions.
 ///
-/// moto judges by the action alone: it names no resource in what it asks of a policy, so each
-/// statement gets `*`. That the resources are right is read, not shown, here.
+/// moto checks only the action: it passes no resource to the policy check, so each statement gets
+/// `*`. The lab does not test whether the resources are right.
 pub fn of(role: &str, without: &[String]) -> Result<String> {
     let text = match role {
         "k8s-bootstrap-control-plane" => CONTROL_PLANE,
@@ -26,7 +26,7 @@ pub fn of(role: &str, without: &[String]) -> Result<String> {
         for action in statement["Action"].as_array_mut().into_iter().flatten() {
             known.extend(action.as_str().map(str::to_owned));
             if without.iter().any(|gone| action == gone.as_str()) {
-                // A statement must have an action; nothing asks for this one.
+                // A statement must have an action; no call uses this one.
                 *action = "none:Nothing".into();
             }
         }

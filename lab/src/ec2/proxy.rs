@@ -1,4 +1,4 @@
-//! The AWS API as machines see it: TLS, faults on command, moto behind.
+//! The AWS API as machines see it: TLS and faults on command, in front of moto.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,28 +28,29 @@ use super::states;
 use crate::layout::Layout;
 use crate::state::StateReader;
 
-/// Largest body of a call: a snapshot of etcd, which grows with every machine that came and went.
+/// Largest body of a call: a snapshot of etcd, which grows with every machine that joins and
+/// leaves.
 const LARGEST_BODY: usize = 256 << 20;
 /// Longest TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
-/// moto and what is needed to bring it back.
+/// moto, and what is needed to restore its state.
 struct Backend {
     process: Child,
     journal: Journal,
     keys: Keys,
 }
 
-/// Whose permissions count for a call.
+/// Whose permissions apply to a call.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Caller {
-    /// Those of the role whose keys signed it.
+    /// Those of the role that signed it.
     Machine,
-    /// The lab owns the account.
+    /// The lab's own: it owns the account.
     Lab,
 }
 
-/// The API: one call at a time reaches moto, so that seeds and calls keep together.
+/// The API: it forwards one call at a time, so that each call gets its own seed.
 pub struct Api {
     layout: Layout,
     client: reqwest::Client,
@@ -76,7 +77,7 @@ impl Api {
         }))
     }
 
-    /// Passes a call on to moto and keeps it when it changed something.
+    /// Forwards a call to moto and records it if it changed something.
     async fn forward(&self, call: Call, mut caller: Caller) -> Result<Response> {
         let mut backend = self.backend.lock().await;
         if caller == Caller::Machine
@@ -112,7 +113,7 @@ impl Api {
             "DescribeAutoScalingInstances" => {
                 body = groups::waiting(&String::from_utf8_lossy(&body), &self.state.get()).into();
             }
-            // moto judges the permission first, and only then does not know the action.
+            // moto checks the permission first, and only then fails on the unknown action.
             "CompleteLifecycleAction" if status.is_server_error() => {
                 return groups::complete(&self.layout, &call);
             }
@@ -124,7 +125,7 @@ impl Api {
         whole(about, body)
     }
 
-    /// Kills moto, starts it again and brings its state back.
+    /// Kills moto, starts it again and restores its state.
     async fn restart(&self) -> Result<()> {
         let mut backend = self.backend.lock().await;
         backend.process.kill().await?;
@@ -137,7 +138,7 @@ impl Api {
         Ok(())
     }
 
-    /// How often moto was restarted, as it goes on.
+    /// The live count of moto's restarts.
     pub fn restarts(&self) -> Arc<AtomicUsize> {
         Arc::clone(&self.restarts)
     }
@@ -153,7 +154,7 @@ impl Api {
     }
 }
 
-/// What stands before an answer's body, and the body.
+/// An answer's status and headers, and its body.
 async fn parts(answer: reqwest::Response) -> Result<(Builder, Bytes)> {
     let mut about = Response::builder().status(answer.status().as_u16());
     for (name, value) in answer.headers() {
@@ -233,7 +234,7 @@ async fn accept(
     ready: mpsc::Sender<Accepted>,
 ) {
     while let Ok((stream, from)) = listener.accept().await {
-        // Dropped at once: what a client sees while an endpoint is down.
+        // Closed at once, as a client sees it while an endpoint is down.
         if api.refuses() {
             continue;
         }
@@ -248,7 +249,7 @@ async fn accept(
 
 type Accepted = (TlsStream<TcpStream>, std::net::SocketAddr);
 
-/// Connections whose TLS handshake is done, so that a slow one holds up no other.
+/// Connections after their TLS handshake, so that a slow handshake does not block others.
 struct Handshaken {
     receiver: mpsc::Receiver<Accepted>,
     local: std::net::SocketAddr,

@@ -1,8 +1,8 @@
-//! Bringing moto's state back after a restart.
+//! Restores moto's state after a restart.
 //!
-//! moto keeps everything in memory. Each call that changes something is made with
-//! a seed of its own for moto's random numbers, and kept; made again in the same
-//! order with the same seeds, the calls give the same instances with the same ids.
+//! moto keeps everything in memory. Each call that changes something is made with its own seed for
+//! moto's random numbers, and recorded. Replayed in the same order with the same seeds, the calls
+//! create the same instances with the same ids.
 
 use anyhow::{Context, Result};
 use axum::body::Bytes;
@@ -15,7 +15,7 @@ pub struct Call {
     pub method: Method,
     /// Path and query.
     pub path: String,
-    /// Headers, `Host` among them: moto knows the service by it.
+    /// Headers, including `Host`, which tells moto the service.
     pub headers: HeaderMap,
     /// Body.
     pub body: Bytes,
@@ -39,7 +39,7 @@ impl Call {
         scope.split('/').nth(part)
     }
 
-    /// The action: of a JSON service from its target, else from the query or form.
+    /// The action: from the target header for a JSON service, else from the query or form.
     pub fn action(&self) -> String {
         if let Some(target) = self
             .headers
@@ -68,22 +68,22 @@ impl Call {
         if action.is_empty() {
             return !matches!(self.method, Method::GET | Method::HEAD);
         }
-        // Temporary keys cannot be had a second time, since a part of them is random whatever
-        // the seed: after a restart there are new ones.
+        // Temporary keys cannot be replayed, because a part of them is random whatever the seed:
+        // after a restart there are new ones.
         !["Describe", "Get", "List", "AssumeRole"]
             .iter()
             .any(|reading| action.starts_with(reading))
     }
 }
 
-/// The calls that made moto's state, in their order. A call's seed is its place.
+/// The calls that created moto's state, in order. A call's seed is its index.
 #[derive(Debug, Default)]
 pub struct Journal {
     calls: Vec<Call>,
 }
 
 impl Journal {
-    /// Keeps a call that was answered with success.
+    /// Records a successful call.
     pub fn keep(&mut self, call: Call) {
         self.calls.push(call);
     }

@@ -1,10 +1,9 @@
-//! The states that moto jumps over: an instance that is `shutting-down` or `stopping` while
-//! its system still goes down. The lab calls moto when the machine is off, and until then
-//! says in moto's answers what EC2 would.
+//! The states that moto skips: `shutting-down` and `stopping`, while the system still shuts down.
+//! The lab calls moto when the machine is off; until then it edits moto's answers to match EC2.
 
 use crate::state::{Phase, State};
 
-/// The answer to `DescribeInstances` with the states of machines that are going down.
+/// The answer to `DescribeInstances`, with the states of machines that are shutting down.
 pub fn going_down(xml: &str, state: &State) -> String {
     let mut xml = xml.to_owned();
     for machine in &state.machines {
@@ -16,7 +15,7 @@ pub fn going_down(xml: &str, state: &State) -> String {
         if machine.id.is_empty() {
             continue;
         }
-        // An instance's id comes before its state, and no other instance in between.
+        // An instance's id comes before its state, with no other instance in between.
         let Some(start) = xml.find(&format!("<instanceId>{}</instanceId>", machine.id)) else {
             continue;
         };

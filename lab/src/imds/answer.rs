@@ -1,4 +1,4 @@
-//! What the metadata service answers, apart from any socket.
+//! The metadata service's answers, independent of sockets.
 
 use std::time::Instant;
 
@@ -6,7 +6,7 @@ use super::tokens::{Tokens, parse_ttl};
 use super::tree;
 use crate::state::Machine;
 
-/// Versions of the tree that clients ask for; all are the same here.
+/// Versions of the tree that clients request; all are identical here.
 const VERSIONS: [&str; 8] = [
     "1.0",
     "2009-04-04",
@@ -25,7 +25,7 @@ pub enum Protocol {
     Token,
     /// Without a token.
     V1,
-    /// With a token, good or bad.
+    /// With a token, valid or not.
     V2,
 }
 
@@ -40,10 +40,10 @@ impl Protocol {
     }
 }
 
-/// A request, as far as the service looks at it.
+/// The parts of a request that the service uses.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Request<'a> {
-    /// GET, PUT ...
+    /// HTTP method.
     pub method: &'a str,
     /// The path without a query.
     pub path: &'a str,
@@ -51,7 +51,7 @@ pub struct Request<'a> {
     pub token: Option<&'a str>,
     /// `X-aws-ec2-metadata-token-ttl-seconds`.
     pub ttl: Option<&'a str>,
-    /// Whether `X-Forwarded-For` is there: a proxy between, which v2 refuses.
+    /// Whether `X-Forwarded-For` is present: a request through a proxy, which v2 refuses.
     pub forwarded: bool,
 }
 
@@ -60,18 +60,18 @@ pub struct Request<'a> {
 pub enum Answer {
     /// A body with status 200.
     Body(String),
-    /// A token with its life in seconds and the IP hop limit of its packets.
+    /// A new token.
     Token {
         /// The token.
         token: String,
-        /// Seconds that it is good for.
+        /// Its lifetime in seconds.
         ttl: u64,
-        /// `HttpPutResponseHopLimit`.
+        /// `HttpPutResponseHopLimit`: the IP hop limit of the answer's packets.
         hop_limit: u8,
     },
-    /// The temporary keys of the instance's role, which STS must be asked for.
+    /// The temporary keys of the instance's role, to be requested from STS.
     Credentials,
-    /// An error, by HTTP status.
+    /// An error with this HTTP status.
     Refused(u16),
 }
 
@@ -84,7 +84,7 @@ pub fn protocol(request: &Request<'_>) -> Protocol {
     }
 }
 
-/// Answers a request of a machine at `now`. `user_data` is none when none was given.
+/// Answers a machine's request at `now`. `user_data` is `None` if the machine has none.
 pub fn answer(
     machine: &Machine,
     user_data: Option<&str>,

@@ -1,4 +1,4 @@
-//! The metadata service at 169.254.169.254: knows instances by source address.
+//! The metadata service at 169.254.169.254: it identifies instances by source address.
 
 pub mod answer;
 pub mod tokens;
@@ -27,7 +27,7 @@ use crate::state::StateReader;
 use crate::state::{Machine, Phase, now};
 use answer::{Answer, Request as Asked, answer, protocol};
 
-/// The IP hop limit of every packet but those that carry a token.
+/// The IP hop limit of every packet except those with a token.
 const USUAL_HOP_LIMIT: u32 = 64;
 
 /// What the handlers share.
@@ -93,7 +93,7 @@ async fn handle(
     ConnectInfo(client): ConnectInfo<Client>,
     request: Request<Body>,
 ) -> Response {
-    // The body is dropped unread: no request to the service has one.
+    // The body is not read: no request to the service has one.
     let (request, _) = request.into_parts();
     let state = service.state.get();
     let machine = match client.address.map(|a| a.ip()) {

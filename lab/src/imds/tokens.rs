@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 /// Longest life of a token, six hours, as in EC2.
 pub const MAX_TTL: u64 = 21_600;
 
-/// The tokens given out, each good for one instance until it expires.
+/// The issued tokens, each valid for one instance until it expires.
 #[derive(Debug, Default)]
 pub struct Tokens {
     issued: HashMap<String, (String, Instant)>,
@@ -16,11 +16,11 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    /// Gives out a token for an instance, good for `ttl` seconds after `now`.
+    /// Issues a token for an instance, valid for `ttl` seconds after `now`.
     pub fn issue(&mut self, instance: &str, ttl: u64, now: Instant) -> String {
         self.issued.retain(|_, (_, expires)| *expires > now);
         self.count += 1;
-        // No secret protects anything here; it only has to be unique and opaque.
+        // The token protects nothing here; it only has to be unique and opaque.
         let seed = format!("{instance} {} {now:?} {}", self.count, std::process::id());
         let token: String = Sha256::digest(seed)
             .iter()
@@ -36,7 +36,7 @@ impl Tokens {
         token
     }
 
-    /// Whether the token was given to this instance and has not expired.
+    /// Whether the token was issued to this instance and has not expired.
     pub fn is_valid(&self, token: &str, instance: &str, now: Instant) -> bool {
         self.issued
             .get(token)

@@ -6,7 +6,7 @@ use crate::ec2::{ACCOUNT, IMAGE, INSTANCE_TYPE, stamp};
 use crate::network::{REGION, SUBNET_CIDR, VPC_CIDR, ZONE};
 use crate::state::{Machine, Notice};
 
-/// What lies below `meta-data/`: objects are folders, strings are leaves.
+/// The tree below `meta-data/`: objects are folders, strings are leaves.
 pub fn metadata(machine: &Machine) -> Value {
     let mac = machine.mac.as_str();
     let host = if machine.metadata.own_domain {

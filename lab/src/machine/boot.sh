@@ -1,7 +1,6 @@
-# Boots a machine: NAME, FOLDER, ROOTFS and HOST come in the environment, the
-# machine's control groups as arguments. This shell enters them, makes them the
-# root of what it sees, mounts the disk where nobody else sees it, and becomes
-# the machine.
+# Boots a machine: NAME, FOLDER, ROOTFS and HOST are in the environment, the machine's control
+# groups are the arguments. This shell enters the groups, makes them the root of its view, mounts
+# the disk in its own mount namespace, and becomes the machine.
 set -eu
 for group; do echo $$ >"$group/cgroup.procs"; done
 exec unshare --cgroup --mount --propagation private sh -eu -c '

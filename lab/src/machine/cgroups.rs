@@ -1,7 +1,7 @@
 //! A machine's control groups, in every hierarchy of cgroup v1.
 //!
-//! Each machine gets `<hierarchy>/lab/<name>`; made the root of its view, it keeps
-//! the machines' systemds and kubelets out of each other's groups.
+//! Each machine gets `<hierarchy>/lab/<name>` as the root of its view, which keeps the machines'
+//! systemds and kubelets out of each other's groups.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,15 +14,15 @@ use crate::process::{kill_hard, wait_until};
 const ROOT: &str = "/sys/fs/cgroup";
 /// The group that holds all machines.
 const GROUP: &str = "lab";
-/// The hierarchies that a machine sees; `unified` is the empty v2 one beside them.
+/// The hierarchies that a machine sees; `unified` is the empty v2 hierarchy next to them.
 pub const HIERARCHIES: [&str; 10] = [
     "cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "systemd",
     "unified",
 ];
-/// Longest that the kernel takes to let go of a group whose processes are gone.
+/// How long the kernel may take to release a group after its processes have exited.
 const RELEASE: Duration = Duration::from_secs(10);
 
-/// Makes a machine's groups; returns their folders.
+/// Creates a machine's groups; returns their folders.
 pub fn create(name: &str) -> Result<Vec<PathBuf>> {
     let mut folders = Vec::new();
     for hierarchy in HIERARCHIES {
@@ -50,7 +50,7 @@ pub fn create(name: &str) -> Result<Vec<PathBuf>> {
     Ok(folders)
 }
 
-/// The machine's systemd, when it has one.
+/// The process id of the machine's systemd, if it runs.
 pub fn init_process(name: &str) -> Option<i32> {
     let list = Path::new(ROOT)
         .join("systemd")
@@ -73,7 +73,8 @@ pub fn init_process(name: &str) -> Option<i32> {
         })
 }
 
-/// Kills everything in a machine's groups, or in all machines' for none, and removes them.
+/// Kills everything in a machine's groups, or in those of all machines for `None`, and removes
+/// them.
 pub fn destroy(name: Option<&str>) -> Result<()> {
     for hierarchy in HIERARCHIES {
         let mut group = Path::new(ROOT).join(hierarchy).join(GROUP);

@@ -1,5 +1,5 @@
-//! A machine's disk: an overlay on the root file system, with what makes it this
-//! machine: names, resolver, authorities.
+//! A machine's disk: an overlay on the root file system, with the machine's own names, resolver and
+//! CAs.
 
 use std::fs;
 use std::path::Path;
@@ -11,14 +11,15 @@ use crate::layout::Layout;
 use crate::network::RESOLVER;
 use crate::state::Machine;
 
-/// Folders of the machine that hold container or database state: plain folders,
-/// since an overlay cannot lie on an overlay.
+/// Folders of the machine that hold container or database state: plain folders, because an overlay
+/// cannot be on an overlay.
 pub const BOUND: [&str; 3] = ["containerd", "kubelet", "etcd"];
 
-/// A unit that stops with children left is not noticed in a container on cgroup v1.
+/// In a container on cgroup v1, systemd does not notice when the last process of a stopping unit
+/// exits.
 const SYSTEM_CONFIG: &str = "[Manager]\nDefaultTimeoutStopSec=10s\n";
 
-/// Makes the disk of a new machine.
+/// Creates the disk of a new machine.
 pub fn create(layout: &Layout, machine: &Machine, rootfs: &Path, user_data: &str) -> Result<()> {
     let folder = layout.machine(&machine.name);
     for part in ["up", "work", "root"].iter().chain(&BOUND) {
@@ -56,14 +57,14 @@ pub fn create(layout: &Layout, machine: &Machine, rootfs: &Path, user_data: &str
     Ok(())
 }
 
-/// An id of its own: left empty, systemd would take the one that dbus left in the
-/// root file system, and all machines would be the same to their neighbours.
+/// A unique id: if it were empty, systemd would take the one that dbus left in the root file
+/// system, and all machines would have the same id.
 fn machine_id(instance: &str) -> String {
     let digest = format!("{:x}", Sha256::digest(instance));
     format!("{}\n", &digest[..32])
 }
 
-/// Removes the disk of a terminated machine; the console's record stays.
+/// Removes the disk of a terminated machine, but keeps the console's log.
 pub fn remove(layout: &Layout, name: &str) -> Result<()> {
     let folder = layout.machine(name);
     for part in ["up", "work", "root"].iter().chain(&BOUND) {

@@ -10,8 +10,8 @@ use super::{cgroups, supervisor};
 use crate::layout::Layout;
 use crate::process;
 
-/// How long a machine may take to power off before its plug is pulled: beyond the agent's
-/// leaving, for which EC2 waits as well.
+/// How long a machine may take to power off before its power is cut: longer than the agent takes to
+/// leave, which EC2 waits for too.
 const POWER_OFF: Duration = Duration::from_secs(200);
 
 fn command(name: &str, words: &[String]) -> Result<Command> {
@@ -54,18 +54,18 @@ pub fn output(name: &str, words: &[&str]) -> Result<Output> {
         .context("cannot start nsenter")
 }
 
-/// Becomes a command in a machine, on this terminal. Returns only on failure.
+/// Replaces this process by a command in a machine. Returns only on failure.
 pub fn become_command(name: &str, words: &[String]) -> Result<()> {
     Err(anyhow!(command(name, words)?.exec()).context("cannot start nsenter"))
 }
 
-/// Powers a machine off as EC2 does, by the power button; `hard` pulls the plug.
+/// Powers a machine off as EC2 does, with the power button; `hard` cuts the power.
 pub fn power_off(layout: &Layout, name: &str, hard: bool) -> Result<()> {
     if let Some(pid) = cgroups::init_process(name) {
         if hard {
             process::kill_hard(pid)?;
         } else {
-            // systemd's signal for poweroff.target, real-time and thus unknown to nix.
+            // systemd's signal for poweroff.target, a real-time signal, which nix lacks.
             process::run("kill", &["-s", "RTMIN+4", &pid.to_string()])?;
         }
     }

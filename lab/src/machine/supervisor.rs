@@ -1,5 +1,5 @@
-//! A machine's supervisor: a process of its own that boots the machine, boots it
-//! again when it reboots, and notes when it has powered off.
+//! A machine's supervisor: a separate process that boots the machine, boots it again when it
+//! reboots, and records when it has powered off.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -16,15 +16,15 @@ use crate::network;
 use crate::process;
 use crate::state::{Phase, State};
 
-/// The lab's own hidden subcommand, by which supervisors are recognized.
+/// The lab's hidden subcommand, which identifies supervisors.
 pub const SUBCOMMAND: &str = "supervise";
-/// nspawn's exit status when the machine asked to be rebooted.
+/// nspawn's exit status if the machine requested a reboot.
 const REBOOT: i32 = 133;
 /// Longest boot until systemd runs.
 const BOOT_DEADLINE: Duration = Duration::from_secs(90);
 
-/// Starts machines at the same moment, each under a supervisor of its own, and waits until
-/// all have booted.
+/// Starts machines at the same time, each under its own supervisor, and waits until all have
+/// booted.
 pub fn start(layout: &Layout, names: &[&str], rootfs: &Path) -> Result<()> {
     let own = std::env::current_exe().context("cannot find the lab's own program")?;
     let mut started = Vec::new();
@@ -69,7 +69,7 @@ pub fn wait_bus(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// The supervisor of a machine, or of all of a lab's for none.
+/// The process id of a machine's supervisor, or of all supervisors of the lab for `None`.
 pub fn find(layout: &Layout, name: Option<&str>) -> Vec<i32> {
     let dir = layout.dir().to_string_lossy().into_owned();
     let mut words = vec![SUBCOMMAND, dir.as_str()];
