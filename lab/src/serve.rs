@@ -18,8 +18,8 @@ use crate::layout::{Layout, namespace};
 use crate::state::StateReader;
 use crate::{artifacts, imds, process, registry, resolver, tls};
 
-/// Held by the servers of the one lab that a machine can have: namespaces and
-/// control groups are the machine's, whatever folder a lab is in.
+/// Held by the lab's servers: a machine can have only one lab, because namespaces and control
+/// groups belong to the machine, whatever folder the lab is in.
 const MACHINE_LOCK: &str = "/run/lock/k8s-bootstrap-lab";
 /// Longest start of the servers, moto's included.
 const START_DEADLINE: Duration = Duration::from_secs(90);

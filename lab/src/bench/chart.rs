@@ -1,4 +1,4 @@
-//! A report as a drawing: SVG of our own, for light and dark pages.
+//! A report as an SVG chart, for light and dark pages.
 
 use std::fmt::Write as _;
 
@@ -6,11 +6,11 @@ use super::report::{Report, Round, Spread, Subject, count};
 use super::table::{SHARES, whole};
 
 const WIDTH: f64 = 960.0;
-/// Where a bar begins, left of it stands whose it is.
+/// Where a bar begins; its label is to the left.
 const LEFT: f64 = 96.0;
 /// The length of the longest possible bar of a panel in one of two columns.
 const HALF: f64 = 270.0;
-/// The same of the panel that has the whole width.
+/// Same, in a panel of full width.
 const FULL: f64 = 760.0;
 const BAR: f64 = 26.0;
 const STEP: f64 = 38.0;
@@ -41,7 +41,7 @@ const STYLE: &str = "
     }
 ";
 
-/// A figure that is drawn as one bar for each subject.
+/// A figure that is drawn as one bar per subject.
 struct Panel {
     title: &'static str,
     unit: &'static str,
@@ -76,7 +76,7 @@ const PANELS: [Panel; 4] = [
     },
 ];
 
-/// The drawing.
+/// The chart as SVG.
 pub fn svg(report: &Report) -> String {
     let mut drawing = Drawing::default();
     drawing.text(
@@ -146,7 +146,7 @@ fn bars(drawing: &mut Drawing, panel: &Panel, subjects: &[Subject], left: f64, t
     drawing.line(zero, top + 14.0, zero, bottom, "axis");
 }
 
-/// Who used the processors, as one bar for each subject.
+/// Who used the processors, as one bar per subject.
 fn shares(drawing: &mut Drawing, report: &Report, top: f64) {
     drawing.text(
         24.0,
@@ -165,7 +165,7 @@ fn shares(drawing: &mut Drawing, report: &Report, top: f64) {
             top + 12.0
         );
         drawing.text(x + 18.0, top + 23.0, "text", share.label);
-        // Wide enough for each letter of the usual fonts at this size.
+        // Wide enough for any letter of the usual fonts at this size.
         x += 44.0 + 7.0 * count(share.label.chars().count() as u64);
     }
     let medians = |subject: &Subject| -> Vec<f64> {
@@ -212,7 +212,7 @@ impl Scale {
         while step * f64::from(steps) < most {
             steps += 1;
         }
-        // Room for the value beside the longest bar.
+        // Room for the value next to the longest bar.
         let pixels = if pixels > HALF { pixels } else { pixels * 0.95 };
         Self {
             step,
@@ -246,8 +246,8 @@ impl Scale {
     }
 }
 
-/// The distance of an axis's numbers: 1, 2 or 5 times a power of ten, for at most five
-/// of them.
+/// The distance between an axis's numbers: 1, 2 or 5 times a power of ten, for at most five of
+/// them.
 fn tick(most: f64) -> f64 {
     if most <= 0.0 {
         return 1.0;

@@ -1,4 +1,4 @@
-//! hey, the load generator: what it is told and what it says.
+//! hey, the load generator: its arguments and its output.
 
 use std::collections::BTreeMap;
 
@@ -10,17 +10,17 @@ use serde::{Deserialize, Serialize};
 pub struct Load {
     /// Requests in one run.
     pub requests: u64,
-    /// How many are open at once.
+    /// Concurrent requests.
     pub concurrency: u64,
-    /// How long one may take, in seconds.
+    /// Time-out of a request, in seconds.
     pub timeout_seconds: u64,
 }
 
 impl Load {
-    /// Refuses what hey would quietly change: each of its workers sends the same number.
+    /// Refuses numbers that hey would silently change: each of its workers sends the same number of
+    /// requests.
     ///
-    /// # Errors
-    /// When the requests cannot be shared out evenly.
+    /// # Errors If the requests cannot be divided evenly.
     pub fn check(&self) -> Result<()> {
         if self.concurrency == 0 || self.requests == 0 {
             bail!("a load of nothing measures nothing");
@@ -53,8 +53,7 @@ impl Load {
     }
 }
 
-/// One run. Times are of the requests that were answered, whatever the status: hey
-/// leaves out those that were not.
+/// One run. Times cover all answered requests, whatever the status: hey leaves out the others.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Answers {
     /// From the first request to the last answer.
@@ -63,19 +62,19 @@ pub struct Answers {
     pub per_second: f64,
     /// Mean time, in milliseconds.
     pub average_ms: f64,
-    /// Half of the answers came within so many milliseconds.
+    /// Half of the answers arrived within this many milliseconds.
     pub p50_ms: f64,
-    /// Nine of ten.
+    /// Nine of ten answers, in milliseconds.
     pub p90_ms: f64,
-    /// All but one in a hundred.
+    /// 99 of 100 answers, in milliseconds.
     pub p99_ms: f64,
-    /// The longest.
+    /// The longest, in milliseconds.
     pub slowest_ms: f64,
-    /// Bytes of a page.
+    /// Size of a page in bytes.
     pub page_bytes: u64,
     /// Answers by status.
     pub statuses: BTreeMap<u16, u64>,
-    /// Requests without an answer, by what was wrong.
+    /// Requests without an answer, by error.
     pub errors: BTreeMap<String, u64>,
 }
 
@@ -124,7 +123,7 @@ impl Answers {
         answers.p50_ms = value(summary, "50% in")? * 1000.0;
         answers.p90_ms = value(summary, "90% in")? * 1000.0;
         answers.p99_ms = value(summary, "99% in")? * 1000.0;
-        // hey leaves it out when nothing came back but headers.
+        // hey leaves it out if all answers were only headers.
         answers.page_bytes = word(summary, "Size/request:").map_or(Ok(0), str::parse)?;
         Ok(answers)
     }
@@ -134,7 +133,7 @@ impl Answers {
         self.statuses.values().chain(self.errors.values()).sum()
     }
 
-    /// Requests that did not get the page: another status than 2xx, or no answer.
+    /// Requests that did not get the page: a status other than 2xx, or no answer.
     pub fn failed(&self) -> u64 {
         let refused = self
             .statuses
@@ -143,16 +142,16 @@ impl Answers {
         refused.map(|(_, count)| count).sum::<u64>() + self.errors.values().sum::<u64>()
     }
 
-    /// Those of the failed that took too long.
+    /// Failed requests that timed out.
     pub fn timed_out(&self) -> u64 {
         self.errors.get(TIMED_OUT).copied().unwrap_or_default()
     }
 }
 
-/// The error of a request that took too long.
+/// The error of a request that timed out.
 const TIMED_OUT: &str = "timed out";
 
-/// Errors differ by the addresses and ports that they name; what is alike counts together.
+/// The error without addresses and ports, so that equal errors are counted together.
 fn kind(error: &str) -> String {
     if error.contains("Client.Timeout exceeded") || error.contains("deadline exceeded") {
         return TIMED_OUT.to_owned();

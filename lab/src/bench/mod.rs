@@ -1,5 +1,4 @@
-//! The load test: the application and its Flask twin, beside each other on one cluster,
-//! under the same load in turn.
+//! The load test: the application and its Flask twin on one cluster, under the same load in turn.
 
 pub mod chart;
 pub mod hey;
@@ -26,24 +25,23 @@ use hey::{Answers, Load};
 use report::{Count, Machine, Report, Round, Subject};
 use stage::{Contender, Stage};
 
-/// How long one run of the load generator may take, whatever the answers.
+/// How long one run of the load generator may take.
 const LONGEST_RUN: Duration = Duration::from_mins(15);
-/// How long a lab may take to come up with everything built.
+/// How long a lab may take to come up after everything is built.
 const LONGEST_START: Duration = Duration::from_mins(15);
 
-/// What is wanted.
+/// The bench to run.
 #[derive(Clone, Debug)]
 pub struct Wanted {
     /// The load of each run.
     pub load: Load,
-    /// Runs of each of the two.
+    /// Runs of each application.
     pub rounds: usize,
 }
 
-/// Runs the bench on the lab that is up, or on one that is ended afterwards.
+/// Runs the bench on the running lab, or on a temporary one.
 ///
-/// # Errors
-/// When hey is missing, the two do not come up, or one of them answers nothing.
+/// # Errors If hey is missing, or if one of the two does not come up or does not answer.
 pub async fn run(layout: &Layout, wanted: &Wanted) -> Result<Report> {
     wanted.load.check()?;
     check_tools()?;
@@ -104,7 +102,7 @@ async fn measure(stage: &Stage, wanted: &Wanted, progress: &MultiProgress) -> Re
         });
     }
     for round in 0..wanted.rounds {
-        // Whoever runs second finds the machine warmer, so they take turns at that too.
+        // The second run finds the machine warmer, so the order alternates.
         let mut order: Vec<usize> = (0..contenders.len()).collect();
         if round % 2 == 1 {
             order.reverse();
@@ -156,7 +154,7 @@ async fn run_once(stage: &Stage, contender: &Contender, load: &Load) -> Result<R
     })
 }
 
-/// Runs hey in the VPC, outside of the cluster, and gives its summary.
+/// Runs hey in the VPC, outside the cluster, and returns its summary.
 async fn generate(arguments: &[String]) -> Result<String> {
     let run = Command::new("nsenter")
         .arg(format!("--net=/run/netns/{}", namespace("vpc")))
@@ -191,7 +189,7 @@ fn machine() -> Machine {
     }
 }
 
-/// The files of a report in a folder of results.
+/// The names of a report's files in the folder of results.
 const DATA: &str = "app.json";
 const CHART: &str = "app.svg";
 
@@ -209,10 +207,9 @@ pub fn write(report: &Report, folder: &Path) -> Result<()> {
     write(CHART, chart::svg(report))
 }
 
-/// Reads a report that was written.
+/// Reads a report from its file.
 ///
-/// # Errors
-/// When the file is not there or holds something else.
+/// # Errors If the file does not exist or is not a report.
 pub fn read(file: &Path) -> Result<Report> {
     let text =
         fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;

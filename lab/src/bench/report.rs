@@ -1,4 +1,4 @@
-//! What a bench found, as data: written as JSON, drawn as a table and as a chart.
+//! The results of a bench: written as JSON, shown as a table and as a chart.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -8,26 +8,26 @@ use super::hey::{Answers, Load};
 /// A whole bench.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// Where it ran.
+    /// The machine that it ran on.
     pub machine: Machine,
     /// The load of each run.
     pub load: Load,
-    /// What each of the two had.
+    /// Replicas and resources of each application.
     pub each: Each,
-    /// The two, the application first.
+    /// The two applications, the project's own first.
     pub subjects: Vec<Subject>,
 }
 
-/// The machine that carried cluster and load generator.
+/// The machine that ran the cluster and the load generator.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
-    /// Its processors, as the system counts them.
+    /// Number of processors.
     pub processors: usize,
-    /// What they call themselves.
+    /// The processors' model name.
     pub model: String,
 }
 
-/// What both had alike.
+/// What both applications had equally.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Each {
     /// Pods.
@@ -36,10 +36,10 @@ pub struct Each {
     pub resources: Value,
 }
 
-/// One of the two.
+/// One of the two applications.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Subject {
-    /// What people call it.
+    /// Its display name.
     pub name: String,
     /// Its runs.
     pub rounds: Vec<Round>,
@@ -50,9 +50,9 @@ pub struct Subject {
 /// One run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Round {
-    /// What the load generator saw.
+    /// The load generator's results.
     pub answers: Answers,
-    /// Who used the processors meanwhile.
+    /// Who used the processors during the run.
     pub processors: Processors,
     /// Memory of the pods in bytes, at the end of the run.
     pub resident_bytes: u64,
@@ -71,26 +71,26 @@ pub struct Processors {
     pub load: f64,
     /// Everything else in the machines: agents, kubelets, the control plane, the network.
     pub cluster: f64,
-    /// Nobody.
+    /// Idle time.
     pub idle: f64,
 }
 
-/// A counter in Redis around all runs.
+/// A counter in Redis before and after all runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Count {
-    /// What it was.
+    /// Its value before the runs.
     pub before: u64,
     /// How many requests were sent in between.
     pub sent: u64,
-    /// How many of them got the page.
+    /// How many of those requests got the page.
     pub answered: u64,
-    /// What it is.
+    /// Its value after the runs.
     pub after: u64,
 }
 
 impl Count {
-    /// Whether each answered request was counted once. One that got no answer may have
-    /// been counted before its answer was lost.
+    /// Whether each answered request was counted once. A request without an answer may have been
+    /// counted before its answer was lost.
     pub fn is_exact(&self) -> bool {
         (self.before + self.answered..=self.before + self.sent).contains(&self.after)
     }
@@ -99,16 +99,16 @@ impl Count {
 /// A figure over the rounds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Spread {
-    /// The middle one; of an even number the mean of the two.
+    /// The median; for an even number, the mean of the two middle values.
     pub median: f64,
-    /// The smallest.
+    /// The minimum.
     pub least: f64,
-    /// The largest.
+    /// The maximum.
     pub most: f64,
 }
 
 impl Spread {
-    /// Of nothing it is all zero.
+    /// The spread of these values; all zero if there are none.
     pub fn of(values: impl IntoIterator<Item = f64>) -> Self {
         let mut values: Vec<f64> = values.into_iter().collect();
         values.sort_by(f64::total_cmp);
@@ -128,12 +128,12 @@ impl Spread {
 }
 
 impl Subject {
-    /// A figure of each round.
+    /// The spread of a figure over the rounds.
     pub fn spread(&self, figure: impl Fn(&Round) -> f64) -> Spread {
         Spread::of(self.rounds.iter().map(figure))
     }
 
-    /// Requests that failed in all rounds, and all that were sent.
+    /// Failed requests and sent requests, over all rounds.
     pub fn failed(&self) -> (u64, u64) {
         let sum = |figure: fn(&Answers) -> u64| {
             let each = self.rounds.iter().map(|round| figure(&round.answers));
@@ -144,7 +144,7 @@ impl Subject {
 }
 
 impl Round {
-    /// Seconds of a share of the processors' time for 1,000 requests.
+    /// Processor seconds per 1,000 requests.
     pub fn per_thousand(&self, seconds: f64) -> f64 {
         seconds * 1000.0 / count(self.answers.requests().max(1))
     }
@@ -155,28 +155,28 @@ impl Round {
     }
 }
 
-/// A count as a figure.
+/// Converts a count to a figure.
 #[allow(clippy::cast_precision_loss, reason = "counts here are far below 2^52")]
 pub fn count(number: u64) -> f64 {
     number as f64
 }
 
-/// The load test that the original cluster's author published: a Flask application on
-/// three c7i-flex.large. Measured elsewhere, so beside ours for orientation only.
+/// The load test that the original cluster's author published: a Flask application on three
+/// c7i-flex.large. Measured on other machines, so for orientation only.
 pub mod elsewhere {
     /// Requests per second.
     pub const PER_SECOND: f64 = 177.24;
     /// Mean time in milliseconds.
     pub const AVERAGE_MS: f64 = 2650.0;
-    /// Half of the answers.
+    /// Half of the answers, in milliseconds.
     pub const P50_MS: f64 = 1185.0;
-    /// Nine of ten.
+    /// Nine of ten answers, in milliseconds.
     pub const P90_MS: f64 = 5978.0;
-    /// All but one in a hundred.
+    /// 99 of 100 answers, in milliseconds.
     pub const P99_MS: f64 = 18785.0;
     /// Requests that timed out, of 50,000.
     pub const TIMED_OUT: u64 = 48;
-    /// Bytes of a page.
+    /// Size of a page in bytes.
     pub const PAGE_BYTES: f64 = 7228.0;
 }
 
@@ -214,7 +214,7 @@ pub(super) mod tests {
         }
     }
 
-    /// Three rounds of each, one request lost by the second.
+    /// Three rounds each; the second application lost one request.
     pub fn example() -> Report {
         let mut second = Subject {
             name: "Flask".to_owned(),

@@ -1,4 +1,4 @@
-//! The two applications on the lab's cluster: set up alike, found, and cleared away.
+//! The two applications on the lab's cluster: set up equally, found, and removed.
 
 use std::path::PathBuf;
 use std::thread::sleep;
@@ -14,22 +14,22 @@ use crate::layout::{Layout, namespace};
 use crate::process;
 use crate::state::{Phase, State};
 
-/// How long pods may take to be there.
+/// How long pods may take to become ready.
 const ROLLOUT: &str = "--timeout=300s";
-/// How long the page may take to answer through the ingress once its pods are ready.
+/// How long it may take until the page answers through the ingress after its pods are ready.
 const LONGEST_WAIT: Duration = Duration::from_mins(2);
-/// How long one page may take then.
+/// Time-out of one page, in seconds.
 const LONGEST_PAGE: &str = "20";
 
-/// One of the two, as it was deployed.
+/// One of the two deployed applications.
 pub struct Contender {
-    /// What people call it.
+    /// Its display name.
     pub name: &'static str,
-    /// By which name the ingress knows it.
+    /// Its host name at the ingress.
     pub host: &'static str,
     /// The key of its counter in Redis.
     key: &'static str,
-    /// Whose usage its runs are charged with.
+    /// The pods whose usage is measured during its runs.
     pub watched: Watched,
 }
 
@@ -57,7 +57,7 @@ const TWIN: Place = Place {
     deployment: "flask",
 };
 
-/// The cluster with both on it.
+/// The cluster with both applications.
 pub struct Stage {
     layout: Layout,
     manifest: PathBuf,
@@ -68,8 +68,8 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Applies the twin and gives the application the twin's number of pods and
-    /// resources; waits until all pods are ready.
+    /// Deploys the twin and gives the application the twin's replicas and resources; waits until
+    /// all pods are ready.
     pub fn set(layout: &Layout) -> Result<Self> {
         let manifest = layout.repository().join("bench/flask.yaml");
         let state = State::require(layout)?;
@@ -92,7 +92,7 @@ impl Stage {
             },
             manifest,
         };
-        // The leading agent brings the application a moment after the nodes.
+        // The leader deploys the application shortly after the nodes are ready.
         for workload in [
             ["visits", "statefulset/redis"],
             ["visits", "deployment/backend"],
@@ -111,7 +111,7 @@ impl Stage {
         Ok(stage)
     }
 
-    /// Takes the twin away and gives the application back what it had.
+    /// Removes the twin and restores the application's replicas and resources.
     pub fn clear(&self) -> Result<()> {
         self.give(&self.before)?;
         let file = self.manifest.to_string_lossy().into_owned();
@@ -124,12 +124,12 @@ impl Stage {
         &self.address
     }
 
-    /// What both have.
+    /// Replicas and resources of both.
     pub fn each(&self) -> &Each {
         &self.each
     }
 
-    /// Both, the application first, with the groups of their pods.
+    /// Both applications, the project's own first, with their pods' control groups.
     pub fn contenders(&self) -> Result<Vec<Contender>> {
         let places = [&APPLICATION, &TWIN].into_iter();
         places
@@ -148,7 +148,7 @@ impl Stage {
             .collect()
     }
 
-    /// Waits for both pages and fails unless they are the same but for who answered.
+    /// Waits for both pages and fails if they differ in more than who answered.
     pub fn compare(&self, contenders: &[Contender]) -> Result<()> {
         let mut pages = Vec::new();
         for contender in contenders {
@@ -171,7 +171,7 @@ impl Stage {
         Ok(())
     }
 
-    /// What Redis has counted for one of them.
+    /// A contender's counter in Redis.
     pub fn count(&self, contender: &Contender) -> Result<u64> {
         let words = "exec --namespace visits redis-0 -- valkey-cli get";
         let answer = self.kubectl(words, &[contender.key])?;
@@ -199,7 +199,7 @@ impl Stage {
                 Err(error) if Instant::now() > end => {
                     return Err(error.context(format!("{} does not answer", contender.name)));
                 }
-                // The ingress controller learns of pods by itself and says nothing.
+                // The ingress controller learns of pods without an event that could be waited for.
                 Err(_) => sleep(Duration::from_millis(500)),
             }
         }
@@ -224,7 +224,7 @@ impl Stage {
         self.get(place.namespace, &format!("deployment {}", place.deployment))
     }
 
-    /// Gives the application's Deployment so many pods with such resources.
+    /// Sets the replicas and resources of the application's Deployment.
     fn give(&self, each: &Each) -> Result<()> {
         let patch = serde_json::to_string(&gives(&self.deployment(&APPLICATION)?, each))?;
         let line = format!(
@@ -248,7 +248,7 @@ impl Stage {
         Ok(pods)
     }
 
-    /// Runs kubectl with the words of `line`, and `more` as they are.
+    /// Runs kubectl with the words of `line`, and `more` unsplit.
     fn kubectl(&self, line: &str, more: &[&str]) -> Result<String> {
         let words = line.split(' ').chain(more.iter().copied());
         let arguments: Vec<String> = words.map(str::to_owned).collect();
@@ -276,8 +276,8 @@ fn has(deployment: &Value) -> Each {
     }
 }
 
-/// The patch that gives a Deployment such replicas and resources. What it has and shall
-/// not have is taken away by null.
+/// The patch that sets a Deployment's replicas and resources. Null removes fields that it must not
+/// keep.
 fn gives(deployment: &Value, each: &Each) -> Value {
     let container = &deployment["spec"]["template"]["spec"]["containers"][0];
     let mut resources = each.resources.clone();
@@ -297,7 +297,7 @@ fn gives(deployment: &Value, each: &Each) -> Value {
     } })
 }
 
-/// Uid and node of each pod in kubectl's list that runs and is to stay.
+/// Uid and node of each pod in kubectl's list that is running and not being deleted.
 fn running(list: &Value) -> impl Iterator<Item = (String, String)> {
     let pods = list["items"].as_array().into_iter().flatten();
     pods.filter(|pod| {
@@ -312,7 +312,7 @@ fn running(list: &Value) -> impl Iterator<Item = (String, String)> {
     })
 }
 
-/// The page without what is not the same on two visits: number, pod, node and version.
+/// The page without the parts that differ between visits: number, pod, node and version.
 fn plain(page: &str) -> String {
     let mut page = page.trim_end().to_owned();
     for (from, to) in [

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::report::{Each, Report, Round, Spread, Subject, count, elsewhere};
 
-/// What stands in a cell that has nothing to say.
+/// The text of an empty cell.
 const NOTHING: &str = "-";
 
 /// The whole text.
@@ -70,7 +70,7 @@ pub fn text(report: &Report) -> String {
     text
 }
 
-/// A figure with its number of decimals, and what it was elsewhere.
+/// A figure with its number of decimals, and its value in the published test.
 struct Measure {
     label: &'static str,
     decimals: usize,
@@ -78,7 +78,7 @@ struct Measure {
     elsewhere: Option<f64>,
 }
 
-/// What a visitor notices.
+/// The figures that a visitor notices.
 const TIMES: &[Measure] = &[
     Measure {
         label: "requests/s",
@@ -112,7 +112,7 @@ const TIMES: &[Measure] = &[
     },
 ];
 
-/// What it costs.
+/// The figures of resource usage.
 const COSTS: &[Measure] = &[
     Measure {
         label: "CPU-s per 1,000 requests",
@@ -167,15 +167,15 @@ impl Measure {
     }
 }
 
-/// Somebody's share of the processors' time.
+/// A share of the processors' time.
 pub struct Share {
-    /// Who.
+    /// Who used it.
     pub label: &'static str,
     /// Seconds of a round.
     pub of: fn(&Round) -> f64,
 }
 
-/// All who share the processors, the subject first.
+/// All shares of the processors, the subject first.
 pub const SHARES: &[Share] = &[
     Share {
         label: "the pods",
@@ -228,7 +228,7 @@ fn failures(subjects: &[Subject]) -> Vec<String> {
     row
 }
 
-/// What each of the two had.
+/// Replicas and resources of each application.
 fn equal(each: &Each) -> String {
     let mut words = vec![format!("{} pods", each.replicas)];
     for kind in ["requests", "limits"] {
@@ -247,19 +247,19 @@ fn equal(each: &Each) -> String {
     words.join(", ")
 }
 
-/// How many times the second the first is, or the other way round.
+/// The first value as a multiple of the second, or as a fraction `1/x` of it.
 fn ratio(ours: f64, theirs: f64) -> String {
     if ours <= 0.0 || theirs <= 0.0 {
         return NOTHING.to_owned();
     }
-    // Rounded first: a thousandth less is no "1/1.0".
+    // Rounded first, so that a value slightly below 1 does not become "1/1.0".
     match format!("{:.1}", theirs / ours) {
         more if ours < theirs && more != "1.0" => format!("1/{more}"),
         _ => format!("{:.1}", ours / theirs),
     }
 }
 
-/// A rounded number with its thousands apart.
+/// A rounded number with separated thousands.
 pub fn whole(value: f64) -> String {
     let digits = format!("{value:.0}");
     let mut text = String::new();
@@ -272,7 +272,7 @@ pub fn whole(value: f64) -> String {
     text
 }
 
-/// Columns as wide as their widest cell; the first is flush left, numbers are flush right.
+/// Columns as wide as their widest cell; the first is left-aligned, numbers are right-aligned.
 fn aligned(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
     let width = |column: usize| {

@@ -13,7 +13,7 @@ use super::report::{Processors, count};
 const ROOT: &str = "/sys/fs/cgroup";
 /// The group that holds all machines.
 const MACHINES: &str = "lab";
-/// Ticks of /proc/stat in a second, the same on every Linux that users see.
+/// Ticks per second in /proc/stat, the same on every Linux in user space.
 const TICKS: f64 = 100.0;
 
 /// A pod's groups, and the pods of one workload.
@@ -25,17 +25,17 @@ pub struct Pod {
     pub uid: String,
 }
 
-/// All whose usage is told apart.
+/// Everything that is measured separately.
 pub struct Watched {
-    /// The subject's.
+    /// The subject's pods.
     pub pods: Vec<Pod>,
-    /// The ingress controller's.
+    /// The ingress controller's pods.
     pub ingress: Vec<Pod>,
-    /// Redis's.
+    /// Redis's pod.
     pub redis: Vec<Pod>,
 }
 
-/// Seconds of processor time since the beginning of each.
+/// Seconds of processor time since each one started.
 #[derive(Clone, Debug)]
 pub struct Clock {
     used: Processors,
@@ -43,10 +43,9 @@ pub struct Clock {
 }
 
 impl Watched {
-    /// What everybody has used up to now.
+    /// The processor time used so far.
     ///
-    /// # Errors
-    /// When a pod's group is gone, as when it was restarted elsewhere.
+    /// # Errors If a pod's group is gone, for example because the pod moved.
     pub fn clock(&self) -> Result<Clock> {
         let sum = |pods: &[Pod]| -> Result<f64> {
             pods.iter().map(|pod| seconds(&pod.group("cpuacct")?)).sum()
@@ -61,7 +60,7 @@ impl Watched {
                 ingress: sum(&self.ingress)?,
                 redis: sum(&self.redis)?,
                 load: of(children.user_time()) + of(children.system_time()),
-                // All machines, of which the others are parts.
+                // All machines; the other figures are parts of it.
                 cluster: machines,
                 idle: 0.0,
             },
@@ -85,7 +84,7 @@ impl Watched {
 }
 
 impl Clock {
-    /// What was used between two looks.
+    /// Processor time between two readings.
     pub fn until(&self, later: &Self) -> Processors {
         let (from, to) = (&self.used, &later.used);
         let mut used = Processors {
@@ -156,8 +155,8 @@ fn idle(stat: &str) -> Option<f64> {
     Some(ticks / TICKS)
 }
 
-/// What is in memory of a group and those below it: its own pages, and the parts of
-/// programs and libraries that it has mapped.
+/// Resident memory of a group and those below it: its own pages, and the mapped parts of programs
+/// and libraries.
 fn resident(stat: &str) -> Option<u64> {
     let value = |key: &str| -> Option<u64> {
         let line = stat.lines().find_map(|line| line.strip_prefix(key))?;

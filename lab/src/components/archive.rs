@@ -1,5 +1,5 @@
-//! Archives and digests. The same content gives the same bytes: digests go into
-//! the agent's pins, and a rebuilt archive shall not look like another one.
+//! Archives and digests. The same content gives the same bytes: digests go into the agent's pins,
+//! and a rebuilt archive must not look like a different one.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
@@ -11,10 +11,10 @@ use sha2::{Digest as _, Sha256};
 use super::cache::hex;
 use super::command::{nice, run};
 
-/// Copied at a time.
+/// Bytes copied at a time.
 const CHUNK: usize = 1 << 20;
 
-/// A writer that hashes what passes through.
+/// A writer that hashes the data that passes through.
 pub struct Hashing<W> {
     inner: W,
     hash: Sha256,
@@ -22,7 +22,7 @@ pub struct Hashing<W> {
 }
 
 impl<W: Write> Hashing<W> {
-    /// Hashes what is written to `inner`.
+    /// Hashes everything written to `inner`.
     pub fn new(inner: W) -> Self {
         Self {
             inner,
@@ -31,7 +31,7 @@ impl<W: Write> Hashing<W> {
         }
     }
 
-    /// The sha256 in hexadecimal and the number of bytes, of all that was written.
+    /// The hexadecimal sha256 and the number of bytes of everything written.
     pub fn finish(self) -> (String, u64) {
         (hex(&self.hash.finalize()), self.length)
     }
@@ -52,8 +52,7 @@ impl<W: Write> Write for Hashing<W> {
 
 /// The sha256 of a file, in hexadecimal.
 ///
-/// # Errors
-/// When it cannot be read.
+/// # Errors If it cannot be read.
 pub fn digest_of(file: &Path) -> Result<String> {
     let read = || -> io::Result<String> {
         let mut source = File::open(file)?;
@@ -70,8 +69,8 @@ pub fn digest_of(file: &Path) -> Result<String> {
     read().with_context(|| format!("hash {}", file.display()))
 }
 
-/// Packs what lies in `folder`, as a gzipped tar with neither times nor owners.
-/// `members` are its top-level names as they shall read in the archive.
+/// Packs `folder` as a gzipped tar without times and owners. `members` are the top-level names in
+/// the archive.
 ///
 /// # Errors
 /// When tar or gzip fail.
@@ -79,7 +78,7 @@ pub fn pack(folder: &Path, members: &[&str], archive: &Path, log: &Path) -> Resu
     let mut tar = nice("tar");
     tar.args(["--create", "--sort=name", "--mtime=@0", "--owner=0"])
         .args(["--group=0", "--numeric-owner", "--format=ustar"])
-        // Level 1: the archive travels over loopback, the time to pack counts.
+        // Level 1: the archive only travels over loopback, so packing time matters more than size.
         .args(["--use-compress-program", "gzip -n -1", "--file"])
         .arg(archive)
         .arg("--directory")

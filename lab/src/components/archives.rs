@@ -1,5 +1,5 @@
-//! Images that a person puts into the lab's folder as archives, for what can be
-//! neither built here nor pulled: `docker save`, `podman save` or `ctr images export`.
+//! Images that a person puts into the lab's folder as archives because they can be neither built
+//! here nor pulled: from `docker save`, `podman save` or `ctr images export`.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -15,24 +15,23 @@ use super::image;
 use super::manifests::qualified;
 use super::registry::{Storage, copied};
 
-/// Names under which an OCI layout's index may have an image, the fuller first.
+/// Annotations that may name an image in an OCI layout's index, the fuller name first.
 const NAMES: [&str; 2] = [
     "io.containerd.image.name",
     "org.opencontainers.image.ref.name",
 ];
 
-/// An image in an archive: what skopeo calls it, and its full name.
+/// An image in an archive: skopeo's name for it, and its full name.
 #[derive(Debug, PartialEq, Eq)]
 struct Found {
     source: String,
     reference: String,
 }
 
-/// Stores the images of `folder`'s archives in the registry's folder, those that it
-/// does not have yet; says which the folder holds. Without a folder there are none.
+/// Stores the images of `folder`'s archives in the registry's folder unless it already has them;
+/// returns all images of the archives. Without a folder there are none.
 ///
-/// # Errors
-/// When an archive cannot be read or names no image.
+/// # Errors If an archive cannot be read or names no image.
 pub fn store(folder: &Path, registry: &Path, work: &Path, log: &Path) -> Result<Vec<String>> {
     let mut references = Vec::new();
     let Ok(entries) = fs::read_dir(folder) else {
@@ -50,7 +49,7 @@ pub fn store(folder: &Path, registry: &Path, work: &Path, log: &Path) -> Result<
         let found = images_of(&path).with_context(|| format!("read {}", path.display()))?;
         let about = path.metadata()?;
         for Found { source, reference } in found {
-            // Gone with the registry's folder when this is made again.
+            // Removed with the registry's folder when that is rebuilt.
             let stamp = format!("{:?} {:?} {source}", about.modified()?, about.len());
             let stamp = Stamp::of([("archive", stamp.as_bytes())]);
             let name = reference.replace(['/', ':'], "_");
@@ -95,7 +94,7 @@ fn images_of(path: &Path) -> Result<Vec<Found>> {
     }
     let file = path.display();
     let names: BTreeSet<(String, String)> = match (&docker, &oci) {
-        // An archive that is both has each image's full name here.
+        // An archive in both formats has each image's full name here.
         (Some(manifest), _) => strings(manifest, "/RepoTags")
             .map(|name| (format!("docker-archive:{file}:{name}"), name))
             .collect(),
@@ -125,7 +124,7 @@ fn strings<'a>(manifest: &'a Value, pointer: &'a str) -> impl Iterator<Item = St
         .filter_map(|name| name.as_str().map(str::to_owned))
 }
 
-/// The images of an OCI layout's index: skopeo's name and the fullest one.
+/// The images of an OCI layout's index: skopeo's name and the fullest name.
 fn index_names(index: &Value) -> impl Iterator<Item = (String, String)> {
     let manifests = index.get("manifests").and_then(Value::as_array);
     manifests.into_iter().flatten().filter_map(|manifest| {

@@ -1,6 +1,6 @@
-//! The cache of built components. A component is a folder whose stamp, the hash
-//! of everything that went into it, was written last: without the right stamp it
-//! was not built, however complete it looks.
+//! The cache of built components. A component is a folder with a stamp, the hash of all its inputs,
+//! which is written last: without the right stamp the component is not built, however complete it
+//! looks.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -12,16 +12,16 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use nix::fcntl::{Flock, FlockArg};
 use sha2::{Digest as _, Sha256};
 
-/// The file in a component's folder that says what it was built from.
+/// The file in a component's folder with the stamp of its inputs.
 const STAMP: &str = ".stamp";
 
-/// The hash of everything that goes into a component.
+/// The hash of all inputs of a component.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stamp(String);
 
 impl Stamp {
-    /// The stamp of a component made from `inputs`, each a name and its content.
-    /// Neither may be moved into the other without changing the stamp.
+    /// The stamp of a component made from `inputs`, each a name and its content. Moving bytes from
+    /// a name to its content changes the stamp too.
     pub fn of<'a>(inputs: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Self {
         let mut hash = Sha256::new();
         for (name, content) in inputs {
@@ -33,7 +33,7 @@ impl Stamp {
         Self(hex(&hash.finalize()))
     }
 
-    /// The stamp as the input of a component made from this one.
+    /// The stamp as an input of another component.
     pub fn as_bytes(&self) -> &[u8] {
         self.0.as_bytes()
     }
@@ -58,12 +58,11 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// Opens the cache in the folder `root`, which is made when it is not there.
-    /// Waits while another process builds there: both want the same components.
-    /// `ready` is asked before anything is built whether this machine can build.
+    /// Opens the cache in the folder `root`, which is created if needed. Waits while another
+    /// process builds there: both want the same components. `ready` checks before the first build
+    /// whether this machine can build.
     ///
-    /// # Errors
-    /// When the folder or its lock cannot be made.
+    /// # Errors If the folder or its lock cannot be created.
     pub fn open(root: &Path, progress: MultiProgress, ready: fn() -> Result<()>) -> Result<Self> {
         fs::create_dir_all(root.join("logs"))
             .with_context(|| format!("make the component cache {}", root.display()))?;
@@ -93,15 +92,15 @@ impl Cache {
         })
     }
 
-    /// Where the component `name` lies, if it was built from `stamp`'s inputs.
+    /// The folder of the component `name`, if it was built from `stamp`'s inputs.
     pub fn built(&self, name: &str, stamp: &Stamp) -> Option<PathBuf> {
         let path = self.root.join(name);
         let found = fs::read_to_string(path.join(STAMP)).ok()?;
         (found == stamp.0).then_some(path)
     }
 
-    /// The component's folder, first made by `build` unless it was built before
-    /// from the same inputs. `build` gets an empty folder and the path of a log.
+    /// The component's folder, built with `build` unless it was built before from the same inputs.
+    /// `build` gets an empty folder and the path of a log.
     ///
     /// # Errors
     /// Those of `build`, and of the file system.
@@ -133,9 +132,9 @@ impl Cache {
         Ok(path)
     }
 
-    /// Runs `add`, which adds to the component in `folder` and tells by itself whether
-    /// there is anything to do. It gets an empty folder on the same file system as
-    /// `folder`, whose content is thrown away, and the path of a log.
+    /// Runs `add`, which adds to the component in `folder` and decides itself whether there is
+    /// anything to do. It gets a temporary empty folder on the same file system as `folder`, and
+    /// the path of a log.
     ///
     /// # Errors
     /// Those of `add`, and of the file system.
@@ -178,8 +177,7 @@ impl Cache {
         fs::create_dir(&unfinished)?;
         build(&unfinished, &log)?;
         fs::write(unfinished.join(STAMP), &stamp.0)?;
-        // Out of the way before it is removed: a component half removed would
-        // still carry its stamp.
+        // Renamed before it is removed: a half-removed component would still have its stamp.
         let outdated = self.root.join(format!(".outdated-{name}"));
         remove(&outdated)?;
         if path.exists() {
@@ -191,8 +189,8 @@ impl Cache {
     }
 }
 
-/// Whether something in the folder `path` is mounted, or is the lower folder of an
-/// overlay, by the kernel's list of mounts (proc(5), mountinfo).
+/// Whether something in the folder `path` is mounted, or is the lower folder of an overlay,
+/// according to the kernel's list of mounts (proc(5), mountinfo).
 fn is_mounted(path: &Path, mountinfo: &str) -> bool {
     let inside = format!("{}/", path.display());
     mountinfo.lines().any(|mount| mount.contains(&inside))
@@ -269,7 +267,7 @@ mod tests {
         assert_eq!(error, "build the lab's component rootfs: killed");
         assert_eq!(cache.built("rootfs", &stamp("x")), None);
 
-        // Nor does what it left behind end up in the next build.
+        // What it left behind does not end up in the next build either.
         let path = cache
             .component("rootfs", &stamp("x"), |_, _| Ok(()))
             .unwrap();

@@ -1,5 +1,5 @@
-//! Programs that build the components: run nicely, their output kept in a log,
-//! and a failure told with the last lines of it.
+//! Programs that build the components: they run with `nice`, their output goes to a log, and an
+//! error contains the log's last lines.
 
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
@@ -11,21 +11,21 @@ use anyhow::{Context as _, Result, anyhow, bail};
 
 use super::tools;
 
-/// Lines of a failed program's output that its error repeats.
+/// Number of lines of a failed program's output that its error repeats.
 const LAST_LINES: usize = 12;
-/// How much of a log's end is read to find them, in bytes.
+/// How much of a log's end is read for them, in bytes.
 const LAST_BYTES: u64 = 16 * 1024;
 
-/// `program` with a lowered priority: a build takes minutes and the person at
-/// the machine goes on working.
+/// `program` with lower priority: a build takes minutes, and the person at the machine keeps
+/// working.
 pub fn nice(program: &str) -> Command {
     let mut command = Command::new("nice");
     command.args(["-n", "10", program]).env("LC_ALL", "C");
     command
 }
 
-/// A command inside the root folder `root`, in a mount namespace of its own: what
-/// package scripts mount there is gone when they end, however they end.
+/// A command inside the root folder `root`, in its own mount namespace: mounts of package scripts
+/// disappear when the scripts end, however they end.
 pub fn within(root: &Path, script: &str) -> Command {
     let mut command = nice("unshare");
     command
@@ -40,7 +40,7 @@ pub fn within(root: &Path, script: &str) -> Command {
     command
 }
 
-/// Runs `command` to its end with standard output and error appended to `log`.
+/// Runs `command` to its end, with standard output and error appended to `log`.
 ///
 /// # Errors
 /// When it cannot be started or ends with another status than 0; the message

@@ -1,7 +1,7 @@
-//! The machines' root file system, and the programs that images take from Debian.
+//! The machines' root file system, and programs from Debian for images.
 //!
-//! A machine holds what a stock cloud image holds and no more, so that the agent
-//! cannot lean on a package that EC2's instances lack.
+//! A machine contains what a stock cloud image contains and no more, so that the agent cannot
+//! depend on a package that EC2's instances lack.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,16 +18,16 @@ use super::platform;
 const SUITE: &str = "bookworm";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
-/// What a cloud image has beyond Debian's minimal system.
+/// The packages of a cloud image beyond Debian's minimal system.
 const PACKAGES: &str = "systemd,systemd-sysv,dbus,iproute2,iptables,nftables,ethtool,kmod,\
     ca-certificates,curl,procps,netbase,python3-minimal,less";
-/// Installed in a second step: it does not configure within debootstrap.
+/// Installed in a second step: its configuration fails within debootstrap.
 const CLOUD_INIT: &str = "cloud-init";
-/// What images need and machines must not have.
+/// Packages that images need and machines must not have.
 const TOOLS: &str = "conntrack ipset busybox redis-server";
 
-/// Units that have no place in a machine that is a container without a disk, a
-/// console, a package mirror or kernel modules.
+/// Units that make no sense in a container without a disk, a console, a package mirror or kernel
+/// modules.
 const MASKED: &[&str] = &[
     "apt-daily-upgrade.timer",
     "apt-daily.timer",
@@ -58,15 +58,15 @@ const MASKED: &[&str] = &[
     "systemd-udevd.service",
 ];
 
-/// Files that Debian's packages bring or want, as a lab machine has them.
+/// Files that replace or complete those of Debian's packages on a lab machine.
 const FILES: &[(&str, &str)] = &[
     ("etc/hostname", "localhost\n"),
     ("etc/hosts", "127.0.0.1 localhost\n"),
     ("etc/resolv.conf", ""),
-    // Empty, not absent: systemd then takes an id of its own, but does not think
-    // that this is an image's first boot and reset which units are enabled.
+    // Empty, not absent: then systemd creates an id, but does not treat this as the image's first
+    // boot, which would reset which units are enabled.
     ("etc/machine-id", ""),
-    // These two are the kernel's and so the host's, whose settings they are.
+    // These two set kernel parameters, which belong to the host.
     ("etc/sysctl.d/50-pid-max.conf", ""),
     ("etc/sysctl.d/99-protect-links.conf", ""),
     (
@@ -95,18 +95,18 @@ const LINKS: &[(&str, &str)] = &[
     ),
 ];
 
-/// Bumped when `build` below does something else with the same inputs.
+/// Increased when `build` below changes its result for the same inputs.
 const RECIPE: &str = "1";
 
 /// The two root folders made from Debian's packages.
 pub struct Debian {
     /// What a machine boots.
     pub machine: PathBuf,
-    /// The same with what only images need; programs are copied out of it.
+    /// Same, with the packages that only images need; programs are copied out of it.
     pub tools: PathBuf,
 }
 
-/// What the programs that images take from here are made from.
+/// The stamp of the programs that images take from here.
 pub fn programs_stamp() -> Stamp {
     Stamp::of([
         ("recipe", RECIPE.as_bytes()),
@@ -117,7 +117,7 @@ pub fn programs_stamp() -> Stamp {
     ])
 }
 
-/// What the folders are made from.
+/// The stamp of the folders.
 fn stamp() -> Stamp {
     let programs = programs_stamp();
     let mut inputs = vec![("programs", programs.as_bytes())];
@@ -128,10 +128,9 @@ fn stamp() -> Stamp {
     Stamp::of(inputs)
 }
 
-/// The folders, made when needed: about two minutes.
+/// The folders, built if needed: about two minutes.
 ///
-/// # Errors
-/// When Debian's mirror does not answer or a package does not configure.
+/// # Errors If Debian's mirror does not answer or a package's configuration fails.
 pub fn built(cache: &Cache) -> Result<Debian> {
     let folder = cache.component("debian", &stamp(), build)?;
     Ok(Debian {
@@ -144,8 +143,8 @@ fn build(folder: &Path, log: &Path) -> Result<()> {
     let machine = folder.join("machine");
     let tools = folder.join("tools");
 
-    // In a mount namespace of its own: debootstrap mounts /proc inside, and one
-    // that is killed would leave it there for whoever removes the folder.
+    // In its own mount namespace: debootstrap mounts /proc inside, and if it were killed, the mount
+    // would remain when the folder is removed.
     let mut debootstrap = nice("unshare");
     debootstrap
         .args(["--mount", "--propagation", "private", "debootstrap"])
@@ -171,11 +170,11 @@ fn install(root: &Path, packages: &str, log: &Path) -> Result<()> {
     run(&mut within(root, &script), log)
 }
 
-/// Makes the fresh system `root` one that boots as a lab machine.
+/// Prepares the fresh system `root` to boot as a lab machine.
 fn settle(root: &Path) -> Result<()> {
     for (path, content) in FILES {
         let path = root.join(path);
-        // The host's file may be a link out of the root, or have a mode of its own.
+        // The host's file may be a link out of the root, or have a different mode.
         if path.is_symlink() || path.exists() {
             fs::remove_file(&path)?;
         }
@@ -199,23 +198,22 @@ fn settle(root: &Path) -> Result<()> {
         }
         symlink(target, &path).with_context(|| format!("link {}", path.display()))?;
     }
-    // With this folder the journal outlives a reboot, as in a cloud image.
+    // With this folder the journal survives a reboot, as in a cloud image.
     fs::create_dir_all(root.join("var/log/journal"))?;
     Ok(())
 }
 
-/// `programs` (paths in the root folder `root`) with the libraries that they are
-/// linked to, as files of an image with Debian's merged /usr.
+/// `programs` (paths in the root folder `root`) with their libraries, as files of an image with
+/// Debian's merged /usr.
 ///
-/// # Errors
-/// When one is not there, or is not linked dynamically.
+/// # Errors If one does not exist, or is not linked dynamically.
 pub fn with_libraries(root: &Path, programs: &[String]) -> Result<BTreeMap<String, Node>> {
     let listed = output(&mut within(root, &format!("ldd {}", programs.join(" "))))?;
     let mut paths: Vec<&str> = programs.iter().map(String::as_str).collect();
     paths.extend(libraries(&listed));
     paths.sort_unstable();
     paths.dedup();
-    // Resolved inside: a link to an absolute path means the root folder's.
+    // Resolved inside: an absolute link points into the root folder.
     let resolved = output(&mut within(root, &format!("realpath {}", paths.join(" "))))?;
     let mut files = BTreeMap::new();
     for (path, file) in paths.iter().zip(resolved.lines()) {
@@ -228,10 +226,9 @@ pub fn with_libraries(root: &Path, programs: &[String]) -> Result<BTreeMap<Strin
     Ok(files)
 }
 
-/// The extensions that iptables loads by name, which ldd does not tell.
+/// The extensions that iptables loads by name, which ldd does not list.
 ///
-/// # Errors
-/// When their folder cannot be read.
+/// # Errors If their folder cannot be read.
 pub fn iptables_extensions(root: &Path) -> Result<Vec<String>> {
     let folder = format!("usr/lib/{}/xtables", platform::LIBRARIES);
     let mut paths = fs::read_dir(root.join(&folder))
@@ -247,16 +244,15 @@ pub fn iptables_extensions(root: &Path) -> Result<Vec<String>> {
     Ok(paths)
 }
 
-/// The names that busybox answers to.
+/// The names of busybox's applets.
 ///
-/// # Errors
-/// When it does not run.
+/// # Errors If it does not run.
 pub fn busybox_applets(root: &Path) -> Result<Vec<String>> {
     let names = output(&mut within(root, "busybox --list"))?;
     Ok(names.lines().map(str::to_owned).collect())
 }
 
-/// The libraries' paths in what ldd wrote.
+/// The libraries' paths in ldd's output.
 fn libraries(listed: &str) -> impl Iterator<Item = &str> {
     listed.lines().filter_map(|line| {
         let (line, _) = line.trim().split_once(" (0x")?;
@@ -265,7 +261,7 @@ fn libraries(listed: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Where `path` lies when /bin, /lib, /lib64 and /sbin are links into /usr.
+/// The location of `path` if /bin, /lib, /lib64 and /sbin are links into /usr.
 fn merged_usr(path: &str) -> String {
     let path = path.trim_start_matches('/');
     match path.split('/').next() {
@@ -306,7 +302,7 @@ mod tests {
         ] {
             fs::create_dir_all(dir.path().join(folder)).unwrap();
         }
-        // debootstrap leaves the host's behind, which may be a link out of the root.
+        // debootstrap leaves the host's file, which may be a link out of the root.
         symlink("/nowhere/else", dir.path().join("etc/resolv.conf")).unwrap();
         settle(dir.path()).unwrap();
         settle(dir.path()).unwrap();

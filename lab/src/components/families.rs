@@ -1,4 +1,4 @@
-//! What is built from Go modules. A family's go.mod and go.sum lie in its folder under
+//! The programs built from Go modules. A family's go.mod and go.sum are in its folder under
 //! `lab/components`.
 
 use super::golang::Family;
@@ -119,9 +119,9 @@ pub const CNI: Family = Family {
     replaced: &[],
 };
 
-/// Calico's node agent, CNI plugins and controllers. v3.28.5 is the last release
-/// that the module proxy has. It needs Go 1.24: later ones refuse the URL that it
-/// writes for the API server's address.
+/// Calico's node agent, CNI plugins and controllers. v3.28.5 is the last release that the module
+/// proxy has. It needs Go 1.24: later versions refuse the URL that it writes for the API server's
+/// address.
 pub const CALICO: Family = Family {
     name: "calico",
     version: "3.28.5",
@@ -148,8 +148,8 @@ pub const CALICO: Family = Family {
     replaced: &[],
 };
 
-/// The ingress controller. Two modules that it needs are not published, and the
-/// clients of some two hundred DNS services, for certificates, have no use here.
+/// The ingress controller. Two of its modules are not published, and its clients of some two
+/// hundred DNS services, for certificates, are not needed here.
 pub const TRAEFIK: Family = Family {
     name: "traefik",
     version: "3.7.13",
@@ -191,8 +191,8 @@ pub const TRAEFIK: Family = Family {
     ],
 };
 
-/// What makes volumes out of folders of the nodes. v0.0.30 is the last release
-/// that the module proxy has.
+/// The provisioner of volumes in the nodes' folders. v0.0.30 is the last release that the module
+/// proxy has.
 pub const LOCAL_PATH: Family = Family {
     name: "local-path-provisioner",
     version: "0.0.30",

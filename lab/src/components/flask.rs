@@ -1,6 +1,5 @@
-//! The image of the application's Flask twin, for the bench only: what
-//! bench/flask/Dockerfile makes, from Debian's Python and wheels, without a container
-//! engine.
+//! The image of the application's Flask twin, for the bench only: the same as from
+//! bench/flask/Dockerfile, but with Debian's Python and wheels and without a container engine.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,13 +12,13 @@ use super::debian::{self, Debian, with_libraries};
 use super::image::{self, Image, Node};
 use super::registry::Storage;
 
-/// Its name in bench/flask.yaml. It is ours: no registry has it.
+/// Its name in bench/flask.yaml. No public registry has it.
 pub const FLASK: &str = "docker.io/lab/visits-flask:1";
-/// Debian's Python, and the folder of its library under /usr/lib.
+/// Debian's Python, and the name of its library folder under /usr/lib.
 const PYTHON: &str = "python3.11";
-/// Where that Python looks for what is not Debian's.
+/// Where that Python looks for packages that are not Debian's.
 const WHEELS: &str = "usr/local/lib/python3.11/dist-packages";
-/// What the application itself consists of, and where in the image.
+/// The folder of the application's files in the image.
 const FOLDER: &str = "srv";
 /// As in bench/flask/Dockerfile.
 const USER: &str = "65532:65532";
@@ -35,14 +34,13 @@ const ENTRYPOINT: [&str; 6] = [
     "app:app",
 ];
 
-/// Bumped when `built` below does something else with the same inputs.
+/// Increased when `built` below changes its result for the same inputs.
 const RECIPE: &str = "1";
 
-/// The folder with Python's library and the wheels, compiled, as they lie in the image:
-/// half a minute, once for a list of requirements.
+/// The folder with Python's library and the compiled wheels, as in the image: half a minute, once
+/// per list of requirements.
 ///
-/// # Errors
-/// When the package index does not answer, or a wheel is not for Debian's Python.
+/// # Errors If the package index does not answer, or a wheel does not fit Debian's Python.
 pub fn built(cache: &Cache, repository: &Path, debian: &Debian) -> Result<PathBuf> {
     let list = source(repository).join("requirements.txt");
     let requirements = fs::read(&list).with_context(|| format!("read {}", list.display()))?;
@@ -64,11 +62,10 @@ pub fn built(cache: &Cache, repository: &Path, debian: &Debian) -> Result<PathBu
     })
 }
 
-/// Stores the image in the registry's folder: the application's files change more often
-/// than what they stand on, and are read each time.
+/// Stores the image in the registry's folder. The application's files change more often than their
+/// base, so they are read each time.
 ///
-/// # Errors
-/// When a file of it cannot be read.
+/// # Errors If one of its files cannot be read.
 pub fn store(
     folder: &Path,
     repository: &Path,
@@ -89,7 +86,7 @@ fn install(requirements: &Path, wheels: &Path, folder: &Path, log: &Path) -> Res
     let environment = folder.join(".pip");
     run(nice("python3").args(["-m", "venv"]).arg(&environment), log)
         .context("make an environment for pip: is python3-venv installed?")?;
-    // For the image's Python and not for this machine's, which may be another.
+    // For the image's Python, not for this machine's, which may be a different version.
     let mut pip = nice(&environment.join("bin/pip").to_string_lossy());
     pip.args(["install", "--quiet", "--no-compile", "--no-deps"])
         .args(["--only-binary=:all:", "--implementation=cp"])
@@ -107,8 +104,8 @@ fn install(requirements: &Path, wheels: &Path, folder: &Path, log: &Path) -> Res
     Ok(())
 }
 
-/// Compiles the sources for a file system that nothing can be written to. By their
-/// content, since the image gives all files the same time.
+/// Compiles the sources ahead, because the image's file system is read-only. Marked by hash and not
+/// by time, because all files in the image have the same time.
 fn compile(folder: &Path, root: &Path, log: &Path) -> Result<()> {
     let script = "mount --bind \"$1\" \"$2/mnt\"
         exec chroot \"$2\" \"$3\" -m compileall -q -f -x 'lib2to3/tests' \
@@ -140,7 +137,7 @@ fn of(folder: &Path, repository: &Path, debian: &Debian) -> Result<Image> {
     application(image, repository)
 }
 
-/// The image with what is ours in it.
+/// The image with the application's files.
 fn application(mut image: Image, repository: &Path) -> Result<Image> {
     let mut texts = vec![];
     for name in ["app.py", "gunicorn.conf.py"] {
@@ -159,7 +156,7 @@ fn application(mut image: Image, repository: &Path) -> Result<Image> {
     Ok(image)
 }
 
-/// The files below `folder`, each with its path from there.
+/// The files below `folder`, each with its relative path.
 fn files(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
     let mut found = Vec::new();
     let mut folders = vec![folder.to_owned()];
@@ -167,7 +164,7 @@ fn files(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
         let entries = fs::read_dir(&next).with_context(|| format!("list {}", next.display()))?;
         for entry in entries {
             let path = entry?.path();
-            // Debian links a module to its own configuration, which no image has.
+            // Debian links a module to a configuration file that the image does not have.
             if fs::read_link(&path).is_ok_and(|target| target.is_absolute()) {
                 continue;
             }

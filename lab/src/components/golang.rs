@@ -1,5 +1,5 @@
-//! Components built from Go modules, a small module per family (see `families`),
-//! whose `tool` lines name the programs.
+//! Components built from Go modules: one small module per family (see `families`); its `tool` lines
+//! name the programs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,30 +17,30 @@ pub struct Family {
     pub name: &'static str,
     /// The version that releases and image tags give it.
     pub version: &'static str,
-    /// Names the modules and, by its `tool` lines, the programs.
+    /// Names the modules and, in its `tool` lines, the programs.
     pub go_mod: &'static str,
     /// The modules' digests.
     pub go_sum: &'static str,
-    /// Value of `GOTOOLCHAIN`: `auto` takes the machine's Go, or what go.mod asks
-    /// for when that is newer.
+    /// Value of `GOTOOLCHAIN`: `auto` uses the machine's Go, or the version in go.mod if that is
+    /// newer.
     pub toolchain: &'static str,
     /// Link C libraries, statically.
     pub cgo: bool,
     /// String variables that the linker sets.
     pub variables: &'static [(&'static str, &'static str)],
-    /// Programs whose name is not that of their package: (built, wanted).
+    /// Programs with a name other than their package's: (built, wanted).
     pub renamed: &'static [(&'static str, &'static str)],
-    /// Files taken over from a module's folder: (module, path in it).
+    /// Files copied from a module's folder: (module, path in it).
     pub files: &'static [(&'static str, &'static str)],
-    /// Folders beside go.mod that its `replace` lines name.
+    /// Folders next to go.mod that its `replace` lines name.
     pub replaced: &'static [Replaced],
 }
 
-/// Bumped when `build` below does something else with the same inputs.
+/// Increased when `build` below changes its result for the same inputs.
 const RECIPE: &str = "1";
 
 impl Family {
-    /// What the family is built from.
+    /// The stamp of the family's inputs.
     pub fn stamp(&self) -> Stamp {
         let flags = self.flags().join("\n");
         let mut inputs = vec![
@@ -63,10 +63,9 @@ impl Family {
         Stamp::of(inputs)
     }
 
-    /// The folder with the family's programs and files, built when needed.
+    /// The folder with the family's programs and files, built if needed.
     ///
-    /// # Errors
-    /// When the modules cannot be had or do not build.
+    /// # Errors If the modules cannot be downloaded or do not build.
     pub fn built(&self, cache: &Cache) -> Result<PathBuf> {
         cache.component(self.name, &self.stamp(), |folder, log| {
             self.build(folder, log)
@@ -74,8 +73,8 @@ impl Family {
     }
 
     fn build(&self, folder: &Path, log: &Path) -> Result<()> {
-        // Beside the cache's own folder there may be a go.work or a vendor folder
-        // of the user's: the module stands alone in its own.
+        // The user may have a go.work or a vendor folder around the cache: so the module gets its
+        // own folder.
         let source = folder.join("source");
         fs::create_dir(&source)?;
         fs::write(source.join("go.mod"), self.go_mod)?;
@@ -86,7 +85,7 @@ impl Family {
 
         let mut build = self.go();
         build.arg("build").args(self.flags()).arg("-o");
-        // The separator at its end tells go that this is a folder.
+        // The separator at the end tells go that this is a folder.
         build.arg(folder.join("")).arg("tool").current_dir(&source);
         run(&mut build, log)?;
 
@@ -127,8 +126,7 @@ impl Family {
         if self.cgo {
             linker.push_str(" -extldflags -static");
         }
-        // go.sum need not list what only other platforms import: -mod=mod lets go
-        // look there without a complaint.
+        // go.sum may lack modules that only other platforms import: with -mod=mod go accepts that.
         let mut flags = vec!["-mod=mod".to_owned(), "-trimpath".to_owned()];
         if self.cgo {
             flags.push("-tags=seccomp,netgo,osusergo".to_owned());

@@ -1,5 +1,5 @@
-//! Container images of one layer, built from files on this machine without a
-//! container engine. Format: OCI image specification 1.1, image-layout's blobs
+//! Container images with one layer, built from files on this machine without a container engine.
+//! Format: OCI image specification 1.1, image-layout's blobs
 //! <https://github.com/opencontainers/image-spec>.
 
 use std::collections::BTreeMap;
@@ -17,14 +17,13 @@ use super::platform;
 /// Media types of the three kinds of blob.
 pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-/// Not compressed: layers travel over the machine's own memory, and gzip would
-/// cost more than it saves.
+/// Not compressed: layers only travel within the machine, and gzip would cost more than it saves.
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 
 /// The search path of every image.
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// What an image holds at one path.
+/// The content of an image at one path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Node {
     /// A copy of a file of this machine, executable.
@@ -39,25 +38,25 @@ pub enum Node {
     Hardlink(String),
 }
 
-/// An image to be built: where it would be pulled from, and what is in it.
+/// An image to build: its reference and its content.
 #[derive(Clone, Debug)]
 pub struct Image {
     /// As in a pod's specification: `registry.k8s.io/pause:3.10.2`.
     pub reference: String,
-    /// Paths without the leading slash, and what is there. Parent folders are added.
+    /// Nodes by path, without the leading slash. Parent folders are added.
     pub files: BTreeMap<String, Node>,
     /// The command, to which a pod's `args` are added.
     pub entrypoint: Vec<String>,
-    /// What runs when a pod names no `args`.
+    /// The default `args`.
     pub command: Vec<String>,
-    /// `UID:GID` that it runs as where a pod names none; root when empty.
+    /// `UID:GID` to run as if a pod names none; root if empty.
     pub user: String,
-    /// TCP ports that it listens on, for people who read it.
+    /// TCP ports that it listens on, for information only.
     pub ports: Vec<u16>,
 }
 
 impl Image {
-    /// An image with nothing in it.
+    /// An empty image.
     pub fn scratch(reference: impl Into<String>) -> Self {
         Self {
             reference: reference.into(),
@@ -69,7 +68,7 @@ impl Image {
         }
     }
 
-    /// An image with nothing in it but a /tmp.
+    /// An image with only a /tmp.
     pub fn new(reference: impl Into<String>) -> Self {
         Self::scratch(reference).with("tmp", Node::Folder(0o1777))
     }
@@ -97,8 +96,8 @@ impl Image {
     }
 }
 
-/// A reference's parts: `registry.k8s.io/coredns/coredns:v1.14.2` is of the
-/// registry `registry.k8s.io`, the repository `coredns/coredns` and the tag `v1.14.2`.
+/// A reference's parts: `registry.k8s.io/coredns/coredns:v1.14.2` has the registry
+/// `registry.k8s.io`, the repository `coredns/coredns` and the tag `v1.14.2`.
 ///
 /// # Errors
 /// When the reference has no registry or no tag.
@@ -123,8 +122,7 @@ pub struct Blobs {
 
 /// Writes the image's configuration and layer into `folder`, named by digest.
 ///
-/// # Errors
-/// When a file that the image is made of cannot be read, or `folder` not written.
+/// # Errors If a file of the image cannot be read, or `folder` cannot be written.
 pub fn build(image: &Image, folder: &Path) -> Result<Blobs> {
     let unnamed = folder.join(".layer");
     let (layer, length) = layer(&image.files, &unnamed)
@@ -146,7 +144,7 @@ pub fn build(image: &Image, folder: &Path) -> Result<Blobs> {
             .map(|port| (format!("{port}/tcp"), json!({})));
         run["ExposedPorts"] = ports.collect::<serde_json::Map<_, _>>().into();
     }
-    // No creation date: the same content shall have the same digest.
+    // No creation date: the same content must have the same digest.
     let config = serde_json::to_vec(&json!({
         "architecture": platform::ARCH,
         "os": "linux",
@@ -176,7 +174,7 @@ pub fn build(image: &Image, folder: &Path) -> Result<Blobs> {
     })
 }
 
-/// Writes `content` into `folder` under its digest, which is returned.
+/// Writes `content` into `folder` under its digest, and returns the digest.
 ///
 /// # Errors
 /// When `folder` cannot be written.
@@ -202,7 +200,7 @@ fn layer(files: &BTreeMap<String, Node>, path: &Path) -> Result<(String, u64)> {
             folders.insert(path, *mode);
         }
     }
-    // Folders first, so that no entry comes before the folder that it lies in.
+    // Folders first, so that no entry comes before its folder.
     for (path, mode) in folders {
         append(
             &mut tar,

@@ -1,6 +1,6 @@
-//! The images that the cluster runs: what the control plane and the manifests name,
-//! pulled where their registry answers and built here where it does not, and one of
-//! ours for tests. They end up in a registry's storage folder.
+//! The images that the cluster runs: those of the control plane and of the manifests, pulled if
+//! their registry answers and built here if not, and one for tests. They are stored in a registry's
+//! storage folder.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -24,34 +24,32 @@ use super::visits::VISITS;
 const PAUSE_C: &str = include_str!("../../components/images/pause.c");
 const CALICO_NODE_SH: &str = include_str!("../../components/images/calico-node.sh");
 
-/// Shell, wget, nslookup and a small web server, for tests of pods. It is ours:
-/// no registry has it.
+/// Shell, wget, nslookup and a small web server, for tests of pods. No public registry has it.
 pub const BUSYBOX: &str = "docker.io/lab/busybox:1";
-/// Where Debian has it.
+/// Its path in Debian.
 const BUSYBOX_PROGRAM: &str = "/usr/bin/busybox";
 
 /// The registry's folder in the cache.
 pub const COMPONENT: &str = "registry";
 
-/// Bumped when what is built from the same inputs changes.
+/// Increased when the result for the same inputs changes.
 const RECIPE: &str = "4";
 
 /// Names under which iptables is called, for IPv4 and IPv6 and either backend.
 const IPTABLES: &[(&str, &str)] = &[("", "nft"), ("-nft", "nft"), ("-legacy", "legacy")];
-/// What a program needs to name protocols, as Debian's netbase has it.
+/// The file that programs need to name protocols, from Debian's netbase.
 const PROTOCOLS: &str =
     "icmp 1 ICMP\ntcp 6 TCP\nudp 17 UDP\nipv6-icmp 58 IPv6-ICMP\nsctp 132 SCTP\n";
-/// What calico/node's entry point and a person looking into it call.
+/// The commands that calico/node's entry point and a person who debugs it use.
 const SHELL: &[&str] = &[
     "cat", "env", "grep", "hostname", "kill", "ls", "mount", "ps", "sed", "sh", "sleep", "sysctl",
     "umount",
 ];
 
-/// The storage folder of a registry with all images but the application's: `named`
-/// are those that manifests name.
+/// The storage folder of a registry with all images except the application's: `named` are those
+/// that manifests name.
 ///
-/// # Errors
-/// When an image can neither be pulled nor built.
+/// # Errors If an image can be neither pulled nor built.
 pub fn built(
     cache: &Cache,
     tags: &Tags,
@@ -91,7 +89,7 @@ pub fn built(
     Ok(folder)
 }
 
-/// What kubeadm asks for.
+/// The images that kubeadm uses.
 fn control_plane(tags: &Tags) -> Vec<String> {
     let version = &tags.version;
     let mut images: Vec<String> = [
@@ -135,11 +133,11 @@ fn stamp(wanted: &[String]) -> Stamp {
     Stamp::of(inputs)
 }
 
-/// Builds images out of the other components, which it has built when it needs them.
+/// Builds images from the other components, which are built if needed.
 pub struct Maker<'a> {
     pub cache: &'a Cache,
     pub debian: &'a Debian,
-    /// For what an image is made from and that is not kept.
+    /// For temporary files of an image.
     pub folder: &'a Path,
     pub log: &'a Path,
 }
@@ -203,7 +201,7 @@ impl Maker<'_> {
 
     fn kube_proxy(&self, image: Image) -> Result<Image> {
         let tools = ["/usr/sbin/nft", "/usr/sbin/conntrack"];
-        // Without these names nft lists numbers, and kube-proxy, started again, takes its own
+        // Without these names nft lists numbers, and a restarted kube-proxy mistakes its own
         // services for leftovers and removes them.
         let protocols = Node::Text(PROTOCOLS.into(), 0o644);
         Ok(self
@@ -223,7 +221,7 @@ impl Maker<'_> {
 
     fn coredns(&self, image: Image) -> Result<Image> {
         let program = Node::Program(COREDNS.built(self.cache)?.join("coredns"));
-        // For `forward` to a resolver that speaks TLS.
+        // For `forward` to a resolver with TLS.
         Ok(self
             .with_certificates(image)?
             .with("coredns", program)
@@ -268,8 +266,8 @@ impl Maker<'_> {
         Ok(image)
     }
 
-    /// The init container copies all of /opt/cni/bin but `install` to the node, the
-    /// reference plugins that Calico's configuration chains included.
+    /// The init container copies all of /opt/cni/bin except `install` to the node, including the
+    /// reference plugins that Calico's configuration chains.
     fn calico_cni(&self, mut image: Image) -> Result<Image> {
         let (calico, plugins) = (CALICO.built(self.cache)?, CNI.built(self.cache)?);
         for name in ["calico", "install"] {
@@ -280,7 +278,7 @@ impl Maker<'_> {
             let program = Node::Program(plugins.join(name));
             image = image.with(&format!("opt/cni/bin/{name}"), program);
         }
-        // The plugin looks at the name that it is called by.
+        // The plugin checks the name that it is called by.
         let ipam = Node::Hardlink("opt/cni/bin/calico".into());
         Ok(image
             .with("opt/cni/bin/calico-ipam", ipam)
@@ -293,14 +291,15 @@ impl Maker<'_> {
             let program = Node::Program(programs.join(name));
             image = image.with(&format!("usr/bin/{name}"), program);
         }
-        // Its probes read what it writes there.
+        // Its probes read the status that it writes there.
         Ok(image
             .with("status", Node::Folder(0o755))
             .with("profiles", Node::Folder(0o755))
             .run_by("/usr/bin/kube-controllers"))
     }
 
-    /// The dynamic one: a static glibc loads parts of its resolver at run time, from files that no image has.
+    /// Dynamically linked: a static glibc loads parts of its resolver at run time, from files that
+    /// the image does not have.
     fn busybox(&self, image: Image) -> Result<Image> {
         let root = &self.debian.tools;
         let mut image = image.with_all(with_libraries(root, &[BUSYBOX_PROGRAM.to_owned()])?);
@@ -316,7 +315,7 @@ impl Maker<'_> {
         Ok(image)
     }
 
-    /// iptables of both backends under all their names, and `tools`.
+    /// iptables with both backends under all names, and `tools`.
     fn iptables(&self, tools: &[&str]) -> Result<BTreeMap<String, Node>> {
         let root = &self.debian.tools;
         let mut programs = iptables_extensions(root)?;

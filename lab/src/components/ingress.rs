@@ -1,5 +1,5 @@
-//! NGINX in the place of Traefik, where a person has put its image into the lab's folder:
-//! it can be neither built from modules nor pulled without the internet.
+//! NGINX instead of Traefik, if a person has put its image into the lab's folder: it can be neither
+//! built from modules nor pulled without the internet.
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +14,7 @@ use super::site::prepared;
 /// The controller's repository, as an archive in the registry's folder is named.
 const ARCHIVE: &str = "docker.io_nginx_nginx-ingress_";
 
-/// What the agent is told then.
+/// The agent's settings in that case.
 const SETTINGS: &str = "
 [addons.ingress-nginx]
 enabled = true
@@ -23,13 +23,12 @@ enabled = true
 enabled = false
 ";
 
-/// Provides the controller's manifests in the site's folder `www` and gives the settings
-/// that choose it; nothing where its image is not among the registry's archives.
+/// Provides the controller's manifests in the site's folder `www` and returns the settings that
+/// choose it; empty if its image is not among the registry's archives.
 ///
-/// The manifests come from where they are published, or from beside the image in `images`.
+/// The manifests come from their official URL, or from the folder `images` next to the image.
 ///
-/// # Errors
-/// When the image is there and a manifest cannot be had.
+/// # Errors If the image is there and a manifest is not available.
 pub fn nginx(
     defaults: &Defaults,
     official: &Official,
@@ -98,7 +97,7 @@ mod tests {
     use super::super::pins::Addon;
     use super::*;
 
-    /// Nothing listens there.
+    /// A URL that nothing listens on.
     const URL: &str = "http://127.0.0.1:1/deploy/crds.yaml";
 
     struct Stage {

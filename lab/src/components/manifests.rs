@@ -14,17 +14,17 @@ use super::official::Official;
 use super::pins::{Addon, Manifest, ProvidedAddon};
 use super::site::prepared;
 
-/// An add-on of one manifest, of which a version can be built here.
+/// An add-on with one manifest; one version of it can be built here.
 pub struct Buildable {
     /// Its name in the agent's configuration.
     pub addon: &'static str,
-    /// What the images that it names are built from, and itself is taken from.
+    /// The source of its images and of the manifest itself.
     pub family: &'static Family,
-    /// Where it is published, with `{version}`.
+    /// Its official URL, with `{version}`.
     url: &'static str,
 }
 
-/// The add-ons that every lab has and whose manifests are not the agent's own.
+/// The add-ons of every lab with manifests that the agent downloads.
 pub const ADDONS: &[Buildable] = &[
     Buildable {
         addon: "calico",
@@ -41,10 +41,9 @@ pub const ADDONS: &[Buildable] = &[
 ];
 
 impl Buildable {
-    /// The default of the agent's that is replaced.
+    /// The agent's default manifest, which is replaced.
     ///
-    /// # Errors
-    /// When the agent's defaults have no such add-on, or one of several sources.
+    /// # Errors If the agent's defaults have no such add-on, or one with several sources.
     pub fn default<'a>(&self, addons: &'a BTreeMap<String, Addon>) -> Result<&'a Manifest> {
         let sources = addons.get(self.addon).map(|addon| addon.sources.as_slice());
         let Some([source]) = sources else {
@@ -56,11 +55,10 @@ impl Buildable {
         Ok(source)
     }
 
-    /// Puts the manifest into the site's folder `www`. It and the images that it names
-    /// must be had from the same place: the version that can be built is not the default.
+    /// Puts the manifest into the site's folder `www`. The manifest and its images must come from
+    /// the same place: the version that can be built is not the default.
     ///
-    /// # Errors
-    /// When it can neither be downloaded nor built.
+    /// # Errors If it can be neither downloaded nor built.
     pub fn provide(
         &self,
         cache: &Cache,
@@ -94,11 +92,9 @@ impl Buildable {
     }
 }
 
-/// The images that the manifests in the folder `folder` name: those that the agent
-/// carries in itself.
+/// The images in the manifests of `folder`, the manifests that the agent contains.
 ///
-/// # Errors
-/// When they cannot be read.
+/// # Errors If they cannot be read.
 pub fn images_of_folder(folder: &Path) -> Result<Vec<String>> {
     let read = || -> std::io::Result<String> {
         let mut all = String::new();
@@ -115,7 +111,7 @@ pub fn images_of_folder(folder: &Path) -> Result<Vec<String>> {
     Ok(images_in(&all))
 }
 
-/// The address under which an image's registry says that it is one.
+/// The URL at which an image's registry identifies itself.
 pub fn registry_of(image: &str) -> String {
     let host = match image.split('/').next().unwrap_or(image) {
         "docker.io" => "registry-1.docker.io",
@@ -124,7 +120,7 @@ pub fn registry_of(image: &str) -> String {
     format!("https://{host}/v2/")
 }
 
-/// The name with registry and tag that a container runtime makes of `image`.
+/// The name with registry and tag that a container runtime derives from `image`.
 pub fn qualified(image: &str) -> String {
     let (host, rest) = image.split_once('/').unwrap_or(("", image));
     let image = if host.contains(['.', ':']) || host == "localhost" {
@@ -142,7 +138,7 @@ pub fn qualified(image: &str) -> String {
     }
 }
 
-/// The images that a manifest's containers name, in full and each once.
+/// The images of a manifest's containers, with full names and each once.
 fn images_in(manifest: &str) -> Vec<String> {
     let mut images: Vec<String> = manifest
         .lines()

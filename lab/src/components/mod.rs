@@ -1,9 +1,9 @@
-//! What runs inside the lab's machines: the root file system that they boot, the
-//! releases that the agent downloads and the images that the cluster pulls.
+//! The software of the lab's machines: the root file system that they boot, the releases that the
+//! agent downloads and the images that the cluster pulls.
 //!
-//! Each comes from where it is officially published as far as this machine reaches
-//! that, and is built from Go modules and Debian packages otherwise. The results
-//! are cached; when nothing changed, [`ensure`] only looks at their stamps.
+//! Each comes from its official site if this machine can reach it, and is built from Go modules and
+//! Debian packages otherwise. The results are cached; if nothing changed, [`ensure`] only checks
+//! their stamps.
 
 mod archive;
 mod archives;
@@ -37,18 +37,17 @@ pub use images::BUSYBOX;
 
 use crate::layout::Layout;
 
-/// What the lab's machines are made of.
+/// The built components.
 #[derive(Clone, Debug)]
 pub struct Built {
     /// The machines' root file system: the lower folder of their overlays, read-only.
     pub rootfs: PathBuf,
-    /// Files to serve in place of the release sites: a folder per host, and in it
-    /// the site's own paths.
+    /// Files to serve instead of the release sites: a folder per host with the site's own paths.
     pub www: PathBuf,
-    /// Storage of a docker-registry (its `rootdirectory`). Repositories have the
-    /// names that they have upstream, so one registry is a mirror for all.
+    /// Storage of a docker-registry (its `rootdirectory`). Repositories have their upstream names,
+    /// so one registry mirrors all.
     pub registry: PathBuf,
-    /// TOML to lay over the agent's defaults: versions and digests of what `www` holds.
+    /// TOML to merge into the agent's defaults: versions and digests of the files in `www`.
     pub pins: String,
     /// kubectl, to run on the host.
     pub kubectl: PathBuf,
@@ -56,12 +55,11 @@ pub struct Built {
     pub etcdctl: PathBuf,
 }
 
-/// All components, those that are missing or outdated made first: 20 to 40 minutes
-/// from an empty cache, a second when all are there.
+/// All components; missing or outdated ones are built first: 20 to 40 minutes with an empty cache,
+/// a second if nothing is missing.
 ///
-/// # Errors
-/// When a tool is missing, or a component can neither be downloaded nor built; the
-/// message ends with what the failed program said and names the log with the rest.
+/// # Errors If a tool is missing, or a component can be neither downloaded nor built; the message
+/// ends with the failed program's last output and names the log with the rest.
 pub async fn ensure(layout: &Layout, progress: &MultiProgress) -> Result<Built> {
     let (layout, progress) = (layout.clone(), progress.clone());
     tokio::task::spawn_blocking(move || build(&layout, progress))
@@ -69,11 +67,10 @@ pub async fn ensure(layout: &Layout, progress: &MultiProgress) -> Result<Built> 
         .context("the thread that builds the components ended early")?
 }
 
-/// Adds the image of the application's Flask twin to the registry of a lab that is up;
-/// only the bench wants it.
+/// Adds the image of the application's Flask twin to the registry of a running lab; only the bench
+/// needs it.
 ///
-/// # Errors
-/// When Python's packages cannot be had, or no lab was up in this folder before.
+/// # Errors If Python's packages cannot be downloaded, or no lab was up in this folder before.
 pub async fn ensure_flask(layout: &Layout, progress: &MultiProgress) -> Result<()> {
     let (layout, progress) = (layout.clone(), progress.clone());
     tokio::task::spawn_blocking(move || {
@@ -95,7 +92,7 @@ fn build(layout: &Layout, progress: MultiProgress) -> Result<Built> {
     let cache = cache::Cache::open(&layout.cache(), progress, tools::check)?;
     let official = official::Official::default();
 
-    // Debian's part waits for the network and the disk, Go's for processors.
+    // In parallel: Debian's part is bound by network and disk, Go's by processors.
     let (debian, go) = thread::scope(|scope| {
         let debian = scope.spawn(|| debian::built(&cache));
         let go = site::built(&cache, &defaults, &official)
@@ -109,7 +106,7 @@ fn build(layout: &Layout, progress: MultiProgress) -> Result<Built> {
         &layout.repository().join("manifests"),
     )?);
     let registry = images::built(&cache, &defaults.kubernetes, &named, &official, &debian)?;
-    // Beside its own images the registry takes what changes more often than these.
+    // Images that change more often are added to the registry separately.
     cache.added("visits", &registry, |work, log| {
         let binary = visits::binary(layout.repository(), log)?;
         visits::store(&binary, &registry, work)

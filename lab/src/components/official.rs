@@ -1,5 +1,4 @@
-//! The sites and registries that components are published on, for as far as this
-//! machine reaches them.
+//! The sites and registries that components are published on, if this machine can reach them.
 
 use std::collections::HashMap;
 use std::fs;
@@ -13,25 +12,24 @@ use anyhow::{Context as _, Result, bail};
 use super::archive::digest_of;
 use super::command::{nice, run};
 
-/// Remembers which hosts answered, so that one that does not costs its time-out
-/// once and not for each of its files.
+/// Remembers which hosts answered, so that a silent host costs its time-out once and not for each
+/// of its files.
 #[derive(Default)]
 pub struct Official {
     answers: Mutex<HashMap<String, bool>>,
 }
 
 impl Official {
-    /// Whether `url` can be had: its host is asked the first time only.
+    /// Whether the host of `url` answers: each host is asked only once.
     pub fn answers(&self, url: &str) -> bool {
         let host = host_of(url).to_owned();
         let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
         *answers.entry(host).or_insert_with(|| probe(url))
     }
 
-    /// Downloads `url` to `file`, resumed where a try broke off.
+    /// Downloads `url` to `file`, and resumes an interrupted attempt.
     ///
-    /// # Errors
-    /// When it cannot be had, or has another digest than `sha256`.
+    /// # Errors If it cannot be downloaded, or its digest is not `sha256`.
     pub fn fetch(url: &str, sha256: &str, file: &Path, log: &Path) -> Result<()> {
         let mut curl = nice("curl");
         curl.args(["-fsSL", "--retry", "4", "--continue-at", "-"])
@@ -45,16 +43,15 @@ impl Official {
             fs::remove_file(file)?;
             bail!("{url} has the sha256 {found}, but {sha256} was expected");
         }
-        // Many are programs.
+        // Many of the files are programs.
         fs::set_permissions(file, fs::Permissions::from_mode(0o755))?;
         Ok(())
     }
 
-    /// Copies an image for this architecture into `folder`: manifest.json, and a
-    /// file per blob named by its digest.
+    /// Copies an image for this architecture into `folder`: manifest.json, and one file per blob,
+    /// named by its digest.
     ///
-    /// # Errors
-    /// When the registry does not give it.
+    /// # Errors If the registry does not provide it.
     pub fn pull(image: &str, folder: &Path, log: &Path) -> Result<()> {
         let mut skopeo = nice("skopeo");
         skopeo
@@ -71,7 +68,7 @@ pub fn host_of(url: &str) -> &str {
     rest.split(['/', '?']).next().unwrap_or(rest)
 }
 
-/// Registries ask for a token (401) before they say more: that is an answer too.
+/// Registries first ask for a token (401): that counts as an answer too.
 fn probe(url: &str) -> bool {
     let status = Command::new("curl")
         .args(["-sSIL", "--connect-timeout", "3", "--max-time", "15"])
@@ -95,7 +92,7 @@ mod tests {
 
     use super::*;
 
-    /// Answers `replies` connections one after another and ends.
+    /// Answers `replies`, one per connection, and ends.
     fn site(replies: Vec<&'static str>) -> (String, thread::JoinHandle<usize>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -118,7 +115,7 @@ mod tests {
         let official = Official::default();
         assert!(official.answers(&format!("{url}/one")));
         assert_eq!(served.join().unwrap(), 1);
-        // Nobody listens any more: this is remembered.
+        // Nothing listens any more: the answer is remembered.
         assert!(official.answers(&format!("{url}/two")));
         assert!(!Official::default().answers(&format!("{url}/one")));
     }

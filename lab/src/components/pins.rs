@@ -1,5 +1,5 @@
-//! What the agent downloads: its own defaults, read, and what the lab lays over
-//! them so that it takes what was built here.
+//! What the agent downloads: its defaults, and the lab's overlay, which points it to the components
+//! that were built here.
 
 use std::collections::BTreeMap;
 
@@ -9,12 +9,12 @@ use serde_json::json;
 
 use super::platform;
 
-/// The part of the agent's defaults that says what it downloads.
+/// The part of the agent's defaults that determines its downloads.
 #[derive(Debug, Deserialize)]
 pub struct Defaults {
-    /// By name.
+    /// Pins by name.
     pub pins: BTreeMap<String, Pin>,
-    /// By name.
+    /// Add-ons by name.
     pub addons: BTreeMap<String, Addon>,
     /// Tags of the control plane's images.
     pub kubernetes: Tags,
@@ -23,27 +23,27 @@ pub struct Defaults {
 /// One download.
 #[derive(Debug, Deserialize)]
 pub struct Pin {
-    /// Filled into the URL.
+    /// The version in the URL.
     pub version: String,
-    /// With `{version}` and `{arch}`.
+    /// URL with `{version}` and `{arch}`.
     pub url: String,
-    /// By architecture.
+    /// Digests by architecture.
     pub sha256: BTreeMap<String, String>,
 }
 
 /// Manifests that the agent applies together.
 #[derive(Debug, Deserialize)]
 pub struct Addon {
-    /// In their order.
+    /// Manifests in the order in which they are applied.
     pub sources: Vec<Manifest>,
 }
 
 /// A manifest of an add-on.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Manifest {
-    /// Where from.
+    /// Its URL.
     pub url: String,
-    /// The digest that it must have; none for the agent's own.
+    /// The digest that it must have; empty for the agent's own manifests.
     #[serde(default)]
     pub sha256: String,
 }
@@ -51,21 +51,20 @@ pub struct Manifest {
 /// Tags that go with a version of Kubernetes.
 #[derive(Debug, Deserialize)]
 pub struct Tags {
-    /// Of kubeadm, without the `v`.
+    /// kubeadm's version, without the `v`.
     pub version: String,
-    /// Of etcd's image.
+    /// Tag of etcd's image.
     pub etcd_tag: String,
-    /// Of the DNS server's image.
+    /// Tag of the DNS server's image.
     pub coredns_tag: String,
-    /// Of the sandbox's image.
+    /// Tag of the sandbox's image.
     pub pause_tag: String,
 }
 
 impl Defaults {
     /// The defaults that the agent is built with.
     ///
-    /// # Errors
-    /// When they are not what is expected here.
+    /// # Errors If they do not have the expected form.
     pub fn read() -> Result<Self> {
         toml::from_str(include_str!("../../../src/config/defaults.toml"))
             .context("read the agent's src/config/defaults.toml")
@@ -81,26 +80,25 @@ impl Pin {
     }
 }
 
-/// What was provided in place of a pin's default.
+/// The replacement of a pin's default.
 pub struct Provided {
-    /// Without a leading `v`.
+    /// Version without a leading `v`.
     pub version: String,
-    /// Of this machine's architecture.
+    /// Digest for this machine's architecture.
     pub sha256: String,
 }
 
-/// What was provided in place of an add-on's default.
+/// The replacement of an add-on's default.
 pub struct ProvidedAddon {
-    /// Its one manifest.
+    /// Its only manifest.
     pub manifest: Manifest,
-    /// The images that this names.
+    /// The images in the manifest.
     pub images: Vec<String>,
 }
 
-/// The TOML to lay over the agent's defaults.
+/// The TOML to merge into the agent's defaults.
 ///
-/// # Errors
-/// None that can be expected: what is written is made of strings.
+/// # Errors None are expected: the data consists of strings.
 pub fn text(
     pins: &BTreeMap<String, Provided>,
     addons: &BTreeMap<&str, ProvidedAddon>,
@@ -145,7 +143,7 @@ mod tests {
     fn covered(overlay: &Table, defaults: &Table, path: &str) {
         for (key, value) in overlay {
             let path = format!("{path}.{key}");
-            // The one setting of an add-on that the agent knows without a default.
+            // The only setting of an add-on without a default.
             if key == "images" && !defaults.contains_key(key) {
                 continue;
             }

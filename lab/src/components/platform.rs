@@ -1,5 +1,5 @@
-//! The machine's architecture as the various worlds call it. The lab's machines
-//! are containers, so they have the host's.
+//! The machine's architecture under its various names. The lab's machines are containers, so they
+//! have the host's.
 
 /// As in Go, container images and Debian packages.
 #[cfg(target_arch = "x86_64")]

@@ -1,6 +1,6 @@
-//! The storage folder of a docker-registry, written without running one: blobs
-//! under their digest, and per repository small files that name them.
-//! Layout: <https://github.com/distribution/distribution>, registry/storage/paths.go.
+//! The storage folder of a docker-registry, written without running one: blobs by digest, and small
+//! files per repository that name them. Layout: <https://github.com/distribution/distribution>,
+//! registry/storage/paths.go.
 
 use std::fs;
 use std::io;
@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::image::{self, Blobs};
 
-/// A storage folder, what a registry's configuration calls `rootdirectory`.
+/// A storage folder, `rootdirectory` in a registry's configuration.
 pub struct Storage {
     root: PathBuf,
 }
@@ -26,8 +26,7 @@ impl Storage {
 
     /// Stores an image as `repository:tag`. Its blobs are moved out of `folder`.
     ///
-    /// # Errors
-    /// When the storage cannot be written.
+    /// # Errors If the storage cannot be written.
     pub fn add(&self, repository: &str, tag: &str, blobs: &Blobs, folder: &Path) -> Result<()> {
         let add = || -> io::Result<()> {
             let manifest = image::blob(folder, &blobs.manifest)?;
@@ -54,7 +53,7 @@ impl Storage {
         let folder = self.root.join("blobs/sha256").join(start).join(digest);
         fs::create_dir_all(&folder)?;
         let data = folder.join("data");
-        // Two images may share a blob, which was moved here with the first.
+        // Two images may share a blob, which was moved here with the first one.
         if data.exists() {
             return Ok(());
         }
@@ -67,10 +66,9 @@ fn link(folder: &Path, digest: &str) -> io::Result<()> {
     fs::write(folder.join("link"), format!("sha256:{digest}"))
 }
 
-/// What skopeo left in `folder` when it copied an image to `dir:`.
+/// The blobs of an image that skopeo copied to `dir:` at `folder`.
 ///
-/// # Errors
-/// When it holds no manifest with a configuration and layers.
+/// # Errors If it has no manifest with a configuration and layers.
 pub fn copied(folder: &Path) -> Result<Blobs> {
     let manifest = fs::read(folder.join("manifest.json"))
         .with_context(|| format!("read the manifest in {}", folder.display()))?;

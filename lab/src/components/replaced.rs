@@ -1,5 +1,5 @@
-//! Modules that a build replaces by a folder of its own: those that are published
-//! nowhere, and those that would bring in what the lab has no use for.
+//! Modules that a build replaces by a local folder: unpublished ones, and those with dependencies
+//! that the lab does not need.
 
 use std::fs;
 use std::path::Path;
@@ -10,19 +10,19 @@ use serde::Deserialize;
 
 use super::command::{nice, output, run};
 
-/// A folder that stands in for a module.
+/// A folder that replaces a module.
 pub struct Replaced {
-    /// Its name beside go.mod.
+    /// Its name next to go.mod.
     pub folder: &'static str,
-    /// `MODULE@VERSION` that it starts as a copy of; none for one that is all ours.
+    /// `MODULE@VERSION` that it is a copy of; `None` if it contains only the project's files.
     pub origin: Option<&'static str>,
     /// Paths of the copy that are left out.
     pub without: &'static [&'static str],
-    /// Files that are laid over it: (path, content).
+    /// Files that are written over it: (path, content).
     pub with: &'static [(&'static str, &'static str)],
 }
 
-/// What `go mod download -json` says.
+/// The output of `go mod download -json`.
 #[derive(Deserialize)]
 struct Download {
     #[serde(rename = "Dir")]
@@ -30,7 +30,7 @@ struct Download {
 }
 
 impl Replaced {
-    /// What the folder is made from, as inputs of a stamp.
+    /// The folder's sources, as inputs of a stamp.
     pub fn inputs(&self) -> Vec<(&'static str, &'static str)> {
         let mut inputs = vec![(self.folder, self.origin.unwrap_or_default())];
         inputs.extend(self.without.iter().map(|path| ("without", *path)));
@@ -38,11 +38,10 @@ impl Replaced {
         inputs
     }
 
-    /// Writes the folder into `source`. The copied module must have the digest that
-    /// `go_sum` gives it. `go` makes a call of Go.
+    /// Writes the folder into `source`. The copied module must have its digest in `go_sum`. `go`
+    /// creates a command of Go.
     ///
-    /// # Errors
-    /// When the module cannot be had or the folder not be written.
+    /// # Errors If the module cannot be downloaded or the folder cannot be written.
     pub fn write(
         &self,
         source: &Path,
@@ -52,7 +51,7 @@ impl Replaced {
     ) -> Result<()> {
         let folder = source.join(self.folder);
         if let Some(origin) = self.origin {
-            // In a module of its own: in that which replaces it, Go knows the folder only.
+            // In a separate module: in the one with the replacement, Go only knows the folder.
             let asking = source.join(format!(".{}", self.folder));
             fs::create_dir(&asking)?;
             fs::write(asking.join("go.mod"), "module lab/origin\n")?;
@@ -63,7 +62,7 @@ impl Replaced {
                 .current_dir(&asking);
             let answer: Download = serde_json::from_str(&output(&mut download)?)
                 .with_context(|| format!("read where Go put {origin}"))?;
-            // Without its modes: files in the module cache are read-only.
+            // Without the file modes: files in the module cache are read-only.
             let mut copy = nice("cp");
             copy.args(["--recursive", "--no-preserve=mode", &answer.dir])
                 .arg(&folder);
@@ -94,7 +93,7 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
 
-    /// Answers as Go does of a module in the folder $MODULE.
+    /// Answers as Go does for a module in the folder $MODULE.
     fn go(module: &Path) -> impl Fn() -> Command + use<> {
         let answer = format!(r#"printf '{{"Dir": "{}"}}'"#, module.display());
         move || {

@@ -1,6 +1,5 @@
-//! The files that the lab serves in the place of the release sites: one folder
-//! per host and in it the site's own paths, so that the agent needs a mirror's
-//! prefix and nothing else.
+//! The files that the lab serves instead of the release sites: one folder per host with the site's
+//! own paths, so that the agent needs only a mirror's prefix.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,25 +16,25 @@ use super::official::Official;
 use super::pins::{Defaults, Provided, text};
 use super::platform;
 
-/// Bumped when `build` below does something else with the same inputs.
+/// Increased when `build` below changes its result for the same inputs.
 const RECIPE: &str = "3";
 
-/// The served files and what the agent must know of them.
+/// The served files and the agent's settings for them.
 pub struct Site {
     /// One folder per host.
     pub www: PathBuf,
-    /// TOML to lay over the agent's defaults.
+    /// TOML to merge into the agent's defaults.
     pub pins: String,
-    /// The images that the manifests among the files name.
+    /// The images in the manifests among the files.
     pub images: Vec<String>,
     /// kubectl among the files.
     pub kubectl: PathBuf,
 }
 
-/// How a pin's file is made where its official release is out of reach.
+/// How to build a pin's file if its official release cannot be reached.
 #[derive(Clone, Copy)]
 enum Make {
-    /// It is a program of the family.
+    /// A program of the family.
     Program(&'static str),
     /// An archive with all of the family's programs in the folder `bin`.
     PackInBin,
@@ -55,7 +54,7 @@ fn recipe(pin: &str) -> Option<(&'static Family, Make)> {
     })
 }
 
-/// What the site is made from.
+/// The stamp of the site's inputs.
 pub fn stamp(defaults: &Defaults) -> Stamp {
     let mut inputs = vec![("recipe".to_owned(), RECIPE.as_bytes().to_vec())];
     for (name, pin) in &defaults.pins {
@@ -79,10 +78,9 @@ pub fn stamp(defaults: &Defaults) -> Stamp {
     )
 }
 
-/// The site, made when needed.
+/// The site, built if needed.
 ///
-/// # Errors
-/// When a file can neither be downloaded nor built.
+/// # Errors If a file can be neither downloaded nor built.
 pub fn built(cache: &Cache, defaults: &Defaults, official: &Official) -> Result<Site> {
     let folder = cache.component("www", &stamp(defaults), |folder, log| {
         build(cache, defaults, official, folder, log)
@@ -99,7 +97,7 @@ pub fn built(cache: &Cache, defaults: &Defaults, official: &Official) -> Result<
     })
 }
 
-/// Where the file of `url` lies in the site's folder `www`.
+/// The path of `url`'s file in the site's folder `www`.
 pub fn place_of(www: &Path, url: &str) -> PathBuf {
     www.join(url.split_once("://").map_or(url, |(_, rest)| rest))
 }
@@ -163,7 +161,7 @@ fn build(
 fn make_file(programs: &Path, make: Make, file: &Path, work: &Path, log: &Path) -> Result<()> {
     let (prefix, folder) = match make {
         Make::Program(name) => {
-            // Linked, not copied: the two are never written again.
+            // Linked, not copied: neither is written again.
             return fs::hard_link(programs.join(name), file)
                 .with_context(|| format!("take {name} from {}", programs.display()));
         }
@@ -187,10 +185,9 @@ fn make_file(programs: &Path, make: Make, file: &Path, work: &Path, log: &Path) 
     Ok(())
 }
 
-/// The place in the folder `www` for the file of `url`, its folders made.
+/// The path of `url`'s file in the folder `www`; creates its parent folders.
 ///
-/// # Errors
-/// When they cannot be made.
+/// # Errors If they cannot be created.
 pub fn prepared(www: &Path, url: &str) -> Result<PathBuf> {
     let place = place_of(www, url);
     if let Some(folder) = place.parent() {

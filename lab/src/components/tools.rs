@@ -1,5 +1,4 @@
-//! What a machine must have before components can be built, and which Debian
-//! package brings it.
+//! The tools that a machine needs to build components, and the Debian package of each.
 
 use std::path::Path;
 
@@ -62,7 +61,7 @@ const TOOLS: &[Tool] = &[
     },
 ];
 
-/// The Debian package that brings `program`, when builds use it.
+/// The Debian package of `program`, if builds use it.
 pub fn package_of(program: &str) -> Option<&'static str> {
     TOOLS
         .iter()

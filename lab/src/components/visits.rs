@@ -1,5 +1,5 @@
-//! The application's image: the static binary on nothing, as app/Dockerfile makes it,
-//! without a container engine.
+//! The application's image: only the static binary, as in app/Dockerfile, but built without a
+//! container engine.
 
 use std::env;
 use std::fs;
@@ -11,25 +11,24 @@ use super::command::{nice, run};
 use super::image::{self, Image, Node};
 use super::registry::Storage;
 
-/// Its name in manifests/backend.yaml. It is ours: no registry has it.
+/// Its name in manifests/backend.yaml. No public registry has it.
 pub const VISITS: &str = "docker.io/lab/visits:1";
-/// The most that the image may hold, in bytes.
+/// Maximum size of the image in bytes.
 const LARGEST: u64 = 10_000_000;
 /// As in app/Dockerfile.
 const USER: &str = "65532:65532";
 /// As in app/Dockerfile.
 const PORT: u16 = 8080;
 
-/// The release binary: `LAB_VISITS`, else built here, which takes a fraction of a
-/// second when nothing changed. A stale one would hide what a person just wrote.
+/// The release binary: `LAB_VISITS`, else built here, which takes a fraction of a second if nothing
+/// changed. A stale one would hide recent changes of the code.
 ///
-/// # Errors
-/// When it does not build.
+/// # Errors If it does not build.
 pub fn binary(repository: &Path, log: &Path) -> Result<PathBuf> {
     if let Some(named) = env::var_os("LAB_VISITS") {
         return Ok(named.into());
     }
-    // The one that this lab is built by, where it was started by one.
+    // The cargo that started the lab, if one did.
     let cargo = env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let mut build = nice(&cargo);
     build
@@ -45,8 +44,7 @@ pub fn binary(repository: &Path, log: &Path) -> Result<PathBuf> {
 
 /// Stores the image of `binary` in the registry's folder.
 ///
-/// # Errors
-/// When the binary is not there, is too large or not linked statically.
+/// # Errors If the binary does not exist, is too large or is not linked statically.
 pub fn store(binary: &Path, registry: &Path, work: &Path) -> Result<()> {
     let bytes = fs::read(binary)
         .with_context(|| format!("read the application's binary {}", binary.display()))?;

@@ -1,4 +1,4 @@
-//! Images of what the application stands on: volumes, its store and the ingress.
+//! Images that the application depends on: the volume provisioner, its store and the ingress.
 
 use anyhow::Result;
 
@@ -7,7 +7,7 @@ use super::families::{LOCAL_PATH, TRAEFIK};
 use super::image::{Image, Node};
 use super::images::Maker;
 
-/// Names that Valkey's image has, and Debian's programs that answer to them here.
+/// Names of programs in Valkey's image, and Debian's programs that replace them here.
 const VALKEY: &[(&str, &str)] = &[
     ("valkey-cli", "redis-cli"),
     ("valkey-server", "redis-server"),
@@ -15,8 +15,8 @@ const VALKEY: &[(&str, &str)] = &[
 ];
 
 impl Maker<'_> {
-    /// The ingress controller. A pod gives it flags only, as it may the official one,
-    /// whose entry point puts `traefik` before them.
+    /// The ingress controller. As with the official image, whose entry point adds `traefik`, a pod
+    /// may pass only flags.
     pub fn traefik(&self, image: Image) -> Result<Image> {
         let path = "usr/local/bin/traefik";
         let program = Node::Program(TRAEFIK.built(self.cache)?.join("traefik"));
@@ -28,7 +28,7 @@ impl Maker<'_> {
         Ok(image)
     }
 
-    /// What makes volumes. Its manifest calls the program by its name alone.
+    /// The volume provisioner. Its manifest calls the program by its bare name.
     pub fn local_path_provisioner(&self, image: Image) -> Result<Image> {
         let name = "local-path-provisioner";
         let path = format!("usr/bin/{name}");
@@ -36,8 +36,8 @@ impl Maker<'_> {
         Ok(image.with(&path, program).run_by(name))
     }
 
-    /// Valkey's predecessor, which reads the same configuration and files and speaks
-    /// the same protocol: Debian 12 has no Valkey.
+    /// Redis instead of Valkey, with the same configuration, files and protocol: Debian 12 has no
+    /// Valkey.
     pub fn valkey(&self, image: Image) -> Result<Image> {
         let programs: Vec<String> = VALKEY
             .iter()
@@ -45,7 +45,7 @@ impl Maker<'_> {
             .collect();
         let mut image = image
             .with_all(with_libraries(&self.debian.tools, &programs)?)
-            // Where the official image works; a volume is mounted over it.
+            // The official image's working directory; a volume is mounted over it.
             .with("data", Node::Folder(0o1777));
         for (valkey, redis) in VALKEY {
             let link = Node::Symlink((*redis).to_owned());
