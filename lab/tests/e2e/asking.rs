@@ -1,18 +1,18 @@
-//! A worker that asks the API through its own balancer, again and again.
+//! A worker that queries the API through its own balancer, again and again.
 
 use libtest_mimic::Failed;
 
 use crate::stage::{Stage, ensure, until};
 
-/// Who asks: its tokens outlive every certificate.
+/// The ServiceAccount that asks; its tokens outlive every certificate.
 const ACCOUNT: &str = "e2e-asks";
 
-/// What is asked, and how often.
+/// A query and how often it is repeated.
 #[derive(Debug, Clone, Copy)]
 pub struct Question {
-    /// Tells several of one worker apart.
+    /// Distinguishes several queries of one worker.
     pub name: &'static str,
-    /// kubectl's words; `$at` stands for the time in nanoseconds.
+    /// kubectl's arguments; `$at` is the time in nanoseconds.
     pub words: &'static str,
     /// The pause after each answer, in seconds.
     pub pause: &'static str,
@@ -25,7 +25,7 @@ pub const READ: Question = Question {
     pause: "0.2",
 };
 
-/// Writes into a ConfigMap, which [`start`] creates.
+/// Writes to a ConfigMap, which [`start`] creates.
 pub const WRITE: Question = Question {
     name: "writes",
     words: "patch configmap e2e-writes --type=merge -p \"{\\\"data\\\":{\\\"at\\\":\\\"$at\\\"}}\"",
@@ -47,7 +47,7 @@ impl Drop for Asking<'_> {
     }
 }
 
-/// Returns once the first answer is there.
+/// Returns after the first answer.
 pub fn start<'a>(
     stage: &'a Stage,
     worker: &'a str,
@@ -113,7 +113,7 @@ impl Asking<'_> {
         format!("/run/{}", self.unit())
     }
 
-    /// The answers so far, once there are at least so many good ones.
+    /// The answers so far, after at least `good` good ones.
     fn answers(&self, good: usize) -> Result<Vec<String>, Failed> {
         let asked = self
             .stage

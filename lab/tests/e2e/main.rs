@@ -1,9 +1,8 @@
-//! End to end: one control plane and two workers from nothing but their
-//! user-data, and what can happen to them afterwards.
+//! End to end: one control plane and two workers, created from their user-data alone, and what can
+//! happen to them afterwards.
 //!
-//! The scenarios share one cluster and run in their order; `SCENARIOS` names some of
-//! them. Where a machine cannot run the lab they count as skipped, and say why; with
-//! CI=true they fail instead.
+//! The scenarios share one cluster and run in this order; `SCENARIOS` selects some of them. If the
+//! machine cannot run the lab they are skipped with the reason; with CI=true they fail instead.
 
 mod asking;
 mod scenarios;
@@ -15,14 +14,14 @@ use crate::stage::Stage;
 
 type Scenario = (&'static str, fn(&Stage) -> Result<(), Failed>);
 
-/// Each scenario by the room under `scenarios` that it is in; a test has its scenario's name.
+/// Lists the scenarios by their module under `scenarios`; each test has its scenario's name.
 macro_rules! in_this_order {
     ($($room:ident::$name:ident),* $(,)?) => {
         &[$((stringify!($name), scenarios::$room::$name)),*]
     };
 }
 
-/// In the order of a cluster's life.
+/// The scenarios in the order of a cluster's life.
 #[rustfmt::skip] // one scenario a line, to be read as a list
 const SCENARIOS: &[Scenario] = in_this_order![
     arrival::the_binary_is_static_and_small,
@@ -94,13 +93,14 @@ const SCENARIOS: &[Scenario] = in_this_order![
     life::down_leaves_nothing_behind,
 ];
 
-/// What founds the cluster and what ends it, around any choice.
+/// The scenarios that found and end the cluster; they run with every selection.
 const ALWAYS: [&str; 2] = [
     "three_instances_become_a_cluster",
     "down_leaves_nothing_behind",
 ];
 
-/// Those that `names` has, separated by spaces, in their own order; all where it has none.
+/// The scenarios in `names`, separated by spaces, in the order of [`SCENARIOS`]; all if it is
+/// empty.
 fn chosen(names: &str) -> Result<Vec<&'static Scenario>, String> {
     let names: Vec<&str> = names.split_whitespace().collect();
     let known = |name: &str| SCENARIOS.iter().any(|(known, _)| *known == name);
@@ -118,7 +118,7 @@ fn main() {
         std::process::exit(2)
     });
     let mut arguments = Arguments::from_args();
-    // One cluster, one after the other.
+    // One cluster, so one test after the other.
     arguments.test_threads = Some(1);
     let unable = stage::why_not_here();
     if let Some(why) = &unable {

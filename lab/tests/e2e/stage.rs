@@ -1,4 +1,4 @@
-//! The lab as the scenarios use it: through its own command line.
+//! The lab as the scenarios use it: through its command line.
 
 use std::{
     collections::BTreeMap,
@@ -22,14 +22,14 @@ pub struct Stage {
 
 static SHARED: OnceLock<Stage> = OnceLock::new();
 
-/// Why this machine cannot run the lab, if it cannot.
+/// Why this machine cannot run the lab; `None` if it can.
 pub fn why_not_here() -> Option<String> {
     let missing = lab::host::missing();
     (!missing.is_empty()).then(|| missing.join("; "))
 }
 
 impl Stage {
-    /// The stage, once.
+    /// The stage, created once.
     pub fn shared() -> &'static Self {
         SHARED.get_or_init(|| Self {
             command: env!("CARGO_BIN_EXE_lab"),
@@ -37,7 +37,7 @@ impl Stage {
         })
     }
 
-    /// Plays a scenario, unless the cluster itself never came up.
+    /// Runs a scenario, unless the cluster itself never came up.
     pub fn play(&self, scenario: fn(&Self) -> Result<(), Failed>) -> Result<(), Failed> {
         if self.broken.load(Ordering::Relaxed) {
             return Err("there is no cluster: see the first failure".into());
@@ -45,8 +45,8 @@ impl Stage {
         scenario(self)
     }
 
-    /// Ends the lab after the last scenario; a failed one is left for a person to look at,
-    /// except in CI, where nobody could.
+    /// Ends the lab after the last scenario. After a failure the lab stays up for a person to
+    /// inspect, except in CI.
     pub fn leave(failed: bool) {
         let Some(stage) = SHARED.get() else {
             return;
@@ -58,18 +58,18 @@ impl Stage {
         let _ = Command::new(stage.command).arg("down").output();
     }
 
-    /// Removes what an interrupted run left on this machine. A lab that somebody uses stays,
-    /// and then `up` says so.
+    /// Removes what an interrupted run left on this machine. A lab that is in use stays, and then
+    /// `up` reports it.
     pub fn clear_remains(&self) {
         let _ = Command::new(self.command).arg("down").output();
     }
 
-    /// Without a cluster the scenarios after this one cannot say anything.
+    /// Records that there is no cluster, so that the later scenarios are not run.
     pub fn no_cluster(&self) {
         self.broken.store(true, Ordering::Relaxed);
     }
 
-    /// Runs the lab's command, whatever comes of it.
+    /// Runs the lab's command; it may fail.
     pub fn try_lab(&self, args: &[&str]) -> Result<Output, Failed> {
         Command::new(self.command)
             .args(args)
@@ -87,7 +87,7 @@ impl Stage {
             .map_err(|error| format!("cannot run the lab: {error}").into())
     }
 
-    /// Waits for a command that was started, and gives its output.
+    /// Waits for a started command, and returns its output.
     pub fn finish(child: Child) -> Result<String, Failed> {
         let output = child.wait_with_output()?;
         if output.status.success() {
@@ -101,7 +101,7 @@ impl Stage {
         .into())
     }
 
-    /// Runs the lab's command and gives its output.
+    /// Runs the lab's command and returns its output.
     pub fn lab(&self, args: &[&str]) -> Result<String, Failed> {
         let output = self.try_lab(args)?;
         if output.status.success() {
@@ -117,12 +117,12 @@ impl Stage {
         .into())
     }
 
-    /// Launches a worker that need not become Ready, and gives its name.
+    /// Launches a worker that need not become Ready, and returns its name.
     pub fn launch(&self, options: &[&str]) -> Result<String, Failed> {
         self.launch_as("worker", options)
     }
 
-    /// The same with another role.
+    /// Same, with a given role.
     pub fn launch_as(&self, role: &str, options: &[&str]) -> Result<String, Failed> {
         let args: Vec<&str> = ["launch", "--role", role, "--until", "booted"]
             .iter()
@@ -136,18 +136,18 @@ impl Stage {
             .unwrap_or_default())
     }
 
-    /// What the lab says of each machine, the newest last.
+    /// The lab's status of each machine, the newest last.
     pub fn machines(&self) -> Result<Vec<Value>, Failed> {
         let status = json(&self.lab(&["status", "--json"])?)?;
         Ok(list(&status["machines"]).to_vec())
     }
 
-    /// The control planes of the scenarios' cluster that run, the oldest first.
+    /// The running control planes of the scenarios' cluster, the oldest first.
     pub fn control_planes(&self) -> Result<Vec<String>, Failed> {
         self.control_planes_of("demo")
     }
 
-    /// The same of another cluster.
+    /// Same, for another cluster.
     pub fn control_planes_of(&self, cluster: &str) -> Result<Vec<String>, Failed> {
         let is_of = |machine: &Value| {
             machine["role"] == "control-plane"
@@ -186,12 +186,12 @@ impl Stage {
         json(&self.kubectl(&args)?)
     }
 
-    /// The agent's own status in a machine.
+    /// The status of a machine's agent.
     pub fn agent(&self, machine: &str) -> Result<Value, Failed> {
         json(&self.exec(machine, &["k8s-bootstrap", "status", "--json"])?)
     }
 
-    /// The agent's journal in a machine, one value an entry.
+    /// The journal of a machine's agent, one value per entry.
     pub fn journal(&self, machine: &str) -> Result<Vec<Value>, Failed> {
         self.exec(
             machine,
@@ -229,8 +229,7 @@ impl Stage {
         Ok(list(&json(&said)?["certificates"]).to_vec())
     }
 
-    /// Pods that run somewhere by the will of a controller, with how often their containers
-    /// were started again.
+    /// Pods that a controller manages, with the number of their containers' restarts.
     pub fn workloads(&self) -> Result<BTreeMap<String, u64>, Failed> {
         let pods = self.get(&["pods", "-A"])?;
         let of_a_controller = |pod: &&Value| {
@@ -268,12 +267,12 @@ pub fn json(text: &str) -> Result<Value, Failed> {
     serde_json::from_str(text).map_err(|error| format!("no JSON ({error}): {text}").into())
 }
 
-/// A JSON list; empty where there is none.
+/// A JSON list; empty if it is not one.
 pub fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
-/// A JSON text; empty where there is none.
+/// A JSON string; empty if it is not one.
 pub fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }
@@ -287,8 +286,8 @@ pub fn ensure(holds: bool, otherwise: impl Into<String>) -> Result<(), Failed> {
     }
 }
 
-/// Looks again until the scenario's condition holds; the last reason is the error. What may take
-/// long is looked at less often: looks cost the machines their processor.
+/// Polls until the condition holds; the last reason is the error. Long waits poll less often,
+/// because each look costs the machines processor time.
 pub fn until<T>(
     seconds: u64,
     what: &str,

@@ -1,9 +1,9 @@
-//! What takes hours to show: `make e2e-certificates`.
+//! Tests that take hours: `make e2e-certificates`.
 //!
-//! Three control planes and two workers whose certificates live for ten minutes. First so many
-//! renewals while a worker reads five times a second and writes once a second; then all five
-//! are switched off past the end of every certificate, so many times. How many of each, the
-//! environment says: `RENEWALS` (20) and `SWITCH_OFFS` (10).
+//! Three control planes and two workers with certificates that are valid for ten minutes. First
+//! `RENEWALS` (20) renewals while a worker reads five times a second and writes once a second; then
+//! all five are switched off until every certificate has expired, `SWITCH_OFFS` (10) times. Both
+//! are environment variables.
 
 #[path = "../e2e/asking.rs"]
 mod asking;
@@ -25,10 +25,10 @@ type Scenario = (&'static str, fn(&Stage) -> Result<(), Failed>);
 const SETTINGS: &str =
     "[certificates]\nlifetime = 600\nca_lifetime = 864000\nkubelet_lifetime = 600\n";
 
-/// A renewal is begun when a third of ten minutes is left.
+/// A renewal begins when a third of the ten minutes is left.
 const BETWEEN_RENEWALS: u64 = 400;
 
-/// What takes minutes is looked at so often: a look costs the machines their processor.
+/// How often to poll what takes minutes: each look costs the machines processor time.
 const LOOK: Duration = Duration::from_secs(20);
 
 fn wanted(name: &str, otherwise: usize) -> Result<usize, Failed> {
@@ -57,7 +57,7 @@ fn three_control_planes_and_two_workers_are_up(stage: &Stage) -> Result<(), Fail
     up.map(drop)
 }
 
-/// Renewals that came to their end, of all control planes.
+/// Completed renewals of all control planes.
 fn renewals(stage: &Stage) -> Result<usize, Failed> {
     let mut all = 0;
     for machine in stage.control_planes()? {
@@ -104,7 +104,7 @@ fn renewals_pass_without_a_failed_request(stage: &Stage) -> Result<(), Failed> {
     )
 }
 
-/// When the last certificate but the authorities' ends, in seconds from now.
+/// When the last certificate, except the CAs', expires, in seconds from now.
 fn last_end(stage: &Stage, machines: &[String]) -> Result<u64, Failed> {
     let mut last = 0;
     for machine in machines {

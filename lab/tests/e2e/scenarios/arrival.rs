@@ -1,4 +1,4 @@
-//! The cluster comes to be.
+//! The cluster is founded.
 
 use std::process::Command;
 
@@ -6,7 +6,8 @@ use libtest_mimic::Failed;
 
 use crate::stage::{Stage, ensure, list, text, until};
 
-/// What every instance downloads at its first boot, in bytes. The simulation is a part of it.
+/// Maximum size of the binary that every instance downloads at its first boot, in bytes. It
+/// includes the simulation.
 const LARGEST: u64 = 13_000_000;
 
 pub fn the_binary_is_static_and_small(_: &Stage) -> Result<(), Failed> {
@@ -70,8 +71,8 @@ pub fn every_pod_of_kube_system_is_ready(stage: &Stage) -> Result<(), Failed> {
     })
 }
 
-/// A server on one worker and a client on the other: by service name, so through CoreDNS,
-/// kube-proxy and the VXLAN between the nodes.
+/// A server on one worker and a client on the other: they connect by service name, so through
+/// CoreDNS, kube-proxy and the VXLAN between the nodes.
 pub fn pods_on_different_workers_reach_each_other_by_name(stage: &Stage) -> Result<(), Failed> {
     let nodes = stage.get(&["nodes", "-l", "!node-role.kubernetes.io/control-plane"])?;
     let workers: Vec<String> = list(&nodes["items"])
@@ -108,7 +109,7 @@ pub fn pods_on_different_workers_reach_each_other_by_name(stage: &Stage) -> Resu
         )?;
         stage.kubectl(&["logs", "e2e-client"])
     })?;
-    // EC2's source/destination check would drop what does not go through the tunnel.
+    // EC2's source/destination check would drop packets that bypass the tunnel.
     let routes = stage.shell("w1", "ip route show dev vxlan.calico")?;
     ensure(
         routes.lines().count() == 2,

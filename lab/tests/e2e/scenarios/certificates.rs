@@ -1,4 +1,4 @@
-//! Certificates end, and nobody notices.
+//! Certificates expire without any effect on the cluster.
 
 use std::{
     collections::BTreeMap,
@@ -13,17 +13,17 @@ use crate::{
     stage::{Stage, ensure, text, until},
 };
 
-/// Beside the scenarios' own cluster, one whose certificates live for ten minutes.
+/// A second cluster next to the scenarios' own, with certificates that are valid for ten minutes.
 const SHORT: &str = "short-lived";
 
-/// As short as the settings take. The workers' name stays the other cluster's.
+/// As short as the settings allow. The workers' name stays with the other cluster.
 const SETTINGS: &str = "[certificates]\nlifetime = 600\nca_lifetime = 864000\nkubelet_lifetime = 600\n\
      [dns]\nenabled = false\n";
 
-/// When all certificates of that cluster have ended, once it is off.
+/// When all certificates of that cluster have expired; set after it is off.
 static OVER: OnceLock<Instant> = OnceLock::new();
 
-/// The serial numbers by name, of those that this one renews.
+/// The serial numbers by name, of the certificates that `by` renews.
 fn serials(stage: &Stage, machine: &str, by: &str) -> Result<BTreeMap<String, String>, Failed> {
     let all = stage.certificates(machine)?;
     let its = all.iter().filter(|c| c["renewed_by"] == by);
@@ -32,7 +32,8 @@ fn serials(stage: &Stage, machine: &str, by: &str) -> Result<BTreeMap<String, St
         .collect())
 }
 
-/// All of one control plane's are renewed while a worker asks the API five times a second.
+/// All certificates of one control plane are renewed while a worker asks the API five times a
+/// second.
 pub fn certificates_are_renewed_without_a_failed_request(stage: &Stage) -> Result<(), Failed> {
     let all = stage.control_planes()?;
     let machine = all.first().ok_or("no control plane runs")?;
@@ -78,7 +79,7 @@ pub fn certificates_are_renewed_without_a_failed_request(stage: &Stage) -> Resul
     )
 }
 
-/// The machines of the cluster of ten minutes, the control plane first.
+/// The machines of the cluster with short-lived certificates, the control plane first.
 fn short_lived(stage: &Stage) -> Result<[String; 2], Failed> {
     let machines = stage.machines()?;
     let of = |role: &str| {
@@ -114,12 +115,12 @@ pub fn it_is_switched_off(stage: &Stage) -> Result<(), Failed> {
     let [control_plane, worker] = short_lived(stage)?;
     stage.lab(&["stop", &worker])?;
     stage.lab(&["stop", &control_plane])?;
-    // What was signed before ends within the lifetime.
+    // Certificates signed before now expire within the lifetime.
     OVER.get_or_init(|| Instant::now() + Duration::from_secs(605));
     Ok(())
 }
 
-/// The other scenarios have taken longer than certificates live, unless these run by themselves.
+/// The other scenarios have taken longer than the certificates are valid, unless only these run.
 pub fn it_comes_back_after_every_certificate_has_expired(stage: &Stage) -> Result<(), Failed> {
     let over = OVER.get().ok_or("it was not switched off")?;
     std::thread::sleep(over.saturating_duration_since(Instant::now()));

@@ -1,5 +1,5 @@
-//! Several control planes: they join at once, an API server dies, a machine dies, and a
-//! successor takes its place. The nodes notice little of it.
+//! Several control planes: they join at once, an API server dies, a machine dies, and a replacement
+//! joins. The nodes are hardly affected.
 
 use libtest_mimic::Failed;
 use serde_json::Value;
@@ -9,7 +9,7 @@ use crate::{
     stage::{Stage, ensure, json, list, text, until},
 };
 
-/// etcd's members as a control plane sees them: all of them healthy voters, so many.
+/// etcd's members as a control plane sees them; they must be `count` healthy voters.
 fn voters(stage: &Stage, machine: &str, count: usize) -> Result<Vec<String>, Failed> {
     let said = json(&stage.exec(machine, &["k8s-bootstrap", "etcd", "members", "--json"])?)?;
     let members = list(&said);
@@ -34,10 +34,10 @@ fn founder<'a>(stage: &Stage, machines: &'a [String]) -> Result<&'a String, Fail
     })
 }
 
-/// A cluster's name, and which entry of its founder's journal shows that the time has come.
+/// A cluster's name, and the entry in its founder's journal at which the founder dies.
 type Death = (&'static str, fn(&Value) -> bool);
 
-/// Beside the scenarios' own cluster, three that come to have one control plane each.
+/// Three more clusters next to the scenarios' own; each ends up with one control plane.
 pub const LONE: [&str; 3] = [DIES_EARLY[0].0, DIES_EARLY[1].0, "dies-not"];
 
 /// In two of them the founder dies in its first minute.
@@ -67,7 +67,7 @@ pub fn founders_die_before_and_after_they_have_recorded_their_clusters(
     stage.launch_as("control-plane", &["--tag", &tag]).map(drop)
 }
 
-/// What the founders leave holds nothing yet, so that the others found clusters of their own.
+/// The dead founders' clusters hold no data yet, so the others found new ones.
 pub fn their_followers_have_founded_clusters_of_their_own(stage: &Stage) -> Result<(), Failed> {
     for (cluster, _) in DIES_EARLY {
         let left = stage.control_planes_of(cluster)?;
@@ -91,7 +91,7 @@ pub fn their_followers_have_founded_clusters_of_their_own(stage: &Stage) -> Resu
     Ok(())
 }
 
-/// With its only API server gone a node says so, and it recovers by itself.
+/// Without its only API server a node reports that, and it recovers by itself.
 pub fn without_any_api_server_a_node_says_so_and_recovers(stage: &Stage) -> Result<(), Failed> {
     let manifest = "/etc/kubernetes/manifests/kube-apiserver.yaml";
     let aside = "/etc/kubernetes/kube-apiserver.yaml";
@@ -133,7 +133,7 @@ pub fn two_more_control_planes_join_at_once(stage: &Stage) -> Result<(), Failed>
     })
 }
 
-/// The next request goes through; the one that was under way may fail.
+/// The next request succeeds; the one in flight may fail.
 pub fn a_request_after_the_death_of_an_api_server_goes_through(
     stage: &Stage,
 ) -> Result<(), Failed> {
@@ -154,7 +154,7 @@ pub fn a_request_after_the_death_of_an_api_server_goes_through(
     Ok(())
 }
 
-/// The founder dies for good while a worker writes through the API, and its successor comes.
+/// The founder is terminated while a worker writes through the API, and a replacement joins.
 pub fn a_terminated_founder_is_replaced(stage: &Stage) -> Result<(), Failed> {
     let dead = text(&stage.agent("cp1")?["node"]);
     let asking = asking::start(stage, "w1", WRITE)?;
@@ -185,7 +185,8 @@ pub fn a_terminated_founder_is_replaced(stage: &Stage) -> Result<(), Failed> {
     )
 }
 
-/// A member that a person resets leaves etcd before its data go, and joins again as a new one.
+/// A member that a person resets leaves etcd before its data is deleted, and joins again as a new
+/// one.
 pub fn a_reset_control_plane_leaves_etcd_and_may_join_again(stage: &Stage) -> Result<(), Failed> {
     let all = stage.control_planes()?;
     let (Some(machine), Some(other)) = (all.last(), all.first()) else {

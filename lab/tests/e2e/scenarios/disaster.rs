@@ -1,11 +1,11 @@
-//! The loss of every control plane, and the way back.
+//! The loss of every control plane, and the recovery.
 
 use libtest_mimic::Failed;
 use serde_json::Value;
 
 use crate::stage::{Stage, ensure, json, list, text, until};
 
-/// In the lab's bucket.
+/// A place in the lab's bucket.
 const PLACE: &str = "s3://k8s-bootstrap-backups/lab";
 
 fn note(stage: &Stage, name: &str) -> Result<(), Failed> {
@@ -18,11 +18,11 @@ fn uid(stage: &Stage) -> Result<String, Failed> {
     Ok(text(&namespace["metadata"]["uid"]))
 }
 
-/// What the API server of a machine has in memory, without asking etcd.
+/// Reads from the API server's memory on a machine, without asking etcd.
 const READ: &str = "kubectl --kubeconfig=/etc/kubernetes/admin.conf --server=https://127.0.0.1:6443 \
                     get --raw '/api/v1/namespaces/default/configmaps?resourceVersion=0'";
 
-/// On a busy machine a member may hear of a write later than the others.
+/// Waits until a member has received a write, which takes longer on a busy machine.
 fn has_heard_of(stage: &Stage, machine: &str, name: &str) -> Result<(), Failed> {
     until(60, "the last write to reach the survivor", || {
         let maps = stage.shell(machine, READ)?;
@@ -30,11 +30,11 @@ fn has_heard_of(stage: &Stage, machine: &str, name: &str) -> Result<(), Failed> 
     })
 }
 
-/// Without a majority nothing can be written; what was written is still read, and nothing is
-/// taken out of a cluster that cannot agree to it.
+/// Without a majority nothing can be written; existing data can still be read, and nothing is
+/// removed from a cluster that cannot agree to it.
 fn the_survivor_says_what_is_lost(stage: &Stage, survivor: &str) -> Result<(), Failed> {
-    // At once: its probe ends the API server after some minutes without etcd, and the next one
-    // knows nothing to read.
+    // At once: its probe kills the API server after some minutes without etcd, and a restarted one
+    // has nothing in memory.
     let maps = until(60, "an answer from the survivor", || {
         stage.shell(survivor, READ)
     })?;
@@ -47,7 +47,7 @@ fn the_survivor_says_what_is_lost(stage: &Stage, survivor: &str) -> Result<(), F
     ensure(list(&json(&members)?).len() == 3, members)
 }
 
-/// A trial of the restore: it reads all of etcd's keys, and leaves nothing and changes nothing.
+/// A trial of the restore: it reads all of etcd's keys, changes nothing and leaves nothing.
 fn can_be_restored(stage: &Stage, machine: &str, backup: &str) -> Result<(), Failed> {
     let verify = [
         "k8s-bootstrap",
@@ -66,8 +66,8 @@ fn can_be_restored(stage: &Stage, machine: &str, backup: &str) -> Result<(), Fai
     ensure(!left.contains("verify"), left)
 }
 
-/// Kills a restore where neither the old nor the new data are in place: it waits for etcd's port,
-/// on which something else listens since the new data were made.
+/// Kills a restore while neither the old nor the new data is in place: it waits for etcd's port,
+/// which another program has occupied since the new data was created.
 const KILLED: &str = "
     k8s-bootstrap etcd restore --yes --from BACKUP & restore=$!
     until [ -e /var/lib/etcd/restored/member ]; do kill -0 $restore || exit 1; sleep 0.05; done
@@ -80,7 +80,7 @@ const KILLED: &str = "
     kill $other
     systemctl restart --no-block k8s-bootstrap";
 
-/// Until it is run again, the agent says that it must be.
+/// Until the restore is run again, the agent reports that it must be.
 fn a_killed_restore_is_remembered(
     stage: &Stage,
     machine: &str,
@@ -118,7 +118,7 @@ pub fn the_cluster_comes_back_from_a_backup(stage: &Stage) -> Result<(), Failed>
     note(stage, "after-the-backup")?;
     can_be_restored(stage, one, backup.trim())?;
 
-    // A control plane that lives is never replaced by an old copy of itself.
+    // A live control plane is never replaced by an old copy of itself.
     let from = backup.trim();
     let restore = ["k8s-bootstrap", "etcd", "restore", "--yes", "--from", from];
     let args: Vec<&str> = [&["exec", one, "--"][..], &restore].concat();
@@ -137,7 +137,7 @@ pub fn the_cluster_comes_back_from_a_backup(stage: &Stage) -> Result<(), Failed>
     the_survivor_says_what_is_lost(stage, one)?;
     stage.lab(&["terminate", "--hard", one])?;
     let new = stage.launch_as("control-plane", &[])?;
-    // It would refuse to go on after some minutes of agreement; nobody need wait for that.
+    // It would refuse to continue after some minutes of agreement; the test does not wait for that.
     until(120, "the new control plane's agent", || stage.agent(&new))?;
     a_killed_restore_is_remembered(stage, &new, from)?;
     stage.exec(&new, &restore)?;

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::stage::{Stage, ensure, json, list, text, until};
 
-/// Asks with etcd's own tool, in etcd's own pod.
+/// Runs etcdctl in etcd's pod.
 fn etcdctl(stage: &Stage, node: &str, args: &[&str]) -> Result<Value, Failed> {
     let pod = format!("etcd-{node}");
     let pki = "/etc/kubernetes/pki/etcd";
@@ -58,8 +58,8 @@ fn backups(stage: &Stage, folder: &str) -> Result<Vec<String>, Failed> {
     Ok(whole.map(str::to_owned).collect())
 }
 
-/// The schedule goes on from what a person took: the next is due so long after the newest, and
-/// then the oldest goes.
+/// The schedule counts from a person's backup: the next one is due one interval after the newest,
+/// and then the oldest is deleted.
 pub fn backups_are_taken_by_schedule_and_the_oldest_go(stage: &Stage) -> Result<(), Failed> {
     let to = "s3://k8s-bootstrap-backups/scheduled";
     for _ in 0..2 {
@@ -79,7 +79,7 @@ pub fn backups_are_taken_by_schedule_and_the_oldest_go(stage: &Stage) -> Result<
     stage.exec("cp1", &["systemctl", "restart", "k8s-bootstrap"])?;
     let outcome = until(150, "a backup by schedule", || {
         let now = backups(stage, "scheduled/")?;
-        // The oldest goes file by file.
+        // The oldest is deleted file by file.
         let files = stage.lab(&["bucket", "scheduled/"])?;
         ensure(
             now.len() == 2 && now[0] == *second && now[1] != *oldest && files.lines().count() == 6,
@@ -95,11 +95,11 @@ pub fn backups_are_taken_by_schedule_and_the_oldest_go(stage: &Stage) -> Result<
     outcome
 }
 
-/// A cluster beside the scenarios' own, whose etcd may have only 64 MiB.
+/// A cluster next to the scenarios' own with only 64 MiB for etcd.
 const SMALL: &str = "etcd-is-full";
 
-/// Writes until etcd takes no more, and then until it does again: prints when it was refused
-/// first, when it was taken again, and what etcd held meanwhile.
+/// Writes until etcd refuses, and then until it accepts again: prints when a write was first
+/// refused, when one was accepted again, and how much etcd held meanwhile.
 const FILL: &str = r#"
 export KUBECONFIG=/etc/kubernetes/admin.conf
 head -c 600000 /dev/urandom | base64 -w0 > /run/filling
@@ -121,7 +121,7 @@ done
 echo "etcd was never full, or is full for good: $(cat /run/filling-error)" >&2; exit 1
 "#;
 
-/// etcd reaches its quota, and takes writes again without a person; nothing is lost.
+/// etcd reaches its quota, and accepts writes again without a person; nothing is lost.
 pub fn a_full_etcd_takes_writes_again_by_itself(stage: &Stage) -> Result<(), Failed> {
     let settings = tempfile::NamedTempFile::new()?;
     std::fs::write(settings.path(), "etcd.quota_bytes = 67108864\n")?;

@@ -1,10 +1,10 @@
-//! How nodes came in: by proof, one by one.
+//! How nodes joined: each with its own proof of identity.
 
 use libtest_mimic::Failed;
 
 use crate::stage::{Stage, ensure, list, text, until};
 
-/// No secret lies in the store, no token in the cluster, and kubeadm's blanket approval is gone.
+/// No secret is in the store, no token is in the cluster, and kubeadm's blanket approval is gone.
 pub fn nothing_is_left_that_would_let_anybody_in(stage: &Stage) -> Result<(), Failed> {
     let bindings = stage.get(&["clusterrolebindings"])?;
     let names: Vec<String> = list(&bindings["items"])
@@ -46,8 +46,8 @@ pub fn nothing_is_left_that_would_let_anybody_in(stage: &Stage) -> Result<(), Fa
     Ok(())
 }
 
-/// The API server verifies the kubelet that it takes logs from, so this works only with a
-/// certificate of the cluster's CA for the kubelet's own address.
+/// The API server verifies the kubelet when it fetches logs, so this works only with a certificate
+/// of the cluster's CA for the kubelet's own address.
 pub fn kubelets_serve_with_certificates_of_the_clusters_ca(stage: &Stage) -> Result<(), Failed> {
     let manifest = "/etc/kubernetes/manifests/kube-apiserver.yaml";
     stage.shell(

@@ -1,11 +1,11 @@
-//! What happens to nodes in the course of their life.
+//! What happens to nodes during their life.
 
 use libtest_mimic::Failed;
 use serde_json::Value;
 
 use crate::stage::{Stage, ensure, text, until};
 
-/// What identifies a node beyond its name: a node that joined again has another uid.
+/// Identifies a node beyond its name: a node that joined again has a different uid.
 fn node_uid(stage: &Stage, machine: &str) -> Result<String, Failed> {
     let name = text(&stage.agent(machine)?["node"]);
     Ok(text(&stage.get(&["node", &name])?["metadata"]["uid"]))
@@ -37,7 +37,7 @@ pub fn a_restarted_agent_changes_nothing(stage: &Stage) -> Result<(), Failed> {
     for machine in ["cp1", "w1"] {
         let uid = node_uid(stage, machine)?;
         let before = starts(stage, machine)?;
-        // Containers, units and files as they are; the journal's text as it is.
+        // The state of containers, units and files, and the journal's text.
         let picture = "ctr -n k8s.io tasks ls -q | sort; systemctl show -P MainPID kubelet containerd; \
                        find /etc/kubernetes /etc/containerd /usr/local/bin /etc/sysctl.d -type f -printf '%p %T@\\n' | sort; \
                        sha256sum /var/lib/k8s-bootstrap/journal.json";
@@ -74,7 +74,7 @@ pub fn a_removed_file_is_put_back(stage: &Stage) -> Result<(), Failed> {
 
 pub fn a_fourth_node_joins_by_itself_while_the_api_throttles(stage: &Stage) -> Result<(), Failed> {
     stage.launch(&[])?;
-    // From here on the agent's calls meet RequestLimitExceeded, half of them for good.
+    // From here on the agent's calls get RequestLimitExceeded, then permanently half of them.
     stage.lab(&["faults", "--throttle-next", "3", "--throttle-percent", "50"])?;
     let joined = until(300, "the fourth node", || {
         let ready = stage.ready_nodes()?;
@@ -84,11 +84,11 @@ pub fn a_fourth_node_joins_by_itself_while_the_api_throttles(stage: &Stage) -> R
     joined
 }
 
-/// SIGKILL at arbitrary instants of a new machine's first boot.
+/// SIGKILL at arbitrary times during a new machine's first boot.
 pub fn a_killed_agent_goes_on_where_it_was(stage: &Stage) -> Result<(), Failed> {
     let machine = stage.launch(&[])?;
-    // With cgroup v1 in a container systemd is not told when the last child has gone, and waits
-    // out the time that leaving may take.
+    // With cgroup v1 in a container systemd does not learn when the last process has exited, and
+    // waits for the whole stop time-out.
     let drop_in = "/run/systemd/system/k8s-bootstrap.service.d";
     let soon = format!(
         "mkdir -p {drop_in} && printf '[Service]\\nTimeoutStopSec=10\\n' > {drop_in}/soon.conf && systemctl daemon-reload"
@@ -132,7 +132,7 @@ pub fn a_killed_agent_goes_on_where_it_was(stage: &Stage) -> Result<(), Failed> 
     })
 }
 
-/// The spot market's two minutes are enough: the Node is gone while the machine still runs.
+/// A spot interruption's two minutes are enough: the Node is removed while the machine still runs.
 pub fn a_spot_notice_empties_the_node(stage: &Stage) -> Result<(), Failed> {
     stage.lab(&["launch", "--role", "worker"])?;
     let newest = stage.machines()?.pop().unwrap_or_default();
@@ -147,7 +147,7 @@ pub fn a_spot_notice_empties_the_node(stage: &Stage) -> Result<(), Failed> {
     stage.lab(&["terminate", &machine]).map(drop)
 }
 
-/// The group waits by its hook until the node has left, and no longer.
+/// Because of its hook the group waits until the node has left, and no longer.
 pub fn a_group_waits_for_its_node_to_leave(stage: &Stage) -> Result<(), Failed> {
     stage.lab(&["launch", "--role", "worker"])?;
     let newest = stage.machines()?.pop().unwrap_or_default();
@@ -159,8 +159,8 @@ pub fn a_group_waits_for_its_node_to_leave(stage: &Stage) -> Result<(), Failed> 
     })
 }
 
-/// A person takes a node out of the cluster and the cluster off the node. Started again, it
-/// joins as one that was never there.
+/// A person removes a node from the cluster and the cluster from the node. When its agent starts
+/// again, it joins like a new node.
 pub fn a_reset_worker_leaves_and_may_join_again(stage: &Stage) -> Result<(), Failed> {
     let machines = stage.machines()?;
     let newest = machines
@@ -215,12 +215,12 @@ fn comes_back(
 
 pub fn a_rebooted_node_comes_back(stage: &Stage) -> Result<(), Failed> {
     comes_back(stage, "w1", || {
-        // The shell may die with the machine before it can answer.
+        // The shell may end with the machine before it can answer.
         stage
             .try_lab(&["exec", "w1", "--", "systemctl", "reboot"])
             .map(drop)
     })?;
-    // Before the first container could start.
+    // The rules were loaded before the first container could start.
     let order = "rules=$(systemctl show --value -p ActiveEnterTimestampMonotonic k8s-bootstrap-pod-limits) && \
                  runtime=$(systemctl show --value -p ExecMainStartTimestampMonotonic containerd) && \
                  nft list table inet k8s-bootstrap >/dev/null && test 0 -lt $rules && test $rules -le $runtime";
@@ -234,7 +234,7 @@ pub fn a_stopped_node_comes_back(stage: &Stage) -> Result<(), Failed> {
     })
 }
 
-/// An agent that is steady sees the API away and back; one that boots waits for it.
+/// An agent in steady state notices that the API is down and back; a booting one waits for it.
 pub fn the_api_of_ec2_restarts_and_nobody_minds(stage: &Stage) -> Result<(), Failed> {
     stage.lab(&["moto-restart"])?;
     let before = starts(stage, "w2")?;

@@ -1,4 +1,4 @@
-//! What is shown, by subject.
+//! The scenarios, by subject.
 
 pub mod arrival;
 pub mod attacks;

@@ -1,5 +1,5 @@
-//! Every node has the policy of its role in docs/iam and no other, checked by the AWS API at
-//! each call. Here one action after the other is missing.
+//! Every node has only its role's policy from docs/iam, which the AWS API checks at each call. Here
+//! one action after the other is missing.
 
 use std::collections::BTreeMap;
 
@@ -11,8 +11,8 @@ use crate::{
     stage::{Stage, ensure, text, until},
 };
 
-/// Takes each action out of a role's policy for a while: the machine's status names it.
-/// `never` is missing all the time, so that the machine does not come to an act.
+/// Removes each action from a role's policy for a while: the machine's status must name it. `never`
+/// is missing all the time, so that the machine does not begin to act.
 fn names_each(
     stage: &Stage,
     role: &str,
@@ -31,7 +31,7 @@ fn names_each(
     outcome
 }
 
-/// Gives a role its policy without some actions.
+/// Sets a role's policy without some actions.
 fn without<'a>(
     stage: &Stage,
     role: &str,
@@ -44,7 +44,7 @@ fn without<'a>(
     stage.lab(&policy).map(drop)
 }
 
-/// [`names_each`] for a machine that is launched into a cluster of its own, and ended afterwards.
+/// [`names_each`] for a machine that is launched into a separate cluster and terminated afterwards.
 fn each_is_named(
     stage: &Stage,
     role: &str,
@@ -65,13 +65,13 @@ fn each_is_named(
     outcome
 }
 
-/// A worker in an empty cluster looks for its founder for as long as there is none.
+/// A worker in an empty cluster looks for its founder until there is one.
 pub fn a_worker_names_each_action_that_its_policy_lacks(stage: &Stage) -> Result<(), Failed> {
     let actions = ["ec2:DescribeInstances", "ssm:GetParametersByPath"];
     each_is_named(stage, "worker", &[], &actions, None)
 }
 
-/// A control plane in an empty cluster claims it, which is its one write before it founds.
+/// A control plane in an empty cluster claims it, which is its only write before it founds.
 pub fn a_control_plane_names_each_action_that_its_policy_lacks(
     stage: &Stage,
 ) -> Result<(), Failed> {
@@ -80,14 +80,14 @@ pub fn a_control_plane_names_each_action_that_its_policy_lacks(
     each_is_named(stage, "control-plane", &[], &actions, Some(claim))
 }
 
-/// Settings of the machines that a scenario launches, as long as this is there.
+/// A settings file for a scenario's machines, deleted when this is dropped.
 fn settings(text: &str) -> Result<tempfile::TempPath, Failed> {
     let file = tempfile::NamedTempFile::new()?.into_temp_path();
     std::fs::write(&file, text)?;
     Ok(file)
 }
 
-/// Without a store the claim is written into the instance's tags.
+/// Without a store the claim is written to the instance's tags.
 pub fn a_control_plane_names_the_action_that_a_record_in_tags_needs(
     stage: &Stage,
 ) -> Result<(), Failed> {
@@ -97,7 +97,7 @@ pub fn a_control_plane_names_the_action_that_a_record_in_tags_needs(
     each_is_named(stage, "control-plane", &options, &[claim], Some(claim))
 }
 
-/// A record in a bucket is listed and written, and read once there is something to read.
+/// A record in a bucket is listed and written, and read as soon as there is something to read.
 pub fn nodes_name_each_action_that_a_record_in_a_bucket_needs(stage: &Stage) -> Result<(), Failed> {
     let settings = settings("store = { kind = \"s3\", bucket = \"k8s-bootstrap-backups\" }\n")?;
     let settings = settings.to_string_lossy();
@@ -152,7 +152,7 @@ impl Drop for Without<'_> {
     }
 }
 
-/// The workers' record set is read all the time, and written when a worker leaves it.
+/// The workers' record set is read regularly, and written when a worker leaves.
 pub fn the_leader_names_each_action_that_the_workers_name_needs(
     stage: &Stage,
 ) -> Result<(), Failed> {
@@ -182,7 +182,7 @@ pub fn the_leader_names_each_action_that_the_workers_name_needs(
     })
 }
 
-/// A backup is written, and then read again; what is beyond `snapshots.keep` is removed.
+/// A backup is written and then read again; backups beyond `snapshots.keep` are removed.
 pub fn a_backup_names_each_action_that_its_policy_lacks(stage: &Stage) -> Result<(), Failed> {
     let to = "s3://k8s-bootstrap-backups/permissions";
     let backup = ["k8s-bootstrap", "etcd", "snapshot", "--to", to];
@@ -204,15 +204,16 @@ pub fn a_backup_names_each_action_that_its_policy_lacks(stage: &Stage) -> Result
     outcome
 }
 
-/// What a node asks of its Auto Scaling group that ends it.
+/// The actions that a node needs when its Auto Scaling group terminates it.
 const GROUP: [&str; 3] = [
     "autoscaling:DescribeAutoScalingInstances",
     "autoscaling:DescribeLifecycleHooks",
     "autoscaling:CompleteLifecycleAction",
 ];
 
-/// Tells machines one after the other that their group ends them. Each time their role lacks
-/// another action, until the machine's journal names it; `gone` holds once one has left.
+/// Notifies machines one after the other that their group terminates them. Each time their role
+/// lacks another action, until the machine's journal names it; `gone` checks that the machine has
+/// left.
 fn each_journal_names_one(
     stage: &Stage,
     role: &str,
@@ -240,8 +241,8 @@ fn each_journal_names_one(
     Ok(())
 }
 
-/// A node that may not learn of its group's hooks, or not complete them, leaves all the same,
-/// and says what it lacks.
+/// A node without permission to describe or complete its group's hooks still leaves, and reports
+/// the missing action.
 pub fn nodes_that_their_group_ends_leave_and_name_each_action_that_their_policy_lacks(
     stage: &Stage,
 ) -> Result<(), Failed> {
@@ -257,7 +258,7 @@ pub fn nodes_that_their_group_ends_leave_and_name_each_action_that_their_policy_
     each_journal_names_one(stage, "worker", &machines, gone)
 }
 
-/// The same of control planes, each the only one of its cluster: they have left.
+/// Same, for control planes, each the only one of its cluster: they leave too.
 pub fn control_planes_that_their_group_ends_name_each_action_that_their_policy_lacks(
     stage: &Stage,
 ) -> Result<(), Failed> {

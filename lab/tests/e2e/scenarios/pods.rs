@@ -1,13 +1,13 @@
-//! What a pod reaches, and what it may not.
+//! What a pod can and cannot reach.
 
 use libtest_mimic::Failed;
 
 use crate::stage::{Stage, ensure, text, until};
 
-/// curl's word for a connection that was not taken.
+/// curl's exit status for a refused connection.
 const NOT_TAKEN: &str = "7";
 
-/// Its word for one that was not answered in time.
+/// curl's exit status for a time-out.
 const TOO_LATE: &str = "28";
 
 const API: &str = "https://10.42.0.10:6443/";
@@ -19,7 +19,7 @@ fn curl(pod: &str, url: &str) -> String {
     )
 }
 
-/// The network of a pod of w1 that reaches the API server: no policy of its own holds it up.
+/// The network of a pod on w1 that can reach the API server: no network policy blocks it.
 fn pod(stage: &Stage) -> Result<String, Failed> {
     let all = stage.shell("w1", "ip netns list | cut -d ' ' -f 1 | grep ^cni-")?;
     for pod in all.lines() {
@@ -30,8 +30,8 @@ fn pod(stage: &Stage) -> Result<String, Failed> {
     Err(format!("no pod of w1 reaches {API}: {all}").into())
 }
 
-/// Metadata, joining and etcd, but neither the API server nor kubelets, from which pods get what
-/// is theirs.
+/// Blocked are metadata, the join service and etcd, but neither the API server nor kubelets, which
+/// pods may use.
 pub fn a_pod_reaches_neither_the_metadata_nor_what_control_planes_keep(
     stage: &Stage,
 ) -> Result<(), Failed> {
@@ -46,7 +46,7 @@ pub fn a_pod_reaches_neither_the_metadata_nor_what_control_planes_keep(
         let said = stage.shell("w1", &curl(&pod, url))?;
         Ok::<_, Failed>(said.trim().to_owned())
     };
-    // etcd's handshake fails without a certificate: it is reached all the same.
+    // etcd's handshake fails without a certificate, which still shows that it is reachable.
     let reached = |url: &str| {
         let word = word(url)?;
         let taken = word != NOT_TAKEN && word != TOO_LATE;
@@ -58,7 +58,8 @@ pub fn a_pod_reaches_neither_the_metadata_nor_what_control_planes_keep(
     };
     closed.into_iter().try_for_each(refused)?;
     open.into_iter().try_for_each(reached)?;
-    // Without the rules all is reached, so it is they that refuse; and the agent loads them again.
+    // Without the rules everything is reachable, so the rules do refuse; and the agent loads them
+    // again.
     stage.exec("w1", &["nft", "delete", "table", "inet", "k8s-bootstrap"])?;
     closed.into_iter().try_for_each(reached)?;
     stage.exec("w1", &["systemctl", "restart", "k8s-bootstrap"])?;
@@ -67,16 +68,16 @@ pub fn a_pod_reaches_neither_the_metadata_nor_what_control_planes_keep(
     })
 }
 
-/// A kube-proxy that ends is started again over the rules that it left: services go on.
+/// A kube-proxy that exits is restarted with its old rules in place: services keep working.
 pub fn services_outlive_a_kube_proxy_that_is_started_again(stage: &Stage) -> Result<(), Failed> {
-    // The API server's own, which every cluster has; whatever it answers, it is reached.
+    // The API server's service, which every cluster has; any answer shows that it is reachable.
     const SERVICE: &str =
         "curl --silent --insecure --output /dev/null --max-time 5 https://10.96.0.1/";
     const SYNCED: &str = "curl --silent --fail localhost:10249/metrics \
         | grep -q '^kubeproxy_sync_proxy_rules_duration_seconds_count.*IPv4.* [1-9]'";
     let node = text(&stage.agent("w1")?["node"]);
     stage.shell("w1", SERVICE)?;
-    // What is taken for a leftover goes at the first look, and comes back at the second.
+    // Rules mistaken for leftovers would go in the first round, and come back in the second.
     for _ in 0..2 {
         let field = format!("spec.nodeName={node}");
         let of_node = ["-l", "k8s-app=kube-proxy", "--field-selector", &field];

@@ -1,5 +1,5 @@
-//! The cluster's record in the store is lost, in part or whole: no node resets itself, nobody
-//! founds a second cluster, and the record comes back.
+//! The cluster's record in the store is lost, partly or completely: no node resets itself, nobody
+//! founds a second cluster, and the record is restored.
 
 use libtest_mimic::Failed;
 
@@ -12,8 +12,8 @@ fn keys(stage: &Stage) -> Result<Vec<String>, Failed> {
     Ok(keys)
 }
 
-/// The history that once ended a healthy cluster: its founder is replaced, then a key of the
-/// record is lost and the agents start again. The same with all keys.
+/// The sequence that once ended a healthy cluster: its founder is replaced, then a key of the
+/// record is lost and the agents restart. Same, with all keys.
 pub fn a_lost_record_is_written_again_and_no_node_resets_itself(
     stage: &Stage,
 ) -> Result<(), Failed> {
@@ -60,7 +60,7 @@ pub fn a_lost_record_is_written_again_and_no_node_resets_itself(
     ensure(kept["data"]["written"] == "yes", format!("{kept}"))
 }
 
-/// A launch template that names another store finds no cluster there.
+/// A control plane whose launch template names a different store finds no cluster there.
 pub fn a_control_plane_with_another_store_founds_nothing_and_names_the_cluster(
     stage: &Stage,
 ) -> Result<(), Failed> {

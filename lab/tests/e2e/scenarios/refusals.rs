@@ -1,4 +1,4 @@
-//! Bad input: a clear error with place and remedy, and nothing half done.
+//! Bad input: a clear error with location and remedy, and nothing half done.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use lab::{layout::Layout, network::ARTIFACTS};
@@ -6,10 +6,10 @@ use libtest_mimic::Failed;
 
 use crate::stage::{Stage, ensure, text, until};
 
-/// Launches an instance that must be refused, reads why, and ends it. Its agent stays and looks
-/// again: what was refused may be fixed from elsewhere.
+/// Launches an instance that must be refused, checks the reason, and terminates it. Its agent keeps
+/// running and looks again: the cause may be fixed from outside.
 ///
-/// `remains` is a shell line that must succeed: what must not be there, is not.
+/// `remains` is a shell line that must succeed: it checks that nothing is left.
 fn refused(stage: &Stage, launch: &[&str], expected: &[&str], remains: &str) -> Result<(), Failed> {
     let bad = stage.launch(launch)?;
     let outcome = until(60, "the refusal", || {
@@ -23,7 +23,7 @@ fn refused(stage: &Stage, launch: &[&str], expected: &[&str], remains: &str) -> 
         for part in expected {
             ensure(said.contains(part), format!("`{part}` is not in:\n{said}"))?;
         }
-        // The console outlives the instance: EC2 shows it after the end.
+        // The console outlives the instance: EC2 shows it after termination.
         let console = stage.lab(&["logs", &bad, "--console"])?;
         ensure(
             console.contains(expected[0]),
@@ -56,7 +56,7 @@ pub fn a_missing_cluster_tag_is_refused(stage: &Stage) -> Result<(), Failed> {
     )
 }
 
-/// EC2 itself has the tags, and the private DNS name, which is not the host name here.
+/// The EC2 API has the tags, and the private DNS name, which is not the host name here.
 pub fn tags_and_the_name_that_metadata_lack_come_from_ec2(stage: &Stage) -> Result<(), Failed> {
     let name = stage.launch(&["--metadata-tags-disabled", "--own-domain"])?;
     let outcome = until(300, "the node", || {
@@ -70,8 +70,8 @@ pub fn tags_and_the_name_that_metadata_lack_come_from_ec2(stage: &Stage) -> Resu
     Ok(())
 }
 
-/// A source that is wrong at first: nothing of it is kept or run, and the node comes up once the
-/// source is right.
+/// A source that is wrong at first: nothing of it is kept or run, and the node comes up after the
+/// source is fixed.
 pub fn a_wrong_digest_is_refused_and_leaves_nothing(stage: &Stage) -> Result<(), Failed> {
     let right = stage.shell("w1", "sha256sum /usr/local/sbin/runc | cut -d' ' -f1")?;
     let right = right.trim();
@@ -154,7 +154,7 @@ pub fn cgroup_v1_is_refused_without_the_override(stage: &Stage) -> Result<(), Fa
     )
 }
 
-/// Found before a claim, so the cluster's own settings are not at stake.
+/// Refused before a claim, so the cluster's own settings are not affected.
 pub fn a_pod_range_of_the_vpc_is_refused(stage: &Stage) -> Result<(), Failed> {
     let settings = tempfile::NamedTempFile::new()?;
     std::fs::write(settings.path(), "cluster.pod_cidr = '10.42.128.0/17'\n")?;
@@ -171,8 +171,8 @@ pub fn a_pod_range_of_the_vpc_is_refused(stage: &Stage) -> Result<(), Failed> {
     )
 }
 
-/// Switched off on a node that is up: the agent says so when it starts again, keeps the node's
-/// way to the API, and goes on by itself once that is fixed.
+/// Metadata is switched off on a node that is up: the agent reports that when it restarts, keeps
+/// the API balancer running, and continues by itself after the fix.
 pub fn a_node_in_use_outlives_what_its_agent_refuses(stage: &Stage) -> Result<(), Failed> {
     let starts = "systemctl show -P NRestarts k8s-bootstrap";
     let asks = "curl --silent --insecure --max-time 5 https://127.0.0.1:7443/version";

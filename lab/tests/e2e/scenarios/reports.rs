@@ -1,4 +1,4 @@
-//! What people and programs are told.
+//! Reports for people and programs.
 
 use libtest_mimic::Failed;
 

@@ -1,10 +1,10 @@
-//! The application on the cluster: through the ingress, over the loss of what it stands on.
+//! The application on the cluster: through the ingress, and during failures of what it depends on.
 
 use libtest_mimic::Failed;
 
 use crate::stage::{Stage, ensure, list, text, until};
 
-/// The page as a visitor outside of the cluster gets it from a worker's port 80.
+/// The page as a visitor outside the cluster gets it from a worker's port 80.
 fn visit(stage: &Stage, address: &str) -> Result<(u64, String), Failed> {
     let url = format!("http://{address}/");
     let output = stage.try_lab(&["curl", "--", "-sS", "--max-time", "10", "--fail", &url])?;
@@ -52,7 +52,7 @@ pub fn each_worker_serves_the_page_and_the_count_rises(stage: &Stage) -> Result<
     Ok(())
 }
 
-/// On which machine the only Redis runs.
+/// The machine that the only Redis runs on.
 fn redis_machine(stage: &Stage) -> Result<String, Failed> {
     let node = text(&stage.get(&["pod", "-n", "visits", "redis-0"])?["spec"]["nodeName"]);
     stage
@@ -103,7 +103,7 @@ pub fn the_count_goes_on_after_redis_and_its_machine_restart(stage: &Stage) -> R
     )
 }
 
-/// What the workers' name stands for, as a machine of the VPC is told.
+/// The addresses of the workers' name, resolved on a machine in the VPC.
 fn record(stage: &Stage) -> Result<Vec<String>, Failed> {
     let found = stage.exec("cp1", &["getent", "ahostsv4", lab::zone::WORKERS])?;
     let mut addresses: Vec<String> = found
@@ -148,7 +148,7 @@ pub fn the_workers_name_stands_for_exactly_the_ready_ones(stage: &Stage) -> Resu
     })
 }
 
-/// A worker more is terminated while 50 visits a second go to all of them.
+/// An additional worker is terminated while 50 visits a second go to all of them.
 pub fn a_terminated_worker_leaves_without_a_visitor_noticing(stage: &Stage) -> Result<(), Failed> {
     stage.lab(&["launch", "--role", "worker"])?;
     let newest = stage.machines()?.pop().unwrap_or_default();
@@ -160,7 +160,7 @@ pub fn a_terminated_worker_leaves_without_a_visitor_noticing(stage: &Stage) -> R
     until(120, "the new worker to serve the page", || {
         visit(stage, &address)
     })?;
-    // A pod of the page on the worker that goes, so that one has to move.
+    // Puts a pod of the page on the worker that leaves, so that one has to move.
     let node = text(&newest["node"]);
     stage.kubectl(&["rollout", "restart", "-n", "visits", "deployment/backend"])?;
     stage.kubectl(&[

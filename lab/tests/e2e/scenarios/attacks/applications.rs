@@ -1,4 +1,4 @@
-//! What the join service refuses.
+//! The applications that the join service refuses.
 
 use libtest_mimic::Failed;
 use serde_json::Value;
@@ -13,11 +13,11 @@ use crate::{
     stage::{Stage, ensure, json, text, until},
 };
 
-/// What is done to an honest application.
+/// How an honest application is falsified.
 enum Twist<'a> {
-    /// It says or signs something else.
+    /// It contains or signs something else.
     Says(&'a dyn Fn(&mut Attempt)),
-    /// It was signed as it should be, and is something else when it is sent.
+    /// It is signed correctly and changed before it is sent.
     Sends(&'a dyn Fn(&mut Value)),
 }
 
@@ -28,7 +28,7 @@ use Twist::{Says, Sends};
 struct Refusals(Vec<String>);
 
 impl Refusals {
-    /// An answer must be this refusal.
+    /// Expects an answer to be this refusal.
     fn expect(
         &mut self,
         case: &str,
@@ -42,7 +42,7 @@ impl Refusals {
             answer.0 == status && (unanswered || answer.1.contains(reason)),
             format!("{case}: {answer:?} instead of {status}, {reason}"),
         )?;
-        // What the other side reads is the whole of what is logged.
+        // The log contains the same reason as the answer, and no more.
         let said = if unanswered { reason } else { &answer.1 };
         let line = format!("join refused to {}: {said}", from.address);
         self.0.push(line);
@@ -63,7 +63,7 @@ pub fn the_join_service_lets_nobody_be_more_than_itself(stage: &Stage) -> Result
     let elsewhere = Foothold::on(stage, elsewhere)?;
     let mut refusals = Refusals::default();
 
-    // One address may ask twenty times at once, and each of these asks twice.
+    // One address may send a burst of twenty requests, and each of these cases sends two.
     let half: [(&str, Twist, u16, &str); 9] = [
         (
             "a worker as a control plane",
@@ -201,7 +201,7 @@ pub fn the_join_service_lets_nobody_be_more_than_itself(stage: &Stage) -> Result
         }
     }
 
-    // Nonces that are good, for somebody else.
+    // Nonces that are valid for somebody else.
     let mut of = |case: &str, nonce: String, reason: &str| {
         let application = elsewhere.sign(&elsewhere.honest(nonce))?;
         let answer = elsewhere.apply(server, &application)?;
@@ -220,7 +220,7 @@ pub fn the_join_service_lets_nobody_be_more_than_itself(stage: &Stage) -> Result
         "EC2 lists no such instance in this cluster",
     )?;
 
-    // Instances whose keys are good, and which are not where they say, or not at all.
+    // Instances with valid keys that are not at the address that they claim, or no longer exist.
     let gone = stage.launch(&[])?;
     let gone = until(30, "its keys", || Foothold::on(stage, &gone))?;
     stage.lab(&["terminate", &gone.machine, "--hard"])?;
@@ -233,7 +233,7 @@ pub fn the_join_service_lets_nobody_be_more_than_itself(stage: &Stage) -> Result
         refusals.expect(case, &elsewhere, &answer, 403, reason)?;
     }
 
-    // What is no application.
+    // Requests that are not applications.
     let large = " ".repeat(16_500);
     for (case, options, body, status, reason) in [
         (
@@ -266,7 +266,7 @@ pub fn the_join_service_lets_nobody_be_more_than_itself(stage: &Stage) -> Result
     let answer = cp1.never_ending(server, slow)?;
     refusals.expect("a slow body", &cp1, &answer, 408, "the body took too long")?;
 
-    // The node itself, as which it may join again: once.
+    // The node itself: it may join again with an application, but only once.
     let application = w1.sign(&w1.honest(w1.nonce(server)?))?;
     let (status, ticket) = w1.apply(server, &application)?;
     ensure(
@@ -287,7 +287,7 @@ pub fn the_join_service_lets_nobody_be_more_than_itself(stage: &Stage) -> Result
     nowhere_in_the_journal(stage, "cp1", &secrets)
 }
 
-/// Changes one of the headers of an application's proof.
+/// Changes a header of an application's proof.
 fn edit(application: &mut Value, name: &str, change: impl Fn(&str) -> String) {
     let headers = application["proof"].as_array_mut();
     for header in headers.into_iter().flatten() {
@@ -297,7 +297,7 @@ fn edit(application: &mut Value, name: &str, change: impl Fn(&str) -> String) {
     }
 }
 
-/// The last digit of the signature is another.
+/// Changes the last digit of the signature.
 fn flipped(authorization: &str) -> String {
     let (rest, last) = authorization.split_at(authorization.len() - 1);
     let other = if last == "0" { "1" } else { "0" };

@@ -1,4 +1,4 @@
-//! What no request gets a certificate for, by a joiner's token or a kubelet's own.
+//! Certificate requests that must be denied, made with a joiner's token or a kubelet's credentials.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use libtest_mimic::Failed;
@@ -14,13 +14,13 @@ use super::{
 };
 use crate::stage::{Stage, ensure, json, text, until};
 
-/// Somebody with credentials of the cluster, on a machine.
+/// A client with credentials of the cluster, on a machine.
 struct Client<'a> {
     stage: &'a Stage,
     machine: &'a str,
     /// kubectl with these credentials.
     kubectl: String,
-    /// Who that is.
+    /// The user name of the credentials.
     username: String,
 }
 
@@ -59,7 +59,7 @@ impl<'a> Client<'a> {
         format!("{} {command} <<'END'\n{input}\nEND", self.kubectl)
     }
 
-    /// The API server itself lets this client not do that.
+    /// Checks that the API server itself forbids this to the client.
     fn may_not(&self, command: &str, input: &str, expected: &str) -> Result<(), Failed> {
         let line = self.line(command, input);
         let args = ["exec", self.machine, "--", "sh", "-c", &line];
@@ -71,7 +71,8 @@ impl<'a> Client<'a> {
         )
     }
 
-    /// Asks for all of these: each is denied for its reason. Gives what the log says then.
+    /// Sends all of these requests; each must be denied for its reason. Returns the expected log
+    /// lines.
     fn is_denied(
         &self,
         honest: impl Fn() -> Draft,
@@ -97,8 +98,8 @@ impl<'a> Client<'a> {
     }
 }
 
-/// The request's verdict must be this one, and without approval there is no certificate; gives
-/// the verdict's message.
+/// Checks the request's verdict, and that without approval there is no certificate; returns the
+/// verdict's message.
 fn decided(stage: &Stage, name: &str, verdict: &str) -> Result<String, Failed> {
     let status = stage.get(&["csr", name])?["status"].clone();
     let condition = &status["conditions"][0];
@@ -113,18 +114,18 @@ fn decided(stage: &Stage, name: &str, verdict: &str) -> Result<String, Failed> {
 /// The machines of an attack.
 struct Cast<'a> {
     leader: Foothold<'a>,
-    /// Where the attacker is.
+    /// The attacker's machine.
     own: Foothold<'a>,
     other: Foothold<'a>,
 }
 
-/// What an attack must have left in the log, and what not.
+/// What an attack must leave in the log, and what must not be there.
 struct Traces {
     denials: Vec<String>,
     secrets: Vec<String>,
 }
 
-/// Plays an attack, reads the log, and takes its requests away.
+/// Runs an attack, checks the log, and deletes the attack's requests.
 fn attack(stage: &Stage, acts: impl FnOnce(&Cast) -> Result<Traces, Failed>) -> Result<(), Failed> {
     let before = entries(stage, "cp1")?;
     let cast = Cast {
@@ -141,7 +142,7 @@ fn attack(stage: &Stage, acts: impl FnOnce(&Cast) -> Result<Traces, Failed>) -> 
     outcome
 }
 
-/// As `kubeadm token create` makes it.
+/// A token from `kubeadm token create`.
 pub fn a_persons_token_makes_no_node(stage: &Stage) -> Result<(), Failed> {
     attack(stage, |by| {
         let token = stage.exec("cp1", &["kubeadm", "token", "create", "--ttl", "5m"])?;
@@ -152,7 +153,7 @@ pub fn a_persons_token_makes_no_node(stage: &Stage) -> Result<(), Failed> {
             || Draft::client(&by.own),
             &[("a-persons-token", &|_| {}, "not made by a join service")],
         )?;
-        // Not earlier: the approver would find no token, and say that instead.
+        // Not earlier: otherwise the approver would find no token, and log that instead.
         stage.exec("cp1", &["kubeadm", "token", "delete", token])?;
         Ok(Traces {
             denials,
@@ -161,7 +162,7 @@ pub fn a_persons_token_makes_no_node(stage: &Stage) -> Result<(), Failed> {
     })
 }
 
-/// As the join service gives it to the node where the attacker is.
+/// A token from the join service for the attacker's node.
 pub fn a_joiners_token_makes_no_other_node(stage: &Stage) -> Result<(), Failed> {
     attack(stage, |by| {
         let (own, server) = (&by.own, &by.leader.address);
@@ -184,7 +185,7 @@ pub fn a_joiners_token_makes_no_other_node(stage: &Stage) -> Result<(), Failed> 
             &[("a-second-use", &|_| {}, "has been used")],
         )?);
 
-        // Once the kubelet speaks for itself the token goes.
+        // The token is deleted as soon as the kubelet has its own credentials.
         let kubelet = Client::kubelet_of(stage, own);
         kubelet.create(&[Draft::serving(own).object("the-nodes-own-to-serve")?])?;
         until(60, "the node's own", || {
@@ -193,7 +194,7 @@ pub fn a_joiners_token_makes_no_other_node(stage: &Stage) -> Result<(), Failed> 
         until(30, "the end of the token", || {
             joiner.may_not("get csr", "", "Unauthorized")
         })?;
-        // No kubelet needs it, so it waits for a person.
+        // No kubelet needs this signer, so the request waits for a person.
         let status = stage.get(&["csr", "another-signer"])?["status"].clone();
         ensure(
             status["conditions"].is_null() && status["certificate"].is_null(),
@@ -334,7 +335,7 @@ pub fn a_kubelets_credentials_make_no_other_node(stage: &Stage) -> Result<(), Fa
     attack(stage, |by| {
         let kubelet = Client::kubelet_of(stage, &by.own);
         let denials = denied_to_a_kubelet(by, &kubelet)?;
-        // These never come to the approver: the API server itself knows a kubelet by its name.
+        // These never reach the approver: the API server itself identifies a kubelet by its name.
         let mut by_its_word = Draft::serving(&by.other);
         by_its_word.username = Some(user(&by.other.node));
         for request in [

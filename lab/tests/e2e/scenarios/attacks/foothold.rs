@@ -14,10 +14,10 @@ use serde_json::{Value, json as object};
 
 use crate::stage::{Stage, json, text};
 
-/// Where control planes answer joiners.
+/// The join service's port on control planes.
 const PORT: u16 = 7444;
 
-/// What root on a machine has: its address, and what its metadata say.
+/// What root on a machine has: its address and its metadata.
 pub struct Foothold<'a> {
     stage: &'a Stage,
     pub machine: String,
@@ -25,11 +25,11 @@ pub struct Foothold<'a> {
     pub instance: String,
     pub node: String,
     keys: Identity,
-    /// What must be in no log.
+    /// Values that must not be in any log.
     pub secrets: [String; 2],
 }
 
-/// What a joiner signs and says; whoever is honest changes nothing of it.
+/// What a joiner signs and sends; an honest one changes nothing in it.
 pub struct Attempt {
     pub nonce: String,
     pub cluster: String,
@@ -40,7 +40,7 @@ pub struct Attempt {
     pub applicant: Value,
 }
 
-/// A status of HTTP, 0 without one, and the body.
+/// An HTTP status, 0 if there is none, and the body.
 pub type Answer = (u16, String);
 
 impl<'a> Foothold<'a> {
@@ -72,7 +72,8 @@ impl<'a> Foothold<'a> {
         })
     }
 
-    /// A join service's answer to curl, whose options name it by `SERVER`; `body` is its input.
+    /// A join service's answer to curl. The options refer to the service as `SERVER`; `body` is
+    /// curl's input.
     pub fn curl(&self, server: &str, options: &str, body: &str) -> Result<Answer, Failed> {
         let options = options.replace("SERVER", &format!("{server}:{PORT}"));
         let line = format!(
@@ -83,7 +84,7 @@ impl<'a> Foothold<'a> {
         Ok((status.parse()?, body.to_owned()))
     }
 
-    /// Its answer to somebody who sends no more than the start of a request.
+    /// Its answer to a client that sends only the start of a request.
     pub fn never_ending(&self, server: &str, start: &str) -> Result<Answer, Failed> {
         let line = format!(
             "pipe=$(mktemp -u); mkfifo $pipe; exec 3<>$pipe; printf '{start}' >&3; \
@@ -95,7 +96,7 @@ impl<'a> Foothold<'a> {
         Ok((status.parse()?, body.to_owned()))
     }
 
-    /// A nonce of the server's.
+    /// A nonce from the server.
     pub fn nonce(&self, server: &str) -> Result<String, Failed> {
         let (status, nonce) = self.curl(server, "https://SERVER/nonce", "")?;
         if status == 200 {
@@ -104,7 +105,7 @@ impl<'a> Foothold<'a> {
         Err(format!("no nonce for {}: {status} {nonce}", self.machine).into())
     }
 
-    /// What an honest joiner on this machine signs and says.
+    /// What an honest joiner on this machine signs and sends.
     pub fn honest(&self, nonce: String) -> Attempt {
         Attempt {
             nonce,

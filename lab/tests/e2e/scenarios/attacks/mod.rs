@@ -1,6 +1,6 @@
-//! From a node that is part of the cluster, for more than that node's place in it: by the join
-//! service, and by requests for certificates. All of it is refused, and a control plane's journal
-//! says why without a secret.
+//! Attacks from a node of the cluster that try to get more than that node's own credentials,
+//! through the join service and through certificate requests. All are refused, and a control
+//! plane's journal has the reason without a secret.
 
 mod applications;
 mod certificates;
@@ -17,12 +17,13 @@ use libtest_mimic::Failed;
 
 use crate::stage::{Stage, ensure, text, until};
 
-/// How many entries the journal of the control plane's agent has.
+/// The number of entries in the journal of the control plane's agent.
 fn entries(stage: &Stage, machine: &str) -> Result<usize, Failed> {
     stage.journal(machine).map(|entries| entries.len())
 }
 
-/// Each of these lines comes to be in the journal, after so many entries, as an entry of its own.
+/// Waits until each of these lines is in the journal as a separate entry, after the first `after`
+/// entries.
 fn each_is_logged(
     stage: &Stage,
     machine: &str,
@@ -51,13 +52,13 @@ fn each_is_logged(
     })
 }
 
-/// The half of a bootstrap token that is not its name.
+/// The secret half of a bootstrap token.
 fn secret_of(token: &str) -> String {
     let (_, secret) = token.split_once('.').unwrap_or_default();
     secret.to_owned()
 }
 
-/// No field of any entry in the journal has one of these.
+/// Checks that no field of any journal entry contains one of these secrets.
 fn nowhere_in_the_journal(stage: &Stage, machine: &str, secrets: &[String]) -> Result<(), Failed> {
     let entries = stage.journal(machine)?;
     for secret in secrets {

@@ -1,4 +1,4 @@
-//! Requests for certificates, as kubelets make them and as somebody else would like to.
+//! Certificate requests, as kubelets make them and as an attacker would change them.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use libtest_mimic::Failed;
@@ -11,7 +11,7 @@ pub const CLIENT: &str = "kubernetes.io/kube-apiserver-client-kubelet";
 pub const SERVING: &str = "kubernetes.io/kubelet-serving";
 pub const ANY_CLIENT: &str = "kubernetes.io/kube-apiserver-client";
 
-/// A request in the making: what a kubelet asks for, until something is changed.
+/// A draft of a request: it is what a kubelet asks for, until a test changes it.
 pub struct Draft {
     pub signer: &'static str,
     pub usages: Vec<&'static str>,
@@ -19,11 +19,11 @@ pub struct Draft {
     pub name: String,
     pub sans: Vec<San>,
     pub extensions: Vec<CustomExtension>,
-    /// Who asks, by the word of the one who asks.
+    /// The user name that the requester claims.
     pub username: Option<String>,
 }
 
-/// An alternative name of some kind.
+/// A subject alternative name.
 pub enum San {
     Dns(String),
     Ip(String),
@@ -33,7 +33,7 @@ pub enum San {
 
 pub type Change<'a> = &'a dyn Fn(&mut Draft);
 
-/// The name of a node's own user.
+/// The user name of a node.
 pub fn user(node: &str) -> String {
     format!("system:node:{node}")
 }
