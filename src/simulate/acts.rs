@@ -260,7 +260,7 @@ fn phase(name: &str, after: &[&str], deadline_seconds: u64, step: Action) -> Pha
 /// Renews certificates that are no longer accepted, before anything needs them.
 const RENEWAL: &str = "renewal";
 
-/// The phase [`RENEWAL`].
+/// The phase `renewal`.
 pub fn renewal(settings: &Settings, me: &Identity, after: &[&str]) -> Phase<Action> {
     let step = Renewal::new(Which::Useless, settings, me);
     phase(RENEWAL, after, ACT, Action::Renew(step))

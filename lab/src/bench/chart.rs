@@ -146,7 +146,7 @@ fn bars(drawing: &mut Drawing, panel: &Panel, subjects: &[Subject], left: f64, t
     drawing.line(zero, top + 14.0, zero, bottom, "axis");
 }
 
-/// Who used the processors, as one bar per subject.
+/// The processors' time by user, as one bar per subject.
 fn shares(drawing: &mut Drawing, report: &Report, top: f64) {
     drawing.text(
         24.0,

@@ -4,7 +4,7 @@ use libtest_mimic::Failed;
 
 use crate::stage::{Stage, ensure, until};
 
-/// The ServiceAccount that asks; its tokens outlive every certificate.
+/// The service account that asks; its tokens outlive every certificate.
 const ACCOUNT: &str = "e2e-asks";
 
 /// A query and how often it is repeated.

@@ -99,8 +99,7 @@ const ALWAYS: [&str; 2] = [
     "down_leaves_nothing_behind",
 ];
 
-/// The scenarios in `names`, separated by spaces, in the order of [`SCENARIOS`]; all if it is
-/// empty.
+/// The scenarios in `names`, separated by spaces, in the order of their list; all if it is empty.
 fn chosen(names: &str) -> Result<Vec<&'static Scenario>, String> {
     let names: Vec<&str> = names.split_whitespace().collect();
     let known = |name: &str| SCENARIOS.iter().any(|(known, _)| *known == name);
