@@ -1,6 +1,6 @@
-//! The agents' own approver of kubelet certificates, on every control plane.
+//! Approves kubelet certificates; runs on every control plane.
 //!
-//! All of them look; the API server lets one decide on a request.
+//! All of them check every request; the API server lets one decide on it.
 
 use std::time::Duration;
 
@@ -17,17 +17,17 @@ use crate::{
     ports::World,
 };
 
-/// The pause after a failure, such as EC2's throttling: what waits is then told of again.
+/// The pause after a failure, such as throttling by EC2. Pending requests are then reported again.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// The most requests that one look answers to.
+/// The most notices of pending requests that one cycle covers.
 const AT_ONCE: usize = 1000;
 
-/// Decides on requests as they come, as long as the agent lives.
+/// Decides on requests as they arrive, for as long as the agent runs.
 pub async fn keep(world: &World, cluster: &str) {
     loop {
         if let Err(error) = follow(world, cluster).await {
-            // Before the API is there and while it restarts, which the node's own status says.
+            // Before the API is up and while it restarts; the node's own status reports that.
             debug!(
                 HINT = error.remedy(),
                 "certificate requests: {}",
@@ -38,12 +38,12 @@ pub async fn keep(world: &World, cluster: &str) {
     }
 }
 
-/// Looks once, and then whenever a request waits, until that cannot be followed or a look fails.
+/// Runs one cycle, then one whenever a request is pending, until the watch or a cycle fails.
 async fn follow(world: &World, cluster: &str) -> Result<()> {
-    // A client whose credentials are refused is given up by a look, not by what follows.
+    // A cycle drops a client whose credentials are refused; the watch alone does not.
     cycle(world, cluster).await?;
     let waiting = world.certificates.waiting().await?;
-    // What came while the look before was under way is one look's work.
+    // One cycle handles everything that arrived during the one before.
     let mut waiting = waiting.ready_chunks(AT_ONCE);
     while let Some(told) = waiting.next().await {
         told.into_iter().collect::<Result<()>>()?;
@@ -52,7 +52,7 @@ async fn follow(world: &World, cluster: &str) -> Result<()> {
     Ok(())
 }
 
-/// One look. What goes wrong with one request holds up no other, and is the look's error.
+/// One cycle. A failure with one request delays no other and becomes the cycle's error.
 pub async fn cycle(world: &World, cluster: &str) -> Result<()> {
     let mut outcome = Ok(());
     for signer in [CLIENT, SERVING] {
@@ -61,7 +61,7 @@ pub async fn cycle(world: &World, cluster: &str) -> Result<()> {
             .into_iter()
             .map(|object| (Request::of(&object), object))
             .collect();
-        // Not for requests that stay undecided: they would ask EC2 for ever.
+        // Not for requests that stay undecided: they would query EC2 forever.
         let mut instances = Vec::new();
         if requests.iter().any(|(r, _)| r.serving_node().is_some()) {
             instances = world.ec2.instances(cluster).await?;
@@ -102,7 +102,7 @@ async fn carry_out(
     if kind == "Approved"
         && let Some(secret) = token
     {
-        // Written first: a second request by the same token then finds it used, whoever looks.
+        // Written first, so that a second request with the same token finds it used.
         let already = Bound::of(&secret).used_by.as_deref() == Some(request.uid.as_str());
         let used = tokens::used(secret, &request.uid);
         if !already && !world.cluster.compare_and_set(&used).await? {
@@ -140,7 +140,7 @@ async fn carry_out(
         request.username()
     );
     if let Some(node) = request.serving_node() {
-        // The kubelet speaks with its own certificate by now.
+        // By now the kubelet uses its own certificate.
         tokens::revoke(world, node).await?;
     }
     Ok(())

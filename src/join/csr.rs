@@ -1,7 +1,7 @@
 //! Which certificates a kubelet gets: from data to a verdict.
 //!
-//! The API server has already established who asks: `spec.username` and `spec.groups` are its
-//! own words. What is asked for stands in the request itself, which is read here.
+//! The API server has already authenticated the requester and sets `spec.username` and
+//! `spec.groups` itself. What is requested is in the request itself, which is parsed here.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -18,9 +18,9 @@ use x509_parser::{
 use super::{node, tokens::Bound};
 use crate::ports::{Instance, InstanceState};
 
-/// The signer of certificates by which a kubelet speaks to the API.
+/// The signer of the client certificates that kubelets use for the API.
 pub const CLIENT: &str = "kubernetes.io/kube-apiserver-client-kubelet";
-/// The signer of certificates by which a kubelet serves.
+/// The signer of kubelets' serving certificates.
 pub const SERVING: &str = "kubernetes.io/kubelet-serving";
 
 const TOKEN_USER: &str = "system:bootstrap:";
@@ -28,18 +28,18 @@ const NODE_USER: &str = "system:node:";
 const NODES: &str = "system:nodes";
 const BOOTSTRAPPERS: &str = "system:bootstrappers";
 
-/// What is done about a request.
+/// What to do with a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// It gets its certificate.
     Approve,
-    /// It gets none, and why.
+    /// It gets none, for this reason.
     Deny(String),
-    /// It is not ours to judge.
+    /// Not for this approver to decide.
     Leave,
 }
 
-/// A request, as far as the verdict depends on it.
+/// The fields of a request that the verdict depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
     /// Its name.
@@ -58,11 +58,11 @@ pub struct Request {
 struct Content {
     common_names: Vec<String>,
     organizations: Vec<String>,
-    /// Whether the subject has anything else.
+    /// Whether the subject has any other attribute.
     more: bool,
     dns_names: Vec<String>,
     addresses: Vec<IpAddr>,
-    /// Whether it asks for other alternative names, or other extensions that say what it may do.
+    /// Whether it asks for other alternative names, or has other extensions or attributes.
     others: bool,
 }
 
@@ -86,18 +86,18 @@ impl Request {
         }
     }
 
-    /// Who asks.
+    /// The authenticated user who sent it.
     pub fn username(&self) -> &str {
         &self.username
     }
 
-    /// The id of the bootstrap token that asks for a client certificate.
+    /// The id of the bootstrap token that requests a client certificate.
     pub fn token_id(&self) -> Option<&str> {
         let id = self.username.strip_prefix(TOKEN_USER)?;
         (self.signer == CLIENT).then_some(id)
     }
 
-    /// The node that asks for a serving certificate.
+    /// The node that requests a serving certificate.
     pub fn serving_node(&self) -> Option<&str> {
         let node = self.username.strip_prefix(NODE_USER)?;
         (self.signer == SERVING).then_some(node)
@@ -107,7 +107,7 @@ impl Request {
         self.groups.iter().any(|g| g == group)
     }
 
-    /// What is asked for, if it is a kubelet's certificate of this node with these usages.
+    /// The content, if it asks for a kubelet certificate of this node with these usages.
     fn for_node(&self, node: &str, purpose: &str) -> Result<&Content, String> {
         let content = self.content.as_ref().map_err(Clone::clone)?;
         let [name] = &content.common_names[..] else {
@@ -134,7 +134,7 @@ impl Request {
     }
 }
 
-/// The verdict. `token` is what the cluster knows of the token that asks; `instances` are EC2's.
+/// The verdict. `token` is what the cluster knows of the requesting token; `instances` are EC2's.
 pub fn judge(
     request: &Request,
     token: Option<&Bound>,
@@ -143,7 +143,8 @@ pub fn judge(
 ) -> Verdict {
     let outcome = match request.signer.as_str() {
         CLIENT if request.username.starts_with(TOKEN_USER) => client(request, token, now),
-        // A kubelet renews its own name by kubeadm's binding for rotation; another's it never gets.
+        // kubeadm's binding for rotation lets a kubelet renew its own name; it never gets
+        // another's.
         CLIENT => match request.username.strip_prefix(NODE_USER) {
             Some(node) => match request.for_node(node, "client auth") {
                 Ok(_) => return Verdict::Leave,
@@ -163,7 +164,7 @@ pub fn judge(
     outcome.map_or_else(Verdict::Deny, |()| Verdict::Approve)
 }
 
-/// A kubelet's first certificate: for the name that its token was made for.
+/// A kubelet's first certificate: only for the name that its token was made for.
 fn client(request: &Request, token: Option<&Bound>, now: Timestamp) -> Result<(), String> {
     if !request.is_in(BOOTSTRAPPERS) {
         return Err(format!("who asks is not in {BOOTSTRAPPERS}"));
@@ -190,7 +191,7 @@ fn client(request: &Request, token: Option<&Bound>, now: Timestamp) -> Result<()
     Ok(())
 }
 
-/// A kubelet's serving certificate: for the names and addresses that EC2 knows its instance by.
+/// A kubelet's serving certificate: only for the names and addresses that EC2 lists for it.
 fn serving(request: &Request, node: &str, instances: &[Instance]) -> Result<(), String> {
     if !request.is_in(NODES) {
         return Err(format!("who asks is not in {NODES}"));
@@ -217,7 +218,7 @@ fn serving(request: &Request, node: &str, instances: &[Instance]) -> Result<(), 
     Ok(())
 }
 
-/// Reads base64 of PEM of PKCS#10.
+/// Parses a PKCS#10 request in PEM, encoded as base64.
 fn content(text: &str) -> Result<Content, String> {
     let unreadable = || "it cannot be read".to_owned();
     let pem = BASE64_STANDARD.decode(text).map_err(|_| unreadable())?;
@@ -245,7 +246,7 @@ fn content(text: &str) -> Result<Content, String> {
     let known = content.common_names.len() + content.organizations.len();
     content.more = info.subject.iter_attributes().count() != known;
     let mut asked = 0;
-    // Not the library's own way to the extensions: that stops at the first list of them.
+    // Not the library's own accessor for extensions: it stops at the first list of them.
     for attribute in info.iter_attributes() {
         let ParsedCriAttribute::ExtensionRequest(list) = attribute.parsed_attribute() else {
             content.others = true;

@@ -8,23 +8,23 @@ use super::Refusal;
 use crate::kubernetes::node::Node;
 use crate::ports::{Applicant, Caller, Instance, InstanceState, Role};
 
-/// What this control plane goes by.
+/// The rules that this control plane applies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rules {
     /// The cluster's name.
     pub cluster: String,
-    /// This control plane's own account and role, as STS says.
+    /// This control plane's own account and role, as STS reports them.
     pub own: Caller,
-    /// The roles of workers; none given means any of the account.
+    /// The roles that workers may have; empty means any role of the account.
     pub worker_roles: Vec<String>,
-    /// The roles of control planes; none given means this control plane's own.
+    /// The roles that control planes may have; empty means this control plane's own.
     pub control_plane_roles: Vec<String>,
 }
 
-/// One application and what the world says about it.
+/// One application, and what AWS and Kubernetes say about it.
 #[derive(Debug, Clone, Copy)]
 pub struct Case<'a> {
-    /// What is asked for.
+    /// What the applicant says about itself.
     pub applicant: &'a Applicant,
     /// Where the connection comes from.
     pub source: IpAddr,
@@ -32,22 +32,22 @@ pub struct Case<'a> {
     pub caller: &'a Caller,
     /// The cluster's instances as EC2 lists them.
     pub instances: &'a [Instance],
-    /// The Node of that name, if there is one.
+    /// The Node of that name; `None` if there is none.
     pub node: Option<&'a Value>,
 }
 
-/// What to do about the Node of somebody who is let in.
+/// What to do about the Node of an admitted instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NodeIs {
-    /// There is none: make it.
+    /// There is none: create it.
     Missing,
-    /// It is this instance's own from an earlier attempt.
+    /// This instance left it in an earlier attempt.
     Its,
-    /// It is of an instance that had the name before: replace it.
+    /// It belongs to an instance that had the name before: replace it.
     Stale,
 }
 
-/// The verdict: the instance as EC2 has it, or why not.
+/// The verdict: the instance as EC2 lists it, or the refusal.
 pub fn judge<'a>(rules: &Rules, case: &Case<'a>) -> Result<(&'a Instance, NodeIs), Refusal> {
     let applicant = case.applicant;
     if applicant.cluster != rules.cluster {
@@ -85,7 +85,7 @@ pub fn judge<'a>(rules: &Rules, case: &Case<'a>) -> Result<(&'a Instance, NodeIs
     Ok((instance, node_is(case.node, instance)?))
 }
 
-/// The account must be ours, and the role one that may.
+/// The account must be ours, and the role must be an allowed one.
 fn role_may(rules: &Rules, caller: &Caller, role: Role) -> Result<(), Refusal> {
     if caller.account != rules.own.account {
         return Err(Refusal::denied("the proof is of another account"));

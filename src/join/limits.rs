@@ -1,21 +1,21 @@
-//! How often and how many at a time: for each address, and for all together.
+//! How many connections are allowed, in number and rate: for each address, and in total.
 
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use super::Refusal;
 
-/// Connections at a time.
+/// Open connections in total.
 pub const OPEN: usize = 256;
-/// Connections at a time from one address.
+/// Open connections from one address.
 pub const OPEN_PER_SOURCE: usize = 8;
-/// Connections a second in the long run, and at once.
+/// Connections per second: the sustained rate and the burst.
 const OVERALL: (f64, f64) = (200.0, 400.0);
-/// The same from one address: a join takes two.
+/// The same for one address; a join needs two connections.
 const PER_SOURCE: (f64, f64) = (1.0, 20.0);
-/// Addresses that are remembered: as many as a VPC of four /20 subnets has.
+/// Addresses to remember: as many as a VPC of four /20 subnets has.
 const SOURCES: usize = 16_384;
 
-/// A bucket that tokens drip into.
+/// A token bucket.
 #[derive(Debug, Clone, Copy)]
 struct Bucket {
     tokens: f64,
@@ -46,7 +46,7 @@ struct Source {
     open: usize,
 }
 
-/// What is open, and what each address may still ask.
+/// The open connections, and what rate each address has left.
 #[derive(Debug, Default)]
 pub struct Limits {
     sources: BTreeMap<IpAddr, Source>,
@@ -55,8 +55,8 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// A connection begins, or is refused; one that begins also ends. `now` is of the clock
-    /// that never steps.
+    /// Counts a new connection, or refuses it; each one that is counted must be ended with `end`.
+    /// `now` comes from the monotonic clock.
     pub fn begin(&mut self, source: IpAddr, now: Duration) -> Result<(), Refusal> {
         if self.open >= OPEN {
             return Err(Refusal::busy("too many connections are open"));
@@ -93,7 +93,7 @@ impl Limits {
         Ok(())
     }
 
-    /// A connection that had begun has ended.
+    /// Records the end of a connection that was counted.
     pub fn end(&mut self, source: IpAddr) {
         self.open = self.open.saturating_sub(1);
         if let Some(known) = self.sources.get_mut(&source) {

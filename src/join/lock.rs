@@ -1,5 +1,5 @@
-//! One control plane joins at a time: etcd takes one learner, and kubeadm gives up after two
-//! minutes of waiting for the place.
+//! One control plane joins at a time: etcd takes one learner, and kubeadm gives up after waiting
+//! two minutes to add its own.
 
 use super::{judge::NodeIs, node};
 use crate::{
@@ -8,9 +8,9 @@ use crate::{
     ports::{Instance, InstanceState, Member, World},
 };
 
-/// Says which member etcd still has in the joiner's place, if any. EC2 gives an address, and
-/// with it the name, away again: an empty etcd that starts under the id of a member that had
-/// data breaks the promises which that one made to the others.
+/// Describes the member that etcd still has at the joiner's address or name, if it blocks the join.
+/// EC2 reuses addresses, and with them names. An empty etcd that starts with the id of a member
+/// that had data breaks the promises which that member made to the others.
 pub async fn predecessor(world: &World, joiner: &Instance, node: NodeIs) -> Result<Option<String>> {
     let name = node::name(joiner);
     let members = world.etcd.members().await?;
@@ -22,11 +22,11 @@ pub async fn predecessor(world: &World, joiner: &Instance, node: NodeIs) -> Resu
     Ok(found)
 }
 
-/// Why nobody can start etcd in the place of this member, if it is in the joiner's.
+/// Why this member keeps the joiner from starting etcd; `None` if it does not.
 fn is_taken(member: &Member, joiner: &Instance, name: &str, node: NodeIs) -> Option<&'static str> {
     let is_there = Some(member.address) == joiner.private_ip;
     let has_name = !member.name.is_empty() && member.name == name;
-    // One that never started has no data that could be missed.
+    // A member that never started has no data to lose.
     if !has_name && (!is_there || member.name.is_empty()) {
         return None;
     }
@@ -37,14 +37,14 @@ fn is_taken(member: &Member, joiner: &Instance, name: &str, node: NodeIs) -> Opt
              member has not answered for 15 minutes and has no Node",
         );
     }
-    // It says itself that it is not a member, or it would not ask. A learner is what a join
-    // that was interrupted left: the joiner clears it away before it begins again.
+    // The joiner says that it is no member, or it would not ask. A learner is left over from an
+    // interrupted join: the joiner removes it before it starts again.
     (!member.learner).then_some(
         "it is this instance's and has a vote; terminate the instance if it has lost its data",
     )
 }
 
-/// Gives the lock to this instance; otherwise says whom it waits for.
+/// Gives the lock to this instance; otherwise returns what it waits for.
 pub async fn take(
     world: &World,
     joiner: &Instance,
@@ -60,7 +60,7 @@ pub async fn take(
             "the join lock of the terminated {holder} just ended"
         )));
     }
-    // One that died on its way is taken out by the leader; one that lives gets its vote soon.
+    // The leader removes a learner that died while joining; a live one gets its vote soon.
     let members = world.etcd.members().await?;
     let other = members
         .iter()
@@ -68,7 +68,7 @@ pub async fn take(
     let Some(member) = other else {
         return Ok(None);
     };
-    // Its instance may have to be let in again, and needs the lock for that.
+    // The learner's instance may have to be admitted again, and needs the lock for that.
     JOIN_LOCK.release(world, &joiner.id).await?;
     let address = member.address;
     Ok(Some(format!(
@@ -137,7 +137,7 @@ mod tests {
         let (one, two) = (instance("i-1", 11), instance("i-2", 12));
         let waits = take(&fake.ports(), &two, &[]).await.unwrap().unwrap();
         assert!(waits.contains("10.42.0.11 has no vote yet"), "{waits}");
-        // Who waits for a learner leaves the lock to its instance, which may have to join again.
+        // A joiner that waits for a learner leaves the lock to the learner's instance.
         assert_eq!(take(&fake.ports(), &one, &[]).await.unwrap(), None);
         fake.etcd.start(learner.id);
         fake.ports().etcd.promote(learner.id).await.unwrap();
@@ -172,7 +172,7 @@ mod tests {
             private_dns_name: Some("IP-10-42-0-11".to_owned()),
             ..instance("i-2", 11)
         };
-        // Where the joiner is, or not; as it is named, or not; with a vote, or not.
+        // At the joiner's address or not; with its name or not; with a vote or not.
         for (case, name, last, voter, node, taken) in [
             ("a dead voter", "ip-10-42-0-11", 11, true, Stale, true),
             ("its Node is gone", "ip-10-42-0-11", 11, true, Missing, true),

@@ -1,5 +1,5 @@
-//! Who may join: a control plane's judgement of nodes that ask to be let in, and of the
-//! certificates that kubelets ask for.
+//! Who may join: how a control plane judges nodes that ask to be admitted, and the certificates
+//! that kubelets request.
 //!
 //! ```text
 //! nonce                      one for this source, good once and for a minute      nonces
@@ -12,7 +12,7 @@
 //! certificate requests       by that token and for that name only                 csr, approver
 //! ```
 //!
-//! Decisions are pure and stand apart from [`service`] and [`approver`], which carry them out.
+//! Decisions are pure and separate from [`service`] and [`approver`], which carry them out.
 
 pub mod approver;
 mod csr;

@@ -1,4 +1,4 @@
-//! The Node of a joiner, made of what EC2 says before its kubelet comes.
+//! The Node of a joiner, created from EC2's data before its kubelet starts.
 
 use serde_json::{Value, json};
 
@@ -11,10 +11,10 @@ use crate::{
     ports::{Applicant, Instance, InstanceFacts, ObjectRef, World},
 };
 
-/// The joiner's Node as its own agent would have described it, but of EC2's data.
+/// The joiner's Node as its own agent would describe it, but from EC2's data.
 ///
-/// Labels and taints of the applicant's settings are taken where EC2's tags say nothing else,
-/// and only such as a kubelet may give itself: with them it gains nothing.
+/// Labels and taints from the applicant's settings are used only if EC2's tags do not set them, and
+/// only those that a kubelet may set on itself: the applicant gains nothing with them.
 pub fn node(applicant: &Applicant, instance: &Instance, region: &str) -> Result<Value, Refusal> {
     let wrong =
         |error: &Error| Refusal::denied(format!("no Node can be made: {}", error.one_line()));
@@ -65,7 +65,7 @@ pub fn name(instance: &Instance) -> String {
     name.to_lowercase()
 }
 
-/// Puts the Node there, for the kubelet to find.
+/// Puts the Node in place for the kubelet to find.
 pub async fn put(world: &World, node: &Value, there: NodeIs) -> Result<()> {
     let object = ObjectRef::of(node);
     match there {

@@ -1,19 +1,19 @@
-//! Nonces: each good once, for a minute, for the address that asked for it.
+//! Nonces: each valid once, for a minute, for the address that requested it.
 
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use super::Refusal;
 
-/// How long a nonce is good: a joiner signs and answers within a second.
+/// How long a nonce is valid: a joiner signs and answers within a second.
 pub const TTL: Duration = Duration::from_mins(1);
 
 /// The most nonces at a time.
 pub const CAPACITY: usize = 4096;
 
-/// The most at a time for one address, so that none fills the table.
+/// The most at a time for one address, so that no address fills the table.
 pub const PER_SOURCE: usize = 8;
 
-/// The nonces that are out.
+/// The outstanding nonces.
 #[derive(Debug, Default)]
 pub struct Nonces(BTreeMap<String, Nonce>);
 
@@ -24,8 +24,8 @@ struct Nonce {
 }
 
 impl Nonces {
-    /// Gives a nonce, which the caller has drawn at random, to an address. `now` is of the clock
-    /// that never steps.
+    /// Issues a nonce, which the caller has drawn at random, to an address. `now` comes from the
+    /// monotonic clock.
     pub fn issue(&mut self, nonce: String, source: IpAddr, now: Duration) -> Result<(), Refusal> {
         let held = |table: &Self| table.0.values().filter(|n| n.source == source).count();
         if self.0.len() >= CAPACITY || held(self) >= PER_SOURCE {
@@ -42,7 +42,7 @@ impl Nonces {
         Ok(())
     }
 
-    /// Takes a nonce back; it is gone whatever comes of it, unless another address has it.
+    /// Redeems a nonce. It is removed even if it has expired, but not if another address has it.
     pub fn redeem(&mut self, nonce: &str, source: IpAddr, now: Duration) -> Result<(), Refusal> {
         let Some(there) = self.0.get(nonce) else {
             return Err(Refusal::denied("the nonce is unknown here, or used before"));

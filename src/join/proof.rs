@@ -1,10 +1,10 @@
-//! What a proof must be before it is forwarded to STS.
+//! Checks a proof before it is forwarded to STS.
 //!
-//! A proof is nothing but headers: method, host, path and body of the request that is
-//! forwarded are the constants of this server, so nobody can have it send anything else or
-//! anywhere else. If a joiner signed another method, host, path or body, the signature does
-//! not fit and STS says so. The headers are checked here: known ones only, each once, all of
-//! them signed, for our region's STS, with the cluster's name and the nonce.
+//! A proof consists only of headers: method, host, path and body of the forwarded request are
+//! constants of this server, so nobody can make it send anything else or anywhere else. If a joiner
+//! signed another method, host, path or body, the signature does not match and STS rejects it. The
+//! headers are checked here: only known ones, each once, all of them signed, for the STS of our
+//! region, with the cluster's name and the nonce.
 
 use super::Refusal;
 use crate::ports::Proof;
@@ -16,14 +16,14 @@ pub const CLUSTER_HEADER: &str = "x-k8s-bootstrap-cluster";
 /// The body of every proof.
 /// <https://docs.aws.amazon.com/STS/latest/APIReference/API_GetCallerIdentity.html>
 pub const BODY: &str = "Action=GetCallerIdentity&Version=2011-06-15";
-/// Its type.
+/// The content type of [`BODY`].
 pub const CONTENT_TYPE: &str = "application/x-www-form-urlencoded; charset=utf-8";
 
 const AUTHORIZATION: &str = "authorization";
 const DATE: &str = "x-amz-date";
 const SESSION_TOKEN: &str = "x-amz-security-token";
 
-/// The headers that a proof has; [`SESSION_TOKEN`] where the credentials are temporary ones.
+/// The headers of a proof; [`SESSION_TOKEN`] only with temporary credentials.
 const KNOWN: [&str; 6] = [
     AUTHORIZATION,
     CLUSTER_HEADER,
@@ -36,7 +36,7 @@ const KNOWN: [&str; 6] = [
 /// Session tokens have about a thousand characters.
 const LONGEST: usize = 4096;
 
-/// Looks at a proof for this cluster and region; gives its nonce.
+/// Checks a proof for this cluster and region; returns its nonce.
 pub fn inspect<'a>(proof: &'a Proof, cluster: &str, region: &str) -> Result<&'a str, Refusal> {
     if proof.0.len() > KNOWN.len() {
         return Err(Refusal::malformed("the proof has too many headers"));
@@ -85,7 +85,7 @@ pub fn inspect<'a>(proof: &'a Proof, cluster: &str, region: &str) -> Result<&'a 
             )));
         }
     }
-    // A name that is signed and not carried would be the forwarding client's own header.
+    // A name that is signed but not carried would be a header that the forwarding client adds.
     for name in &signed {
         let fixed = *name == "host";
         if !fixed && !proof.0.iter().any(|(carried, _)| carried == name) {

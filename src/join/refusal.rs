@@ -1,15 +1,15 @@
-//! Why somebody is not let in.
+//! Why an applicant is refused.
 
 use crate::error::Error;
 
-/// A refusal: what its addressee reads, and what only the log adds. Never a secret.
+/// A refusal: what the applicant reads, and what only the log adds. Never a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     /// The HTTP status.
     pub status: u16,
-    /// For both sides.
+    /// For the applicant and the log.
     pub reason: String,
-    /// For the log alone.
+    /// For the log only.
     pub detail: Option<String>,
 }
 
@@ -22,37 +22,37 @@ impl Refusal {
         }
     }
 
-    /// It is not what the protocol says.
+    /// It does not follow the protocol.
     pub fn malformed(reason: impl Into<String>) -> Self {
         Self::new(400, reason)
     }
 
-    /// It is understood and not allowed.
+    /// It is understood but not allowed.
     pub fn denied(reason: impl Into<String>) -> Self {
         Self::new(403, reason)
     }
 
-    /// There is no such thing here.
+    /// There is nothing at that path.
     pub fn unknown(reason: impl Into<String>) -> Self {
         Self::new(404, reason)
     }
 
-    /// It took too long to say it.
+    /// The client took too long.
     pub fn slow(reason: impl Into<String>) -> Self {
         Self::new(408, reason)
     }
 
-    /// It is too much.
+    /// The request is too large.
     pub fn large(reason: impl Into<String>) -> Self {
         Self::new(413, reason)
     }
 
-    /// It is asked too often.
+    /// Too many requests, connections or nonces.
     pub fn busy(reason: impl Into<String>) -> Self {
         Self::new(429, reason)
     }
 
-    /// This control plane cannot judge now; the cause is nobody's business but ours.
+    /// This control plane cannot judge now; the cause goes only to the log.
     pub fn unavailable(reason: impl Into<String>, cause: &Error) -> Self {
         Self {
             detail: Some(cause.one_line()),
@@ -62,7 +62,7 @@ impl Refusal {
 }
 
 impl std::fmt::Display for Refusal {
-    /// As the log has it.
+    /// As the log shows it.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.reason)?;
         match &self.detail {

@@ -1,4 +1,4 @@
-//! The join service: carries the judgement out.
+//! The join service: carries the decisions out.
 
 use std::{
     net::IpAddr,
@@ -27,30 +27,31 @@ use crate::{
     ports::{Applicant, Caller, Instance, Proof, Role, World},
 };
 
-/// How old a list of instances may be: a thousand joiners at once are not a thousand questions to EC2.
+/// How old a list of instances may be: a thousand joiners at once must not send a thousand requests
+/// to EC2.
 const FRESH: Duration = Duration::from_secs(2);
 
-/// What is posted to `/join`.
+/// The body of a POST to `/join`.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Application {
-    /// Who wants in.
+    /// Who wants to join.
     pub applicant: Applicant,
     /// Its proof.
     pub proof: Proof,
 }
 
-/// What comes back: a [`crate::ports::JoinTicket`] on the wire.
+/// The answer: a [`crate::ports::JoinTicket`] on the wire.
 #[derive(Serialize, Deserialize)]
 pub struct Admission {
     /// The bootstrap token.
     pub token: String,
     /// The cluster CA's certificate.
     pub ca: String,
-    /// For control planes.
+    /// For control planes only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate_key: Option<String>,
-    /// The end of the token.
+    /// When the token expires.
     pub expires: Timestamp,
 }
 
@@ -66,12 +67,12 @@ pub struct JoinService {
     limits: Mutex<Limits>,
     own: OnceCell<Caller>,
     instances: AsyncMutex<Option<(Duration, Vec<Instance>)>>,
-    /// kubeadm replaces what it uploaded before: one at a time.
+    /// kubeadm replaces its earlier upload: one at a time.
     uploading: AsyncMutex<()>,
 }
 
 impl JoinService {
-    /// For this control plane.
+    /// The service of this control plane.
     pub fn new(world: World, settings: &Settings, me: &Identity) -> Self {
         Self {
             world,
@@ -88,24 +89,24 @@ impl JoinService {
         }
     }
 
-    /// The ports that the service works with.
+    /// The ports that the service uses.
     pub fn world(&self) -> &World {
         &self.world
     }
 
-    /// A connection begins, or is refused.
+    /// Counts a new connection, or refuses it.
     pub fn begin(&self, source: IpAddr) -> Result<(), Refusal> {
         let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
         limits.begin(source, self.world.clock.elapsed())
     }
 
-    /// A connection that had begun has ended.
+    /// Records the end of a connection that was counted.
     pub fn end(&self, source: IpAddr) {
         let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
         limits.end(source);
     }
 
-    /// A nonce for the source.
+    /// Issues a nonce to the source.
     pub fn nonce(&self, source: IpAddr) -> Result<String, Refusal> {
         // 36^32 is more than 2^165.
         let nonce = tokens::random(32);
@@ -114,7 +115,7 @@ impl JoinService {
         Ok(nonce)
     }
 
-    /// Judges an application and lets the applicant in, or not.
+    /// Judges an application and admits the applicant, or refuses it.
     pub async fn join(&self, source: IpAddr, body: &[u8]) -> Result<Admission, Refusal> {
         // The parser's own message would quote what it read.
         let application: Application = serde_json::from_slice(body)
@@ -146,7 +147,7 @@ impl JoinService {
             node: there.as_ref(),
         };
         let (instance, node_is) = judge(&rules, &case)?;
-        // A Node that is replaced is what ties the member of that name to a dead instance.
+        // The Node to be replaced links the member of that name to a dead instance.
         if applicant.role == Role::ControlPlane || node_is == NodeIs::Stale {
             let taken = lock::predecessor(&self.world, instance, node_is).await;
             let taken =
@@ -185,7 +186,7 @@ impl JoinService {
         nonces.redeem(nonce, source, self.world.clock.elapsed())
     }
 
-    /// Who this control plane is itself, in the words of STS.
+    /// This control plane's own identity, as STS reports it.
     async fn own(&self) -> Result<Caller, Refusal> {
         let ask = || async {
             let sts = &self.world.sts;
@@ -197,7 +198,7 @@ impl JoinService {
         })
     }
 
-    /// EC2's list, asked again where it is old or lacks the applicant.
+    /// EC2's list; requested again if it is old or lacks the applicant.
     async fn instances(&self, applicant: &Applicant) -> Result<Vec<Instance>, Refusal> {
         let mut held = self.instances.lock().await;
         let now = self.world.clock.elapsed();

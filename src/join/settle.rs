@@ -1,5 +1,5 @@
-//! A cluster of three control planes outlives its founder: before the third is let in, the
-//! store says that the cluster is settled.
+//! A cluster of three control planes outlives its founder: before the third is admitted, the store
+//! records the cluster as settled.
 
 use std::net::Ipv4Addr;
 
@@ -10,14 +10,14 @@ use crate::{
     ports::{Instance, Member, World},
 };
 
-/// Whether etcd can keep a majority without any one of its members once somebody has joined
-/// at this address.
+/// Whether etcd can keep a majority without any one of its members after an instance has joined at
+/// this address.
 pub fn will_outlive_its_founder(members: &[Member], joiner: Option<Ipv4Addr>) -> bool {
     let others = members.iter().filter(|m| Some(m.address) != joiner);
     others.count() >= 2
 }
 
-/// Makes sure that the store says so where it will be so. `me` is this control plane.
+/// Records that in the store if it will be so after this join. `me` is this control plane.
 pub async fn before_the_third(world: &World, me: &str, joiner: &Instance) -> Result<()> {
     if !will_outlive_its_founder(&world.etcd.members().await?, joiner.private_ip) {
         return Ok(());
@@ -57,7 +57,7 @@ mod tests {
         let ask = async || before_the_third(&fake.ports(), "i-1", &joiner).await;
         fake.etcd.voter("n0", 10);
         ask().await.unwrap();
-        // Its own place, from a join that was interrupted, is no third.
+        // Its own learner, left by an interrupted join, is not a third.
         let own = fake.etcd.learner("", 12);
         ask().await.unwrap();
         assert!(!is_settled(&fake).await);

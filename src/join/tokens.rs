@@ -1,4 +1,4 @@
-//! Bootstrap tokens: each for one node's name, for ten minutes, for one certificate.
+//! Bootstrap tokens: each for one node name, valid for ten minutes, for one certificate.
 
 use std::time::Duration;
 
@@ -12,28 +12,29 @@ use crate::{
     ports::{Instance, ObjectRef, World},
 };
 
-/// The label under which tokens are applied.
+/// The owner under which tokens are applied.
 const OWNER: &str = "join";
 
-/// How long a token is good.
+/// How long a token is valid.
 pub const TTL: Duration = Duration::from_mins(10);
 
-/// How long a token's Secret may be refused: right after `init` the rights for it are just being written.
+/// How long the API may refuse a token's Secret: right after `init` the permissions for it are
+/// still being created.
 const SERVED_WITHIN: Duration = Duration::from_secs(20);
 
-/// The node that the token is for.
+/// Annotation: the node that the token is for.
 const NODE: &str = "k8s-bootstrap.io/node";
-/// The instance that it was given to.
+/// Annotation: the instance that received the token.
 const INSTANCE: &str = "k8s-bootstrap.io/instance";
-/// The certificate request that has used it.
+/// Annotation: the certificate request that has used the token.
 const USED_BY: &str = "k8s-bootstrap.io/used-by";
 
-/// What the cluster knows of a token, but for the token itself.
+/// What the cluster knows of a token, except the token itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bound {
-    /// The node that it is for; none for a token of somebody else.
+    /// The node that it is for; `None` for tokens that others made.
     pub node: Option<String>,
-    /// From then on it opens nothing.
+    /// When it expires; `None` if the Secret does not say.
     pub expires: Option<Timestamp>,
     /// The uid of the request that has used it.
     pub used_by: Option<String>,
@@ -66,7 +67,7 @@ fn expiration(secret: &Value) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-/// Makes a token for the instance's node; earlier ones of that node go.
+/// Creates a token for the instance's node and removes earlier tokens of that node.
 pub async fn mint(
     world: &World,
     instance: &Instance,
@@ -101,7 +102,7 @@ pub fn reference(id: &str) -> ObjectRef {
     }
 }
 
-/// The token's Secret, used by this request: to be written before the request is approved.
+/// The token's Secret, marked as used by this request: written before the request is approved.
 pub fn used(mut secret: Value, request_uid: &str) -> Value {
     secret["metadata"]["annotations"][USED_BY] = request_uid.into();
     secret
@@ -114,7 +115,7 @@ fn secret_object(
     node: &str,
     expires: Timestamp,
 ) -> Value {
-    // Go's RFC 3339 parser takes fractions, people do not need them.
+    // Go's RFC 3339 parser accepts fractions; people do not need them.
     let expiration = expires.round(jiff::Unit::Second).unwrap_or(expires);
     json!({
         "apiVersion": "v1",
@@ -136,7 +137,7 @@ fn secret_object(
     })
 }
 
-/// Letters and digits as bootstrap tokens have them, from the thread's cryptographic generator.
+/// Random letters and digits as in bootstrap tokens, from the thread's cryptographic generator.
 #[cfg_attr(
     not(test),
     expect(

@@ -18,7 +18,7 @@ fn instance() -> Instance {
     instance
 }
 
-/// A request of the kubelet's, as the API server holds it.
+/// A kubelet's request, as the API server stores it.
 fn request(name: &str, signer: &str, username: &str, group: &str) -> Value {
     let mut params = CertificateParams::new([]).unwrap();
     params.distinguished_name = DistinguishedName::new();
@@ -44,7 +44,7 @@ fn request(name: &str, signer: &str, username: &str, group: &str) -> Value {
     })
 }
 
-/// A world with a token for the node; gives the token's user name.
+/// A world with a token for the node; returns the token's user name.
 async fn with_token() -> (FakeWorld, String) {
     let fake = FakeWorld::new();
     fake.ec2.list([instance()]);
@@ -103,7 +103,7 @@ async fn a_token_that_two_requests_use_at_once_serves_one() {
         let request = request(name, CLIENT, &user, "system:bootstrappers");
         fake.certificates.ask(request);
     }
-    // Another control plane writes the token between our look and our mark.
+    // Another control plane writes the token after we have read it and before we mark it.
     let key = fake.cluster.objects().into_keys().next().unwrap();
     let mut rival = fake.cluster.objects()[&key].clone();
     rival = tokens::used(rival, "uid-of-two");
@@ -151,7 +151,7 @@ async fn a_request_that_is_left_to_people_asks_ec2_nothing() {
     assert_eq!(fake.certificates.outcome("theirs"), None);
 }
 
-/// Long enough for all that is under way, and much shorter than any pause.
+/// Long enough for everything that is under way, and much shorter than any pause.
 async fn settle() {
     tokio::time::sleep(Duration::from_millis(10)).await;
 }
@@ -171,7 +171,7 @@ async fn a_request_is_decided_when_it_comes_and_nobody_looks_in_between() {
     assert!(outcome(&fake, "first").starts_with("Approved"));
 }
 
-/// The look gives up a client whose credentials are refused, which following alone does not.
+/// A cycle drops a client whose credentials are refused; the watch alone does not.
 #[tokio::test(start_paused = true)]
 async fn who_cannot_follow_looks_before_following_again() {
     let fake = FakeWorld::new();

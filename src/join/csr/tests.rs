@@ -1,4 +1,4 @@
-//! Requests that kubelets make, and those that somebody else would like to.
+//! Requests that kubelets make, and requests that others might try.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use rcgen::{CertificateParams, CustomExtension, DistinguishedName, DnType, KeyPair, SanType};
@@ -11,7 +11,7 @@ const NODE: &str = "ip-10-42-0-11.eu-central-1.compute.internal";
 const CONTROL_PLANE: &str = "ip-10-42-0-10.eu-central-1.compute.internal";
 const NOW: &str = "2026-11-23T12:00:00Z";
 
-/// A request in the making: that of a worker's kubelet, until something is changed.
+/// A request under construction; unless changed, that of a worker's kubelet.
 struct Draft {
     signer: &'static str,
     username: String,
@@ -36,7 +36,7 @@ impl Draft {
         }
     }
 
-    /// By a bootstrap token.
+    /// Sent with a bootstrap token.
     fn client() -> Self {
         Self::new(
             CLIENT,
@@ -46,7 +46,7 @@ impl Draft {
         )
     }
 
-    /// By the node itself.
+    /// Sent by the node itself.
     fn serving() -> Self {
         let user = format!("system:node:{NODE}");
         let mut draft = Self::new(SERVING, &user, "system:nodes", "server auth");
@@ -132,7 +132,7 @@ fn a_kubelets_own_requests_are_approved() {
         assert_eq!(verdict(client, Some(&token())), Verdict::Approve);
         assert_eq!(verdict(serving, None), Verdict::Approve);
     }
-    // The same request again, after a look that broke off between its two writes.
+    // The same request again, after a cycle that stopped between its two writes.
     let used = Bound {
         used_by: Some("uid-1".to_owned()),
         ..token()

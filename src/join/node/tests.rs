@@ -114,7 +114,7 @@ async fn a_node_of_an_instance_that_is_gone_is_replaced_and_its_own_is_kept() {
     let key = format!("Node {NAME}");
     assert_eq!(fake.cluster.objects()[&key]["spec"]["unschedulable"], true);
 
-    // Whoever made it.
+    // No matter who created it.
     fake.cluster.put(json!({
         "apiVersion": "v1", "kind": "Node",
         "metadata": {"name": NAME}, "spec": {"providerID": "aws:///eu-central-1a/i-old"},
