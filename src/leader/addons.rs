@@ -1,8 +1,8 @@
-//! Keeps the add-ons that are not the network's: on the control plane that leads.
+//! Reconciles the add-ons other than the network's: on the control plane that leads.
 //!
-//! A cycle applies what differs from its record, removes what is no longer wanted, and
-//! looks at roll-outs; it waits for none of them. What goes wrong with one add-on is
-//! said, tried again later, and stops nothing else.
+//! A cycle applies what differs from its record, removes what is no longer wanted, and checks
+//! roll-outs; it waits for none of them. A failure of one add-on is reported, retried later, and
+//! stops nothing else.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -22,20 +22,20 @@ use crate::{
     wait::within,
 };
 
-/// Applying one add-on ends within this, less than the Lease that is renewed before it:
-/// so no second leader ever works at the same time.
+/// The deadline for applying one add-on: shorter than the Lease, which is renewed first, so two
+/// leaders never work at the same time.
 const ATTEMPT: Duration = Duration::from_secs(40);
 
-/// How long one object may be refused for reasons that pass; the next cycle tries again.
+/// How long one object may be refused for temporary reasons; the next cycle tries again.
 const SERVED_WITHIN: Duration = Duration::from_secs(5);
 
-/// The pause after an add-on's first failure; it doubles with each.
+/// The pause after an add-on's first failure; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_secs(30);
 
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_mins(10);
 
-/// Objects of these kinds hold what only a person may throw away: data, or objects of others.
+/// Objects of these kinds hold what only a person may delete: data, or objects of others.
 const KEPT: [&str; 4] = [
     "CustomResourceDefinition",
     "Namespace",
@@ -43,12 +43,12 @@ const KEPT: [&str; 4] = [
     "PersistentVolumeClaim",
 ];
 
-/// What one control plane knows from cycle to cycle.
+/// What one control plane remembers from cycle to cycle.
 #[derive(Debug)]
 pub struct Upkeep {
     me: String,
     addons: Vec<Addon>,
-    /// Add-ons that are switched on, the network's too: their records are not left-overs.
+    /// Add-ons that are enabled, including the network's: their records are not left-overs.
     enabled: Vec<String>,
     troubles: BTreeMap<String, Trouble>,
 }
@@ -58,13 +58,13 @@ pub struct Upkeep {
 struct Trouble {
     digest: String,
     failures: u32,
-    /// On the clock that never steps.
+    /// On the monotonic clock.
     next: Duration,
     message: String,
 }
 
 impl Upkeep {
-    /// For the control plane of this name.
+    /// For the control plane with this name.
     pub fn new(settings: &Settings, me: &str) -> Self {
         let enabled = settings.addons.iter().filter(|(_, addon)| addon.enabled);
         Self {
@@ -75,7 +75,7 @@ impl Upkeep {
         }
     }
 
-    /// One look at everything, if this instance leads. An error is one of the API as a whole.
+    /// One cycle over everything, if this instance leads. An error concerns the API as a whole.
     pub async fn cycle(&mut self, world: &World) -> Result<AddonsReport> {
         let follow = |leader| AddonsReport {
             leader,
@@ -100,7 +100,7 @@ impl Upkeep {
         if let Leader::Other(leader) = leader::lead(world, &self.me).await? {
             return Ok(follow(leader));
         }
-        // Only now, so that an object that moves to another add-on is that one's already.
+        // Only now, so that an object that moved to another add-on is already recorded there.
         let mut addons = Vec::new();
         let all = records.clone();
         for (name, record) in &mut records {
@@ -131,7 +131,7 @@ impl Upkeep {
         })
     }
 
-    /// Applies the add-on if it differs from its record; tells why it does not hold.
+    /// Applies the add-on if it differs from its record; returns why it is not as wanted.
     async fn bring(
         &mut self,
         world: &World,
@@ -140,7 +140,7 @@ impl Upkeep {
     ) -> Result<Option<String>, Interrupted> {
         let digest = match addon.digest(world).await {
             Ok(digest) => digest,
-            // Nothing was tried: there is nothing to pause for.
+            // Nothing was tried, so no pause is needed.
             Err(error) => return Ok(Some(error.one_line())),
         };
         if record.digest == digest && record.objects.is_some() {
@@ -202,7 +202,7 @@ impl Upkeep {
 
 /// Why a cycle ends early.
 enum Interrupted {
-    /// Someone else leads now.
+    /// Another control plane leads now.
     ByLeader(String),
     /// The API does not answer.
     ByError(Error),
@@ -213,12 +213,12 @@ fn pause_after(failures: u32) -> Duration {
     FIRST_PAUSE.saturating_mul(doubled).min(LONGEST_PAUSE)
 }
 
-/// Applies an add-on and keeps its record in step.
+/// Applies an add-on and keeps its record up to date.
 async fn apply(world: &World, addon: &Addon, digest: &str, record: &mut Record) -> Result<usize> {
     let manifests = addon.manifests(world).await?;
     let objects = references(&manifests);
     let count = objects.len();
-    // Written first: whatever is applied can be found again, whenever this is interrupted.
+    // Written first, so that everything applied can be found again after any interruption.
     *record = record.about_to_be(objects);
     record.write(world, &addon.name).await?;
     addon.put(world, &manifests, SERVED_WITHIN).await?;
@@ -227,7 +227,7 @@ async fn apply(world: &World, addon: &Addon, digest: &str, record: &mut Record) 
     Ok(count)
 }
 
-/// Removes what an add-on no longer consists of; of an add-on that is not wanted, everything.
+/// Removes what is no longer part of an add-on; for an add-on that is not wanted, everything.
 async fn remove(
     world: &World,
     name: &str,
@@ -240,7 +240,7 @@ async fn remove(
         leaving.extend(record.objects.take().unwrap_or_default());
     }
     let had = !leaving.is_empty();
-    // Users before what they use.
+    // Objects first, then what they use.
     for object in leaving.into_iter().rev() {
         let others = all.iter().filter(|(other, _)| *other != name);
         let moved = others

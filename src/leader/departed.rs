@@ -1,4 +1,4 @@
-//! Deletes the Nodes that their own agents have marked as left: a worker may not delete its own.
+//! Deletes the Nodes whose own agents have marked them as left: a worker may not delete its own.
 
 use std::time::Duration;
 
@@ -13,26 +13,26 @@ use crate::{
     steps::decommission::LEFT,
 };
 
-/// How often to look for them.
+/// How often to look for marked Nodes.
 pub const CYCLE: Duration = Duration::from_secs(10);
 
-/// Whether the node's own instance says that it has left. A mark with another instance's id
-/// was left over by one that had the name before.
+/// Whether the node's current instance has marked it as left. A mark with another instance's id is
+/// from an earlier instance with the same name.
 fn has_left(node: &Value) -> bool {
     let mark = Node(node).annotation(LEFT);
     mark.is_some() && Node(node).instance() == mark
 }
 
-/// One look, if this instance leads.
+/// One cycle, if this instance leads.
 pub async fn cycle(world: &World, me: &str) -> Result<()> {
     let mut nodes = world.cluster.list("v1", "Node", None).await?;
     nodes.retain(has_left);
     if nodes.is_empty() {
         return Ok(());
     }
-    // The Node is what ties a member to its instance: while etcd has that member, because too
-    // few others were healthy when it wanted to leave, the Node stays too. It goes when EC2
-    // says that the instance is terminated, after the member.
+    // The Node links a member to its instance. If too few other members were healthy when it wanted
+    // to leave, etcd still has the member, and the Node stays too. The Node is deleted after the
+    // member, once EC2 reports the instance as terminated.
     let members = world.etcd.members().await?;
     nodes.retain(|node| !members.iter().any(|m| Node(node).name() == m.name));
     for node in nodes {

@@ -1,9 +1,9 @@
-//! Keeps the record set with the addresses of the Ready workers: DNS round robin.
+//! Keeps the addresses of the Ready workers in the record set: DNS round robin.
 //!
-//! A worker counts while the API calls its node Ready and schedulable and EC2 does not call
-//! its instance ending. Whichever says so first takes it out: EC2 knows of a terminated
-//! instance at once, the API of a dead kubelet. The last known addresses stay when no worker
-//! is left, since an empty answer would be kept by resolvers too.
+//! A worker counts while the API reports its node as Ready and schedulable and EC2 does not report
+//! its instance as stopping or terminating. The first of the two to say otherwise removes it: EC2
+//! knows at once of a terminated instance, the API of a dead kubelet. If no worker is left, the
+//! last known addresses stay, since resolvers would cache an empty answer too.
 
 use std::{collections::BTreeSet, net::Ipv4Addr, time::Duration};
 
@@ -20,30 +20,29 @@ use crate::{
     wait::within,
 };
 
-/// How often the workers are looked at: two looks and a write fit into 30 s.
+/// How often to check the workers: two checks and a write fit into 30 s.
 pub const CYCLE: Duration = Duration::from_secs(10);
 
-/// How long to wait for EC2: while it throttles, the API's word is enough to take a
-/// worker out.
+/// How long to wait for EC2: while it throttles, the API's report is enough to remove a worker.
 const EC2_ANSWERS: Duration = Duration::from_secs(5);
 
-/// A write ends within this, less than the Lease that is renewed before it.
+/// The deadline for a write: shorter than the Lease, which is renewed first.
 const WRITE: Duration = Duration::from_secs(40);
 
-/// The most addresses that Route 53 takes in one record set.
+/// The most addresses that Route 53 accepts in one record set.
 /// <https://docs.aws.amazon.com/Route53/latest/DeveloperGuide/DNSLimitations.html>
 const MOST: usize = 400;
 
 /// What to do about the record set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// It differs: write it so.
+    /// It differs: write this.
     Write(RecordSet),
-    /// Nothing is written, and why.
+    /// Nothing is written, for this reason.
     Leave(&'static str),
 }
 
-/// A worker as the API has it.
+/// A worker as the API reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Worker {
     /// Its instance's id, from the node's providerID.
@@ -55,7 +54,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Reads a Node object; none for a control plane.
+    /// Reads a Node object; `None` for a control plane.
     pub fn of(node: &Value) -> Option<Self> {
         let node = Node(node);
         if node.is_control_plane() {
@@ -69,8 +68,8 @@ impl Worker {
     }
 }
 
-/// Which addresses the record set should have. Without EC2's answer (`None`) workers only
-/// leave: one that EC2 had taken out must not come back for that long.
+/// Which addresses the record set should have. Without EC2's answer (`None`) workers are only
+/// removed: one that EC2 had ruled out must not come back meanwhile.
 pub fn decide(
     workers: &[Worker],
     instances: Option<&[Instance]>,
@@ -112,8 +111,8 @@ fn is_ending(state: InstanceState) -> bool {
     state.is_gone() || matches!(state, InstanceState::Stopping | InstanceState::Stopped)
 }
 
-/// One look, if this instance leads; none otherwise. `written` is what it left there at its
-/// last look, for the next one.
+/// One cycle, if this instance leads; `None` otherwise. `written` is the record set as the last
+/// cycle left it.
 pub async fn cycle(
     world: &World,
     me: &str,

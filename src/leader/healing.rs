@@ -1,8 +1,8 @@
-//! Takes what dead instances left out of the cluster: their etcd members and their Nodes.
+//! Removes what dead instances left in the cluster: their etcd members and their Nodes.
 //!
-//! EC2 alone says that an instance is dead. A node that does not answer may be cut off for a
-//! while, and a stopped instance comes back with its disk: both keep their places. Only a
-//! stopped learner loses its place: it has no vote, and nobody else can join meanwhile.
+//! Only EC2 decides that an instance is dead. A node that does not answer may be cut off for a
+//! while, and a stopped instance comes back with its disk: both keep their places. Only a stopped
+//! learner loses its place: it has no vote, and nobody else can join meanwhile.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -17,17 +17,17 @@ use crate::{
     ports::{Instance, InstanceState, Member, Role, World},
 };
 
-/// An instance has seen itself in EC2's list before it joined, so one that is missing there is
-/// terminated, or the answer is incomplete. For so long every answer must agree.
+/// How long every answer of EC2 must lack an instance before it counts as terminated. It was listed
+/// before it joined, so it is terminated now, or the answer is incomplete.
 const FORGOTTEN: Duration = Duration::from_mins(15);
 
 /// The same for a learner: it has no vote to lose, and none can join while it is there.
 const FORGOTTEN_LEARNER: Duration = Duration::from_mins(2);
 
-/// For so long a learner may be stopped. Back again, its instance joins from the start.
+/// How long a learner may be stopped. If its instance comes back later, it joins from the start.
 const STOPPED_LEARNER: Duration = Duration::from_mins(10);
 
-/// What is known of the cluster and its instances at one moment.
+/// What is known of the cluster and its instances at one time.
 #[derive(Debug, Clone, Default)]
 struct Survey {
     members: Vec<Seen>,
@@ -35,7 +35,7 @@ struct Survey {
     instances: Vec<Instance>,
 }
 
-/// An etcd member, and whether it answers and votes, whatever alarms there are.
+/// An etcd member, and whether it answers and votes, regardless of alarms.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Seen {
     member: Member,
@@ -51,7 +51,7 @@ impl Seen {
     }
 }
 
-/// What matters of a Node.
+/// The relevant fields of a Node.
 #[derive(Debug, Clone, PartialEq)]
 struct Node {
     name: String,
@@ -72,10 +72,10 @@ impl Node {
     }
 }
 
-/// What is to be done.
+/// An action to take.
 #[derive(Debug, Clone, PartialEq)]
 enum Act {
-    /// Take this member out of etcd.
+    /// Remove this member from etcd.
     RemoveMember { id: u64, name: String, why: String },
     /// Delete this Node.
     DeleteNode {
@@ -85,7 +85,7 @@ enum Act {
     },
 }
 
-/// What a look leads to.
+/// The result of a cycle.
 #[derive(Debug, Clone, Default, PartialEq)]
 struct Findings {
     acts: Vec<Act>,
@@ -93,8 +93,8 @@ struct Findings {
     troubles: Vec<String>,
 }
 
-/// Since when it has been so of an instance, or of an address, in every look; on the clock that
-/// never steps.
+/// Since when each instance or address has been in that state in every cycle; on the monotonic
+/// clock.
 type Since = BTreeMap<String, Duration>;
 
 /// How long instances have been away.
@@ -107,14 +107,14 @@ struct Absences {
 }
 
 impl Absences {
-    /// One look more.
+    /// Adds the observations of one cycle.
     fn note(&mut self, survey: &Survey, now: Duration) {
         note(&mut self.missing, survey.missing_now().collect(), now);
         note(&mut self.stopped, survey.stopped_now().collect(), now);
     }
 }
 
-/// Keeps who is still there and begins to count for who is new.
+/// Keeps those that are still there and starts the time of new ones.
 fn note(since: &mut Since, there: Vec<String>, now: Duration) {
     since.retain(|id, _| there.contains(id));
     for id in there {
@@ -122,7 +122,7 @@ fn note(since: &mut Since, there: Vec<String>, now: Duration) {
     }
 }
 
-/// Whether it has been so for so long.
+/// Whether the state has lasted for this limit.
 fn lasted(since: &Since, instance: &str, now: Duration, limit: Duration) -> bool {
     since
         .get(instance)
@@ -136,18 +136,16 @@ enum Fate {
     Alive,
     /// EC2 says that it is terminated.
     Terminated(String),
-    /// EC2 has said for long enough that it is away to believe it, if nothing of it answers
-    /// either.
+    /// EC2 has reported it as away for long enough; believed only if nothing of it answers either.
     Away(String),
 }
 
 impl Survey {
-    /// What identifies the instance of a member: its id, or only its address.
+    /// What identifies a member's instance: its id, or only its address.
     ///
-    /// EC2 gives an address away again, and the name with it. A member that has started has a
-    /// Node, which is made before it and goes after it; where a person has deleted that, a
-    /// member that does not answer may be of an instance that had the address before the one
-    /// that runs there now.
+    /// EC2 reuses addresses, and with them names. A started member has a Node, which is created
+    /// before it and deleted after it. If a person has deleted that Node, a member that does not
+    /// answer may belong to an earlier instance with the same address, not to the one running now.
     fn instance_of(&self, seen: &Seen) -> String {
         let member = &seen.member;
         let is_worker = |id: &String| {
@@ -197,8 +195,8 @@ impl Survey {
         }
     }
 
-    /// Adds instances whose tags are gone, as those of terminated ones soon are: EC2 lists them by
-    /// their ids, not with the cluster.
+    /// Adds instances that have lost their tags, as terminated ones soon do: EC2 then lists them by
+    /// id, not with the cluster.
     async fn find_untagged(&mut self, world: &World) -> Result<()> {
         let ids: Vec<String> = self
             .missing_now()
@@ -211,7 +209,7 @@ impl Survey {
         Ok(())
     }
 
-    /// Everyone that members and Nodes belong to, and that EC2 does not list now.
+    /// All instances that members and Nodes belong to, and that EC2 does not list now.
     fn missing_now(&self) -> impl Iterator<Item = String> {
         let members = self.members.iter().map(|seen| self.instance_of(seen));
         let nodes = self.nodes.iter().filter_map(|node| node.instance.clone());
@@ -220,7 +218,7 @@ impl Survey {
             .filter(|id| !self.instances.iter().any(|i| i.id == *id))
     }
 
-    /// Every instance that does not run and may come back.
+    /// All instances that are stopped or stopping and may come back.
     fn stopped_now(&self) -> impl Iterator<Item = String> {
         use InstanceState::{Stopped, Stopping};
         let stopped = self
@@ -231,7 +229,7 @@ impl Survey {
     }
 }
 
-/// Decides. At most one member goes at a time: the next look sees what became of it.
+/// Decides. At most one member is removed at a time; the next cycle sees the result.
 fn heal(me: &str, survey: &Survey, absences: &Absences, now: Duration) -> Findings {
     let mut findings = Findings::default();
     let voters: Vec<&Seen> = survey
@@ -285,7 +283,7 @@ fn heal(me: &str, survey: &Survey, absences: &Absences, now: Duration) -> Findin
             Fate::Away(why) if !node.ready => why,
             Fate::Alive | Fate::Away(_) => continue,
         };
-        // The Node is what ties a member to its instance: it goes after the member.
+        // The Node links a member to its instance, so it is deleted after the member.
         if !staying.contains(&node.name) {
             findings.acts.push(Act::DeleteNode {
                 name: node.name.clone(),
@@ -306,7 +304,7 @@ pub(super) fn name_of(member: &Member) -> String {
     }
 }
 
-/// Says that etcd cannot decide anything any more, if so.
+/// Reports that etcd has lost its quorum, if so.
 fn lost_quorum(members: &[Seen]) -> Option<String> {
     let voters: Vec<&Seen> = members.iter().filter(|s| !s.member.learner).collect();
     let silent: Vec<String> = voters
@@ -333,7 +331,7 @@ pub struct Healing {
 }
 
 impl Healing {
-    /// One look, and what follows from it. Tells what only a person can repair.
+    /// One cycle and its actions. Returns what only a person can repair.
     pub async fn cycle(&mut self, world: &World, me: &Identity) -> Result<Vec<String>> {
         let asked = ask_all(world.etcd.as_ref()).await?;
         let members: Vec<Seen> = asked.iter().map(Seen::of).collect();
@@ -346,7 +344,8 @@ impl Healing {
         }
         let nodes = match world.cluster.list("v1", "Node", None).await {
             Ok(nodes) => nodes,
-            // An alarm may keep the API from serving anything, and members must go all the same.
+            // An alarm may keep the API from serving anything; members must be removed all the
+            // same.
             Err(_) if is_alarmed(&asked) => Vec::new(),
             Err(error) => return Err(error),
         };
@@ -360,7 +359,7 @@ impl Healing {
         self.absences.note(&survey, now);
         let findings = heal(&me.instance_id, &survey, &self.absences, now);
         for act in findings.acts {
-            // Between the look and the act another one may have begun to lead.
+            // Another control plane may have become leader between the check and the action.
             if !acts(world, me, &asked).await? {
                 return Ok(Vec::new());
             }

@@ -1,12 +1,12 @@
-//! Keeps etcd's database below its quota, and says what its members raise alarms about.
+//! Keeps etcd's database below its quota, and reports its members' alarms.
 //!
-//! The API server drops old revisions every five minutes; the file keeps the room that they
-//! took. A member whose file is mostly empty is defragmented: one at a time, etcd's leader
-//! last, and only while all members vote and none has an alarm.
+//! The API server compacts old revisions every five minutes, but the file keeps its size. A member
+//! whose file is mostly empty is defragmented: one at a time, etcd's leader last, and only while
+//! all members vote and none has an alarm.
 //!
-//! Once a file has reached its quota, etcd takes no writes but deletions, so that no Lease can
-//! be taken either. Then the agent next to etcd's leader acts: it compacts up to now,
-//! defragments each member that is full, and ends the alarm.
+//! Once a file has reached its quota, etcd accepts no writes but deletions, so no Lease can be
+//! taken either. Then the agent on the node of etcd's leader acts: it compacts up to now,
+//! defragments each full member, and disarms the alarm.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,18 +25,18 @@ use crate::{
     report::{EtcdReport, MemberReport, MemberState},
 };
 
-/// Files smaller than this, or than half of their quota, are left as they are.
+/// Files smaller than this, or than half of their quota, are not defragmented.
 const WORTHWHILE: u64 = 100 << 20;
 
-/// A member that was defragmented is left alone for so long, whatever became of it.
+/// How long a member is left alone after a defragmentation, whatever the result.
 const PAUSE: Duration = Duration::from_hours(1);
 
-/// A member that was asked how it is.
+/// A member and its answer to a status request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Asked {
     /// The member.
     pub member: Member,
-    /// What it says; `None` if it does not answer.
+    /// Its status; `None` if it does not answer.
     pub answer: Option<MemberStatus>,
 }
 
@@ -56,13 +56,13 @@ impl Asked {
         self.answer.as_ref().is_some_and(|answer| answer.in_step)
     }
 
-    /// Whether it leads.
+    /// Whether it is etcd's leader.
     pub fn leads(&self) -> bool {
         let answer = self.answer.as_ref();
         answer.is_some_and(|answer| answer.leader == Some(self.member.id))
     }
 
-    /// Its own alarms, which all members know.
+    /// Its own alarms; every member knows them.
     pub fn alarms(&self, among: &[Self]) -> Vec<Alarm> {
         let own = |raised: RaisedAlarm| (raised.member == self.member.id).then_some(raised.alarm);
         raised(among).into_iter().filter_map(own).collect()
@@ -87,7 +87,7 @@ impl MemberReport {
 }
 
 impl MemberReport {
-    /// For a person: `healthy, leads, 24 of 8192 MiB, 12 in use`.
+    /// For people: `healthy, leads, 24 of 8192 MiB, 12 in use`.
     pub fn line(&self) -> String {
         let mut parts = vec![self.state.as_str().to_owned()];
         parts.extend(self.alarms.iter().map(|a| format!("alarm {}", a.as_str())));
@@ -102,7 +102,7 @@ impl MemberReport {
     }
 }
 
-/// The alarms that any member knows of.
+/// The alarms that any member reports.
 fn raised(members: &[Asked]) -> BTreeSet<RaisedAlarm> {
     let answers = members.iter().filter_map(|asked| asked.answer.as_ref());
     answers.flat_map(|a| a.alarms.iter().copied()).collect()
@@ -113,8 +113,8 @@ pub fn is_alarmed(members: &[Asked]) -> bool {
     !raised(members).is_empty()
 }
 
-/// A file larger than this will soon reach its quota. Of a member that does not say its quota
-/// nothing is known.
+/// A file larger than this will soon reach its quota. No limit if the member does not report its
+/// quota.
 fn limit(database: Database) -> u64 {
     match database.quota {
         0 => u64::MAX,
@@ -122,7 +122,7 @@ fn limit(database: Database) -> u64 {
     }
 }
 
-/// Whether defragmentation makes the file so much smaller that it is worth the pause.
+/// Whether defragmentation would shrink the file enough to be worth the pause.
 fn would_gain(database: Database) -> bool {
     let Database {
         bytes,
@@ -138,8 +138,8 @@ fn would_gain(database: Database) -> bool {
     half_is_empty || near_the_quota
 }
 
-/// The member that is defragmented next in good times; `None` if there is none, or times are
-/// not good.
+/// The member to defragment next in normal operation; `None` if there is none, or any member is
+/// alarmed or behind.
 fn due<'a>(members: &'a [Asked], resting: &BTreeSet<u64>) -> Option<&'a Member> {
     if !raised(members).is_empty() || !members.iter().all(Asked::is_in_step) {
         return None;
@@ -154,7 +154,7 @@ fn due<'a>(members: &'a [Asked], resting: &BTreeSet<u64>) -> Option<&'a Member> 
     next.map(|asked| &asked.member)
 }
 
-/// The members whose files are near their quota and would be smaller, etcd's leader last.
+/// The members whose files are near their quota and would shrink, etcd's leader last.
 fn full(members: &[Asked]) -> Vec<Member> {
     let is_full = |asked: &&Asked| {
         asked
@@ -166,7 +166,7 @@ fn full(members: &[Asked]) -> Vec<Member> {
     full.into_iter().map(|asked| asked.member.clone()).collect()
 }
 
-/// The first member whose file is near its quota all the same.
+/// The first member whose file is still near its quota.
 fn still_full(members: &[Asked]) -> Option<(&Member, Database)> {
     members.iter().find_map(|asked| {
         let database = asked.database()?;
@@ -174,7 +174,7 @@ fn still_full(members: &[Asked]) -> Option<(&Member, Database)> {
     })
 }
 
-/// Alarms about members that are no more: nobody else ends them.
+/// Alarms of members that no longer exist: nothing else disarms them.
 fn of_nobody(members: &[Asked]) -> Vec<RaisedAlarm> {
     let is_member = |id| members.iter().any(|asked| asked.member.id == id);
     let raised = raised(members).into_iter();
@@ -187,8 +187,8 @@ fn is_next_to_the_leader(members: &[Asked], me: &Identity) -> bool {
     leader.any(|asked| asked.member.address == me.private_ip)
 }
 
-/// Whether this control plane acts for all: it leads, or it has etcd's leader while an alarm
-/// keeps everybody from taking a Lease.
+/// Whether this control plane acts for all: it leads, or etcd's leader is on this node while an
+/// alarm keeps everybody from taking a Lease.
 pub async fn acts(world: &World, me: &Identity, members: &[Asked]) -> Result<bool> {
     if !is_alarmed(members) {
         return Ok(lead(world, &me.instance_id).await? == Leader::Me);
@@ -200,7 +200,7 @@ fn mebibytes(bytes: u64) -> String {
     format!("{} MiB", bytes >> 20)
 }
 
-/// What is wrong with the data, and what is done about it or must be.
+/// What is wrong with the data, and what the agent does or a person must do about it.
 fn troubles(members: &[Asked]) -> Vec<String> {
     let about = |alarm: Alarm| {
         let of_a_member = move |asked: &&Asked| asked.alarms(members).contains(&alarm);
@@ -238,7 +238,7 @@ fn troubles(members: &[Asked]) -> Vec<String> {
     troubles
 }
 
-/// What one control plane knows from cycle to cycle.
+/// What one control plane remembers from cycle to cycle.
 #[derive(Debug, Default)]
 pub struct Maintenance {
     defragmented: BTreeMap<u64, Timestamp>,
@@ -247,8 +247,7 @@ pub struct Maintenance {
 }
 
 impl Maintenance {
-    /// One look, and what follows from it. An error means that etcd on this machine does not
-    /// answer.
+    /// One cycle and its actions. An error means that etcd on this machine does not answer.
     pub async fn cycle(&mut self, world: &World, me: &Identity) -> Result<EtcdReport> {
         let mut members = ask_all(world.etcd.as_ref()).await?;
         let acted = self.act(world, me, &members).await;
@@ -277,7 +276,7 @@ impl Maintenance {
         })
     }
 
-    /// Does what is due here; tells whether that was anything.
+    /// Does what is due on this node; returns whether anything was.
     async fn act(&mut self, world: &World, me: &Identity, members: &[Asked]) -> Result<bool> {
         if !is_alarmed(members) {
             let now = world.clock.now();
@@ -304,7 +303,7 @@ impl Maintenance {
         Ok(true)
     }
 
-    /// Compacts, defragments, and ends the alarm if that made room.
+    /// Compacts, defragments, and disarms the alarm if that freed space.
     async fn make_room(&mut self, world: &World, members: &[Asked]) -> Result<()> {
         let etcd = world.etcd.as_ref();
         let revisions = members

@@ -1,7 +1,7 @@
-//! What one control plane at a time does for the whole cluster: the holder of a Lease.
+//! What one control plane at a time does for the whole cluster: the one that holds the Lease.
 //!
-//! Each duty is a loop of its own in the steady state, so that a slow one delays no other,
-//! and asks [`lead`] before each act.
+//! Each task is a separate loop in the steady state, so that a slow one delays no other, and calls
+//! [`lead`] before each action.
 
 pub mod addons;
 pub mod departed;
@@ -14,7 +14,7 @@ use crate::{error::Result, kubernetes::lease::LEADER, ports::World};
 
 pub use crate::kubernetes::lease::Holder as Leader;
 
-/// Leads, or says who does.
+/// Takes or renews the Lease; otherwise returns who leads.
 pub async fn lead(world: &World, me: &str) -> Result<Leader> {
     LEADER.take(world, me).await
 }

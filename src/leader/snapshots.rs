@@ -1,7 +1,7 @@
 //! Takes a backup when one is due: on the control plane that leads.
 //!
-//! When the last one was taken is read from the place itself, so a new leader goes on where
-//! the old one was. Two leaders at once, for a moment, would only take one too many.
+//! The time of the last backup is read from the destination itself, so a new leader continues where
+//! the old one stopped. If there are briefly two leaders, the result is only an extra backup.
 
 use std::time::Duration;
 
@@ -20,19 +20,19 @@ use crate::{
 /// The pause after a failure.
 const PAUSE: Duration = Duration::from_mins(5);
 
-/// What one control plane knows from cycle to cycle.
+/// What one control plane remembers from cycle to cycle.
 #[derive(Debug)]
 pub struct Schedule {
     place: Place,
     every: Duration,
     keep: usize,
-    /// Not before this.
+    /// The time of the next attempt; `None` to try now.
     next: Option<Timestamp>,
     report: SnapshotReport,
 }
 
 impl Schedule {
-    /// None where backups are not wanted.
+    /// `None` if no destination is set.
     pub fn new(settings: &config::Snapshots) -> Result<Option<Self>> {
         if settings.to.is_empty() {
             return Ok(None);
@@ -49,12 +49,12 @@ impl Schedule {
         }))
     }
 
-    /// Takes one if it is due and this instance leads; gives the report of a leader.
+    /// Takes a backup if one is due and this instance leads; returns the report of a leader.
     pub async fn cycle(&mut self, world: &World, subject: Subject<'_>) -> Option<SnapshotReport> {
         let now = world.clock.now();
         match leader::lead(world, subject.instance).await {
             Ok(Leader::Me) => {}
-            // The next leader looks at the place itself, and so does this one when it leads again.
+            // The next leader reads the destination itself, and so does this one if it leads again.
             Ok(Leader::Other(_)) => {
                 self.next = None;
                 return None;
@@ -71,7 +71,7 @@ impl Schedule {
         Some(self.report.clone())
     }
 
-    /// Takes one unless the place has one that is young enough.
+    /// Takes a backup unless the destination has one that is young enough.
     async fn look(&mut self, world: &World, subject: Subject<'_>) -> Result<Option<Taken>> {
         let newest = snapshots::newest(world, &self.place, subject.cluster_uid).await?;
         if let Some(taken) = newest.and_then(|name| name.taken()) {
@@ -143,7 +143,7 @@ mod tests {
     async fn backups(fake: &FakeWorld) -> usize {
         let place = Place::Folder("/backups".into());
         let files = fake.ports().archive.list(&place, "uid").await.unwrap();
-        // Of three files each.
+        // Each backup has three files.
         files.len() / 3
     }
 
@@ -180,7 +180,7 @@ mod tests {
         let (mut one, mut two) = (schedule(), schedule());
         one.cycle(&world, subject("i-1")).await.unwrap();
         assert_eq!(two.cycle(&world, subject("i-2")).await, None);
-        // The first one's Lease runs out.
+        // The first one's Lease expires.
         pass(&fake, 600).await;
         let report = two.cycle(&world, subject("i-2")).await.unwrap();
         assert!(report.last_good.is_some(), "it saw the other's");

@@ -29,7 +29,7 @@ fn config_maps(names: &[&str]) -> String {
         .collect()
 }
 
-/// The cluster's objects apart from the Lease and the records.
+/// The cluster's objects except the Lease and the records.
 fn there(fake: &FakeWorld) -> Vec<String> {
     let names = fake.cluster.objects().into_keys();
     names
@@ -97,7 +97,7 @@ async fn what_vanishes_from_an_addon_is_removed_and_what_is_not_its_own_stays() 
     fake.files.put("/one", config_maps(&["a", "b", "c"]));
     let mut upkeep = upkeep("i-1", ONE);
     upkeep.cycle(&fake.ports()).await.unwrap();
-    // Someone made b their own.
+    // Someone has taken over b.
     fake.cluster.put(json!({
         "apiVersion": "v1", "kind": "ConfigMap",
         "metadata": {"name": "b", "namespace": "x", "labels": {"k8s-bootstrap.io/owner": "theirs"}},
@@ -218,7 +218,7 @@ async fn an_interrupted_attempt_forgets_nothing_that_it_applied() {
     fake.cluster.refuse("b", "no");
     upkeep("i-1", ONE).cycle(&fake.ports()).await.unwrap();
     assert_eq!(there(&fake), ["ConfigMap x/a"]);
-    // Another version without a, on an agent that remembers nothing.
+    // Another version without a, and an agent that remembers nothing.
     fake.files.delete("/one/1.yaml");
     fake.cluster.accept();
     upkeep("i-1", ONE).cycle(&fake.ports()).await.unwrap();

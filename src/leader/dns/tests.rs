@@ -217,7 +217,7 @@ async fn a_second_writer_of_the_record_set_is_named() {
     assert_eq!(report.addresses, record(&[1]).addresses);
     let report = look_again(&fake, written).await.unwrap();
     assert_eq!(report.trouble, None);
-    // Who has not led meanwhile knows nothing of who wrote.
+    // An instance that has not led meanwhile does not know who wrote.
     crate::kubernetes::lease::LEADER
         .release(&fake.ports(), "i-cp")
         .await

@@ -63,7 +63,7 @@ fn instance(number: u8, state: InstanceState) -> Instance {
     }
 }
 
-/// Three control planes; what differs is in the third.
+/// Three control planes; the third is the one that varies.
 fn three(third: Seen, node3: Node, state: InstanceState) -> Survey {
     Survey {
         members: vec![member(1, true), member(2, true), third],
@@ -116,7 +116,7 @@ fn whoever_may_come_back_keeps_its_place() {
 
 #[test]
 fn a_majority_of_healthy_voters_must_be_left() {
-    // Two of three are dead: nothing can be taken out, and a person hears of it.
+    // Two of three are dead: nothing can be removed, and a person is notified.
     let mut survey = three(member(3, false), node(3, false), InstanceState::Terminated);
     survey.members[1].healthy = false;
     survey.instances[1].state = InstanceState::Terminated;
@@ -127,12 +127,12 @@ fn a_majority_of_healthy_voters_must_be_left() {
         troubles[0].contains("only 1 of 3 voters answer"),
         "{troubles:?}"
     );
-    // One dead, one away for a while: without the dead one, one of two would be left.
+    // One dead, one away for a while: without the dead one, only one of two would be healthy.
     survey.instances[1].state = InstanceState::Running;
     let (acts, troubles) = healed(&survey);
     assert!(acts.is_empty(), "{acts:?}");
     assert_eq!(troubles.len(), 1);
-    // Five, of which one is dead and one away: three of the four left are a majority.
+    // Five, one dead and one away: three of the remaining four are a majority.
     for number in 4..=5 {
         survey.members.push(member(number, true));
         survey
@@ -144,7 +144,7 @@ fn a_majority_of_healthy_voters_must_be_left() {
 
 #[test]
 fn half_of_those_left_are_no_majority_of_them() {
-    // Terminated by EC2's word, the third still answers; of the two others one does not.
+    // EC2 reports the third as terminated, but it still answers; one of the two others does not.
     let mut survey = three(member(3, true), node(3, true), InstanceState::Terminated);
     survey.members[1].healthy = false;
     let (acts, troubles) = healed(&survey);
@@ -208,7 +208,7 @@ fn who_is_missing_from_ec2s_answers_is_dead_only_after_a_while_and_if_silent() {
     let missing = missing("i-3");
     assert_eq!(healed_after(&survey, &missing, FORGOTTEN / 2).0, [""; 0]);
     assert_eq!(healed_after(&survey, &missing, FORGOTTEN).0, ["member 3"]);
-    // Its tag was removed, perhaps: what works is left alone.
+    // Perhaps its tag was removed: what works is left alone.
     survey.members[2].healthy = true;
     survey.nodes[2].ready = true;
     assert_eq!(healed_after(&survey, &missing, FORGOTTEN).0, [""; 0]);
@@ -217,7 +217,7 @@ fn who_is_missing_from_ec2s_answers_is_dead_only_after_a_while_and_if_silent() {
 #[test]
 fn a_learner_whose_instance_died_before_it_started_makes_way_soon() {
     let mut survey = three(learner(3), node(3, false), InstanceState::Terminated);
-    // Its Node was made ahead of it: the instance is known by it, though the member has no name.
+    // Its Node was created first and identifies the instance, though the member has no name.
     survey.nodes.pop();
     let address = "10.0.0.3".to_owned();
     assert!(survey.missing_now().eq([address.clone()]));
@@ -225,7 +225,7 @@ fn a_learner_whose_instance_died_before_it_started_makes_way_soon() {
     assert_eq!(healed_after(&survey, &missing, Duration::ZERO).0, [""; 0]);
     let soon = FORGOTTEN_LEARNER;
     assert_eq!(healed_after(&survey, &missing, soon).0, ["member 3"]);
-    // One that is joining right now has an instance at its address.
+    // A learner that is joining right now has an instance at its address.
     survey.instances[2] = instance(3, InstanceState::Running);
     assert!(survey.missing_now().next().is_none());
     assert!(healed(&survey).0.is_empty());
@@ -253,7 +253,7 @@ fn a_dead_member_whose_node_is_gone_is_not_taken_for_who_has_its_address_now() {
     assert_eq!(healed_after(&survey, &absences, FORGOTTEN / 2).0, [""; 0]);
     absences.note(&survey, FORGOTTEN);
     assert_eq!(healed_after(&survey, &absences, FORGOTTEN).0, ["member 3"]);
-    // One that answers is whoever is there, and one that is stopped comes back.
+    // A member that answers belongs to the instance there; a stopped one comes back.
     survey.members[2].healthy = true;
     assert_eq!(healed_after(&survey, &absences, FORGOTTEN).0, [""; 0]);
     survey.members[2].healthy = false;
@@ -300,7 +300,7 @@ fn a_learner_that_is_stopped_makes_way_after_ten_minutes_and_a_voter_never_does(
             assert_eq!(healed_after(&survey, &absences, ten).0, gone, "{case}");
         }
     }
-    // Back in between it has all its time again.
+    // If it comes back in between, the time starts again.
     let mut survey = three(learner(3), node(3, false), InstanceState::Stopped);
     let mut absences = Absences::default();
     absences.note(&survey, Duration::ZERO);
@@ -339,7 +339,7 @@ fn a_lost_majority_is_told_with_the_names_of_the_silent() {
     assert_eq!(lost_quorum(&[]), None);
 }
 
-/// The same in a world of fakes: what is decided is done.
+/// The same in a world of fakes: decisions are carried out.
 struct Stage(FakeWorld);
 
 impl Stage {

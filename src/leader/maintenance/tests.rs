@@ -9,7 +9,7 @@ use crate::{
 const MIB: u64 = 1 << 20;
 const QUOTA: u64 = 8 << 30;
 
-/// A member at 10.42.0.`id` whose database has these MiB; member 1 leads.
+/// A member at 10.42.0.`id` with a database of these sizes in MiB; member 1 leads.
 fn member(id: u64, bytes: u64, in_use: u64) -> Asked {
     let answer = MemberStatus {
         leader: Some(1),
@@ -193,7 +193,7 @@ fn alarms_are_said_as_what_they_are_and_not_as_silence() {
     }
 }
 
-/// Three members; this control plane is next to the first one, which leads.
+/// Three members; this control plane is on the node of the first one, which leads.
 struct Stage {
     fake: FakeWorld,
     me: Identity,
@@ -218,7 +218,7 @@ impl Stage {
         self.maintenance.cycle(&world, &self.me).await.unwrap()
     }
 
-    /// Every member's file is at its quota, and compaction leaves so many MiB of it.
+    /// Every member's file is at its quota; after compaction, `live` MiB of it are in use.
     fn fill(&self, live: u64) {
         for id in 1..=3 {
             self.fake.etcd.database(id, QUOTA, QUOTA, live * MIB);
