@@ -344,8 +344,7 @@ impl Healing {
         }
         let nodes = match world.cluster.list("v1", "Node", None).await {
             Ok(nodes) => nodes,
-            // An alarm may keep the API from serving anything; members must be removed all the
-            // same.
+            // An alarm may keep the API from serving; members must be removed all the same.
             Err(_) if is_alarmed(&asked) => Vec::new(),
             Err(error) => return Err(error),
         };

@@ -12,14 +12,14 @@ use crate::error::{Error, Result};
 /// Files by name in a place, such as `UID/20261124T120000.000Z.db`.
 #[async_trait]
 pub trait Archive: Send + Sync {
-    /// Puts a file there, for its owner alone. One that has the name already stays, since the
+    /// Uploads a file, readable for its owner alone. An existing file of that name stays, since the
     /// answer to an earlier attempt may have been lost: callers read back what is there.
     async fn put(&self, place: &Place, name: &str, file: &Path) -> Result<()>;
-    /// Fetches into a file, which is whole and for its owner alone, or not there.
+    /// Downloads into a file: complete and readable for its owner alone, or not there at all.
     async fn get(&self, place: &Place, name: &str, file: &Path) -> Result<()>;
     /// The names in a folder of the place, sorted; empty if there is no such folder.
     async fn list(&self, place: &Place, folder: &str) -> Result<Vec<String>>;
-    /// Removes one; a name that is not there is no error.
+    /// Deletes a file; a name that does not exist is no error.
     async fn delete(&self, place: &Place, name: &str) -> Result<()>;
 }
 
@@ -28,9 +28,9 @@ pub trait Archive: Send + Sync {
 pub enum Place {
     /// `s3://BUCKET/PREFIX`, in the instance's region.
     Bucket {
-        /// Its name.
+        /// The bucket's name.
         bucket: String,
-        /// Before every name; "" or without slashes at its ends.
+        /// Precedes every name; empty, or without slashes at its ends.
         prefix: String,
     },
     /// `file:///FOLDER`
@@ -75,7 +75,7 @@ pub fn is_bucket(name: &str) -> bool {
         && !name.starts_with(['.', '-'])
 }
 
-/// Names that need no escaping in a URL, and cannot lead elsewhere.
+/// Names that need no escaping in a URL and cannot leave the place.
 fn are_segments(path: &str) -> bool {
     path.split('/').all(|segment| {
         !segment.is_empty()

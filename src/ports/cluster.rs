@@ -12,11 +12,11 @@ use crate::error::Result;
 pub trait Cluster: Send + Sync {
     /// Whether the API server at the endpoint answers `/readyz`.
     async fn ready(&self) -> Result<bool>;
-    /// The same of the API server at this address, whatever the endpoint is.
+    /// The same for the API server at this address, whatever the endpoint is.
     async fn ready_at(&self, server: SocketAddr) -> Result<bool>;
-    /// Server-side apply of objects in dependency order: definitions first, waited for, then the rest.
-    /// `owner` is recorded as a label, for pruning. `served_within` is how long each object may be
-    /// refused for reasons that pass.
+    /// Server-side apply of objects in dependency order: definitions first, waited for, then the
+    /// rest. `owner` is recorded as a label, for pruning. `served_within` is how long each object
+    /// may be refused for temporary reasons.
     async fn apply(
         &self,
         owner: &str,
@@ -30,42 +30,43 @@ pub trait Cluster: Send + Sync {
         kind: &str,
         namespace: &str,
     ) -> Result<Vec<serde_json::Value>>;
-    /// All objects of the kind, whoever made them; of one namespace, or of all.
+    /// All objects of the kind, whoever created them; in one namespace, or in all.
     async fn list(
         &self,
         api_version: &str,
         kind: &str,
         namespace: Option<&str>,
     ) -> Result<Vec<serde_json::Value>>;
-    /// Deletes an object whoever made it, as it was seen: one that has another uid by now stays.
-    /// Tells whether it did.
+    /// Deletes an object as it was read, whoever created it; one that has another uid by now stays.
+    /// Returns whether it did.
     async fn delete_seen(&self, object: &serde_json::Value) -> Result<bool>;
-    /// Deletes an object, and in the background what it owns, if it carries the label of this
-    /// owner; tells whether it did.
+    /// Deletes an object, and in the background what it owns, if it carries this owner's label;
+    /// returns whether it did.
     async fn delete(&self, owner: &str, object: &ObjectRef) -> Result<bool>;
-    /// Writes an object that nobody has changed since its `metadata.resourceVersion`, or that
-    /// does not exist where it has none; tells whether it did.
+    /// Writes an object if nobody has changed it since its `metadata.resourceVersion`, or creates
+    /// it if it has none and does not exist; returns whether it did.
     async fn compare_and_set(&self, object: &serde_json::Value) -> Result<bool>;
-    /// Lays a change over one part of a built-in object, by its kind's own rules (a list of
+    /// Merges a change into one part of a built-in object, by its kind's own rules (a list of
     /// conditions merges by their types).
     async fn patch(&self, object: &ObjectRef, part: Part, change: &serde_json::Value)
     -> Result<()>;
-    /// The pods that are bound to a node: all that a node may ask for itself.
+    /// The pods that are bound to a node: the only pods that a node may list itself.
     async fn pods_on(&self, node: &str) -> Result<Vec<serde_json::Value>>;
-    /// Asks for a pod to go; budgets of its application may hold it.
+    /// Requests a pod's eviction; a disruption budget may hold the pod.
     async fn evict(&self, pod: &ObjectRef) -> Result<Eviction>;
-    /// What of these objects (Deployments, DaemonSets, StatefulSets, Jobs) has not rolled out yet; empty when all have.
+    /// Which of these objects (Deployments, DaemonSets, StatefulSets, Jobs) have not rolled out
+    /// yet, and why; empty when all have.
     async fn not_rolled_out(&self, objects: &[serde_json::Value]) -> Result<Vec<String>>;
-    /// An object as the API server has it; `None` where it, or its kind, does not exist.
+    /// An object as the API server has it; `None` if it, or its kind, does not exist.
     async fn get(&self, object: &ObjectRef) -> Result<Option<serde_json::Value>>;
-    /// The node's Ready condition; none when there is no such node.
+    /// The node's Ready condition; `None` if there is no such node.
     async fn node_ready(&self, name: &str) -> Result<Option<NodeCondition>>;
 }
 
 /// The label of every object that an agent applied: the add-on's name.
 pub const OWNER_LABEL: &str = "k8s-bootstrap.io/owner";
 
-/// What of an object is written.
+/// Which part of an object is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
     /// All but its status.
@@ -74,14 +75,14 @@ pub enum Part {
     Status,
 }
 
-/// What became of an eviction.
+/// The result of an eviction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Eviction {
-    /// The pod is ending.
+    /// The pod is terminating.
     Begun,
     /// There is no such pod.
     Gone,
-    /// A disruption budget holds it for now, in the API's words.
+    /// A disruption budget holds it for now; the API's message.
     Held(String),
 }
 
@@ -93,14 +94,14 @@ pub struct ObjectRef {
     pub api_version: String,
     /// `DaemonSet`.
     pub kind: String,
-    /// None for kinds without namespaces.
+    /// `None` for kinds without namespaces.
     pub namespace: Option<String>,
     /// Its name.
     pub name: String,
 }
 
 impl ObjectRef {
-    /// The name of an object of a manifest.
+    /// Refers to this object of a manifest.
     pub fn of(object: &serde_json::Value) -> Self {
         let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
         Self {
@@ -111,7 +112,7 @@ impl ObjectRef {
         }
     }
 
-    /// An object of which nothing is known but its name.
+    /// An object that has nothing but its name.
     pub fn skeleton(&self) -> serde_json::Value {
         serde_json::json!({
             "apiVersion": self.api_version,
@@ -120,8 +121,8 @@ impl ObjectRef {
         })
     }
 
-    /// Whether both name the same object: versions of a group show the same objects, and
-    /// a namespace that is not said is `default`.
+    /// Whether both name the same object: versions of a group show the same objects, and an absent
+    /// namespace means `default`.
     pub fn is_same(&self, other: &Self) -> bool {
         let key = |object: &Self| {
             let group = object

@@ -6,14 +6,14 @@ use async_trait::async_trait;
 
 use crate::error::{Error, Result};
 
-/// Programs run as children.
+/// Runs programs as children.
 #[async_trait]
 pub trait Commands: Send + Sync {
     /// Runs a program to its end. A non-zero status is not an error here: see [`Output::success`].
-    /// A child that outlives the deadline is killed with its group, and that is an error.
+    /// A child that exceeds its deadline is killed with its process group, which is an error.
     async fn run(&self, command: Command) -> Result<Output>;
 
-    /// The same, where any status but zero is an error.
+    /// The same, but any status except zero is an error.
     async fn succeed(&self, command: Command) -> Result<Output> {
         self.run(command.clone()).await?.success(&command)
     }
@@ -22,7 +22,7 @@ pub trait Commands: Send + Sync {
 /// A program to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Command {
-    /// Absolute path or a name sought in PATH.
+    /// Absolute path, or a name looked up in PATH.
     pub program: String,
     /// Its arguments.
     pub args: Vec<String>,
@@ -33,7 +33,7 @@ pub struct Command {
 }
 
 impl Command {
-    /// A command with the usual minute as its deadline.
+    /// A command with the usual deadline of one minute.
     pub fn new<I, S>(program: impl Into<String>, args: I) -> Self
     where
         I: IntoIterator<Item = S>,
@@ -47,8 +47,8 @@ impl Command {
         }
     }
 
-    /// `systemctl` with these arguments. Starting a unit lasts until it is ready, for which systemd
-    /// itself allows 90 s.
+    /// `systemctl` with these arguments. Starting a unit lasts until it is ready; systemd itself
+    /// allows 90 s for that.
     pub fn systemctl<'a>(args: impl IntoIterator<Item = &'a str>) -> Self {
         Self::new("systemctl", args).within(Duration::from_secs(100))
     }
@@ -70,10 +70,10 @@ impl Command {
     }
 }
 
-/// What a finished child left.
+/// The result of a finished child.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Output {
-    /// Its exit status; 128 + n for one that signal n ended.
+    /// Its exit status; 128 + n if signal n ended it.
     pub status: i32,
     /// Standard output.
     pub stdout: String,
@@ -82,7 +82,8 @@ pub struct Output {
 }
 
 impl Output {
-    /// The output of a child that succeeded; otherwise an error with the command and the end of what it said.
+    /// The output of a child that succeeded; otherwise an error with the command and the end of its
+    /// output.
     pub fn success(self, command: &Command) -> Result<Self> {
         if self.status == 0 {
             return Ok(self);

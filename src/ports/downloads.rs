@@ -1,4 +1,4 @@
-//! What is fetched from elsewhere.
+//! Downloads from elsewhere.
 
 use std::path::PathBuf;
 
@@ -7,10 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 
-/// Downloads that are verified before anything sees them.
+/// Downloads, each verified before anything uses it.
 #[async_trait]
 pub trait Downloads: Send + Sync {
-    /// Streams, hashes and unpacks in one pass; resumes after a break; leaves nothing on a wrong digest.
+    /// Streams, hashes and unpacks in one pass; resumes after an interruption; leaves nothing
+    /// behind if the digest is wrong.
     async fn fetch(&self, download: &Download) -> Result<()>;
     /// A small text (a manifest), verified.
     async fn text(&self, url: &str, sha256: &str) -> Result<String>;
@@ -19,15 +20,15 @@ pub trait Downloads: Send + Sync {
 /// One thing to download.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Download {
-    /// Where from, mirrors already applied.
+    /// The source, with mirrors already applied.
     pub url: String,
-    /// What it must hash to, in hexadecimal digits.
+    /// The expected sha256, in hexadecimal digits.
     pub sha256: String,
-    /// Where to.
+    /// Where it is stored.
     pub target: Target,
 }
 
-/// What becomes of a download.
+/// How a download is stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Target {

@@ -11,11 +11,11 @@ use crate::error::Result;
 /// The part of the EC2 API that the agent uses.
 #[async_trait]
 pub trait Ec2: Send + Sync {
-    /// All instances tagged with this cluster, of every state that EC2 still lists.
+    /// All instances tagged with this cluster, in every state that EC2 still lists.
     async fn instances(&self, cluster: &str) -> Result<Vec<Instance>>;
     /// Those of these instances that EC2 lists, whatever their tags.
     async fn by_ids(&self, ids: &[&str]) -> Result<Vec<Instance>>;
-    /// Gives an instance a tag, in place of one of that key.
+    /// Sets a tag of an instance, replacing one of that key.
     async fn tag(&self, instance: &str, key: &str, value: &str) -> Result<()>;
 }
 
@@ -26,11 +26,11 @@ pub struct Instance {
     pub id: String,
     /// Its life-cycle state.
     pub state: InstanceState,
-    /// The role that its tag gives; `None` where the tag is missing or unknown.
+    /// The role in its tag; `None` if the tag is missing or unknown.
     pub role: Option<Role>,
-    /// The primary private IPv4 address; none once terminated.
+    /// The primary private IPv4 address; `None` once terminated.
     pub private_ip: Option<std::net::Ipv4Addr>,
-    /// The public IPv4 address, where it has one.
+    /// The public IPv4 address, if it has one.
     pub public_ip: Option<std::net::Ipv4Addr>,
     /// The private DNS name.
     pub private_dns_name: Option<String>,
@@ -48,15 +48,15 @@ pub struct Instance {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum InstanceState {
-    /// Being started.
+    /// Starting.
     Pending,
     /// Running.
     Running,
-    /// On its way to `terminated`.
+    /// Becoming `terminated`.
     ShuttingDown,
-    /// Gone for good.
+    /// Deleted for good.
     Terminated,
-    /// On its way to `stopped`.
+    /// Becoming `stopped`.
     Stopping,
     /// Stopped: it may come back with the same disk.
     Stopped,

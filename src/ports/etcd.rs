@@ -7,55 +7,55 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 
-/// The etcd cluster, asked through the member on this control plane.
+/// The etcd cluster, reached through the member on this control plane.
 ///
 /// Changes need a majority of the voting members; without one they fail.
 #[async_trait]
 pub trait Etcd: Send + Sync {
-    /// All members, learners included: as the majority has them. Where there is no majority,
-    /// as this member knew them last; nothing can be changed then.
+    /// All members including learners, as the majority has them. Without a majority: as this member
+    /// last knew them, and then nothing can be changed.
     async fn members(&self) -> Result<Vec<Member>>;
-    /// The same as the member at this address has them: one that was removed ends, and then
-    /// only the others know.
+    /// The same from the member at this address: a removed member stops, and then only the others
+    /// know.
     async fn members_by(&self, other: Ipv4Addr) -> Result<Vec<Member>>;
-    /// What this member says of itself; an error if it does not answer.
+    /// What this member reports about itself; an error if it does not answer.
     async fn status(&self, member: &Member) -> Result<MemberStatus>;
-    /// Whether this member answers, follows the leader and keeps up, whatever alarms there are.
+    /// Whether this member answers, follows the leader and keeps up, regardless of alarms.
     async fn is_healthy(&self, member: &Member) -> bool {
         self.status(member).await.is_ok_and(|status| status.in_step)
     }
-    /// The member that leads; none while there is no leader.
+    /// The member that leads; `None` while there is no leader.
     async fn leader(&self) -> Result<Option<u64>>;
-    /// Takes a member out of the cluster; one that is not there is no error. etcd refuses
-    /// where too few healthy voters would be left, and that is one.
+    /// Removes a member from the cluster; one that does not exist is no error. It is an error if
+    /// etcd refuses because too few healthy voters would remain.
     async fn remove(&self, id: u64) -> Result<()>;
-    /// Gives a learner its vote; one that has it is no error. One that has not caught up yet
-    /// is one that passes by itself.
+    /// Gives a learner its vote; one that has it already is no error. If it has not caught up yet,
+    /// the error is temporary.
     async fn promote(&self, id: u64) -> Result<()>;
-    /// Makes another voting member the leader; nothing is done where it leads already.
+    /// Makes another voting member the leader; does nothing if that one leads already.
     async fn transfer_leadership(&self, to: u64) -> Result<()>;
-    /// Drops what was overwritten or deleted before this revision; doing it again is no error.
-    /// The space is used again by later writes, and the file stays as large as it is.
+    /// Drops what was overwritten or deleted before this revision; repeating it is no error. Later
+    /// writes reuse the space; the file keeps its size.
     async fn compact(&self, revision: u64) -> Result<()>;
-    /// Makes a member's file as small as its data. Meanwhile that member serves nobody.
+    /// Shrinks a member's file to the size of its data. Meanwhile that member serves no requests.
     async fn defragment(&self, member: &Member) -> Result<()>;
-    /// Ends an alarm; one that was not raised is no error.
+    /// Disarms an alarm; one that is not raised is no error.
     async fn disarm(&self, alarm: RaisedAlarm) -> Result<()>;
-    /// Writes all data as of now to a file that only its owner can read: whole, verified by
-    /// etcd's own digest and on disk, or not at all.
+    /// Writes all current data to a file that only its owner can read: complete, verified by etcd's
+    /// own digest and on disk, or not at all.
     async fn snapshot(&self, file: &Path) -> Result<Snapshot>;
 }
 
 /// A member of the etcd cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
-    /// etcd's number for it.
+    /// The member's id.
     pub id: u64,
     /// Its node's name; empty until a member that was added has started.
     pub name: String,
-    /// Where it can be reached by the others: the node's private address.
+    /// The address for the other members: the node's private address.
     pub address: Ipv4Addr,
-    /// It receives the log and has no vote yet.
+    /// Whether it receives the log but has no vote yet.
     pub learner: bool,
 }
 
@@ -66,17 +66,17 @@ impl Member {
     }
 }
 
-/// What a member says of itself.
+/// What a member reports about itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MemberStatus {
-    /// The id that etcd gave to its cluster.
+    /// The cluster id that etcd assigned.
     pub cluster: u64,
-    /// The member that leads as far as this one knows.
+    /// The id of the leader, as far as this member knows.
     pub leader: Option<u64>,
-    /// It follows the same leader as the member on this machine and keeps up with the log: its
-    /// vote counts.
+    /// Whether it follows the same leader as the member on this machine and keeps up with the log,
+    /// so that its vote counts.
     pub in_step: bool,
-    /// The alarms of all members: each member knows all of them.
+    /// The alarms of all members; every member knows them.
     pub alarms: BTreeSet<RaisedAlarm>,
     /// The revision of its newest key.
     pub revision: u64,
@@ -85,25 +85,25 @@ pub struct MemberStatus {
 }
 
 impl MemberStatus {
-    /// Whether the member has raised this alarm.
+    /// Whether this alarm is raised for the member with this id.
     pub fn is_alarmed(&self, member: u64, alarm: Alarm) -> bool {
         self.alarms.contains(&RaisedAlarm { member, alarm })
     }
 }
 
-/// What etcd cannot go on with before it is put right.
+/// A condition that stops etcd until it is repaired.
 /// <https://etcd.io/docs/v3.6/op-guide/maintenance/#space-quota>
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Alarm {
-    /// A member's file has reached its quota: etcd takes no writes but deletions.
+    /// A member's file has reached its quota: etcd accepts no writes but deletions.
     NoSpace,
-    /// A member has other data than the others: etcd serves neither reads nor writes.
+    /// A member's data differ from the others': etcd serves neither reads nor writes.
     Corrupt,
 }
 
 impl Alarm {
-    /// etcd's own word for it.
+    /// etcd's own name for it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::NoSpace => "NOSPACE",
@@ -112,7 +112,7 @@ impl Alarm {
     }
 }
 
-/// An alarm and the member that it is about.
+/// An alarm and the member that it concerns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RaisedAlarm {
     /// The member's id.
@@ -124,11 +124,11 @@ pub struct RaisedAlarm {
 /// The size of a member's database, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Database {
-    /// The file.
+    /// The file's size.
     pub bytes: u64,
-    /// What of it holds data.
+    /// The part of the file that holds data.
     pub in_use: u64,
-    /// What the file may grow to; 0 if the member does not say.
+    /// The file's maximum size; 0 if the member does not report it.
     pub quota: u64,
 }
 

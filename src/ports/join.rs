@@ -1,4 +1,4 @@
-//! How a node proves who it is, and how it is let in.
+//! How a node proves its identity, and how it is admitted.
 
 use std::{collections::BTreeMap, fmt, net::SocketAddr};
 
@@ -10,26 +10,26 @@ use serde::{Deserialize, Serialize};
 use super::Role;
 use crate::error::Result;
 
-/// The Security Token Service: who signed a request?
+/// The Security Token Service, which tells who signed a request.
 #[async_trait]
 pub trait Sts: Send + Sync {
-    /// Signs a `GetCallerIdentity` that carries the nonce and the cluster, and sends it nowhere.
+    /// Signs a `GetCallerIdentity` that carries the nonce and the cluster, and does not send it.
     async fn prove(&self, nonce: &str, cluster: &str) -> Result<Proof>;
-    /// Sends a signed `GetCallerIdentity` to this region's STS and nowhere else. Refused where
-    /// STS does not take the signature; failed where STS gives no verdict.
+    /// Sends a signed `GetCallerIdentity` to this region's STS and nowhere else. The error is a
+    /// refusal if STS rejects the signature, a failure if STS gives no verdict.
     async fn identify(&self, proof: &Proof) -> Result<Caller>;
 }
 
 /// The join services of the control planes.
 #[async_trait]
 pub trait JoinServices: Send + Sync {
-    /// Asks the service at `server` to let the applicant in. The server must show a certificate
-    /// that the CA with the hash `pin` has signed for API servers.
+    /// Asks the service at `server` to admit the applicant. The server must show a certificate that
+    /// the CA with the hash `pin` has signed for API servers.
     async fn ask(&self, server: SocketAddr, pin: &str, applicant: &Applicant)
     -> Result<JoinTicket>;
 }
 
-/// Who wants in, by its own word: what of it counts is decided by [`crate::join`].
+/// Who wants to join, in its own words: [`crate::join`] decides what of it counts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Applicant {
@@ -39,7 +39,7 @@ pub struct Applicant {
     pub role: Role,
     /// The node's name.
     pub node: String,
-    /// The instance.
+    /// The instance's id.
     pub instance: String,
     /// Labels that its settings ask for, as in `[node]`.
     pub labels: BTreeMap<String, String>,
@@ -49,7 +49,7 @@ pub struct Applicant {
 
 /// The headers of a signed `GetCallerIdentity`; method, host, path and body are always the same.
 ///
-/// Whoever has them can ask STS who signed them, for some minutes, and nothing else.
+/// Whoever has them can use them for some minutes, only to ask STS who signed them.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Proof(pub Vec<(String, String)>);
@@ -61,7 +61,7 @@ impl fmt::Debug for Proof {
     }
 }
 
-/// Who signed, as STS says: a session of a role.
+/// Who signed, as STS reports it: a session of a role.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
     /// The account's twelve digits.
@@ -72,15 +72,15 @@ pub struct Caller {
     pub session: String,
 }
 
-/// A way into the cluster: for one node, for a few minutes, once.
+/// Admission to the cluster: for one node, for a few minutes, once.
 #[derive(Debug, Clone)]
 pub struct JoinTicket {
     /// A bootstrap token, `abcdef.0123456789abcdef`.
     pub token: SecretString,
     /// The cluster CA's certificate as PEM.
     pub ca: String,
-    /// What decrypts the control plane's certificates in the cluster; for control planes only.
+    /// Decrypts the control plane's certificates in the cluster; only for control planes.
     pub certificate_key: Option<SecretString>,
-    /// From then on it opens nothing.
+    /// When the token expires.
     pub expires: Timestamp,
 }

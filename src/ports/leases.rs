@@ -1,4 +1,4 @@
-//! What a process remembers of Leases between two looks.
+//! What a process remembers of Leases from one read to the next.
 
 use std::{
     collections::BTreeMap,
@@ -6,27 +6,27 @@ use std::{
     time::Duration,
 };
 
-/// A Lease that somebody holds, as one look found it.
+/// The state of a held Lease, as read once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeaseState {
     /// Who holds it.
     pub holder: String,
-    /// When its holder renewed it last, in the words of the holder's clock: only good to see
-    /// that it changed.
+    /// When its holder last renewed it, by the holder's own clock: only useful to see that it
+    /// changed.
     pub renewed: String,
-    /// How long it holds without being renewed.
+    /// How long it is valid without renewal.
     pub duration: Duration,
 }
 
-/// When this process first saw each Lease as it is now.
+/// When this process first saw each Lease in its current state.
 ///
-/// Everybody who asks for a Lease in one process shares it: each look of one of them counts
-/// for all.
+/// All users of Leases in one process share it: each read by one of them counts for all.
 #[derive(Debug, Default)]
 pub struct LeaseMemory(Mutex<BTreeMap<&'static str, (LeaseState, Duration)>>);
 
 impl LeaseMemory {
-    /// Notes how the Lease of this name was found, and says for how long it has been so.
+    /// Records the current state of the Lease with this name; returns how long it has been
+    /// unchanged.
     pub fn unchanged_for(&self, name: &'static str, state: &LeaseState, now: Duration) -> Duration {
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (before, since) = seen.entry(name).or_insert_with(|| (state.clone(), now));

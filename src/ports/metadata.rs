@@ -1,4 +1,4 @@
-//! What an instance is told of itself.
+//! What an instance learns about itself.
 
 use std::collections::BTreeMap;
 
@@ -12,24 +12,24 @@ use crate::error::Result;
 pub trait Metadata: Send + Sync {
     /// The instance identity document and the few facts that it lacks.
     async fn facts(&self) -> Result<InstanceFacts>;
-    /// This instance's tags, as far as the service has heard of them; `None` if it offers none.
+    /// This instance's tags, as far as the service knows them; `None` if it offers none.
     async fn tags(&self) -> Result<Option<BTreeMap<String, String>>>;
     /// The IPv4 networks of the VPC, in CIDR notation.
     async fn vpc_networks(&self) -> Result<Vec<String>>;
-    /// What is about to happen to this instance.
+    /// The notices of what is about to happen to this instance.
     async fn notices(&self) -> Result<Notices>;
     /// The raw user-data, if there is any.
     async fn user_data(&self) -> Result<Option<Vec<u8>>>;
 }
 
-/// What an instance is told of its end.
+/// Notices of this instance's end.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Notices {
     /// Its Auto Scaling group wants it terminated.
     pub terminated_by_group: bool,
-    /// The spot market takes it back.
+    /// The spot market reclaims it.
     pub interruption: Option<Interruption>,
-    /// The spot market may take it back soon.
+    /// The spot market may reclaim it soon.
     pub rebalance: bool,
 }
 
@@ -38,11 +38,11 @@ pub struct Notices {
 pub struct Interruption {
     /// `terminate`, `stop` or `hibernate`.
     pub action: String,
-    /// When.
+    /// When it happens.
     pub time: jiff::Timestamp,
 }
 
-/// What the metadata service says of this instance.
+/// What the metadata service reports about this instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InstanceFacts {
     /// `i-0123456789abcdef0`.
@@ -57,7 +57,7 @@ pub struct InstanceFacts {
     pub account: String,
     /// The primary private IPv4 address.
     pub private_ip: std::net::Ipv4Addr,
-    /// The host name, `ip-10-0-0-1.eu-central-1.compute.internal`. The domain is that of the VPC's
+    /// The host name, `ip-10-0-0-1.eu-central-1.compute.internal`. The domain comes from the VPC's
     /// DHCP options, so it need not be EC2's private DNS name.
     pub local_hostname: String,
 }

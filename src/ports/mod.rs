@@ -1,7 +1,7 @@
-//! The traits through which the agent meets the world.
+//! The traits through which the agent reaches the outside world.
 //!
-//! Everything outside `adapters` works against these, so that decisions, plans and
-//! phases run in tests and simulations exactly as on an instance.
+//! Everything outside `adapters` uses only these traits, so decisions, plans and phases run in
+//! tests and simulations exactly as on an instance.
 
 mod archive;
 mod certificates;
@@ -40,15 +40,15 @@ pub use peers::{ApiHealth, Peers};
 pub use scaling::{Hook, Scaling};
 pub use store::{Created, Store};
 
-/// Time, so that tests and simulations own it.
+/// Time; tests and simulations replace it.
 #[async_trait]
 pub trait Clock: Send + Sync {
-    /// The wall clock: for what is written down and shown. It steps when it is set.
+    /// The wall clock: for what is recorded and shown. It jumps when it is set.
     fn now(&self) -> Timestamp;
-    /// How much time has passed since a fixed moment. It only goes forward: what must have
-    /// lasted for a while is measured by it. Two instances cannot compare it.
+    /// The time since a fixed moment: the monotonic clock. It only goes forward and is used to
+    /// measure how long something has lasted. Two instances cannot compare their values.
     fn elapsed(&self) -> Duration;
-    /// Waits.
+    /// Waits for this long.
     async fn sleep(&self, duration: Duration);
     /// A uniform random number in 0..1, for jitter.
     fn jitter(&self) -> f64;
@@ -81,11 +81,11 @@ pub struct World {
     pub scaling: Arc<dyn Scaling>,
     /// The cluster's requests for certificates.
     pub certificates: Arc<dyn CertificateRequests>,
-    /// Who signed a request.
+    /// STS: who signed a request.
     pub sts: Arc<dyn Sts>,
     /// The control planes' join services.
     pub join: Arc<dyn JoinServices>,
-    /// Other control planes, as they show themselves.
+    /// Other control planes, as seen on the network.
     pub peers: Arc<dyn Peers>,
     /// Time.
     pub clock: Arc<dyn Clock>,

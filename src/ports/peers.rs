@@ -1,21 +1,21 @@
-//! Other control planes, as they show themselves on the network.
+//! Other control planes, as seen on the network.
 
 use std::net::SocketAddr;
 
 use async_trait::async_trait;
 
-/// The machines that EC2 lists as control planes, asked without any credentials.
+/// The machines that EC2 lists as control planes, contacted without credentials.
 #[async_trait]
 pub trait Peers: Send + Sync {
-    /// Whether the server at this address shows the certificate of a cluster's API server within
-    /// a few seconds. One that does not answer shows none.
+    /// Whether the server at this address shows the certificate of a cluster's API server within a
+    /// few seconds; false if it does not answer.
     async fn shows_a_cluster(&self, server: SocketAddr) -> bool;
 }
 
 /// The API servers as this node's balancer sees them.
 pub trait ApiHealth: Send + Sync {
-    /// How many of the servers have surely failed.
+    /// How many of the servers have definitely failed.
     fn dead(&self) -> usize;
-    /// Whether servers are known and surely none of them is ready.
+    /// Whether servers are known and definitely none of them is ready.
     fn all_dead(&self) -> bool;
 }

@@ -1,4 +1,4 @@
-//! The Auto Scaling group that this instance may be of.
+//! The Auto Scaling group of this instance, if it has one.
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -8,10 +8,9 @@ use crate::error::Result;
 /// The part of the Auto Scaling API that the agent uses.
 #[async_trait]
 pub trait Scaling: Send + Sync {
-    /// The termination hooks that hold this instance back from being terminated; none while
-    /// no group waits for it.
+    /// The termination hooks that are holding this instance; empty if no group is waiting for it.
     async fn waiting_for(&self, instance: &str) -> Result<Vec<Hook>>;
-    /// Tells a hook's group to go on; one that has gone on already is no error.
+    /// Completes a hook, so that its group continues; one that is completed already is no error.
     async fn complete(&self, hook: &Hook, instance: &str) -> Result<()>;
 }
 
@@ -20,7 +19,7 @@ pub trait Scaling: Send + Sync {
 pub struct Hook {
     /// The group's name.
     pub group: String,
-    /// Its own name.
+    /// The hook's name.
     pub name: String,
     /// How long the group waits, in seconds.
     pub timeout: u64,
