@@ -1,20 +1,20 @@
-//! How etcd fares, as reports show it.
+//! The state of etcd, as reports show it.
 
 use serde::{Deserialize, Serialize};
 
 use crate::ports::{Alarm, Database};
 
-/// How etcd fares, as this control plane sees it.
+/// The state of etcd, as this control plane sees it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EtcdReport {
-    /// The id that etcd gave to its cluster, in hexadecimal digits.
+    /// The cluster id that etcd assigned, in hexadecimal digits.
     #[serde(default)]
     pub cluster: Option<String>,
     /// Its members.
     pub members: Vec<MemberReport>,
     /// Members that this agent has defragmented since it started.
     pub defragmentations: u64,
-    /// Alarms that this agent has ended since it started.
+    /// Alarms that this agent has disarmed since it started.
     pub alarms_ended: u64,
     /// What is wrong with the data.
     pub troubles: Vec<String>,
@@ -23,13 +23,13 @@ pub struct EtcdReport {
 /// One member in [`EtcdReport`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemberReport {
-    /// Its node.
+    /// Its node's name.
     pub name: String,
-    /// Whether it answers.
+    /// Whether it answers and keeps up.
     pub state: MemberState,
-    /// It leads.
+    /// Whether it is etcd's leader.
     pub leader: bool,
-    /// It has no vote yet.
+    /// Whether it has no vote yet.
     pub learner: bool,
     /// Its alarms.
     pub alarms: Vec<Alarm>,
@@ -37,7 +37,7 @@ pub struct MemberReport {
     pub database: Option<Database>,
 }
 
-/// Whether a member answers.
+/// Whether a member answers and keeps up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum MemberState {
@@ -50,7 +50,7 @@ pub enum MemberState {
 }
 
 impl MemberState {
-    /// The state's word, as in JSON.
+    /// The state's name, as in JSON.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Healthy => "healthy",

@@ -1,6 +1,6 @@
 //! The status as Prometheus metrics.
 //!
-//! Rendered from the status at each scrape: there is nothing to keep in step.
+//! Rendered from the status at each scrape, so nothing has to be kept in sync.
 
 mod etcd;
 

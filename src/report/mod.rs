@@ -1,4 +1,4 @@
-//! What the agent says of itself: one status, shown by systemd, over HTTP and as metrics.
+//! What the agent reports about itself: one status, shown by systemd, over HTTP and as metrics.
 
 mod backups;
 mod etcd;
@@ -16,22 +16,22 @@ use tokio::sync::watch;
 
 use crate::{certificates::Inventory, identity::Identity, observe::Membership, runner::Progress};
 
-/// Holds the status and tells everyone who shows it.
+/// Holds the status and notifies everything that shows it.
 #[derive(Debug)]
 pub struct Reporter(watch::Sender<Status>);
 
 impl Reporter {
-    /// A reporter whose status says that the agent starts.
+    /// A reporter whose status is that the agent is starting.
     pub fn new(now: Timestamp) -> Self {
         Self(watch::Sender::new(Status::starting(now)))
     }
 
-    /// The status now and its changes.
+    /// The current status and its changes.
     pub fn subscribe(&self) -> watch::Receiver<Status> {
         self.0.subscribe()
     }
 
-    /// Enters a stage.
+    /// Sets the stage and its message.
     pub fn stage(&self, stage: Stage, message: impl Into<String>, now: Timestamp) {
         let message = message.into();
         self.change(|status| {
@@ -43,13 +43,13 @@ impl Reporter {
         });
     }
 
-    /// Says what is being waited for outside of any phase.
+    /// Sets what the agent waits for outside of any phase.
     pub fn message(&self, message: impl Into<String>) {
         let message = message.into();
         self.change(|status| status.message = message);
     }
 
-    /// Says who this instance is.
+    /// Sets this instance's identity.
     pub fn identity(&self, me: &Identity, kubernetes: &str) {
         self.change(|status| {
             status.cluster = Some(me.cluster.clone());
@@ -60,7 +60,7 @@ impl Reporter {
         });
     }
 
-    /// Says which cluster this instance belongs to.
+    /// Sets the cluster that this instance belongs to.
     pub fn membership(&self, membership: &Membership) {
         self.change(|status| {
             status.cluster_uid = Some(membership.cluster_uid.clone());
@@ -68,7 +68,7 @@ impl Reporter {
         });
     }
 
-    /// Takes over the runner's progress.
+    /// Copies the runner's progress.
     pub fn progress(&self, progress: &Progress) {
         let phases = progress
             .iter()
@@ -80,7 +80,7 @@ impl Reporter {
         self.change(|status| status.phases = phases);
     }
 
-    /// Says who keeps the add-ons, and how they are.
+    /// Sets who leads, and the state of the add-ons.
     pub fn addons(&self, report: AddonsReport) {
         self.change(|status| {
             status.leader = Some(report.leader);
@@ -88,27 +88,27 @@ impl Reporter {
         });
     }
 
-    /// Says what is wrong with etcd and only a person can fix.
+    /// Sets the problems with etcd that only a person can fix.
     pub fn troubles(&self, troubles: Vec<String>) {
         self.change(|status| status.troubles = troubles);
     }
 
-    /// Says how etcd's members and their databases are; `None` if etcd does not answer here.
+    /// Sets the state of etcd's members and their databases; `None` if etcd does not answer here.
     pub fn etcd(&self, report: Option<EtcdReport>) {
         self.change(|status| status.etcd = report);
     }
 
-    /// Says what the cluster's name stands for; none on those that do not keep it.
+    /// Sets the addresses of the cluster's name; `None` on nodes that do not maintain them.
     pub fn dns(&self, report: Option<DnsReport>) {
         self.change(|status| status.dns = report);
     }
 
-    /// Says how backups fare; none on a control plane that does not lead.
+    /// Sets the state of backups; `None` on a control plane that does not lead.
     pub fn snapshots(&self, report: Option<SnapshotReport>) {
         self.change(|status| status.snapshots = report);
     }
 
-    /// Says when the node's certificates end, and what a person must know of them.
+    /// Sets when the node's certificates expire, and what a person must know about them.
     pub fn certificates(&self, inventory: &Inventory, troubles: Vec<String>) {
         let certificates = inventory.certificates.iter();
         let certificates = certificates

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{EtcdReport, SnapshotReport};
 use crate::{observe::Origin, ports::Role, runner::PhaseState};
 
-/// Where the agent is in the life of its node.
+/// The stage of the agent and its node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Stage {
@@ -16,18 +16,18 @@ pub enum Stage {
     Starting,
     /// Carrying out phases.
     Working,
-    /// The node is Ready and everything holds.
+    /// The node is Ready and all phases hold.
     Ready,
-    /// The node was Ready, and something does not hold now.
+    /// The node was Ready, but some phase does not hold now.
     Degraded,
-    /// The node is drained and leaves.
+    /// The node is being drained and leaves the cluster.
     Leaving,
-    /// Given up; the agent starts over, or looks again where a person must act.
+    /// Stopped by an error. The agent starts over, or checks again later if a person must act.
     Failed,
 }
 
 impl Stage {
-    /// The stage's word in texts and metrics.
+    /// The stage's name in texts and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Starting => "Starting",
@@ -40,12 +40,12 @@ impl Stage {
     }
 }
 
-/// Who keeps the add-ons, and how they are.
+/// Who reconciles the add-ons, and their state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AddonsReport {
     /// The leader's instance id.
     pub leader: String,
-    /// Of the leader alone: every add-on that it keeps.
+    /// Every add-on that it reconciles; empty on other control planes.
     pub addons: Vec<AddonReport>,
 }
 
@@ -54,17 +54,17 @@ pub struct AddonsReport {
 pub struct Status {
     /// The agent's version.
     pub version: String,
-    /// Where it is.
+    /// The current stage.
     pub stage: Stage,
-    /// Since when.
+    /// When this stage began.
     pub since: Timestamp,
-    /// Why, or what it waits for; may be empty.
+    /// Why it is in this stage, or what it waits for; may be empty.
     pub message: String,
     /// The cluster's name.
     pub cluster: Option<String>,
     /// The cluster's uid, once it is chosen.
     pub cluster_uid: Option<String>,
-    /// Whether this instance founds or joins.
+    /// Whether this instance founds the cluster or joins it.
     pub origin: Option<Origin>,
     /// The Kubernetes node name.
     pub node: Option<String>,
@@ -72,32 +72,32 @@ pub struct Status {
     pub instance_id: Option<String>,
     /// The node's role.
     pub role: Option<Role>,
-    /// The Kubernetes version that is wanted.
+    /// The wanted Kubernetes version.
     pub kubernetes: Option<String>,
     /// Every phase, in the order of the plan.
     pub phases: Vec<PhaseReport>,
-    /// On a control plane, the instance id of the one that keeps the add-ons.
+    /// On a control plane: the instance id of the leader, which reconciles the add-ons.
     #[serde(default)]
     pub leader: Option<String>,
-    /// On that one, the add-ons.
+    /// On the leader: the add-ons.
     #[serde(default)]
     pub addons: Vec<AddonReport>,
-    /// On a control plane, what is wrong with etcd and only a person can fix.
+    /// On a control plane: the problems with etcd that only a person can fix.
     #[serde(default)]
     pub troubles: Vec<String>,
-    /// On a control plane, how etcd's members are; `None` if etcd does not answer there.
+    /// On a control plane: the state of etcd's members; `None` if etcd does not answer there.
     #[serde(default)]
     pub etcd: Option<EtcdReport>,
-    /// On that one, the record set of the workers, where one is kept.
+    /// On the leader: the record set of the workers, if there is one.
     #[serde(default)]
     pub dns: Option<DnsReport>,
-    /// On the leader, how backups fare; `None` where there are to be none.
+    /// On the leader: the state of backups; `None` if none are configured.
     #[serde(default)]
     pub snapshots: Option<SnapshotReport>,
-    /// The certificates of this node and when they end.
+    /// The certificates of this node and when they expire.
     #[serde(default)]
     pub certificates: Vec<CertificateReport>,
-    /// What a person must know of them.
+    /// What a person must know about them.
     #[serde(default)]
     pub certificate_troubles: Vec<String>,
 }
@@ -107,7 +107,7 @@ pub struct Status {
 pub struct CertificateReport {
     /// Its name.
     pub name: String,
-    /// When it ends.
+    /// When it expires.
     pub not_after: Timestamp,
 }
 
@@ -116,9 +116,9 @@ pub struct CertificateReport {
 pub struct DnsReport {
     /// The name.
     pub name: String,
-    /// What it stands for, as far as is known.
+    /// Its addresses, as far as is known.
     pub addresses: BTreeSet<Ipv4Addr>,
-    /// Why it may not be as it should.
+    /// Why it may not be up to date.
     pub trouble: Option<String>,
 }
 
@@ -127,26 +127,26 @@ pub struct DnsReport {
 pub struct AddonReport {
     /// Its name in the settings.
     pub name: String,
-    /// Where it is.
+    /// Its state.
     pub state: AddonState,
-    /// What is missing or went wrong; empty where nothing is.
+    /// What is missing or went wrong; empty if nothing is.
     pub message: String,
 }
 
-/// Where an add-on is.
+/// The state of an add-on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AddonState {
-    /// Its objects are as the settings want them, and its workloads run.
+    /// Its objects are as the settings say, and its workloads run.
     Applied,
-    /// Its objects are as wanted, its workloads not yet.
+    /// Its objects are as wanted, but its workloads do not all run yet.
     RollingOut,
-    /// The last attempt to apply or remove it failed; it is tried again.
+    /// The last attempt to apply or remove it failed; the agent will retry.
     Failed,
 }
 
 impl AddonState {
-    /// The state's word, as in JSON.
+    /// The state's name, as in JSON.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Applied => "applied",
@@ -161,13 +161,13 @@ impl AddonState {
 pub struct PhaseReport {
     /// Its name.
     pub name: String,
-    /// Where it is.
+    /// Its state.
     #[serde(flatten)]
     pub state: PhaseState,
 }
 
 impl AddonReport {
-    /// What a person must know of an add-on that fails.
+    /// What a person must know about a failing add-on.
     fn trouble(&self) -> Option<String> {
         (self.state == AddonState::Failed)
             .then(|| format!("add-on {} failed: {}", self.name, self.message))
@@ -182,7 +182,7 @@ impl DnsReport {
 }
 
 impl Status {
-    /// The status of an agent that starts.
+    /// The status of an agent that is starting.
     pub fn starting(now: Timestamp) -> Self {
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -208,12 +208,12 @@ impl Status {
         }
     }
 
-    /// Whether the node does its work.
+    /// Whether the stage is `Ready`.
     pub fn is_ready(&self) -> bool {
         self.stage == Stage::Ready
     }
 
-    /// The line for `STATUS=`: stage, phases i/n, what is waited for and since when, add-ons that fail.
+    /// The line for `STATUS=`: stage, phases i/n, the current wait and its start, failing add-ons.
     pub fn line(&self) -> String {
         let mut line = self.stage.as_str().to_owned();
         let total = self.phases.len();
@@ -258,7 +258,7 @@ impl Status {
         (!trouble.is_empty()).then(|| format!("no backup: {trouble}"))
     }
 
-    /// The status for a person on a terminal.
+    /// The status as text for a terminal.
     pub fn text(&self) -> String {
         let mut text = format!("{}\n", self.line());
         let or_dash = |value: &Option<String>| value.clone().unwrap_or_else(|| "-".to_owned());

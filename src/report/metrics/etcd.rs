@@ -1,4 +1,4 @@
-//! How etcd's members and their databases are.
+//! Metrics of etcd's members and their databases.
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -28,7 +28,7 @@ struct AlarmLabel {
     alarm: &'static str,
 }
 
-/// Adds them to the others.
+/// Registers these metrics.
 pub fn register(registry: &mut Registry, report: &EtcdReport) {
     let states = Family::<StateLabel, Gauge>::default();
     let alarms = Family::<AlarmLabel, Gauge>::default();
