@@ -1,4 +1,4 @@
-//! Which certificates are to be renewed now, and why. Pure.
+//! Which certificates are due for renewal, and why. Pure.
 
 use std::{fmt, time::Duration};
 
@@ -10,24 +10,24 @@ use super::{
 };
 use crate::error::{Error, Result};
 
-/// A CA is warned about for so long before its end.
+/// How long before a CA's end the warning starts.
 const WARNING: Duration = Duration::from_hours(365 * 24);
 
-/// Why a certificate is to be renewed.
+/// Why a certificate is due for renewal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Why {
     /// A third of its lifetime or less is left.
     Third,
-    /// Its time is over.
+    /// It has expired.
     Over,
-    /// Its time has not come: it was made while the clock was ahead.
+    /// It is not valid yet: it was made while the clock was ahead.
     Early,
-    /// It is not whole, or its key is another's.
+    /// It is incomplete, or its key belongs to another certificate.
     Broken,
 }
 
 impl Why {
-    /// Whether nobody accepts it as it is.
+    /// Whether no peer accepts it in this state.
     pub fn is_useless(self) -> bool {
         self != Self::Third
     }
@@ -44,10 +44,10 @@ impl fmt::Display for Why {
     }
 }
 
-/// What the agent of a control plane is to renew now, in the order of [`SOURCES`].
+/// What a control plane's agent has to renew now, in the order of [`SOURCES`].
 ///
-/// `lifetime` is how long a new one lives. Refused where no new one would be better: the clock
-/// is wrong, or the CA has ended.
+/// `lifetime` is the lifetime of a new certificate. An error if a new one would be no better: the
+/// clock is wrong, or the CA has expired.
 pub fn due(
     inventory: &Inventory,
     lifetime: Duration,
@@ -75,7 +75,7 @@ pub fn due(
     Ok(due)
 }
 
-/// Whether a certificate is accepted now; why not, if it is not, or a third of its life is left.
+/// Why a certificate is due: not valid now, or at most a third of its lifetime is left.
 pub fn why(certificate: &Certificate, lifetime: Duration, now: Timestamp) -> Option<Why> {
     if now < certificate.not_before {
         return Some(Why::Early);
@@ -89,7 +89,7 @@ pub fn why(certificate: &Certificate, lifetime: Duration, now: Timestamp) -> Opt
     (left <= lived.min(configured) / 3).then_some(Why::Third)
 }
 
-/// Refuses to sign by a wrong clock or with an authority that has ended.
+/// Refuses to sign if the clock is wrong or the authority has expired.
 pub fn can_sign(authority: &Certificate, now: Timestamp) -> Result<()> {
     let name = authority.name;
     if now < authority.not_before {
@@ -109,7 +109,7 @@ pub fn can_sign(authority: &Certificate, now: Timestamp) -> Result<()> {
     Ok(())
 }
 
-/// What a person must know of the authorities, a year ahead.
+/// What a person must know about the authorities, a year ahead.
 pub fn ending_authorities(inventory: &Inventory, now: Timestamp) -> Vec<String> {
     let authorities = inventory.certificates.iter().filter(|c| c.authority);
     authorities
@@ -182,7 +182,7 @@ mod tests {
                 "2025-12-31T23:59:59Z",
                 Some(Why::Early),
             ),
-            // A certificate that was made before the setting was lowered lives on until its own end nears.
+            // A certificate made before the setting was lowered stays until its own end is near.
             ("longer than wanted", short, "2026-12-31T23:00:00Z", None),
             (
                 "longer than wanted, near its end",

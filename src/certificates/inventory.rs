@@ -20,15 +20,15 @@ use crate::{error::Result, ports::Host};
 pub enum Keeper {
     /// The agent of this control plane.
     Agent,
-    /// The kubelet, which asks the cluster for the next one; the agent lets it in again where
-    /// the last one is over.
+    /// The kubelet, which requests the next one from the cluster. If the last one has expired, the
+    /// agent admits it again.
     Kubelet,
-    /// Nobody by itself: a certificate authority.
+    /// A person: a certificate authority is not renewed automatically.
     Person,
 }
 
 impl Keeper {
-    /// The word in tables.
+    /// The name in tables.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Agent => "agent",
@@ -38,16 +38,16 @@ impl Keeper {
     }
 }
 
-/// Where a certificate lies.
+/// Where a certificate is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Source {
-    /// Its name, for those that kubeadm renews the name by which it does.
+    /// Its name: kubeadm's, for those that kubeadm renews.
     pub name: &'static str,
     /// Its file.
     pub file: &'static str,
-    /// The file with its key; the same one where both lie in one.
+    /// The file with its key; the same file if it holds both.
     pub key: Option<&'static str>,
-    /// The authority that signs it, by its name here; `None` for an authority.
+    /// The name here of the authority that signs it; `None` for an authority.
     pub issued_by: Option<&'static str>,
     /// Who renews it.
     pub keeper: Keeper,
@@ -91,19 +91,19 @@ impl Source {
         }
     }
 
-    /// The source of this name.
+    /// The source with this name.
     pub fn of(name: &str) -> Option<&'static Self> {
         SOURCES.iter().find(|source| source.name == name)
     }
 
-    /// The files that hold it and its key, without repetition.
+    /// The files that hold it and its key, without duplicates.
     pub fn files(&self) -> impl Iterator<Item = &'static str> {
         let key = self.key.filter(|key| *key != self.file);
         std::iter::once(self.file).chain(key)
     }
 }
 
-/// Every place of a certificate on a node. The join service shows the API server's.
+/// Every place of a certificate on a node. The join service shows the API server's certificate.
 #[rustfmt::skip] // one certificate a line, to be read as a table
 pub const SOURCES: &[Source] = &[
     Source::authority("ca", "/etc/kubernetes/pki/ca.crt"),
@@ -120,7 +120,7 @@ pub const SOURCES: &[Source] = &[
     Source::kubeconfig("super-admin.conf", "/etc/kubernetes/super-admin.conf"),
     Source::kubeconfig("controller-manager.conf", "/etc/kubernetes/controller-manager.conf"),
     Source::kubeconfig("scheduler.conf", "/etc/kubernetes/scheduler.conf"),
-    // Until the kubelet has its own, on the founder.
+    // On the founder, until the kubelet has its own.
     Source::kubelet("kubelet.conf", "/etc/kubernetes/kubelet.conf"),
     Source::kubelet("kubelet-client", "/var/lib/kubelet/pki/kubelet-client-current.pem"),
     Source::kubelet("kubelet-server", "/var/lib/kubelet/pki/kubelet-server-current.pem"),
@@ -133,15 +133,15 @@ pub struct Certificate {
     pub name: &'static str,
     /// Its file.
     pub file: &'static str,
-    /// Whom it names.
+    /// Its subject's distinguished name.
     pub subject: String,
-    /// Who has signed it.
+    /// Its issuer's distinguished name.
     pub issuer: String,
     /// Its serial number in hexadecimal digits.
     pub serial: String,
-    /// From when it is good.
+    /// The start of its validity.
     pub not_before: Timestamp,
-    /// Until when it is good.
+    /// The end of its validity.
     pub not_after: Timestamp,
     /// Whether it may sign others.
     pub authority: bool,
@@ -149,13 +149,13 @@ pub struct Certificate {
     pub renewed_by: Keeper,
 }
 
-/// What lies on a machine.
+/// The certificates on a machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Inventory {
     /// The certificates, in the order of [`SOURCES`].
     pub certificates: Vec<Certificate>,
-    /// Those whose file is there and holds no whole certificate, or a key of another one: what
-    /// an interrupted write leaves.
+    /// Those whose file exists but holds no complete certificate, or whose key belongs to another
+    /// one: what an interrupted write leaves.
     pub broken: Vec<&'static str>,
 }
 
@@ -189,12 +189,12 @@ impl Inventory {
         Ok(Self::of(&files))
     }
 
-    /// The certificate of this name.
+    /// The certificate with this name.
     pub fn get(&self, name: &str) -> Option<&Certificate> {
         self.certificates.iter().find(|c| c.name == name)
     }
 
-    /// The one that ends first.
+    /// The one that expires first.
     pub fn next_end(&self) -> Option<&Certificate> {
         self.certificates.iter().min_by_key(|c| c.not_after)
     }
@@ -203,7 +203,7 @@ impl Inventory {
 enum Found {
     Whole(Certificate),
     Broken,
-    /// A kubeconfig that names another file.
+    /// A kubeconfig that refers to another file.
     Elsewhere,
 }
 
@@ -262,7 +262,7 @@ fn embedded(content: &[u8]) -> Embedded {
     }
 }
 
-/// The first certificate among the PEM blocks.
+/// The first certificate in the PEM blocks.
 fn certificate(source: &'static Source, content: &[u8]) -> Option<Certificate> {
     let block = Pem::iter_from_buffer(content)
         .map_while(std::result::Result::ok)
@@ -282,7 +282,7 @@ fn certificate(source: &'static Source, content: &[u8]) -> Option<Certificate> {
     })
 }
 
-/// Whether the key is the certificate's: programs that write one after the other may be
+/// Whether the key belongs to the certificate: a program that writes one after the other may be
 /// interrupted between them.
 fn belong_together(certificate: &[u8], key: &[u8]) -> bool {
     let (Ok(certificate), Ok(key)) = (

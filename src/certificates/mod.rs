@@ -1,14 +1,14 @@
-//! The certificates of this node: which there are, when they end, and who renews them.
+//! The certificates of this node: which ones exist, when they expire, and who renews them.
 //!
 //! ```text
 //! inventory   every certificate on this machine with its dates           (pure but for reading)
 //! due         which of them are to be renewed now, and why               (pure)
 //! ```
 //!
-//! [`crate::steps::renewal`] renews them, by kubeadm and the authorities on the disk.
+//! [`crate::steps::renewal`] renews them, with kubeadm and the authorities on disk.
 //!
-//! Left out are the service accounts' keys, `sa.key` and `sa.pub`: they are keys without a
-//! certificate and have no end.
+//! The service accounts' keys, `sa.key` and `sa.pub`, are not included: they have no certificate
+//! and never expire.
 
 pub mod due;
 pub mod inventory;
