@@ -1,5 +1,5 @@
-//! etcd's own tool for its data, in a container of etcd's image: what etcd writes to a disk is
-//! its own matter.
+//! etcd's own tool for its data, run in a container of etcd's image: the format on disk is etcd's
+//! own concern.
 
 use std::{path::Path, time::Duration};
 
@@ -13,14 +13,14 @@ use crate::{
     wait::Notes,
 };
 
-/// containerd's client, which the host's preparation has put there.
+/// containerd's client, installed when the host was prepared.
 const CTR: &str = "/usr/local/bin/ctr";
 
-/// Added to etcd's revision, so that what clients saw after the snapshot is in the past for
-/// every one of them. <https://etcd.io/docs/v3.6/op-guide/recovery/>
+/// Added to etcd's revision, so that all clients see everything after the snapshot as past.
+/// <https://etcd.io/docs/v3.6/op-guide/recovery/>
 const BUMP: &str = "1000000000";
 
-/// etcd's image, on this machine.
+/// etcd's image; already on this machine.
 pub async fn image(world: &World, settings: &Settings) -> Result<String> {
     let kubernetes = &settings.kubernetes;
     let image = format!(
@@ -43,22 +43,22 @@ pub struct Etcdutl<'a> {
     pub image: &'a str,
     /// The container's name.
     pub container: &'a str,
-    /// The folder.
+    /// The folder that it may write to.
     pub folder: &'a str,
 }
 
 impl Etcdutl<'_> {
-    /// Removes the container of a run that was interrupted.
+    /// Removes the container of an interrupted run.
     pub async fn clear_way(&self) -> Result<()> {
         for left in [&["tasks", "rm", "--force"][..], &["containers", "rm"]] {
             let remove = [&["--namespace", "k8s.io"], left, &[self.container]].concat();
-            // Nothing is left, as a rule.
+            // Usually nothing is left.
             let _ = self.world.commands.run(Command::new(CTR, remove)).await?;
         }
         Ok(())
     }
 
-    /// Makes the data of a cluster with this node's member alone from the snapshot.
+    /// Makes the data of a cluster with only this node's member from the snapshot.
     pub async fn restore(&self, me: &Identity, purpose: Purpose, data: &str) -> Result<()> {
         let peer = format!("https://{}:2380", me.private_ip);
         let cluster = format!("{}={peer}", me.node_name);
@@ -82,7 +82,7 @@ impl Etcdutl<'_> {
         .map(drop)
     }
 
-    /// Reads a whole database; what the tool says of it, as JSON.
+    /// Reads a whole database; returns the tool's JSON about it.
     pub async fn status(&self, database: &Path) -> Result<String> {
         let database = database.display().to_string();
         self.run(&["snapshot", "status", &database, "--write-out", "json"])
@@ -109,7 +109,7 @@ impl Etcdutl<'_> {
     }
 }
 
-/// Runs a program and gives what it printed.
+/// Runs a program and returns its output.
 pub async fn run(world: &World, program: &str, args: &[&str]) -> Result<String> {
     let command = Command::new(program, args.iter().copied()).within(Duration::from_mins(10));
     Ok(world.commands.succeed(command).await?.stdout)

@@ -1,4 +1,4 @@
-//! Fetching a backup: whole and verified on this machine, or not at all.
+//! Fetching a backup: complete and verified on this machine, or not at all.
 
 use std::path::{Path, PathBuf};
 
@@ -10,8 +10,8 @@ use crate::{
     ports::{Place, World},
 };
 
-/// Where a person says that the backup is: `latest` of the place in the settings, the URL of
-/// a place for its latest, or the URL of a backup's `.json`.
+/// Parses where the backup is: `latest` for the latest at the configured destination, the URL of a
+/// destination for its latest, or the URL of a backup's `.json`.
 pub fn source(from: &str, to: &str) -> Result<(Place, Option<Name>)> {
     if from == "latest" {
         if to.is_empty() {
@@ -45,13 +45,13 @@ pub async fn newest_of(world: &World, place: &Place, cluster_uid: &str) -> Resul
     })
 }
 
-/// What a backup is fetched for: its files have this name meanwhile, so that the two are never
-/// taken for each other's.
+/// What a backup is fetched for. Its files are named after it meanwhile, so that the two purposes
+/// never share files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// The cluster is brought back from it.
+    /// To restore the cluster.
     Restore,
-    /// It is only tried.
+    /// For a trial restore.
     Verify,
 }
 
@@ -64,7 +64,7 @@ impl Purpose {
         Path::new(WORK).join(format!("{name}{ending}"))
     }
 
-    /// Where etcd's data lie.
+    /// Where etcd's data are.
     pub fn data(self) -> PathBuf {
         self.file(DATA)
     }
@@ -78,18 +78,18 @@ impl Purpose {
     }
 }
 
-/// A backup that is on this machine, whole.
+/// A complete backup on this machine.
 #[derive(Debug)]
 pub struct Fetched {
     /// Its name.
     pub name: Name,
-    /// What it is.
+    /// Its description.
     pub manifest: Manifest,
     pub(super) keys: pki::Files,
     pub(super) purpose: Purpose,
 }
 
-/// Fetches what a backup says of itself.
+/// Fetches a backup's description.
 pub async fn describe(
     world: &World,
     place: &Place,
@@ -100,7 +100,7 @@ pub async fn describe(
     Manifest::read(&name.file(MANIFEST), &content)
 }
 
-/// Fetches a backup and verifies all of it; one of another cluster than `wanted` is refused.
+/// Fetches a backup and verifies all of it; a backup of another cluster than `wanted` is refused.
 pub async fn fetch(
     world: &World,
     place: &Place,

@@ -1,8 +1,8 @@
-//! Backups of a cluster: etcd's snapshot, and the keys without which nobody trusts what is
-//! restored from it.
+//! Backups of a cluster: etcd's snapshot, and the keys without which nobody trusts what is restored
+//! from it.
 //!
-//! A backup is three files, `UID/TIME.db`, `.pki.tar` and `.json`, written in this order: the
-//! last one describes the others, and a backup without it does not count.
+//! A backup has three files, `UID/TIME.db`, `.pki.tar` and `.json`, written in this order: the last
+//! one describes the others, and a backup without it does not count.
 
 mod etcdutl;
 pub mod fetch;
@@ -23,29 +23,29 @@ use crate::{
     ports::Snapshot,
 };
 
-/// Where a backup is put together and taken apart.
+/// Where a backup is assembled and unpacked.
 pub const WORK: &str = "/var/lib/k8s-bootstrap/snapshots";
 
-/// The form of [`Manifest`].
+/// The format version of [`Manifest`].
 const VERSION: u32 = 1;
 
-/// How a backup's time stands in its name. Finer than a second, in which the agent and a person
-/// may each take one, or somebody try again.
+/// The time format in a backup's name. Milliseconds, since the agent and a person may take a backup
+/// in the same second, or a person may retry.
 const TIME: &str = "%Y%m%dT%H%M%S%.3fZ";
 
-/// Endings of a backup's files, in the order in which they are written.
+/// The suffixes of a backup's files, in the order of writing.
 const ENDINGS: [&str; 3] = [DATA, PKI, MANIFEST];
 const DATA: &str = ".db";
 const PKI: &str = ".pki.tar";
 const MANIFEST: &str = ".json";
 
-/// What a backup is and what its files must hash to.
+/// What a backup contains, and the digests of its files.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
     version: u32,
     /// The cluster's name.
     pub cluster: String,
-    /// Its uid.
+    /// The cluster's uid.
     pub cluster_uid: String,
     /// `sha256:…` of its CA's public key.
     pub ca_hash: String,
@@ -59,14 +59,14 @@ pub struct Manifest {
     pub snapshot: Snapshot,
     /// sha256 of the tar file of keys.
     pub pki_sha256: String,
-    /// The cluster in the store's record; not there in backups of older agents, and where the
-    /// store did not answer.
+    /// The cluster in the store's record; absent in backups of older agents, and if the store did
+    /// not answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub record: Option<Recorded>,
 }
 
 impl Manifest {
-    /// Reads one.
+    /// Parses a manifest.
     pub fn read(name: &str, content: &[u8]) -> Result<Self> {
         let manifest: Self = serde_json::from_slice(content)
             .requiring(|| format!("{name} does not describe a backup"))?;
@@ -80,7 +80,7 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// The cluster as the store recorded it, or as it may have been.
+    /// The cluster as the store recorded it, or else as it may have been recorded.
     pub fn recorded(&self) -> Recorded {
         self.record.clone().unwrap_or_else(|| {
             Recorded::first(&self.cluster_uid, &self.ca_hash, &self.instance, self.time)
@@ -88,7 +88,7 @@ impl Manifest {
     }
 }
 
-/// A backup's name, `UID/TIME`, to which its files add their endings.
+/// A backup's name, `UID/TIME`, to which its files add their suffixes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Name {
     /// The folder: the cluster's uid.
@@ -97,7 +97,7 @@ pub struct Name {
 }
 
 impl Name {
-    /// Of a backup that is taken now.
+    /// The name of a backup taken now.
     fn new(cluster_uid: &str, now: Timestamp) -> Self {
         Self {
             folder: cluster_uid.to_owned(),
@@ -134,7 +134,7 @@ impl std::fmt::Display for Name {
     }
 }
 
-/// The whole backups among a folder's files, oldest first.
+/// The complete backups among a folder's files, oldest first.
 fn whole(folder: &str, files: &[String]) -> Vec<Name> {
     let manifests = files.iter().filter(|file| file.ends_with(MANIFEST));
     let mut names: Vec<Name> = manifests
@@ -144,9 +144,9 @@ fn whole(folder: &str, files: &[String]) -> Vec<Name> {
     names
 }
 
-/// Which files are removed so that `keep` whole backups are left, in the order of removal:
-/// of each backup first what makes it whole. What an interrupted attempt left goes too, once
-/// a newer backup is whole.
+/// Which files to remove so that `keep` complete backups are left, in the order of removal: of each
+/// backup the manifest first. Files of an interrupted attempt are removed too, once a newer backup
+/// is complete.
 fn retired(folder: &str, files: &[String], keep: usize) -> Vec<String> {
     let whole = whole(folder, files);
     let Some(newest) = whole.last() else {

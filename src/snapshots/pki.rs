@@ -12,7 +12,7 @@ use crate::{
     ports::Host,
 };
 
-/// What all control planes share, below kubeadm's PKI folder; each makes the rest by itself.
+/// What all control planes share, below kubeadm's PKI folder; each one makes the rest itself.
 pub const SHARED: [&str; 8] = [
     "ca.crt",
     "ca.key",
@@ -27,10 +27,10 @@ pub const SHARED: [&str; 8] = [
 /// No key or certificate is longer than this, in bytes.
 const LONGEST: u64 = 64 << 10;
 
-/// Files by their names below the PKI folder.
+/// File contents by their names below the PKI folder.
 pub type Files = BTreeMap<String, Vec<u8>>;
 
-/// Reads them on a control plane.
+/// Reads these files on a control plane.
 pub async fn read(host: &dyn Host) -> Result<Files> {
     let mut files = Files::new();
     for name in SHARED {
@@ -44,12 +44,12 @@ pub async fn read(host: &dyn Host) -> Result<Files> {
     Ok(files)
 }
 
-/// Their place on a control plane.
+/// A file's path on a control plane.
 pub fn path(name: &str) -> PathBuf {
     Path::new(paths::PKI).join(name)
 }
 
-/// Keys are for their owner alone.
+/// A file's mode: keys are readable for their owner alone.
 pub fn mode(name: &str) -> u32 {
     if Path::new(name).extension().is_some_and(|e| e == "key") {
         0o600
@@ -58,7 +58,7 @@ pub fn mode(name: &str) -> u32 {
     }
 }
 
-/// As a tar file, the same for the same keys.
+/// Packs the files into a tar file; the same keys give the same bytes.
 pub fn pack(files: &Files) -> Result<Vec<u8>> {
     let mut tar = tar::Builder::new(Vec::new());
     let packing = || "cannot pack the cluster's keys".to_owned();
@@ -72,7 +72,7 @@ pub fn pack(files: &Files) -> Result<Vec<u8>> {
     tar.into_inner().attempting(packing)
 }
 
-/// Reads such a tar file: exactly the files of a cluster, whatever else it names.
+/// Unpacks such a tar file: exactly the files of a cluster, whatever else it names.
 pub fn unpack(content: &[u8]) -> Result<Files> {
     let unread = || "the backup's keys cannot be read".to_owned();
     let mut files = Files::new();

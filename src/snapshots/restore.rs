@@ -1,9 +1,9 @@
-//! A cluster brought back from a backup, on one control plane: etcd as a single member, with
-//! the keys that nodes and pods know. From there the founding goes on as on any founder.
+//! Restores a cluster from a backup on one control plane: etcd as a single member, with the keys
+//! that nodes and pods know. From there founding continues as on any founder.
 //!
-//! Nothing is changed on this machine before the whole backup is here and verified and its data
-//! are made next to etcd's own. Then the journal says that a restore is under way: until that is
-//! over no agent starts anything here, and the same command goes on wherever it was interrupted.
+//! Nothing changes on this machine until the whole backup is here and verified, and its data are
+//! prepared next to etcd's own. Then the journal records that a restore is in progress: until it
+//! ends no agent starts anything here, and the same command resumes wherever it was interrupted.
 
 use std::{path::Path, time::Duration};
 
@@ -34,10 +34,10 @@ use crate::{
     wait::{self, Backoff, Notes, Probe},
 };
 
-/// The container in which etcd's own tool restores its snapshot.
+/// The container in which etcd's own tool restores the snapshot.
 const CONTAINER: &str = "k8s-bootstrap-restore";
 
-/// Where the new data are made, on the file system that they stay on.
+/// Where the new data are prepared, on their final file system.
 const MADE: &str = "/var/lib/etcd/restored";
 
 /// Static pods that must not run while etcd's data change.
@@ -48,34 +48,34 @@ const STOPPED: [&str; 4] = [
     "kube-scheduler",
 ];
 
-/// etcd's port for its clients.
+/// etcd's client port.
 const CLIENTS: u16 = 2379;
 
-/// What a person asks for.
+/// The command's options.
 #[derive(Debug, Clone)]
 pub struct Request {
     /// Where the backup is.
     pub place: Place,
-    /// Which one it is; the cluster's latest where nobody says.
+    /// Which backup; `None` means the cluster's latest.
     pub name: Option<Name>,
-    /// Neither living control planes nor an etcd with a leader are an objection.
+    /// Ignore control planes that are alive and an etcd that has a leader.
     pub force: bool,
-    /// The store's record is written again from the backup if it is lost.
+    /// Write the store's record again from the backup if it is lost.
     pub rebuild_record: bool,
 }
 
-/// A restore that nothing speaks against, with its backup on this machine. Nothing has changed.
+/// A restore that passed all checks, with its backup on this machine. Nothing has changed yet.
 #[derive(Debug)]
 pub struct Prepared {
     /// The backup.
     pub fetched: Fetched,
     place: Place,
     cluster: Initialized,
-    /// What the store lost of its record.
+    /// What the store lost of its record; `None` if nothing.
     lost: Option<Recorded>,
 }
 
-/// Judges whether this instance may bring the cluster back, and fetches the backup.
+/// Checks whether this instance may restore the cluster, and fetches the backup.
 pub async fn prepare(world: &World, me: &Identity, request: Request) -> Result<Prepared> {
     let journal = Journal::open(world.host.as_ref(), &me.instance_id).await?;
     let seen = observe::observe(world, me, journal.memory()).await?;
@@ -116,13 +116,13 @@ pub async fn prepare(world: &World, me: &Identity, request: Request) -> Result<P
     })
 }
 
-/// A machine whose etcd does not answer has none that leads.
+/// If this machine's etcd does not answer, it has no leader.
 async fn leads(etcd: &dyn Etcd) -> bool {
     etcd.leader().await.is_ok_and(|leader| leader.is_some())
 }
 
-/// Carries it out while no agent runs: both write the same journal. `host` are the phases that
-/// prepare the machine; each part is told before it begins.
+/// Carries out the restore while no agent runs, since both write the same journal. `host` holds the
+/// phases that prepare the machine; each part is announced before it begins.
 pub async fn carry_out<A: Step + Serialize>(
     world: &World,
     settings: &Settings,
@@ -135,7 +135,7 @@ pub async fn carry_out<A: Step + Serialize>(
         tell("writing the store's record again");
         record::rebuild(world.store.as_ref(), lost).await?;
     }
-    // From now on nobody takes over from its founder: what is put back stays.
+    // From now on nobody takes over from its founder, so what is restored stays.
     let settled = Settled {
         cluster_uid: prepared.cluster.cluster_uid.clone(),
         instance: me.instance_id.clone(),
@@ -151,7 +151,7 @@ pub async fn carry_out<A: Step + Serialize>(
     bring_back(world, settings, me, &runner, place, fetched).await
 }
 
-/// The cluster that the store records.
+/// The cluster in the store's record.
 fn recorded(seen: &Observation) -> Result<&Initialized> {
     seen.record.cluster().ok_or_else(|| {
         Error::refused("the store records no cluster, so there is none to bring back").hint(
@@ -161,9 +161,9 @@ fn recorded(seen: &Observation) -> Result<&Initialized> {
     })
 }
 
-/// Whether the store's record may be written again from this backup, as a pure function of what
-/// is seen. Living control planes are an objection that no force overcomes: they may be about
-/// to write the record themselves.
+/// Whether the store's record may be rebuilt from this backup, as a pure function of the
+/// observation. Control planes that are alive are an objection that `force` does not override: they
+/// may be about to write the record themselves.
 fn may_rebuild(me: &Identity, seen: &Observation, manifest: &Manifest) -> Result<()> {
     if manifest.cluster != me.cluster {
         return Err(Error::refused(format!(
@@ -199,10 +199,10 @@ fn others_alive<'a>(me: &Identity, seen: &'a Observation) -> Vec<&'a str> {
         .collect()
 }
 
-/// Whether this instance may bring this cluster back, as a pure function of what is seen.
+/// Whether this instance may restore this cluster, as a pure function of the observation.
 ///
-/// `leading` says that etcd on this very machine has a leader. With `force` living control
-/// planes are no objection: whoever says so has made sure that they stay away.
+/// `leading` means that etcd on this very machine has a leader. With `force`, control planes that
+/// are alive are no objection: the person who sets it has made sure that they stay away.
 fn may_restore(
     me: &Identity,
     seen: &Observation,
@@ -239,8 +239,8 @@ fn may_restore(
     Ok(())
 }
 
-/// Brings the cluster back on this machine, whose host is prepared: the next start of the agent
-/// founds it again. Interrupted anywhere it can be done again.
+/// Restores the cluster on this machine, whose host is prepared: at its next start the agent founds
+/// it again. It can be repeated after any interruption.
 async fn bring_back(
     world: &World,
     settings: &Settings,
@@ -254,7 +254,7 @@ async fn bring_back(
         backup: format!("{place}/{}.json", fetched.name),
         begun: world.clock.now(),
     };
-    // Until the end neither the agent nor a reboot starts anything over half of it.
+    // Until the end, neither the agent nor a reboot starts anything on a half-restored machine.
     runner
         .change_journal(|journal| journal.restoring = Some(begun))
         .await?;
@@ -265,14 +265,14 @@ async fn bring_back(
                 cluster_uid: fetched.manifest.cluster_uid.clone(),
                 origin: Origin::Founded,
             });
-            // To etcd these are another cluster's data; it says its id once it runs.
+            // To etcd these data are another cluster's; its id is known once it runs.
             journal.etcd_cluster = None;
             journal.restoring = None;
         })
         .await
 }
 
-/// Makes a new member's data from the backup, next to those that etcd uses. Nothing else changes.
+/// Makes a new member's data from the backup, next to the data in use. Nothing else changes.
 async fn make_data(
     world: &World,
     settings: &Settings,
@@ -287,14 +287,14 @@ async fn make_data(
         container: CONTAINER,
         folder: paths::ETCD,
     };
-    // An attempt that was interrupted may have left its container and half of the data.
+    // An interrupted attempt may have left its container and half of the data.
     tool.clear_way().await?;
     run(world, "rm", &["-rf", MADE]).await?;
     run(world, "mkdir", &["-p", "-m", "700", paths::ETCD]).await?;
     tool.restore(me, fetched.purpose, MADE).await
 }
 
-/// Puts the backup's keys and the data that were made in place of what this machine has.
+/// Replaces this machine's keys and data with those of the backup.
 async fn put_back(world: &World, fetched: &Fetched) -> Result<()> {
     stop(world).await?;
     for (name, content) in &fetched.keys {
@@ -310,7 +310,7 @@ async fn put_back(world: &World, fetched: &Fetched) -> Result<()> {
     let member = format!("{MADE}/member");
     run(world, "mv", &[&member, paths::ETCD_MEMBER]).await?;
     run(world, "rm", &["-rf", MADE]).await?;
-    // kubeadm's look at the host would take etcd's data for a mistake.
+    // kubeadm's preflight checks would take etcd's data for a mistake.
     world
         .host
         .write(Path::new(paths::PREFLIGHT_PASSED), b"", 0o600)
@@ -318,7 +318,7 @@ async fn put_back(world: &World, fetched: &Fetched) -> Result<()> {
     Purpose::Restore.forget(world).await
 }
 
-/// What was there before stays, for a person to throw away.
+/// The previous data stay here, for a person to delete.
 fn aside(now: Timestamp) -> String {
     format!("{}/before-{}", paths::ETCD, now.strftime(super::TIME))
 }
@@ -338,7 +338,7 @@ async fn refuse_other_keys(world: &World, keys: &pki::Files) -> Result<()> {
     Ok(())
 }
 
-/// Ends this machine's control plane, if it has one: its kubelet stops what has no manifest.
+/// Stops this machine's control plane, if it has one: the kubelet stops pods without a manifest.
 async fn stop(world: &World) -> Result<()> {
     for name in STOPPED {
         let path = Path::new(paths::MANIFESTS).join(format!("{name}.yaml"));

@@ -1,4 +1,4 @@
-//! Taking a backup: written, read back, and only then counted.
+//! Taking a backup: it counts only after it was written and read back.
 
 use std::path::{Path, PathBuf};
 
@@ -13,26 +13,26 @@ use crate::{
     ports::{Place, World},
 };
 
-/// Ending of the copy that is read back.
+/// The suffix of the copy that is read back.
 const CHECK: &str = ".check";
 
-/// A backup that is there.
+/// A backup that was taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Taken {
     /// Its name.
     pub name: Name,
-    /// When.
+    /// When it was taken.
     pub time: Timestamp,
     /// The size of etcd's snapshot.
     pub bytes: u64,
 }
 
-/// Of what a backup is taken.
+/// What a backup is taken of, and by whom.
 #[derive(Debug, Clone, Copy)]
 pub struct Subject<'a> {
     /// The cluster's name.
     pub cluster: &'a str,
-    /// Its uid.
+    /// The cluster's uid.
     pub cluster_uid: &'a str,
     /// The instance that takes it.
     pub instance: &'a str,
@@ -40,13 +40,13 @@ pub struct Subject<'a> {
     pub kubernetes: &'a str,
 }
 
-/// The newest whole backup of a cluster in a place.
+/// The newest complete backup of a cluster at a destination.
 pub async fn newest(world: &World, place: &Place, cluster_uid: &str) -> Result<Option<Name>> {
     let files = world.archive.list(place, cluster_uid).await?;
     Ok(whole(cluster_uid, &files).pop())
 }
 
-/// Takes a backup, and then removes the oldest beyond `keep`.
+/// Takes a backup, then removes the oldest beyond `keep`.
 pub async fn take(
     world: &World,
     place: &Place,
@@ -57,7 +57,7 @@ pub async fn take(
     let name = Name::new(subject.cluster_uid, now);
     let taken = put(world, place, &name, now, subject).await;
     for ending in ENDINGS.into_iter().chain([CHECK]) {
-        // They hold the cluster's secrets: none stays behind, whatever came of it.
+        // They hold the cluster's secrets: none stays behind, whatever the result.
         world.host.remove(&work(&name, ending)).await?;
     }
     let taken = taken.map_err(|error| error.during(format!("cannot take a backup to {place}")))?;
@@ -69,7 +69,7 @@ pub async fn take(
     Ok(taken)
 }
 
-/// Apart for each backup: the agent and a person may each take one at the same time.
+/// A separate file for each backup: the agent and a person may take one at the same time.
 fn work(name: &Name, ending: &str) -> PathBuf {
     Path::new(WORK).join(format!("{}.{}{ending}", name.time, std::process::id()))
 }
@@ -121,7 +121,7 @@ async fn put(
     })
 }
 
-/// The store's record of the cluster. A store that is away keeps no backup from being taken.
+/// The cluster in the store's record. An unavailable store does not prevent a backup.
 async fn recorded(world: &World, cluster_uid: &str) -> Option<Recorded> {
     match record::read(world.store.as_ref()).await {
         Ok(record) => Recorded::of(&record, cluster_uid),
@@ -232,13 +232,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_reads_back_otherwise_is_no_backup() {
         let fake = founded();
-        // A file of that name is there already, with another content.
+        // A file of that name exists already, with other content.
         let name = Name::new("uid", fake.ports().clock.now());
         fake.files.put(format!("/backups/{name}.db"), "other");
         let error = take(&fake.ports(), &place(), 2, SUBJECT).await.unwrap_err();
         assert!(error.one_line().contains("reads back"), "{error}");
         assert_eq!(newest(&fake.ports(), &place(), "uid").await.unwrap(), None);
-        // Nor does what is left of it stand in the way of the next attempt.
+        // Nor do its leftovers block the next attempt.
         fake.ports().clock.sleep(Duration::from_millis(20)).await;
         let taken = take(&fake.ports(), &place(), 2, SUBJECT).await.unwrap();
         assert_ne!(taken.name, name);

@@ -1,5 +1,5 @@
-//! A restore that is only tried: a backup is fetched and restored into a folder of its own, and
-//! its data are read there. Nothing else on the machine changes, and nothing of it stays.
+//! A trial restore: a backup is fetched and restored into a folder of its own, and its data are
+//! read there. Nothing else on the machine changes, and nothing is left behind.
 
 use std::path::Path;
 
@@ -17,32 +17,32 @@ use crate::{
     ports::{Place, World},
 };
 
-/// The folder.
+/// Where the backup is restored.
 const SCRATCH: &str = "/var/lib/k8s-bootstrap/verify";
 
 /// The container in which etcd's own tool works.
 const CONTAINER: &str = "k8s-bootstrap-verify";
 
-/// What a readable backup holds.
+/// The contents of a verified backup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Verified {
-    /// Its name.
+    /// The backup's name.
     pub backup: String,
     /// When it was taken.
     pub taken: jiff::Timestamp,
     /// The cluster's name.
     pub cluster: String,
-    /// Its uid.
+    /// The cluster's uid.
     pub cluster_uid: String,
-    /// The snapshot's revision: what was written later is not in it.
+    /// The snapshot's revision: later writes are not in it.
     pub revision: u64,
     /// How many keys were read from the restored data.
     pub keys: u64,
-    /// Their size, in bytes.
+    /// The `totalSize` that etcdutl reports for the restored data, in bytes.
     pub bytes: u64,
 }
 
-/// What `etcdutl snapshot status` says.
+/// The output of `etcdutl snapshot status`.
 #[derive(Debug, Deserialize)]
 struct Said {
     revision: u64,
@@ -61,7 +61,7 @@ pub async fn verify(
     name: Name,
 ) -> Result<Verified> {
     let outcome = restore_and_read(world, settings, me, place, name).await;
-    // They hold the cluster's secrets: none stays behind, whatever came of it.
+    // They hold the cluster's secrets: none stays behind, whatever the result.
     Purpose::Verify.forget(world).await?;
     run(world, "rm", &["-rf", SCRATCH]).await?;
     outcome
@@ -90,7 +90,7 @@ async fn restore_and_read(
     tool.restore(me, Purpose::Verify, &data).await?;
     let restored = read(&tool, &Path::new(&data).join("member/snap/db")).await?;
     let name = &fetched.name;
-    // The members of the old cluster are not among the keys any more.
+    // The old cluster's members are no longer among the keys.
     if restored.keys == 0 || restored.revision < snapshot.revision {
         return Err(Error::refused(format!(
             "the backup {name} has {} keys at revision {}, and once it is restored {} at {}",

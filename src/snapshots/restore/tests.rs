@@ -23,7 +23,7 @@ fn place() -> Place {
     Place::Folder("/backups".into())
 }
 
-/// A world with a backup of its cluster, and the cluster as the store records it.
+/// A world with a backup of its cluster, and the cluster in the store's record.
 async fn backed_up() -> (FakeWorld, Initialized) {
     let fake = FakeWorld::new().with_pki(&Pki::new());
     fake.etcd.voter("a", 10);
@@ -44,13 +44,13 @@ async fn backed_up() -> (FakeWorld, Initialized) {
     (fake, cluster)
 }
 
-/// A new machine that reaches the same backups, with programs that do what the real ones do.
+/// A new machine that reaches the same backups, with programs that act like the real ones.
 fn successor(of: &FakeWorld) -> FakeWorld {
     successor_that_is_killed_after(usize::MAX, of).0
 }
 
-/// The same, which is killed when so many programs have done their work; the count may be
-/// raised later.
+/// The same, but killed after this number of programs have done their work; the count may be raised
+/// later.
 fn successor_that_is_killed_after(acts: usize, of: &FakeWorld) -> (FakeWorld, Arc<Mutex<usize>>) {
     let left = Arc::new(Mutex::new(acts));
     let new = of.another_host();
@@ -103,7 +103,7 @@ fn successor_that_is_killed_after(acts: usize, of: &FakeWorld) -> (FakeWorld, Ar
     (new, left)
 }
 
-/// Fetches the backup and brings the cluster back, as the command does.
+/// Fetches the backup and restores the cluster, as the command does.
 async fn restore(new: &FakeWorld, cluster: &Initialized) -> Result<()> {
     let world = new.ports();
     let name = newest_of(&world, &place(), &cluster.cluster_uid).await?;
@@ -118,7 +118,7 @@ async fn journal(new: &FakeWorld) -> Journal {
     Journal::open(new.host.as_ref(), "i-9").await.unwrap()
 }
 
-/// The first founder's machine: its etcd has run.
+/// The first founder's machine, where etcd has already run.
 async fn with_its_own_data(new: &FakeWorld) {
     new.files.put("/var/lib/etcd/member/snap/db", "mine");
     new.files.put("/etc/kubernetes/manifests/etcd.yaml", "");
@@ -262,7 +262,7 @@ async fn a_lost_record_is_written_again_only_where_nobody_else_may_have_it() {
     let ours = manifest(&me.cluster, "uid");
     for (case, seen, manifest, refusal) in [
         ("lost", lost(&alone), &ours, ""),
-        // The same command again, after its claim was written and no more.
+        // The same command again, after only its claim was written.
         ("half written", seen(&cluster, &alone), &ours, ""),
         ("another lives", lost(&[("i-1", Running)]), &ours, "i-1"),
         (
@@ -453,7 +453,7 @@ async fn a_backup_that_is_not_whole_or_not_this_clusters_changes_nothing() {
     assert!(error.unwrap_err().one_line().contains("no whole backup"));
 }
 
-/// What happens to a backup.
+/// What is done to a backup.
 type Harm = fn(&FakeWorld);
 
 fn cut(new: &FakeWorld, ending: &str) {

@@ -11,7 +11,7 @@ fn place() -> Place {
     Place::Folder("/backups".into())
 }
 
-/// A control plane with a backup and an etcdutl that restores it so that it has these keys.
+/// A control plane with a backup, and an etcdutl whose restored data have this many keys.
 async fn backed_up(keys: u64) -> FakeWorld {
     let fake = FakeWorld::new().with_pki(&Pki::new());
     fake.etcd.voter("a", 10);
@@ -65,7 +65,7 @@ async fn verified(fake: &FakeWorld) -> Result<Verified> {
     verify(&world, &settings(), &control_plane("i-1"), &place(), name).await
 }
 
-/// Nothing of it stays, and what etcd uses is as it was.
+/// Nothing is left behind, and etcd's own data are unchanged.
 async fn left_alone(fake: &FakeWorld) {
     assert_eq!(
         fake.files.get("/var/lib/etcd/member/snap/db").as_deref(),
