@@ -1,4 +1,4 @@
-//! `certificates`: what there is on this node, and its renewal by hand.
+//! `certificates`: lists this node's certificates and renews them on request.
 
 use std::{fmt::Write, time::Duration};
 
@@ -33,14 +33,14 @@ pub async fn list(as_json: bool) -> Result<()> {
     show(&inventory, wiring.clock.now(), as_json)
 }
 
-/// `certificates renew`: the agent does it, so that two never write the same files.
+/// `certificates renew`: the agent does it, so that no two processes write the same files.
 pub async fn renew(all: bool) -> Result<()> {
     let (world, settings, me) = on_a_control_plane("to renew certificates").await?;
     if all {
         ask_for_all(world.host.as_ref()).await?;
     }
     let steps = [Which::Useless, Which::Due].map(|which| Renewal::new(which, &settings, &me));
-    // Each control plane has its turn.
+    // The control planes renew one after the other.
     let backoff = Backoff::local(Duration::from_secs(3 * renewal::DEADLINE));
     let (notes, _) = Notes::new();
     let clock = world.clock.as_ref();
@@ -99,7 +99,7 @@ fn table(inventory: &Inventory, now: Timestamp) -> String {
     text
 }
 
-/// Days, or hours, or minutes, whichever is the largest that says something.
+/// In minutes below 2 hours, in hours below 2 days, else in days.
 fn left(seconds: i64) -> String {
     match seconds {
         ..=0 => "expired".to_owned(),

@@ -1,4 +1,4 @@
-//! `check-config` and `user-data`: before there is an instance.
+//! `check-config` and `user-data`: for use before an instance exists.
 
 use std::path::Path;
 
@@ -25,11 +25,11 @@ pub fn check_config(file: Option<&Path>, defaults: bool) -> Result<()> {
     print(&format!("{}: valid", file.display()))
 }
 
-/// Refuses what a node would refuse of these settings by themselves, whatever instance it is.
+/// Rejects what every node would reject in these settings, whatever its instance.
 fn check(origin: &str, text: &str) -> Result<()> {
     let mut settings = config::load(&[Fragment::parse(origin, text)?])?;
     if settings.cluster.name.is_empty() {
-        // The tag may give it.
+        // The tag may provide it.
         "example".clone_into(&mut settings.cluster.name);
     }
     let roles = match settings.node.role {
@@ -43,7 +43,7 @@ fn check(origin: &str, text: &str) -> Result<()> {
     Ok(())
 }
 
-/// Makes all plans for an instance of this role that is large enough for any reservation.
+/// Makes all plans for an instance of this role, large enough for any reservation.
 fn plan_somewhere(settings: &Settings, role: Role) -> Result<()> {
     let archs = settings.pins.get("kubelet").map(|pin| &pin.sha256);
     let arch = archs.and_then(|archs| archs.keys().next());
@@ -56,7 +56,7 @@ fn plan_somewhere(settings: &Settings, role: Role) -> Result<()> {
         root: true,
         kernel: String::new(),
     };
-    // A label may say what EC2 says as well.
+    // A label may repeat what EC2 says.
     let said = |key: &str| settings.node.labels.get(key).cloned().unwrap_or_default();
     let facts = InstanceFacts {
         instance_id: "i-0123456789abcdef0".to_owned(),

@@ -1,4 +1,4 @@
-//! `etcd`: what people ask of etcd on a control plane.
+//! `etcd`: commands for etcd on a control plane.
 
 use std::fmt::Write as _;
 
@@ -64,7 +64,7 @@ pub async fn snapshot(to: Option<String>) -> Result<()> {
     print(&format!("{place}/{}.json", taken.name))
 }
 
-/// The world of a control plane; others have no way to etcd.
+/// The world of a control plane; other nodes cannot reach etcd.
 pub(super) async fn on_a_control_plane(what_for: &str) -> Result<(World, Settings, Identity)> {
     let wiring = Wiring::new()?;
     require_root(&wiring, what_for).await?;

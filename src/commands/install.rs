@@ -1,4 +1,4 @@
-//! `install`: what user-data calls.
+//! `install`: called by user-data.
 
 use std::path::Path;
 
@@ -9,13 +9,13 @@ use crate::{adapters::wiring::Wiring, error::Result, ports::Command};
 const UNIT: &str = include_str!("../../systemd/k8s-bootstrap.service");
 const UNIT_FILE: &str = "/etc/systemd/system/k8s-bootstrap.service";
 
-/// `install`: the unit, enabled and started.
+/// `install`: writes, enables and starts the unit.
 pub async fn install() -> Result<()> {
     let wiring = Wiring::new()?;
     require_root(&wiring, "to install the service").await?;
     let unit = Path::new(UNIT_FILE);
     wiring.host.write(unit, UNIT.as_bytes(), 0o644).await?;
-    // --no-block: user-data runs within the boot that the unit is ordered after.
+    // --no-block: user-data runs during the boot, and the unit starts only after it.
     for args in [
         &["daemon-reload"][..],
         &["enable", "k8s-bootstrap.service"],

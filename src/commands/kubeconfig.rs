@@ -1,4 +1,4 @@
-//! `kubeconfig`: a way to the cluster for people outside of it.
+//! `kubeconfig`: access to the cluster for people outside of it.
 
 use std::path::Path;
 
@@ -11,9 +11,9 @@ use crate::{
     steps::kubeadm::kubeconfig::for_people,
 };
 
-/// Prints the administrator's kubeconfig with an address that is reached from outside of the
-/// node: `server` (`HOST` or `HOST:PORT`), else the load balancer of the settings, else this
-/// control plane's private address.
+/// Prints the administrator's kubeconfig with an address that can be reached from outside the node:
+/// `server` (`HOST` or `HOST:PORT`), else the load balancer in the settings, else this control
+/// plane's private address.
 pub async fn kubeconfig(server: Option<String>) -> Result<()> {
     let wiring = Wiring::new()?;
     require_root(&wiring, "to read the administrator's key").await?;

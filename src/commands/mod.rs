@@ -1,4 +1,4 @@
-//! What each command of the command line does.
+//! The implementation of each CLI command.
 
 pub mod certificates;
 mod configure;
@@ -33,7 +33,7 @@ pub use run::run;
 pub use simulate::simulate;
 pub use status::status;
 
-/// What is wanted of this instance and who it is.
+/// This instance's settings, identity and machine.
 async fn who_am_i(wiring: &Wiring) -> Result<(Settings, Identity, MachineFacts)> {
     let connect = |region: &str| wiring.ec2(region);
     agent::who_am_i(wiring.imds.as_ref(), wiring.host.as_ref(), connect).await
@@ -46,7 +46,7 @@ async fn require_root(wiring: &Wiring, what_for: &str) -> Result<()> {
     Err(Error::refused(format!("root is needed {what_for}")).hint("run it with sudo"))
 }
 
-/// To stdout, with a newline at its end. A reader that has gone, such as `head`, is no error.
+/// Prints to stdout, with a newline at the end. A closed pipe, as with `head`, is no error.
 fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     let newline = if text.ends_with('\n') { "" } else { "\n" };

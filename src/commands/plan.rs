@@ -21,7 +21,7 @@ use crate::{
 struct Planned {
     #[serde(flatten)]
     phase: Phase<Action>,
-    /// What would be done; `None` where the phase holds already.
+    /// What would be done; `None` if the phase holds already.
     differs: Option<String>,
 }
 
@@ -46,7 +46,7 @@ pub async fn plan(as_json: bool) -> Result<()> {
         let differs = match phase.step.check(&world).await {
             Ok(State::AsWanted) => None,
             Ok(State::Differs(what)) => Some(what),
-            // Before the API answers, a phase that asks it cannot know: it would be carried out.
+            // Before the API answers, a phase that queries it cannot know: it would be carried out.
             Err(error) => Some(error.one_line()),
         };
         planned.push(Planned { phase, differs });
@@ -60,7 +60,7 @@ pub async fn plan(as_json: bool) -> Result<()> {
     print(&text)
 }
 
-/// The membership that the decision leads to, as far as it can be told before acting on it.
+/// The membership that the decision leads to, as far as it is known before acting on it.
 fn expected_membership(decision: &Decision) -> Option<Membership> {
     let (origin, cluster_uid) = match decision {
         Decision::Claim { .. } => (Origin::Founded, String::from("(made by the claim)")),

@@ -1,4 +1,4 @@
-//! `reset`: takes this node out of its cluster, and the cluster off this node.
+//! `reset`: removes this node from its cluster, and the cluster from this node.
 
 use super::{print, require_root, who_am_i};
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
     runner::Runner,
 };
 
-/// `reset`: the node leaves, which must succeed here; then the removal.
+/// `reset`: the node leaves the cluster, which must succeed here; then everything is removed.
 pub async fn reset(yes: bool) -> Result<()> {
     let wiring = Wiring::new()?;
     require_root(&wiring, "to reset a node").await?;
@@ -30,7 +30,7 @@ pub async fn reset(yes: bool) -> Result<()> {
             why: Why::Reset,
             seconds: settings.leaving.deadline,
         };
-        // One after the other, and none of the rest after one that fails: nothing is lost yet.
+        // One by one, stopping at the first failure: nothing is lost yet.
         for phase in plan::decommission(&notice, &settings, &me) {
             runner.run(&[phase]).await.map_err(|error| {
                 error.hint("fix it and reset again; until then this node is cordoned: `kubectl uncordon` ends that")

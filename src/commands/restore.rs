@@ -1,4 +1,4 @@
-//! `etcd restore`: the cluster from a backup.
+//! `etcd restore`: restores the cluster from a backup.
 
 use std::io::{IsTerminal, Write};
 

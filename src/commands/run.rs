@@ -1,5 +1,5 @@
-//! `run`: what the unit starts. The agent's life is [`Agent::live`]; here it meets the sockets,
-//! the signals and systemd of a real machine.
+//! `run`: started by the unit. The agent's life is [`Agent::live`]; this module connects it to the
+//! sockets, the signals and systemd of a real machine.
 
 mod api_balancer;
 
@@ -24,12 +24,12 @@ use crate::{
     wait::{Backoff, Notes, Probe, relay, until},
 };
 
-/// How often a node that is in use looks whether what was refused has been fixed.
+/// How often a node in use checks whether a refusal has been fixed.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
-/// The longest pause of one that is not: its first is the same, and each is twice the one before.
+/// The longest pause on a node not in use: the first is `LOOK_AGAIN`, and each one doubles.
 const LONGEST_PAUSE: Duration = Duration::from_mins(5);
 
-/// How long to wait for EC2 to say who this instance is, before the agent starts over.
+/// How long to wait for EC2 to identify this instance before the agent starts over.
 const LEARNING: Duration = Duration::from_mins(30);
 
 /// `run`: the whole life of the agent.
@@ -57,8 +57,8 @@ pub async fn run() -> Result<()> {
     outcome
 }
 
-/// Lives; and where a person must fix what is wrong, stays and looks again, since that may be done
-/// from elsewhere: by a tag, at a mirror, in a policy.
+/// Runs the agent. After an error that a person must fix, it stays and checks again, since the fix
+/// may be made elsewhere: a tag, a mirror, a policy.
 async fn live_on(
     wiring: &Wiring,
     balancer: &ApiBalancer,
@@ -99,7 +99,7 @@ async fn live_on(
     }
 }
 
-/// Reports over HTTP what is wrong, where the settings that name the address may be what is wrong.
+/// Reports errors over HTTP even if the settings that name the address may be the error.
 async fn report_meanwhile(host: &dyn Host, reporter: &Reporter) -> Infallible {
     let reported = async {
         let address = match report::remembered(host).await? {
@@ -115,19 +115,19 @@ async fn report_meanwhile(host: &dyn Host, reporter: &Reporter) -> Infallible {
     std::future::pending().await
 }
 
-/// Listens, and leaves the address to `status`.
+/// Listens, and stores the address for `status`.
 async fn listen_for_reports(host: &dyn Host, address: SocketAddr) -> Result<report::Server> {
     let server = report::Server::listen(address).await?;
     report::remember(host, address).await?;
     Ok(server)
 }
 
-/// Waits for what EC2 says of this instance: it may be late, or a permission may be missing.
+/// Waits for EC2 to identify this instance: it may be late, or a permission may be missing.
 async fn learn(wiring: &Wiring, reporter: &Reporter) -> Result<(Settings, Identity, MachineFacts)> {
     let (notes, news) = Notes::new();
     let told = relay(news, |note| {
         reporter.message(note.unwrap_or_default());
-        // This may take longer than systemd waits for a start.
+        // This may take longer than systemd's start timeout.
         systemd::ready();
     });
     let known = until(
@@ -196,7 +196,7 @@ async fn live(
     .await
 }
 
-/// Leaving needs the API balancer and the reports, so it happens inside of all of them.
+/// Leaving needs the API balancer and the reports, so it happens while all of them run.
 async fn live_or_leave(agent: &Agent, signals: &mut ShutdownSignals) -> Result<()> {
     tokio::select! {
         // On the heap: it holds all phases and all tasks of a node.
@@ -207,7 +207,7 @@ async fn live_or_leave(agent: &Agent, signals: &mut ShutdownSignals) -> Result<(
     Ok(())
 }
 
-/// A control plane's part for the others: the join service and the approver of certificates.
+/// What a control plane serves to other nodes: the join service and the certificate approver.
 async fn let_in(agent: &Agent) -> Result<()> {
     let listener = joins::listen(agent.me.private_ip, agent.settings.join.port).await?;
     let certificate = joins::Certificate::new(agent.world.host.clone());

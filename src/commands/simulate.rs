@@ -12,10 +12,10 @@ use crate::{
     simulate::{Counts, Played, Simulation, Size},
 };
 
-/// How much of a trace a broken law is shown with.
+/// How many lines of the trace to show for a broken law.
 const LINES: usize = 40;
 
-/// What many seeds came to.
+/// The result of many seeds.
 #[derive(Debug, Serialize)]
 struct Summary {
     #[serde(flatten)]
@@ -28,7 +28,7 @@ struct Summary {
     milliseconds_a_seed: f64,
 }
 
-/// `simulate`: plays seeds until a law is broken.
+/// `simulate`: runs seeds until a law is broken.
 pub fn simulate(size: Size, seeds: Range<u64>, trace: bool, as_json: bool) -> Result<()> {
     let simulation = Simulation::new(size)?;
     if trace {

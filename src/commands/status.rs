@@ -1,4 +1,4 @@
-//! `status`: what the running agent says of itself.
+//! `status`: what the running agent reports about itself.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::{
 pub async fn status(as_json: bool, watch: bool) -> Result<()> {
     let wiring = Wiring::new()?;
     let mut shown = None;
-    // Without --watch the first answer ends it.
+    // Without --watch the first answer ends the loop.
     let mut looks = Every::new(wiring.clock.as_ref(), Duration::from_secs(1));
     loop {
         looks.tick().await;

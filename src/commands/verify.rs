@@ -1,4 +1,4 @@
-//! `etcd verify`: a restore that is only tried.
+//! `etcd verify`: a trial restore.
 
 use super::{etcd::on_a_control_plane, print};
 use crate::{

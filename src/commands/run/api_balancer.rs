@@ -1,4 +1,4 @@
-//! The node's balancer of the Kubernetes API, from before the agent knows who it is to its end.
+//! The node's API balancer, which runs from before the agent knows its identity until the end.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -12,9 +12,9 @@ use crate::{
     ports::Host,
 };
 
-/// What the balancer serves, and whether.
+/// The API balancer's servers, and whether it is used.
 pub struct ApiBalancer {
-    /// The API servers that it balances over.
+    /// The API servers to balance over.
     pub servers: watch::Sender<Vec<SocketAddr>>,
     /// Which of them are ready.
     pub health: Arc<Health>,
@@ -23,9 +23,9 @@ pub struct ApiBalancer {
 }
 
 impl ApiBalancer {
-    /// Serves at once where a node is in use, whatever else is known and goes right.
+    /// Serves at once on a node in use, whatever else is known or fails.
     pub async fn of_this_node(host: &dyn Host) -> Self {
-        // Who may not read that is told so by what comes next.
+        // If this file cannot be read, the next step reports it.
         let in_use = api_servers::in_use(host, None).await.unwrap_or_default();
         Self {
             wanted: watch::Sender::new(in_use.is_some()),
@@ -34,7 +34,7 @@ impl ApiBalancer {
         }
     }
 
-    /// Serves it from the moment when it is wanted.
+    /// Serves once the balancer is wanted.
     pub async fn serve(&self) -> Result<()> {
         // The sender is ours, so this cannot fail.
         let _ = self.wanted.subscribe().wait_for(|wanted| *wanted).await;
