@@ -1,20 +1,20 @@
 //! What went wrong, with what, and what a person can do about it.
 //!
-//! One type serves the whole agent, since every error ends in the same places:
-//! the runner, which only asks whether to try again, and a person, who reads the
-//! chain one cause a line and the hint at its end.
+//! One type serves the whole agent, since every error ends in the same two places: the runner,
+//! which only asks whether to retry, and a person, who reads the chain with one cause per line and
+//! the hint at its end.
 
 use std::fmt;
 
-/// Who can fix an error, which decides what the agent does with it.
+/// Who can fix an error; this decides what the agent does with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// It may pass by itself: a refused connection, throttling, a full disk. Tried again.
+    /// It may pass by itself: a refused connection, throttling, a full disk. The agent retries.
     Failed,
-    /// A person must fix it, or it passes: a regional 403, a mirror that is still filled, a login
-    /// page in the way. Tried again slowly; refused once the answers of some minutes agree.
+    /// A person must fix it, or it passes: a regional 403, a mirror still being filled, a captive
+    /// portal. Retried slowly; refused after some minutes of the same answer.
     Doubtful,
-    /// Only a person can fix it: a wrong setting, a wrong tag. Looked at again, but not tried.
+    /// Only a person can fix it: a wrong setting, a wrong tag. Checked again, but not retried.
     Refused,
     /// The command line itself is wrong.
     Usage,
@@ -33,7 +33,7 @@ impl Kind {
     }
 }
 
-/// An error with its place, its causes and a remedy.
+/// An error with its context, its causes and a hint.
 #[derive(Debug)]
 pub struct Error {
     kind: Kind,
@@ -80,7 +80,7 @@ impl Error {
         let mut next = Some(cause);
         while let Some(error) = next {
             let text = error.to_string();
-            // Many libraries print their source within their own text as well.
+            // Many libraries also include their source's text in their own.
             if !self.chain.last().is_some_and(|last| last.contains(&text)) {
                 self.chain.push(text);
             }
@@ -89,28 +89,28 @@ impl Error {
         self
     }
 
-    /// Puts what was being attempted above this error.
+    /// Adds what was being attempted above this error.
     #[must_use]
     pub fn during(mut self, attempted: impl Into<String>) -> Self {
         self.chain.insert(0, attempted.into());
         self
     }
 
-    /// Says what a person can do. The innermost hint stays: it knows most.
+    /// Adds what a person can do. An existing hint stays: the innermost knows most.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint.get_or_insert_with(|| hint.into());
         self
     }
 
-    /// The same error as one that only a person can fix.
+    /// The same error, but only a person can fix it.
     #[must_use]
     pub fn for_a_person(mut self) -> Self {
         self.kind = Kind::Refused;
         self
     }
 
-    /// The same error as one that a person must fix unless it passes.
+    /// The same error, but a person must fix it unless it passes.
     #[must_use]
     pub fn unless_it_passes(mut self) -> Self {
         self.kind = Kind::Doubtful;
@@ -122,7 +122,7 @@ impl Error {
         self.kind
     }
 
-    /// The remedy, where one is known.
+    /// The hint; `None` if there is none.
     pub fn remedy(&self) -> Option<&str> {
         self.hint.as_deref()
     }
@@ -134,7 +134,7 @@ impl Error {
 }
 
 impl fmt::Display for Error {
-    /// One cause a line, then the hint.
+    /// One cause per line, then the hint.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut causes = self.chain.iter();
         if let Some(first) = causes.next() {
@@ -152,7 +152,7 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// Turns foreign results into the agent's own, with what was attempted.
+/// Converts foreign errors into the agent's own, with what was attempted.
 pub trait Context<T> {
     /// An error that may pass by itself, with what was attempted.
     fn attempting(self, what: impl FnOnce() -> String) -> Result<T>;

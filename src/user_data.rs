@@ -1,4 +1,4 @@
-//! User-data for new instances: the script that fetches this very agent, and its settings.
+//! User-data for new instances: the script that downloads this agent, and its settings.
 
 use std::fmt::Write;
 
@@ -8,16 +8,16 @@ use crate::{
     ports::Role,
 };
 
-/// Our own script; see cloud-init/bootstrap.sh.
+/// The agent's own script; see cloud-init/bootstrap.sh.
 const SCRIPT: &str = include_str!("../cloud-init/bootstrap.sh");
 
-/// What EC2 takes at the most, before base64.
+/// The most that EC2 accepts, before base64.
 pub const LIMIT: usize = 16 * 1024;
 
-/// Forms the user-data. The agent comes from the first of `urls` that has it.
+/// Builds the user-data. The agent is downloaded from the first of `urls` that has it.
 ///
-/// `role` and `config` (TOML) become a MIME part of the agent's own; without
-/// either, the role comes from the tag `k8s-bootstrap:role` and a plain script is enough.
+/// `role` and `config` (TOML) go into a separate MIME part. Without either, a plain script is
+/// enough and the role comes from the tag `k8s-bootstrap:role`.
 pub fn form(
     urls: &[String],
     sha256: &str,
