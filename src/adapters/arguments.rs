@@ -1,10 +1,10 @@
-//! What a person hands to a command: a file, standard input, the program itself.
+//! Input for commands: a file, standard input, the agent's own binary.
 
 use std::{io::Read, path::Path};
 
 use crate::error::{Context, Error, Result};
 
-/// The text of this file, or of standard input where it is called `-`.
+/// The text of this file, or of standard input if it is `-`.
 pub fn read_text(path: &Path) -> Result<String> {
     if path == Path::new("-") {
         let mut text = String::new();
@@ -17,7 +17,7 @@ pub fn read_text(path: &Path) -> Result<String> {
         .map_err(|cause| Error::usage(format!("cannot read {}", path.display())).because(&cause))
 }
 
-/// The program that runs, byte for byte.
+/// The running binary, byte for byte.
 pub fn own_binary() -> Result<Vec<u8>> {
     std::fs::read("/proc/self/exe").attempting(|| "cannot read this very binary".to_owned())
 }

@@ -1,4 +1,4 @@
-//! Time as the machine tells it.
+//! The machine's time.
 
 use std::{
     sync::LazyLock,
@@ -23,8 +23,8 @@ impl Clock for SystemClock {
         Timestamp::now()
     }
 
-    /// `CLOCK_MONOTONIC`: it does not count the time that the machine is suspended, in which
-    /// the agent saw nothing.
+    /// `CLOCK_MONOTONIC`: it does not count the time while the machine is suspended, when the agent
+    /// could not observe anything.
     fn elapsed(&self) -> Duration {
         BEGIN.elapsed()
     }

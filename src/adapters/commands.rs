@@ -1,4 +1,4 @@
-//! Child programs, each in a process group of its own.
+//! Child processes, each in its own process group.
 
 use std::{process::Stdio, time::Duration};
 
@@ -14,11 +14,11 @@ use crate::{
     ports::{Command, Commands, Output},
 };
 
-/// What is kept of each stream: its last bytes, since errors stand at the end.
+/// How much of each stream is kept: its last bytes, since errors are at the end.
 const KEPT: usize = 64 * 1024;
 
-/// How long the streams may stay open after the child itself has ended.
-/// A daemon that it left behind holds them open for good.
+/// How long the streams may stay open after the child has ended. A daemon that it left behind keeps
+/// them open for good.
 const LINGERING: Duration = Duration::from_millis(500);
 
 /// Runs programs on this machine.
@@ -26,26 +26,26 @@ const LINGERING: Duration = Duration::from_millis(500);
 pub struct LocalCommands;
 
 impl LocalCommands {
-    /// Programs found by absolute path or by this process's PATH.
+    /// Programs are found by absolute path or through this process's PATH.
     pub fn new() -> Self {
         Self
     }
 }
 
-/// Kills the group unless the child was seen to end.
+/// Kills the group unless the child has been seen to end.
 struct Group(Option<Pid>);
 
 impl Drop for Group {
     fn drop(&mut self) {
         if let Some(leader) = self.0 {
-            // The leader is not reaped yet, so the number cannot have been given to another group.
+            // The leader is not reaped yet, so its number cannot belong to another group.
             let _ = killpg(leader, Signal::SIGKILL);
         }
     }
 }
 
-/// These are the agent's alone: kubeadm would copy them into the static pods, whose webhooks and
-/// kubelets the proxy does not reach.
+/// For the agent only: kubeadm would copy them into the static pods, whose webhooks and kubelets
+/// the proxy does not reach.
 const PROXY_VARIABLES: [&str; 8] = [
     "HTTP_PROXY",
     "HTTPS_PROXY",
@@ -108,7 +108,7 @@ impl Commands for LocalCommands {
         tracing::debug!(
             command = line,
             status = output.status,
-            // Never what it printed: kubeadm prints the key of the cluster's certificates.
+            // Never its output: kubeadm prints the key of the cluster's certificates.
             stdout_bytes = output.stdout.len(),
             stderr = output.stderr,
             "command ended"
@@ -193,10 +193,10 @@ mod tests {
         Command::new("/bin/sh", ["-c", script]).within(Duration::from_secs(20))
     }
 
-    /// Set in the process that has proxy variables.
+    /// Set in the child process that has proxy variables.
     const BEHIND_A_PROXY: &str = "K8S_BOOTSTRAP_TEST_COMMANDS_BEHIND_A_PROXY";
 
-    /// The environment belongs to the process, so this test runs itself in another one.
+    /// The environment belongs to the process, so this test runs itself in a child process.
     #[tokio::test]
     async fn a_program_inherits_no_proxy() {
         if std::env::var_os(BEHIND_A_PROXY).is_some() {
@@ -219,7 +219,7 @@ mod tests {
 
     async fn is_gone(pid: i32) -> bool {
         for _ in 0..100 {
-            // A killed orphan stays a zombie until PID 1 reaps it: that is gone enough.
+            // A killed orphan stays a zombie until PID 1 reaps it: that counts as ended.
             match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
                 Ok(stat) if !stat.contains(") Z ") => {
                     tokio::time::sleep(Duration::from_millis(20)).await;
@@ -324,7 +324,7 @@ mod tests {
         assert!(begun.elapsed() < Duration::from_millis(2500));
     }
 
-    /// What the events of a test said.
+    /// The events logged by a test.
     #[derive(Clone, Default)]
     struct Said(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
 

@@ -18,7 +18,7 @@ use crate::{
     ports::{Command, Commands, Host, MachineFacts},
 };
 
-/// The machine that this process runs on, or a folder that stands for one.
+/// The machine that this process runs on, or a folder in its place.
 #[derive(Clone)]
 pub struct LocalHost {
     root: PathBuf,
@@ -32,7 +32,7 @@ impl LocalHost {
         Self::at("/").with_commands(Arc::new(LocalCommands::new()))
     }
 
-    /// A folder in place of `/`. It starts no programs until told which ones it has.
+    /// A folder in place of `/`. It starts no programs unless `with_commands` provides them.
     pub fn at(root: impl Into<PathBuf>) -> Self {
         Self {
             root: root.into(),
@@ -201,7 +201,7 @@ impl Host for LocalHost {
     }
 }
 
-/// An absolute path below the root.
+/// This absolute path below the root.
 pub(super) fn place(root: &Path, path: &Path) -> Result<PathBuf> {
     let mut parts = path.components();
     if parts.next() != Some(Component::RootDir)
@@ -215,7 +215,7 @@ pub(super) fn place(root: &Path, path: &Path) -> Result<PathBuf> {
     Ok(root.join(parts.as_path()))
 }
 
-/// Adds to an error of the disk what a person can do about it.
+/// Adds a hint to a disk error.
 pub(super) fn on_disk<T>(outcome: io::Result<T>, path: &Path) -> Result<T> {
     outcome.map_err(|cause| {
         let error = Error::failed(format!("cannot write {}", path.display())).because(&cause);
@@ -231,7 +231,7 @@ pub(super) fn on_disk<T>(outcome: io::Result<T>, path: &Path) -> Result<T> {
     })
 }
 
-/// Bytes free for this process at the path, or at the nearest folder above that exists.
+/// Bytes free for this process at the path, or at the nearest existing parent folder.
 pub(super) fn free_bytes(path: &Path) -> io::Result<u64> {
     let existing = path
         .ancestors()
@@ -241,8 +241,8 @@ pub(super) fn free_bytes(path: &Path) -> io::Result<u64> {
     Ok(stat.blocks_available().saturating_mul(stat.fragment_size()))
 }
 
-/// Makes a folder and those above it, readable by all whatever the umask:
-/// programs and units are looked up in them, and secrets have modes of their own.
+/// Creates a folder and its parents, readable by all regardless of the umask: programs and units
+/// are looked up in them, and secrets have their own modes.
 pub(super) fn make_folders(folder: &Path) -> io::Result<()> {
     let missing: Vec<&Path> = folder.ancestors().take_while(|f| !f.exists()).collect();
     for folder in missing.into_iter().rev() {
@@ -255,12 +255,12 @@ pub(super) fn make_folders(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes names in a folder outlast a power cut.
+/// Makes new names in a folder survive a power failure.
 pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
     fs::File::open(folder)?.sync_all()
 }
 
-/// The folder that a file is in.
+/// The folder of a file.
 pub(super) fn folder_of(target: &Path) -> &Path {
     target.parent().unwrap_or(Path::new("/"))
 }
@@ -278,14 +278,14 @@ pub(super) fn written_beside(
         .permissions(fs::Permissions::from_mode(0o600))
         .tempfile_in(folder)?;
     file.write_all(content)?;
-    // Apart from creation, where the umask would take bits away.
+    // Separate from creation, where the umask would remove bits.
     file.as_file()
         .set_permissions(fs::Permissions::from_mode(mode))?;
     file.as_file().sync_all()?;
     Ok(file)
 }
 
-/// Writes a file so that at any instant either the old or the new one is there.
+/// Writes a file so that at any time either the old or the new one exists.
 pub(super) fn write_whole(target: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let file = written_beside(target, content, mode)?;
     file.persist(target).map_err(|error| error.error)?;
@@ -305,7 +305,7 @@ pub(super) fn sha256_of(path: &Path) -> io::Result<String> {
     }
 }
 
-/// Runs file work where it does not hold up the runtime.
+/// Runs file I/O where it does not block the runtime.
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
@@ -321,7 +321,7 @@ fn is_absent(cause: &io::Error) -> bool {
     )
 }
 
-/// The architecture in Kubernetes' words.
+/// The architecture in Kubernetes' terms.
 fn architecture(rust: &str) -> &str {
     match rust {
         "x86_64" => "amd64",

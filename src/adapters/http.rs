@@ -1,8 +1,8 @@
 //! How every HTTP client of the agent is built.
 //!
-//! TLS is rustls with ring, named explicitly. Trusted are the embedded Mozilla
-//! roots plus the machine's own bundle, so that a private CA works by the usual
-//! `update-ca-certificates`. Names are resolved in the process, see [`resolver`].
+//! TLS is rustls with ring, named explicitly. It trusts the embedded Mozilla roots plus the
+//! machine's own bundle, so that a private CA works with the usual `update-ca-certificates`. Names
+//! are resolved in the process, see [`resolver`].
 
 pub mod resolver;
 
@@ -15,7 +15,7 @@ use rustls_native_certs::CertificateResult;
 use self::resolver::SystemResolver;
 use crate::error::{Context, Result};
 
-/// What the agent calls itself to servers.
+/// The `User-Agent` of all requests.
 pub const USER_AGENT: &str = concat!("k8s-bootstrap/", env!("CARGO_PKG_VERSION"));
 
 /// Builds clients that share trusted roots and the resolver's cache.
@@ -26,8 +26,8 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// Reads the machine's certificates. A broken bundle is logged, not an error:
-    /// the embedded roots still serve.
+    /// Reads the machine's certificates. A broken bundle is logged and is no error: the embedded
+    /// roots still work.
     pub fn new() -> Result<Self> {
         Self::trusting(roots(rustls_native_certs::load_native_certs()))
     }
@@ -53,8 +53,8 @@ impl Clients {
             .dns_resolver(Arc::new(self.resolver.clone()))
     }
 
-    /// For release sites and mirrors: proxy variables count, redirects are followed,
-    /// 10 s to connect, 30 s without a byte end a transfer.
+    /// For release sites and mirrors: uses proxy variables, follows redirects, 10 s to connect; 30
+    /// s without a byte end a transfer.
     pub fn downloads(&self) -> Result<Client> {
         self.builder()
             .connect_timeout(Duration::from_secs(10))
@@ -63,8 +63,8 @@ impl Clients {
             .attempting(|| "cannot set up the HTTP client for downloads".to_owned())
     }
 
-    /// For AWS APIs: proxy variables count, a redirect is an answer like any other
-    /// (a signature holds for one host), 5 s to connect, 20 s for the whole call.
+    /// For AWS APIs: uses proxy variables, returns a redirect like any other answer (a signature is
+    /// valid for one host), 5 s to connect, 20 s for the whole call.
     pub fn aws(&self) -> Result<Client> {
         self.builder()
             .redirect(Policy::none())
@@ -74,8 +74,8 @@ impl Clients {
             .attempting(|| "cannot set up the HTTP client for AWS".to_owned())
     }
 
-    /// For the metadata service, which is one hop away and never behind a proxy:
-    /// 1 s to connect, 5 s for the whole call.
+    /// For the metadata service, which is one hop away and never behind a proxy: 1 s to connect, 5
+    /// s for the whole call.
     pub fn metadata(&self) -> Result<Client> {
         self.builder()
             .no_proxy()
@@ -87,7 +87,7 @@ impl Clients {
     }
 }
 
-/// The embedded roots and whatever is usable of the machine's.
+/// The embedded roots and the usable certificates of the machine.
 fn roots(native: CertificateResult) -> RootCertStore {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().cloned());
@@ -159,13 +159,13 @@ mod tests {
         assert_eq!(roots(missing).len(), embedded);
     }
 
-    /// Nothing listens there: only a proxy can answer for it.
+    /// Nothing listens here: only a proxy can answer.
     const NOBODY: &str = "http://127.0.0.1:1/";
 
-    /// Set in the process that has proxy variables.
+    /// Set in the child process that has proxy variables.
     const BEHIND_A_PROXY: &str = "K8S_BOOTSTRAP_TEST_BEHIND_A_PROXY";
 
-    /// The environment belongs to the process, so this test runs itself in another one.
+    /// The environment belongs to the process, so this test runs itself in a child process.
     #[tokio::test]
     async fn proxy_variables_count_except_for_the_metadata_service() {
         if std::env::var_os(BEHIND_A_PROXY).is_some() {

@@ -1,12 +1,11 @@
 //! The instance metadata service, version 2 only.
 //!
-//! A session token is fetched by PUT, sent with every GET, and renewed before it
-//! expires or when the service answers 401. There is no fallback to version 1:
-//! a service that refuses the token is an error with its remedy.
+//! A session token is fetched by PUT, sent with every GET, and renewed before it expires or when
+//! the service answers 401. There is no fallback to version 1: if the service refuses the token,
+//! that is an error with a hint.
 //!
-//! Early in boot the service may not be reachable yet, and rarely it answers 5xx.
-//! Both are tried again, each pause drawn from half to whole of 0.1 s · 2ⁿ, at
-//! most 5 s, for 60 s in total.
+//! Early in boot the service may not be reachable yet, and rarely it answers 5xx. Both are retried
+//! for 60 s in total; each pause is drawn from half to all of 0.1 s · 2ⁿ, at most 5 s.
 
 mod credentials;
 
@@ -27,17 +26,17 @@ use crate::{
 
 pub use credentials::RoleCredentials;
 
-/// Where the service is on every instance.
+/// The service's address on every instance.
 pub const ADDRESS: &str = "http://169.254.169.254";
 
-/// The longest life of a token that the service grants, in seconds.
+/// The longest token lifetime that the service grants, in seconds.
 const TOKEN_TTL: u32 = 21_600;
-/// Tokens and credentials are renewed when less than this is left of them.
+/// Tokens and credentials are renewed when less than this is left of their lifetime.
 const RENEW_BEFORE: Duration = Duration::from_mins(5);
 const DEADLINE: Duration = Duration::from_mins(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// Holds the instance's id on Nitro, which makes remedies exact when the service is off.
+/// Holds the instance's id on Nitro, which makes hints exact if the service is off.
 const ASSET_TAG: &str = "/sys/class/dmi/id/board_asset_tag";
 
 /// A client of the metadata service.
@@ -63,7 +62,7 @@ impl Imds {
         Self::at(ADDRESS, clients, clock)
     }
 
-    /// A client of a service elsewhere, `http://127.0.0.1:1338`.
+    /// A client of a service elsewhere, such as `http://127.0.0.1:1338`.
     pub fn at(base: &str, clients: &Clients, clock: Arc<dyn Clock>) -> Result<Self> {
         let base: Url = base
             .parse()
@@ -82,7 +81,7 @@ impl Imds {
         })
     }
 
-    /// The URL of a path; each segment is escaped on its own, since tag keys are arbitrary.
+    /// The URL of a path; each segment is escaped separately, since tag keys are arbitrary.
     fn url(&self, path: &[&str]) -> Url {
         let mut url = self.base.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
@@ -91,7 +90,7 @@ impl Imds {
         url
     }
 
-    /// The content of a path, with a valid token.
+    /// The content of a path, read with a valid token.
     async fn get(&self, path: &[&str]) -> Result<Result<Vec<u8>, Missing>> {
         let url = self.url(path);
         let attempted = || format!("cannot read {url} from the metadata service");
@@ -248,8 +247,8 @@ fn is_off(status: StatusCode) -> Error {
     ))
 }
 
-/// The start of the command that changes the service's options, for this instance
-/// while the service itself cannot be asked who that is.
+/// The start of the command that changes the service's options. It works for this instance even if
+/// the service cannot be asked for its id.
 fn modify_own_options() -> String {
     let from_board = std::fs::read_to_string(ASSET_TAG).unwrap_or_default();
     let id = Some(from_board.trim()).filter(|id| id.starts_with("i-"));
@@ -257,7 +256,7 @@ fn modify_own_options() -> String {
     format!("aws ec2 modify-instance-metadata-options --instance-id {id}")
 }
 
-/// The part of the instance identity document that matters here.
+/// The relevant fields of the instance identity document.
 /// <https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instance-identity-documents.html>
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -293,7 +292,7 @@ impl Metadata for Imds {
         };
         let mut tags = BTreeMap::new();
         for key in keys.lines().filter(|key| !key.is_empty()) {
-            // A tag removed since the listing is simply gone.
+            // A tag removed since the listing is skipped.
             if let Ok(value) = self.text(&["meta-data", "tags", "instance", key]).await? {
                 tags.insert(key.to_owned(), value);
             }
@@ -310,7 +309,7 @@ impl Metadata for Imds {
     }
 
     async fn notices(&self) -> Result<Notices> {
-        // Each path is there only while it says something; a group's is there always.
+        // Each path exists only while there is a notice; only the group's path always exists.
         let lifecycle = ["meta-data", "autoscaling", "target-lifecycle-state"];
         let lifecycle = self.text(&lifecycle).await?.ok();
         let interruption = ["meta-data", "spot", "instance-action"];

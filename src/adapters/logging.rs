@@ -1,9 +1,8 @@
-//! Where the agent's events go: the journal with fields, or stderr.
+//! The destination of the agent's events: the journal with fields, or stderr.
 //!
-//! The error that ends a command is not an event: `main` prints it to stderr. Under
-//! systemd that is a stream which the journal attributes to the unit even when the
-//! process is gone by then, as it does not for single messages, and which the unit
-//! file sends to the console too.
+//! The error that ends a command is not an event: `main` prints it to stderr. Under systemd the
+//! journal attributes that stream to the unit even if the process has ended, which it does not do
+//! for single messages, and the unit file also sends it to the console.
 
 use std::io::{self, IsTerminal};
 
@@ -13,12 +12,11 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-/// The variable that chooses what is logged, in the directives of `tracing-subscriber`'s
+/// The variable that selects what is logged, in the directives of `tracing-subscriber`'s
 /// [`Targets`]: `debug`, `info,k8s_bootstrap=debug`.
 pub const VARIABLE: &str = "K8S_BOOTSTRAP_LOG";
 
-/// Under systemd: events go to the journal as they are, with their fields. Elsewhere
-/// they go to stderr.
+/// Under systemd, events go to the journal with their fields; elsewhere to stderr.
 pub fn start() {
     let asked = std::env::var(VARIABLE).ok();
     let (filter, mistake) = filter(asked.as_deref());
@@ -42,9 +40,9 @@ pub fn start() {
     }
 }
 
-/// What to log. A mistake in the variable must not silence the agent, nor stop it.
+/// What to log. A mistake in the variable must neither silence the agent nor stop it.
 fn filter(asked: Option<&str>) -> (Targets, Option<String>) {
-    // kube logs each refused connection as an error; the wait that sees it says so better.
+    // kube logs each refused connection as an error; the wait that sees it reports it better.
     let usual = || {
         Targets::new()
             .with_default(LevelFilter::INFO)
@@ -62,7 +60,7 @@ fn filter(asked: Option<&str>) -> (Targets, Option<String>) {
     }
 }
 
-/// systemd sets this where stdout or stderr is connected to the journal.
+/// systemd sets this if stdout or stderr is connected to the journal.
 fn under_systemd() -> bool {
     std::env::var_os("JOURNAL_STREAM").is_some() && std::env::var_os("NOTIFY_SOCKET").is_some()
 }

@@ -1,5 +1,5 @@
-//! The only place that touches the world: metadata service, AWS, files, programs, the Kubernetes API, and those
-//! who ask how the agent is.
+//! The only place that accesses the outside world: metadata service, AWS, files, programs, the
+//! Kubernetes API, and clients that request the agent's status.
 
 #![allow(
     clippy::disallowed_methods,

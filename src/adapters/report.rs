@@ -1,4 +1,4 @@
-//! /livez, /readyz, /status and /metrics: served by the agent, and asked by `status`.
+//! /livez, /readyz, /status and /metrics: served by the agent, and requested by `status`.
 
 use std::{net::SocketAddr, path::Path};
 
@@ -20,14 +20,14 @@ use crate::{
 
 type Shared = State<watch::Receiver<Status>>;
 
-/// Where `run` leaves the address that it serves, for `status`.
+/// Where `run` stores the address that it serves on, for `status`.
 const ADDRESS_FILE: &str = "/run/k8s-bootstrap/http";
 
-/// Listens, and answers once it is told of the status.
+/// Listens, and answers once it has the status.
 pub struct Server(TcpListener);
 
 impl Server {
-    /// Starts to listen; the address is refused here and not later.
+    /// Starts listening; a bad address is refused here and not later.
     pub async fn listen(address: SocketAddr) -> Result<Self> {
         let listener = TcpListener::bind(address)
             .await
@@ -46,20 +46,20 @@ impl Server {
     }
 }
 
-/// Leaves the address to [`ask`].
+/// Stores the address for [`ask`].
 pub async fn remember(host: &dyn Host, address: SocketAddr) -> Result<()> {
     let text = address.to_string();
     host.write(Path::new(ADDRESS_FILE), text.as_bytes(), 0o644)
         .await
 }
 
-/// The address that an agent served last on this machine.
+/// The address that an agent last served on, on this machine.
 pub async fn remembered(host: &dyn Host) -> Result<Option<SocketAddr>> {
     let text = host.read(Path::new(ADDRESS_FILE)).await?;
     Ok(text.and_then(|text| String::from_utf8_lossy(&text).trim().parse().ok()))
 }
 
-/// What the agent that runs on this machine says.
+/// The status of the agent that runs on this machine.
 pub async fn ask(host: &dyn Host, clients: &Clients) -> Result<Status> {
     let not_running =
         "is it running? `systemctl status k8s-bootstrap`, `journalctl -u k8s-bootstrap`";

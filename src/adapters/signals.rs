@@ -4,7 +4,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::error::{Context, Result};
 
-/// The signals by which systemd, or a person at a terminal, stops the agent.
+/// The signals with which systemd, or a person at a terminal, stops the agent.
 pub struct ShutdownSignals {
     terminate: Signal,
     interrupt: Signal,
@@ -21,7 +21,7 @@ impl ShutdownSignals {
         })
     }
 
-    /// Waits for the next one.
+    /// Waits for the next signal.
     pub async fn wait(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}

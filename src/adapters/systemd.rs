@@ -1,4 +1,4 @@
-//! systemd's view: READY, STATUS and the watchdog.
+//! Notifications to systemd: READY, STATUS and the watchdog.
 
 use std::time::Duration;
 
@@ -8,23 +8,23 @@ use tracing::warn;
 
 use crate::report::Status;
 
-/// Nothing happens outside of a unit.
+/// Does nothing outside of a unit.
 fn status(line: &str) {
     notify(&[NotifyState::Status(line)]);
 }
 
-/// Tells systemd that the service is up: it listens and knows who it is. The node comes later.
+/// Tells systemd that the service is up: it listens and knows its identity. The node comes later.
 pub fn ready() {
     notify(&[NotifyState::Ready]);
 }
 
-/// Tells systemd that the service ends.
+/// Tells systemd that the service is stopping.
 pub fn stopping(line: &str) {
     notify(&[NotifyState::Stopping, NotifyState::Status(line)]);
 }
 
-/// Keeps STATUS= true and the watchdog fed, until the process ends. Both are driven by the same
-/// task as the agent's own work: if that ever blocks, the watchdog hears nothing.
+/// Keeps STATUS= up to date and the watchdog alive until the process ends. Both run in the same
+/// task as the agent's own work: if that ever blocks, the watchdog gets no notification.
 pub async fn follow(mut status: watch::Receiver<Status>) {
     let mut alive = watchdog_interval().map(interval);
     loop {
@@ -42,7 +42,7 @@ pub async fn follow(mut status: watch::Receiver<Status>) {
     }
 }
 
-/// How often the watchdog must hear from us; `None` where it is off.
+/// How often the watchdog must be notified; `None` if it is off.
 fn watchdog_interval() -> Option<Duration> {
     sd_notify::watchdog_enabled().map(|limit| limit / 3)
 }

@@ -1,4 +1,4 @@
-//! The real adapters, put together.
+//! Assembles the real adapters.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -34,10 +34,10 @@ use crate::{
     steps::kubeadm,
 };
 
-/// What an instance of a cluster without a store has recorded itself.
+/// The record that an instance of a cluster without a store keeps itself.
 const RECORD: &str = "/var/lib/k8s-bootstrap/record";
 
-/// What can be reached before it is known which cluster this instance belongs to.
+/// What can be reached before the instance's cluster is known.
 pub struct Wiring {
     /// This machine.
     pub host: Arc<dyn Host>,
@@ -47,12 +47,12 @@ pub struct Wiring {
     pub imds: Arc<Imds>,
     /// The machine's clock.
     pub clock: Arc<dyn Clock>,
-    /// HTTP.
+    /// HTTP clients.
     pub clients: Clients,
 }
 
 impl Wiring {
-    /// Connects to nothing yet.
+    /// Does not connect to anything yet.
     pub fn new() -> Result<Self> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let clients = Clients::new()?;

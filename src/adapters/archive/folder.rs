@@ -1,4 +1,4 @@
-//! Backups in a folder, such as a network file system or another disk.
+//! Backups in a folder, such as a network file system or a second disk.
 
 use std::{
     fs, io,
@@ -52,7 +52,7 @@ impl Folder {
             let mut names = Vec::new();
             for entry in entries {
                 let name = entry?.file_name().to_string_lossy().into_owned();
-                // Files that are being written.
+                // Skip files that are still being written.
                 if !name.starts_with('.') {
                     names.push(name);
                 }
@@ -75,7 +75,7 @@ impl Folder {
     }
 }
 
-/// A copy for its owner alone, under a temporary name next to the target and on disk already.
+/// A copy for the owner alone, under a temporary name next to the target and already on disk.
 fn copied_beside(from: &Path, target: &Path) -> io::Result<tempfile::NamedTempFile> {
     let mut source = fs::File::open(from)?;
     let folder = host::folder_of(target);

@@ -14,15 +14,15 @@ use crate::{
 
 use folder::Folder;
 
-/// Every kind of place.
+/// Dispatches to the folder or the bucket of a place.
 pub struct Archives {
-    /// Before the paths of files.
+    /// Prepended to the paths of files.
     root: PathBuf,
     s3: Option<S3>,
 }
 
 impl Archives {
-    /// Buckets by this S3, folders and files of this machine.
+    /// Buckets through this S3 client; folders and files on this machine.
     pub fn new(s3: S3) -> Self {
         Self {
             root: PathBuf::from("/"),
@@ -30,7 +30,7 @@ impl Archives {
         }
     }
 
-    /// Folders and files of the machine whose root is this folder, and no buckets.
+    /// Folders and files below this root, and no buckets.
     #[cfg(test)]
     pub fn at(root: &Path) -> Self {
         Self {

@@ -1,4 +1,4 @@
-//! What AWS answers when it does not do what was asked.
+//! AWS's error answers.
 
 use quick_xml::de::from_str;
 use serde::Deserialize;
@@ -11,14 +11,15 @@ use crate::error::Error;
 pub(super) struct Rejection {
     /// The HTTP status.
     pub status: u16,
-    /// `ParameterNotFound`; "" where the answer had none.
+    /// Such as `ParameterNotFound`; empty if the answer had none.
     pub code: String,
-    /// The service's own words.
+    /// The service's own message.
     pub message: String,
 }
 
 impl Rejection {
-    /// Reads an error of the EC2 query protocol, of the other XML protocols or of the JSON protocol.
+    /// Parses an error of the EC2 query protocol, of the other XML protocols or of the JSON
+    /// protocol.
     pub fn read(status: u16, body: &str) -> Self {
         let (code, message) = from_json(body)
             .or_else(|| from_xml(body))
@@ -30,7 +31,7 @@ impl Rejection {
         }
     }
 
-    /// Whether the signature's time, key or token was not accepted.
+    /// Whether the signature's time, key or token was rejected.
     pub fn is_about_credentials(&self) -> bool {
         matches!(
             self.code.as_str(),
@@ -54,14 +55,15 @@ impl Rejection {
         )
     }
 
-    /// The error for a caller that has no use for the code. `action` is IAM's, `ec2:DescribeInstances`.
+    /// The error for a caller that does not need the code. `action` is IAM's,
+    /// `ec2:DescribeInstances`.
     ///
-    /// It counts as one that may pass by itself even where permission is missing:
-    /// policies are attached while instances run.
+    /// It counts as temporary even if permission is missing: policies are attached while instances
+    /// run.
     pub fn into_error(self, action: &str, role: &str) -> Error {
         let denied = self.is_denied();
         let credentials = self.is_about_credentials();
-        // The message knows better when a call needs a second service, such as KMS.
+        // The message is more precise if a call needs a second service, such as KMS.
         let wanted = self
             .message
             .split_once("to perform: ")

@@ -1,4 +1,4 @@
-//! Auto Scaling by its query protocol.
+//! Auto Scaling through its query protocol.
 //! <https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_CompleteLifecycleAction.html>
 
 use std::sync::Arc;
@@ -22,7 +22,7 @@ const TERMINATING: &str = "autoscaling:EC2_INSTANCE_TERMINATING";
 pub struct AutoScaling(Arc<Aws>);
 
 impl AutoScaling {
-    /// The Auto Scaling API by these credentials and endpoints.
+    /// The Auto Scaling API with these credentials and endpoints.
     pub fn new(aws: Arc<Aws>) -> Self {
         Self(aws)
     }
@@ -44,7 +44,7 @@ impl Scaling for AutoScaling {
             ))
             .await?;
         let members = found.result.list.member.into_iter();
-        // One that goes on is in `Terminating:Proceed`.
+        // After completion an instance is in `Terminating:Proceed`.
         let mut waits = members.filter(|member| {
             matches!(
                 member.lifecycle_state.as_str(),
@@ -84,7 +84,7 @@ impl Scaling for AutoScaling {
         );
         match self.0.call(&call).await? {
             Answer::Done(_) => Ok(()),
-            // "No active Lifecycle Action found": it was completed, by us or by its time-out.
+            // "No active Lifecycle Action found": it was completed, by the agent or by its timeout.
             Answer::Rejected(no, _) if no.code == "ValidationError" => Ok(()),
             Answer::Rejected(no, role) => Err(self.0.error(&call, no, &role)),
         }

@@ -1,4 +1,4 @@
-//! One call: signed, sent, and tried again where that can help.
+//! One call: signed, sent, and retried if that can help.
 
 use std::{
     sync::{
@@ -31,8 +31,8 @@ use crate::{
     ports::Clock,
 };
 
-/// AWS accepts signatures that are five minutes off; a clock that differs by
-/// less than this is not what a rejection is about.
+/// AWS accepts signatures that are up to five minutes off; if the clocks differ by less than this,
+/// they are not the cause of a rejection.
 const TOLERATED_SKEW: i64 = 60;
 
 /// How long a forwarded call may take.
@@ -47,25 +47,25 @@ pub struct Aws {
     pub(super) endpoints: Endpoints,
     pub(super) credentials: Arc<dyn CredentialSource>,
     pub(super) clock: Arc<dyn Clock>,
-    /// AWS's clock minus ours in seconds, as far as it mattered yet.
+    /// AWS's clock minus ours in seconds; 0 until a difference mattered.
     pub(super) skew: AtomicI64,
 }
 
-/// What is asked of a service.
+/// A request to a service.
 pub(super) struct Call {
     pub service: Service,
     /// `DescribeInstances`.
     pub action: &'static str,
-    /// `POST` for all but REST protocols.
+    /// `POST` except for REST protocols.
     pub method: Method,
-    /// Path and query, `/` for all but REST protocols.
+    /// Path and query, `/` except for REST protocols.
     pub path: String,
     pub headers: Vec<(&'static str, String)>,
     pub body: String,
 }
 
 impl Call {
-    /// By the query protocol: a form in, XML out.
+    /// A call of the query protocol: form in, XML out.
     pub fn query(
         service: Service,
         version: &str,
@@ -95,11 +95,11 @@ impl Call {
     }
 }
 
-/// What became of a call.
+/// The result of a call.
 pub(super) enum Answer {
     /// The body of a success.
     Done(String),
-    /// An error that trying again would not change, and the role that got it.
+    /// An error that a retry would not change, and the role that received it.
     Rejected(Rejection, String),
 }
 
@@ -126,7 +126,7 @@ impl Aws {
         })
     }
 
-    /// A call of which every error is simply an error.
+    /// A call for which every error is simply an error.
     pub(super) async fn done(&self, call: &Call) -> Result<String> {
         match self.call(call).await? {
             Answer::Done(body) => Ok(body),
@@ -147,11 +147,10 @@ impl Aws {
         format!("cannot call {} at {at}", call.iam_action())
     }
 
-    /// Makes a call, again where `retry` says so. Beyond that, once with AWS's own
-    /// time when the clocks differ, and once with new credentials when these ones
-    /// were not accepted.
+    /// Makes a call and retries as `retry` says. In addition, it retries once with AWS's own time
+    /// if the clocks differ, and once with new credentials if the current ones were rejected.
     ///
-    /// An attempt whose answer was lost may have taken effect all the same.
+    /// An attempt whose answer was lost may still have taken effect.
     pub(super) async fn call(&self, call: &Call) -> Result<Answer> {
         let url = self.endpoints.url(call.service)?;
         let url = url
@@ -216,7 +215,7 @@ impl Aws {
             request = request.header(name, value);
         }
         let answer = request.body(call.body.clone()).send().await;
-        // The URL is part of what the caller says was attempted.
+        // The caller's message already names the URL.
         let answer = answer
             .map_err(reqwest::Error::without_url)
             .attempting(|| "no answer from AWS".to_owned())?;
@@ -230,7 +229,7 @@ impl Aws {
         Ok(Response { status, date, body })
     }
 
-    /// A call's headers with a signature of now, for somebody else to send.
+    /// A call's headers, signed now, for another instance to send.
     pub(super) async fn signed(&self, call: &Call) -> Result<Vec<(String, String)>> {
         let url = self.endpoints.url(call.service)?;
         let credentials = self.credentials.current().await?;
@@ -240,13 +239,13 @@ impl Aws {
         Ok(own.chain(signature).collect())
     }
 
-    /// Sends once what somebody else has signed, and gives what STS answers: status and body.
+    /// Sends once what another instance has signed; returns the status and body of STS's answer.
     ///
-    /// It goes to the service's own address, whatever was signed; redirects are not followed
-    /// and an answer is cut where it is longer than this service's ever are.
+    /// It goes to the service's own address, whatever was signed. Redirects are not followed, and
+    /// an answer longer than this service ever sends is cut.
     ///
-    /// Where the service asks to come back later that is done for some seconds: what was signed
-    /// is good for one passing on by us, so the signer would have to start over.
+    /// If the service asks to retry later, it retries for some seconds: the signed request may be
+    /// forwarded only once, so the signer would otherwise have to start over.
     pub(super) async fn forward(
         &self,
         service: Service,
@@ -302,7 +301,7 @@ impl Aws {
         self.clock.now() + SignedDuration::from_secs(self.skew.load(Ordering::Relaxed))
     }
 
-    /// The headers that sign a call.
+    /// The headers with a call's signature.
     fn signature(
         &self,
         url: &Url,
@@ -314,7 +313,7 @@ impl Aws {
         let time: SystemTime = now.try_into().attempting(attempted)?;
         let mut settings = SigningSettings::default();
         if call.method == Method::GET {
-            // A verifier that takes the query for a form would hash that in place of the body.
+            // A verifier that takes the query for a form would hash that instead of the body.
             settings.payload_checksum_kind = PayloadChecksumKind::XAmzSha256;
         }
         let identity: Identity = Credentials::new(
@@ -353,7 +352,7 @@ impl Aws {
             .collect())
     }
 
-    /// Signs with the answer's time from now on; tells whether that makes a difference.
+    /// Signs with the time of this answer from now on; returns whether that makes a difference.
     pub(super) fn take_time_from(&self, date: Option<Timestamp>) -> bool {
         let Some(theirs) = date else {
             return false;
@@ -372,7 +371,7 @@ impl Aws {
     }
 }
 
-/// When an answer was given, by the server's own clock.
+/// The time of an answer, by the server's own clock.
 pub(super) fn date_of(answer: &reqwest::Response) -> Option<Timestamp> {
     let date = answer.headers().get(reqwest::header::DATE)?;
     DateTimeParser::new().parse_timestamp(date.as_bytes()).ok()

@@ -1,4 +1,4 @@
-//! EC2 by its query protocol: form in, XML out.
+//! EC2 through its query protocol: form in, XML out.
 //! <https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeInstances.html>
 
 use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
@@ -18,7 +18,7 @@ use crate::{
 };
 
 const API_VERSION: &str = "2016-11-15";
-/// The most that EC2 gives in one page.
+/// The most that EC2 returns in one page.
 const PAGE: &str = "1000";
 /// The most values that a filter may have.
 const FILTER_VALUES: usize = 200;
@@ -28,7 +28,7 @@ const FILTER_VALUES: usize = 200;
 pub struct Ec2Api(Arc<Aws>);
 
 impl Ec2Api {
-    /// The EC2 API by these credentials and endpoints.
+    /// The EC2 API with these credentials and endpoints.
     pub fn new(aws: Arc<Aws>) -> Self {
         Self(aws)
     }
@@ -43,7 +43,7 @@ impl Ec2 for Ec2Api {
 
     async fn by_ids(&self, ids: &[&str]) -> Result<Vec<Instance>> {
         let mut found = Vec::new();
-        // As a filter: asked for by its id, one that is not there is an error for all.
+        // As a filter: if one is requested by id and does not exist, the whole call fails.
         for ids in ids.chunks(FILTER_VALUES) {
             found.extend(self.found_by("instance-id", ids).await?);
         }
@@ -64,7 +64,7 @@ impl Ec2 for Ec2Api {
 }
 
 impl Ec2Api {
-    /// All pages of the instances that have one of these values, by their ids.
+    /// All pages of the instances for which this filter has one of these values.
     async fn found_by(&self, filter: &str, values: &[&str]) -> Result<Vec<Instance>> {
         let mut found = Vec::new();
         let mut token: Option<String> = None;
@@ -142,7 +142,7 @@ struct Item {
     instance_state: State,
     #[serde(default)]
     private_ip_address: String,
-    /// The public one.
+    /// The public address.
     #[serde(default)]
     ip_address: String,
     #[serde(default)]

@@ -1,4 +1,4 @@
-//! Where the services of a region are.
+//! The endpoints of a region's services.
 
 use url::Url;
 
@@ -11,7 +11,7 @@ pub enum Service {
     AutoScaling,
     /// Elastic Compute Cloud.
     Ec2,
-    /// Route 53, one for all regions of a partition.
+    /// Route 53, one service for all regions of a partition.
     Route53,
     /// Simple Storage Service.
     S3,
@@ -35,16 +35,16 @@ impl Service {
     }
 }
 
-/// The variable that sends all services to one address, as the AWS CLI and SDKs read it.
+/// The variable that directs all services to one address, as in the AWS CLI and SDKs.
 pub const OVERRIDE: &str = "AWS_ENDPOINT_URL";
 
-/// A set of regions with accounts and names of its own.
+/// A set of regions with its own accounts and domain names.
 struct Partition {
-    /// The start of its regions' names.
+    /// The prefix of its regions' names.
     start: &'static str,
-    /// What its host names end in.
+    /// The suffix of its host names.
     suffix: &'static str,
-    /// Route 53's host in it, and the region that its calls are signed for.
+    /// Its Route 53 host, and the region that calls to it are signed for.
     route53: (&'static str, &'static str),
 }
 
@@ -84,7 +84,7 @@ const fn partition(
 pub struct Endpoints {
     /// `eu-central-1`.
     pub region: String,
-    /// One address for all services, in place of the region's own.
+    /// One address for all services, instead of the region's own.
     pub instead: Option<Url>,
 }
 
@@ -95,7 +95,7 @@ impl Endpoints {
         Self::with_override(region, instead.as_deref())
     }
 
-    /// The region's own endpoints, or the given one for all services; "" is as none.
+    /// The region's own endpoints, or the given one for all services; an empty one counts as none.
     pub fn with_override(region: &str, instead: Option<&str>) -> Result<Self> {
         let instead = match instead {
             None | Some("") => None,

@@ -1,15 +1,15 @@
-//! Which calls are tried again, and when.
+//! Which calls are retried, and when.
 //!
-//! Up to eight attempts within 90 s. The pause before attempt n + 1 is drawn
-//! evenly from nothing to 0.5 s · 2ⁿ⁻¹, at most 20 s ("full jitter"), so that
-//! nodes that were throttled together do not return together:
+//! Up to eight attempts within 90 s. The pause before attempt n + 1 is drawn evenly from nothing to
+//! 0.5 s · 2ⁿ⁻¹, at most 20 s ("full jitter"), so that nodes that were throttled together do not
+//! retry together:
 //!
 //! ```text
 //! before attempt   2    3    4    5    6    7     8
 //! at most        0.5    1    2    4    8   16    20 s
 //! ```
 //!
-//! What outlasts this is an error that the caller's own, slower wait tries again.
+//! If the error lasts longer, the caller's own, slower wait retries.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ const LONGEST: Duration = Duration::from_secs(20);
 /// The attempts of one call.
 pub(super) struct Schedule {
     end: Timestamp,
-    /// Attempts made, the running one included.
+    /// The number of attempts, including the current one.
     pub attempt: u32,
 }
 
@@ -34,7 +34,7 @@ impl Schedule {
         Self::within(clock, DEADLINE)
     }
 
-    /// For a call that somebody waits for meanwhile: its attempts begin within this time.
+    /// For a call that somebody is waiting for: its attempts begin within this time.
     pub fn within(clock: &dyn Clock, time: Duration) -> Self {
         Self {
             end: clock.now() + time,
@@ -42,7 +42,7 @@ impl Schedule {
         }
     }
 
-    /// The pause before the next attempt; none when enough have been made.
+    /// The pause before the next attempt; `None` after the last one.
     pub fn next_pause(&mut self, clock: &dyn Clock) -> Option<Duration> {
         let ceiling = FIRST.saturating_mul(1 << (self.attempt - 1)).min(LONGEST);
         let pause = ceiling.mul_f64(clock.jitter());
@@ -54,7 +54,7 @@ impl Schedule {
     }
 }
 
-/// Whether the service asks to come back later.
+/// Whether the service asks to retry later.
 pub(super) fn is_transient(status: u16, code: &str) -> bool {
     status >= 500
         || status == 429

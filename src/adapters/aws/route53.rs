@@ -1,4 +1,4 @@
-//! Route 53 by its REST protocol: XML in and out.
+//! Route 53 through its REST protocol: XML in and out.
 //! <https://docs.aws.amazon.com/Route53/latest/APIReference/API_ChangeResourceRecordSets.html>
 
 use std::{net::Ipv4Addr, sync::Arc};
@@ -24,7 +24,7 @@ const NAMESPACE: &str = "https://route53.amazonaws.com/doc/2013-04-01/";
 pub struct Route53(Arc<Aws>);
 
 impl Route53 {
-    /// The Route 53 API by these credentials and endpoints.
+    /// The Route 53 API with these credentials and endpoints.
     pub fn new(aws: Arc<Aws>) -> Self {
         Self(aws)
     }
@@ -50,7 +50,7 @@ impl Route53 {
 #[async_trait]
 impl Dns for Route53 {
     async fn record(&self, zone: &str, name: &str) -> Result<Option<RecordSet>> {
-        // A listing begins at the name and type that are asked for, whether they exist or not.
+        // A listing begins at the requested name and type, whether they exist or not.
         let query = form_urlencoded::Serializer::new(String::new())
             .append_pair("maxitems", "1")
             .append_pair("name", name)
@@ -153,8 +153,8 @@ struct One {
     resource_record_set: Set,
 }
 
-/// A record set. Of those that route by a policy there are several of one name, each with
-/// an identifier; an alias has no records.
+/// A record set. With a routing policy there are several of one name, each with an identifier; an
+/// alias has no records.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Set {

@@ -1,8 +1,8 @@
-//! Objects of S3, files and small ones: one part each, which S3 takes up to 5 GiB.
+//! Objects in S3, large and small: one part each, for which S3's limit is 5 GiB.
 //! <https://docs.aws.amazon.com/AmazonS3/latest/API/API_PutObject.html>
 //!
-//! Buckets stand in the path, not in the host: so one name and one certificate serve all,
-//! and a bucket's name may have dots.
+//! The bucket is part of the path, not of the host: one host name and one certificate serve all
+//! buckets, and a bucket's name may contain dots.
 
 use std::{
     io,
@@ -41,10 +41,10 @@ use crate::{
     ports::Created,
 };
 
-/// sha256 of nothing.
+/// sha256 of an empty body.
 const EMPTY: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
-/// A transfer slower than this, in bytes a second, is given up; on top of it a minute for the answer.
+/// A transfer slower than this, in bytes per second, is aborted; the answer gets another minute.
 const SLOWEST: u64 = 1 << 20;
 
 /// S3 in the instance's region.
@@ -54,23 +54,23 @@ pub struct S3(Arc<Aws>, Encryption);
 /// How S3 encrypts what is written.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Encryption {
-    /// As the bucket is set up.
+    /// As the bucket is configured.
     #[default]
     OfTheBucket,
-    /// With this key of KMS: its id, alias or ARN.
+    /// With this KMS key: its id, alias or ARN.
     /// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/specifying-kms-encryption.html>
     WithKey(String),
 }
 
-/// What is asked of S3.
+/// A request to S3.
 struct Request<'a> {
     method: Method,
-    /// As IAM names it: `s3:PutObject`.
+    /// The IAM action, such as `s3:PutObject`.
     action: &'static str,
     bucket: &'a str,
     key: &'a str,
     query: Vec<(&'static str, String)>,
-    /// What is sent.
+    /// The body to send.
     upload: Option<Upload>,
 }
 
@@ -85,25 +85,25 @@ enum Content {
     Bytes(Vec<u8>),
 }
 
-/// What became of it.
+/// The result of a request.
 enum Outcome {
     Done(Response),
     Rejected(Rejection, String),
 }
 
 impl S3 {
-    /// S3 by these credentials and endpoints.
+    /// S3 with these credentials and endpoints.
     pub fn new(aws: Arc<Aws>) -> Self {
         Self(aws, Encryption::OfTheBucket)
     }
 
-    /// The same, which encrypts so whatever it writes.
+    /// The same, with this encryption for all writes.
     #[must_use]
     pub fn encrypting(self, encryption: Encryption) -> Self {
         Self(self.0, encryption)
     }
 
-    /// Writes an object unless there is one of that key, see [`crate::ports::Archive::put`].
+    /// Writes an object unless the key exists, see [`crate::ports::Archive::put`].
     pub async fn put(&self, bucket: &str, key: &str, file: &Path) -> Result<()> {
         let path = file.to_owned();
         let reading = || format!("cannot read {}", file.display());
@@ -119,7 +119,7 @@ impl S3 {
         self.write(bucket, key, upload).await.map(drop)
     }
 
-    /// Writes a small object unless there is one of that key, and tells so.
+    /// Writes a small object unless the key exists; returns whether it did.
     pub async fn create(&self, bucket: &str, key: &str, content: Vec<u8>) -> Result<Created> {
         let upload = Upload {
             bytes: content.len() as u64,
@@ -141,7 +141,7 @@ impl S3 {
         }
     }
 
-    /// A small object; `None` where there is no such key.
+    /// A small object; `None` if the key does not exist.
     pub async fn read(&self, bucket: &str, key: &str) -> Result<Option<Vec<u8>>> {
         let request = Request::new(Method::GET, "s3:GetObject", bucket, key);
         let answer = match self.call(&request).await? {
@@ -155,7 +155,7 @@ impl S3 {
         Ok(Some(content.into()))
     }
 
-    /// Fetches an object into a file, see [`crate::ports::Archive::get`].
+    /// Downloads an object into a file, see [`crate::ports::Archive::get`].
     pub async fn get(&self, bucket: &str, key: &str, file: &Path) -> Result<()> {
         let request = Request::new(Method::GET, "s3:GetObject", bucket, key);
         let answer = self.done(&request).await?;
@@ -164,7 +164,7 @@ impl S3 {
             .map_err(|error| error.during(self.attempted(&request)))
     }
 
-    /// The keys that begin so, sorted.
+    /// The keys with this prefix, sorted.
     pub async fn list(&self, bucket: &str, prefix: &str) -> Result<Vec<String>> {
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
@@ -204,7 +204,7 @@ impl S3 {
         Ok(keys)
     }
 
-    /// Removes an object; one that is not there is no error.
+    /// Deletes an object; one that does not exist is no error.
     pub async fn delete(&self, bucket: &str, key: &str) -> Result<()> {
         let request = Request::new(Method::DELETE, "s3:DeleteObject", bucket, key);
         self.done(&request).await.map(drop)
@@ -289,7 +289,7 @@ impl S3 {
                             continue;
                         }
                     }
-                    // 409: another write of the key is under way.
+                    // 409: another write of the key is in progress.
                     if status != 409 && !is_transient(status, &rejection.code) {
                         return Ok(Outcome::Rejected(rejection, credentials.role.clone()));
                     }
@@ -330,7 +330,7 @@ impl S3 {
             .http
             .request(request.method.clone(), url.clone())
             .timeout(limit);
-        // A download is as long as the object; it ends when nothing arrives.
+        // A download takes as long as its size needs; it is aborted when no data arrive.
         if request.action == "s3:GetObject" {
             call = call.timeout(Duration::from_hours(1));
         }
@@ -363,7 +363,8 @@ impl S3 {
             .attempting(|| "no answer from S3".to_owned())
     }
 
-    /// The headers that sign a request, as S3 wants it: the path as it is, and the content's digest.
+    /// The headers with a request's signature, as S3 requires: the unchanged path, and the
+    /// content's digest.
     fn signature(
         &self,
         url: &Url,
@@ -449,7 +450,7 @@ fn rejection(status: u16, body: &str) -> Rejection {
     }
 }
 
-/// Writes what arrives to a temporary file, which takes the wanted name when all of it is on disk.
+/// Writes what arrives to a temporary file, which is renamed once it is complete and on disk.
 async fn receive(mut answer: Response, file: &Path) -> Result<()> {
     let writing = || format!("cannot write {}", file.display());
     let beside = file.to_owned();

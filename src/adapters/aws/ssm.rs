@@ -1,4 +1,4 @@
-//! Parameter Store by Systems Manager's JSON protocol.
+//! Parameter Store through the JSON protocol of Systems Manager.
 //! <https://docs.aws.amazon.com/systems-manager/latest/APIReference/API_PutParameter.html>
 
 use std::sync::Arc;
@@ -20,13 +20,13 @@ use crate::{
 #[derive(Clone)]
 pub struct Ssm(Arc<Aws>);
 
-/// A parameter as Systems Manager shows it. Somebody's secret may be among them, so it cannot be printed.
+/// A parameter as Systems Manager shows it. It may be somebody's secret, so it cannot be printed.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Parameter {
     /// Its full name, `/k8s-bootstrap/prod/founder/1`.
     pub name: String,
-    /// Its value; ciphertext where it is encrypted and decryption was not asked for.
+    /// Its value; ciphertext if it is encrypted and decryption was not requested.
     pub value: String,
     /// `String`, `StringList` or `SecureString`.
     #[serde(rename = "Type")]
@@ -41,15 +41,15 @@ impl Parameter {
 }
 
 impl Ssm {
-    /// The Systems Manager API by these credentials and endpoints.
+    /// The Systems Manager API with these credentials and endpoints.
     pub fn new(aws: Arc<Aws>) -> Self {
         Self(aws)
     }
 
-    /// Writes a plain parameter unless one of that name exists. Values have 1 to 4096 characters.
+    /// Writes a plain parameter unless that name exists. Values have 1 to 4096 characters.
     ///
-    /// After a lost answer the retry finds the parameter that the lost attempt wrote,
-    /// and says `AlreadyThere`: who holds it is known only by reading it.
+    /// After a lost answer, the retry finds the parameter that the first attempt wrote and returns
+    /// `AlreadyThere`: only reading it shows who holds it.
     pub async fn create_parameter(&self, name: &str, value: &str) -> Result<Created> {
         let call = call(
             "PutParameter",
@@ -64,7 +64,7 @@ impl Ssm {
         }
     }
 
-    /// A parameter; an encrypted one as ciphertext.
+    /// A parameter; ciphertext if it is encrypted.
     pub async fn parameter(&self, name: &str) -> Result<Option<Parameter>> {
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
@@ -82,7 +82,7 @@ impl Ssm {
         }
     }
 
-    /// All parameters below a path at any depth, encrypted ones as ciphertext.
+    /// All parameters below a path at any depth; ciphertext for encrypted ones.
     pub async fn parameters_below(&self, path: &str) -> Result<Vec<Parameter>> {
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
@@ -93,7 +93,7 @@ impl Ssm {
         let mut found = Vec::new();
         let mut token: Option<String> = None;
         loop {
-            // Ten is the most that one page may have.
+            // Ten is the maximum per page.
             let mut ask =
                 json!({"Path": path, "Recursive": true, "WithDecryption": false, "MaxResults": 10});
             if let Some(token) = &token {

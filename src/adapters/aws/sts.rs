@@ -1,4 +1,4 @@
-//! STS by its query protocol: signed by one instance, sent by another.
+//! STS through its query protocol: signed by one instance, sent by another.
 //! <https://docs.aws.amazon.com/STS/latest/APIReference/API_GetCallerIdentity.html>
 
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use crate::{
 pub struct StsApi(Arc<Aws>);
 
 impl StsApi {
-    /// The STS API by these credentials and endpoints.
+    /// The STS API with these credentials and endpoints.
     pub fn new(aws: Arc<Aws>) -> Self {
         Self(aws)
     }
@@ -55,7 +55,7 @@ impl Sts for StsApi {
                 .ok_or_else(|| Error::refused("STS names nobody who is a session of a role"));
         }
         let rejection = Rejection::read(status, &body);
-        // Its own words can quote what was signed: they stay here.
+        // Its message can quote what was signed, so it is not passed on.
         let said = format!("STS answered {status} {}", rejection.code);
         if (400..500).contains(&status) && !is_transient(status, &rejection.code) {
             return Err(Error::refused(said));
@@ -64,7 +64,7 @@ impl Sts for StsApi {
     }
 }
 
-/// Reads `arn:aws:sts::ACCOUNT:assumed-role/ROLE/SESSION`.
+/// Parses `arn:aws:sts::ACCOUNT:assumed-role/ROLE/SESSION`.
 fn caller(body: &str) -> Option<Caller> {
     #[derive(Deserialize)]
     struct Answer {

@@ -45,7 +45,7 @@ impl CredentialSource for Keys {
     }
 }
 
-/// A region whose services answer what the test lined up.
+/// A region whose services give the answers that the test prepared.
 pub(super) struct Region {
     pub server: MockServer,
     clock: Arc<StoppedClock>,
@@ -73,7 +73,7 @@ impl Region {
         }
     }
 
-    /// Answers the calls in this order, the last one from then on.
+    /// Answers the calls in this order, and repeats the last answer.
     pub async fn answers(&self, answers: impl IntoIterator<Item = ResponseTemplate>) {
         let answers: Vec<_> = answers.into_iter().collect();
         let next = Mutex::new(0);

@@ -1,4 +1,4 @@
-//! Which API servers are ready, by asking each of them again and again.
+//! Which API servers are ready, probed at regular intervals.
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -23,32 +23,32 @@ const PAUSE: Duration = Duration::from_secs(2);
 /// How long one probe may take.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 
-/// So many probes in a row must fail before existing connections are closed: one may fail
-/// because the machine was busy, and a closed watch costs the API server a new list.
+/// How many probes in a row must fail before existing connections are closed: one may fail because
+/// the machine was busy, and a closed watch costs the API server a new list.
 const CERTAIN: u32 = 2;
 
-/// One that has forbidden so many probes in a row has anonymous requests forbidden by a person;
-/// until then it may have read none of its rules yet.
+/// After how many forbidden probes in a row a server counts as ready: a person has forbidden
+/// anonymous requests. Until then it may not have read its rules yet.
 const FORBIDS: u32 = 5;
 
-/// What a server answers.
+/// A server's answer to a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
-    /// That it is ready, or that it does not tell strangers.
+    /// It is ready, or does not tell anonymous clients.
     Ready,
-    /// That it forbids the question. So does one that has just started: it answers before it has
-    /// read who may do what, and forbids everybody everything.
+    /// It forbids the request. A server that has just started does so too: it answers before it has
+    /// read its RBAC rules, and forbids everything to everybody.
     Forbidden,
 }
 
-/// What the last probes of a server said.
+/// The result of the last probes of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
     /// It answered that it is ready.
     Ready,
-    /// So many times in a row it forbade the question.
+    /// It has forbidden this many probes in a row.
     Starting(u32),
-    /// So many times in a row it did not.
+    /// This many probes in a row have failed.
     Failing(u32),
 }
 
@@ -58,13 +58,13 @@ impl Verdict {
     }
 }
 
-/// What is known of all servers.
+/// The state of all servers.
 pub struct Health(watch::Sender<BTreeMap<SocketAddr, Verdict>>);
 
 /// Asks one server whether it is ready.
 #[async_trait]
 pub trait Probe: Send + Sync {
-    /// An error says why it is not.
+    /// The error says why it is not ready.
     async fn probe(&self, server: SocketAddr) -> Result<Answer>;
 }
 
@@ -75,8 +75,8 @@ impl Default for Health {
 }
 
 impl Health {
-    /// Ready servers first, then those that nothing is known of, then those that start, then the
-    /// failing: in each group as listed. None is left out, since a probe can be wrong.
+    /// Ready servers first, then unknown ones, then those that are starting, then failing ones;
+    /// each group in the given order. None is left out, since a probe can be wrong.
     pub fn order(&self, servers: &[SocketAddr]) -> Vec<SocketAddr> {
         let known = self.0.borrow();
         let mut ordered = servers.to_vec();
@@ -89,7 +89,7 @@ impl Health {
         ordered
     }
 
-    /// A connection to it failed just now: the next one goes elsewhere at once.
+    /// A connection to this server failed just now: the next one goes elsewhere at once.
     pub fn missed(&self, server: SocketAddr) {
         self.0.send_if_modified(|known| {
             let ready = known.get(&server) == Some(&Verdict::Ready);
@@ -100,7 +100,7 @@ impl Health {
         });
     }
 
-    /// Waits until the server has surely failed while another one is ready.
+    /// Waits until the server has definitely failed while another one is ready.
     pub async fn replaceable(&self, server: SocketAddr) {
         let mut known = self.0.subscribe();
         let replaceable = |known: &BTreeMap<SocketAddr, Verdict>| {
@@ -173,7 +173,7 @@ fn judge(before: Option<Verdict>, answer: &Result<Answer>) -> Verdict {
     }
 }
 
-/// Changes only: a server that starts, and one that is known to fail, are no news.
+/// Logs changes only: a server that is starting, or is known to fail, is not logged.
 fn tell(server: SocketAddr, before: Option<Verdict>, now: Verdict, answer: &Result<Answer>) {
     match (before, now, answer) {
         (Some(Verdict::Ready), Verdict::Failing(_), Err(error)) => {
@@ -186,7 +186,7 @@ fn tell(server: SocketAddr, before: Option<Verdict>, now: Verdict, answer: &Resu
     }
 }
 
-/// `GET /readyz`, with the cluster's CA as the only one trusted.
+/// `GET /readyz`, trusting only the cluster's CA.
 ///
 /// Before the node has the CA, a server that accepts connections counts as ready.
 pub struct ReadyzProbe {
@@ -195,7 +195,7 @@ pub struct ReadyzProbe {
 }
 
 impl ReadyzProbe {
-    /// `ca` is the file of the cluster's CA, read when there is one.
+    /// `ca` is the file with the cluster's CA, read once it exists.
     pub fn new(ca: impl Into<PathBuf>) -> Self {
         Self {
             ca: ca.into(),
@@ -252,7 +252,7 @@ impl Probe for ReadyzProbe {
         }
         Ok(match answer.status() {
             StatusCode::FORBIDDEN => Answer::Forbidden,
-            // Also 401: one that knows no anonymous requests does its work.
+            // Also 401: a server that rejects anonymous requests does its work.
             _ => Answer::Ready,
         })
     }

@@ -1,8 +1,8 @@
 //! The node's API balancer: 127.0.0.1:7443, balanced over the control planes.
 //!
-//! Kubelet, kube-proxy, kubeadm and the agent itself all speak to this address, so
-//! the loss of a control plane is seen by nobody but this module. Connections are
-//! passed through as they are: TLS ends at the API server.
+//! Kubelet, kube-proxy, kubeadm and the agent itself all connect to this address, so only this
+//! module notices the loss of a control plane. Connections are passed through unchanged: TLS ends
+//! at the API server.
 
 mod health;
 
@@ -23,11 +23,11 @@ use crate::{
 
 pub use health::{Answer, Health, Probe, ReadyzProbe};
 
-/// A live host in the same VPC accepts or refuses within milliseconds; a dead one
-/// does neither, and the next should be tried soon.
+/// A live host in the same VPC accepts or refuses within milliseconds. A dead one does neither, and
+/// the next server should be tried soon.
 const CONNECT: Duration = Duration::from_secs(2);
 
-/// Starts to listen.
+/// Starts listening.
 pub async fn listen() -> Result<TcpListener> {
     TcpListener::bind(LOCAL_ENDPOINT)
         .await
@@ -37,8 +37,8 @@ pub async fn listen() -> Result<TcpListener> {
         })
 }
 
-/// Serves until the process ends. `servers` is tried in its order, so that a
-/// control plane's own API server comes first; those that are not ready come last.
+/// Serves until the process ends. `servers` are tried in the given order, so that a control plane's
+/// own API server comes first; those that are not ready come last.
 pub async fn serve(
     listener: TcpListener,
     servers: watch::Receiver<Vec<SocketAddr>>,
@@ -48,7 +48,7 @@ pub async fn serve(
         let (client, _) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                // Out of file descriptors, usually: existing connections must go on.
+                // Usually out of file descriptors: existing connections must continue.
                 warn!(
                     error = error.to_string(),
                     "cannot accept a connection to the API"
@@ -63,8 +63,8 @@ pub async fn serve(
     }
 }
 
-/// Connects to the first server that accepts; with none, the client's connection just closes
-/// and the client tries again as it would with any API server that restarts.
+/// Connects to the first server that accepts. If none does, the client's connection is closed and
+/// the client retries, as with any API server that restarts.
 async fn pass_on(mut client: TcpStream, candidates: Vec<SocketAddr>, health: &Health) {
     for address in &candidates {
         match timeout(CONNECT, TcpStream::connect(address)).await {
@@ -77,7 +77,7 @@ async fn pass_on(mut client: TcpStream, candidates: Vec<SocketAddr>, health: &He
                             debug!(%address, %error, "a connection to the API broke");
                         }
                     }
-                    // Closed, so that the client connects again: to a server that works.
+                    // Closed, so that the client reconnects to a server that works.
                     () = health.replaceable(*address) => {}
                 }
                 return;

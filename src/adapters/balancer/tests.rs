@@ -13,7 +13,7 @@ use super::{
 use crate::error::Error;
 use crate::ports::ApiHealth;
 
-/// What these servers answer; no other does.
+/// The answers of these servers; others do not answer.
 #[derive(Default)]
 struct Scripted(Mutex<Vec<(SocketAddr, Answer)>>);
 
@@ -38,7 +38,7 @@ impl Probe for Scripted {
     }
 }
 
-/// A server that greets with its name and then keeps the connection.
+/// A server that greets with its name and then keeps the connection open.
 async fn server(name: &'static str) -> (SocketAddr, tokio::task::JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -72,7 +72,7 @@ async fn balancer(servers: &[SocketAddr]) -> Stage {
     }
 }
 
-/// A connection, and who greeted it.
+/// A connection, and the name of the server that greeted it.
 async fn connect(address: SocketAddr) -> (TcpStream, String) {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let mut greeting = [0; 16];
@@ -115,7 +115,7 @@ async fn a_server_that_is_not_ready_loses_its_connections_to_one_that_is() {
     assert_eq!(name, "first");
     probe.ready(&[second]);
     stage.health.look(&servers, &probe).await;
-    // New connections go elsewhere at once; the old one is closed when it is certain.
+    // New connections go elsewhere at once; the old one is closed once the failure is certain.
     assert_eq!(greeting(stage.address).await, "second");
     stage.health.look(&servers, &probe).await;
     assert_eq!(stream.read(&mut [0; 16]).await.unwrap(), 0);
@@ -134,7 +134,7 @@ async fn with_all_failing_connections_stay_and_every_server_is_tried() {
         stage.health.look(&servers, &probe).await;
     }
     assert!(stage.health.all_dead());
-    // A closed connection would end the read; one that stays has nothing to say.
+    // A closed connection would end the read; an open one has no data.
     assert!(stream.try_read(&mut [0; 16]).is_err());
     assert_eq!(greeting(stage.address).await, "first");
     probe.ready(&servers);
@@ -188,13 +188,13 @@ async fn api_server(status: &'static str) -> (SocketAddr, String) {
     (address, cert.pem())
 }
 
-/// An API server that starts forbids everything until it has read its rules.
+/// An API server that is starting forbids everything until it has read its rules.
 #[tokio::test]
 async fn a_server_that_forbids_the_probe_is_ready_once_it_has_done_so_for_long() {
     let [old, new]: [SocketAddr; 2] =
         ["10.42.0.10:6443", "10.42.0.11:6443"].map(|a| a.parse().unwrap());
     let (health, probe) = (Health::default(), Scripted::default());
-    // Started again: closed, then forbidding, then busy with its start, then ready.
+    // A restart: closed, then forbidding, then busy starting, then ready.
     health.look(&[new, old], &probe).await;
     for answers in [
         vec![(new, Answer::Forbidden), (old, Answer::Ready)],
@@ -207,7 +207,7 @@ async fn a_server_that_forbids_the_probe_is_ready_once_it_has_done_so_for_long()
     probe.ready(&[new, old]);
     health.look(&[new, old], &probe).await;
     assert_eq!(health.order(&[new, old]), [new, old]);
-    // A person forbids anonymous requests while it serves, or has done so for ever.
+    // A person forbids anonymous requests while it serves, or has always done so.
     probe.answer(&[new], Answer::Forbidden);
     health.look(&[new, old], &probe).await;
     assert_eq!(health.order(&[old, new]), [new, old]);
@@ -231,7 +231,7 @@ async fn readyz_is_asked_with_the_clusters_ca_only() {
     let (failing, failing_ca) = api_server("500 Internal Server Error").await;
     let (stranger, stranger_ca) = api_server("401 Unauthorized").await;
     let (forbidding, forbidding_ca) = api_server("403 Forbidden").await;
-    // Without the CA nothing can be asked, but a port that is closed is closed.
+    // Without the CA no request is possible, but a closed port is still a failure.
     probe.probe(failing).await.unwrap();
     let closed = "127.0.0.1:1".parse().unwrap();
     probe.probe(closed).await.unwrap_err();

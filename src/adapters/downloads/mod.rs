@@ -1,9 +1,8 @@
-//! Downloads over HTTP that nobody sees before their digest is right.
+//! Downloads over HTTP that stay hidden until their digest is verified.
 //!
-//! A download goes to a hidden part file next to its target, is hashed on the way
-//! and renamed into place at the end; an archive is unpacked on the way as well,
-//! into a hidden staging folder. A break, of the connection or of the agent, is
-//! resumed where it happened.
+//! A download goes to a hidden part file next to its target, is hashed while it arrives and renamed
+//! into place at the end. An archive is also unpacked while it arrives, into a hidden staging
+//! folder. After an interruption, of the connection or of the agent, it resumes at the same byte.
 
 mod place;
 mod receive;
@@ -34,10 +33,10 @@ use crate::{
     ports::{Download, Downloads},
 };
 
-/// The most that `text` reads: manifests stay far below.
+/// The most that `text` reads: manifests are far smaller.
 const LARGEST_TEXT: usize = 8 * 1024 * 1024;
 
-/// Downloads with one HTTP client, some at the same time.
+/// Downloads with one HTTP client, several in parallel.
 #[derive(Debug, Clone)]
 pub struct HttpDownloads {
     client: reqwest::Client,
@@ -47,7 +46,7 @@ pub struct HttpDownloads {
 }
 
 impl HttpDownloads {
-    /// At most `parallel` files at the same time; each has `deadline`, its retries included.
+    /// At most `parallel` files at the same time; each has `deadline`, including its retries.
     pub fn new(client: reqwest::Client, parallel: usize, deadline: Duration) -> Self {
         Self {
             client,
@@ -57,15 +56,15 @@ impl HttpDownloads {
         }
     }
 
-    /// The same with a folder in place of `/`.
+    /// The same, with this folder as `/`.
     #[must_use]
     pub fn at(mut self, root: impl Into<PathBuf>) -> Self {
         self.root = root.into();
         self
     }
 
-    /// One pass over the download. None: its parts do not fit together, or, as long as they
-    /// are doubtful, do not make up the wanted file; which says nothing about the server's.
+    /// One pass over the download. `None` if its parts do not fit together or, while they are
+    /// doubtful, do not give the wanted file; that says nothing about the server's file.
     async fn pass(
         &self,
         download: &Download,
@@ -121,7 +120,7 @@ impl HttpDownloads {
             (Ok(_), Ok(Err(Stop::Spoiled))) => Ok(None),
             (Ok(_), Ok(Err(Stop::Again(error)))) => Err(error),
             (Ok(_), Ok(Err(Stop::Final(error)))) => {
-                // What came before a server denied the rest is still good.
+                // What came before the server denied the rest is still valid.
                 if error.kind() != Kind::Doubtful || at == 0 {
                     place.clear();
                 }
@@ -162,7 +161,7 @@ impl Downloads for HttpDownloads {
             .attempting(|| format!("cannot start the download of {}", download.url))?;
         let begun = Instant::now();
         let end = begun + self.deadline;
-        // What an earlier run left may be damaged; the second pass starts from nothing.
+        // The part of an earlier run may be damaged; the second pass starts from nothing.
         for doubtful in [true, false] {
             let pass = self.pass(download, &place, &wanted, end, doubtful);
             if pass.await?.is_some() {
@@ -218,7 +217,7 @@ fn late(url: &str, deadline: Duration, at: u64, total: &AtomicU64, last: Option<
         .hint("check the way to this server, or name a mirror in [downloads.mirrors]; the next run resumes")
 }
 
-/// It may be a proxy's login page, or a mirror that is still filled.
+/// The content may be a proxy's login page, or the mirror is still being filled.
 fn wrong_digest(url: &str, wanted: &str, got: &str, bytes: u64) -> Error {
     Error::doubtful(format!(
         "{url} has the wrong sha256: expected {wanted}, got {got} ({bytes} bytes)"

@@ -1,4 +1,4 @@
-//! Where a download lies while it is not verified yet, and afterwards.
+//! Where a download is stored before and after it is verified.
 
 use std::{
     fs, io,
@@ -13,17 +13,17 @@ use crate::{
     steps::host::Inventory,
 };
 
-/// All paths of one download. Part and staging lie in the target's folder,
-/// since a rename is atomic only within one file system.
+/// All paths of one download. Part and staging are in the target's folder, since a rename is atomic
+/// only within one file system.
 #[derive(Debug, Clone)]
 pub(super) struct Place {
     /// The target's folder.
     pub folder: PathBuf,
-    /// The file of a single program; none for an archive.
+    /// The file of a single program; `None` for an archive.
     pub program: Option<PathBuf>,
-    /// The bytes as they came.
+    /// The bytes as received.
     pub part: PathBuf,
-    /// Of what the part is a part.
+    /// Which download the part belongs to.
     pub journal: PathBuf,
     /// An archive's files before they are verified.
     pub staging: PathBuf,
@@ -57,7 +57,7 @@ impl Place {
         })
     }
 
-    /// How many bytes an earlier run left of the same download.
+    /// How many bytes an earlier run left of this download.
     pub fn held(&self, wanted: &Journal) -> u64 {
         let journal = fs::read(&self.journal)
             .ok()
@@ -70,7 +70,7 @@ impl Place {
         }
     }
 
-    /// Removes all that is not verified.
+    /// Removes everything that is not verified.
     pub fn clear(&self) {
         // Nothing can be done about a failure, and the next attempt clears again.
         let _ = fs::remove_file(&self.part);
@@ -78,7 +78,7 @@ impl Place {
         self.clear_staging();
     }
 
-    /// Removes what was unpacked.
+    /// Removes unpacked files.
     pub fn clear_staging(&self) {
         let _ = fs::remove_dir_all(&self.staging);
     }

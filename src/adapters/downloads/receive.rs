@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{adapters::host, error::Error, ports::Download, steps::host::Inventory};
 
-/// Of what a part is a part.
+/// Which download a part belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Journal {
     url: String,
@@ -35,36 +35,36 @@ impl Journal {
     }
 }
 
-/// What the sender hands over.
+/// What the sender passes on.
 pub(super) enum Piece {
     /// The next bytes.
     Bytes(Vec<u8>),
-    /// There are no more. Without it, the end of the channel is a break.
+    /// The end of the body. If the channel ends without it, the transfer was interrupted.
     End,
 }
 
-/// What came.
+/// The result of receiving.
 pub(super) struct Received {
     pub outcome: Outcome,
     pub sha256: String,
     pub bytes: u64,
 }
 
-/// What became of it.
+/// How receiving ended.
 pub(super) enum Outcome {
-    /// Verified and in its place.
+    /// Verified and in place.
     Installed,
     /// The sender gave up; the part stays for the next run.
     Interrupted,
-    /// Nothing was kept.
+    /// The digest is wrong; nothing was kept.
     WrongDigest,
-    /// The digest is right, but not the content. Nothing was kept.
+    /// The digest is right, but the content is not. Nothing was kept.
     NotAnArchive(String),
 }
 
-/// Receives a whole download, of which `held` bytes lie in the part already.
+/// Receives a whole download, of which `held` bytes are in the part already.
 ///
-/// Errors are the disk's; nothing is left behind then.
+/// Errors come from the disk; then nothing is left behind.
 pub(super) fn receive(
     place: &Place,
     download: &Download,
@@ -110,7 +110,7 @@ fn receive_into(
     if let Err(Unpacking::Disk(cause)) = unpacked {
         return Err(cause);
     }
-    // Whatever else the unpacking made of it: the digest is over all bytes.
+    // Whatever the unpacking stopped at: the digest covers all bytes.
     let drained = io::copy(&mut intake, &mut io::sink());
     match intake.state {
         Flow::Open => drained.map(drop)?,
@@ -158,7 +158,7 @@ fn open_part(place: &Place, download: &Download, held: u64) -> io::Result<fs::Fi
         .open(&place.part)
 }
 
-/// Moves verified files into place and records whence they came.
+/// Moves verified files into place and records their source.
 fn install(
     place: &Place,
     sha256: &str,
@@ -185,7 +185,7 @@ enum Flow {
     DiskFailed(io::Error),
 }
 
-/// Reads what is in the part already, then what comes; stores and hashes on the way.
+/// Reads what is already in the part, then what arrives; stores and hashes it.
 struct Intake {
     /// Bytes of the part still to be read back.
     replay: u64,
@@ -207,7 +207,7 @@ impl Intake {
         }
     }
 
-    /// The next bytes of the part or of the channel; none at the end.
+    /// The next bytes of the part or of the channel; `None` at the end.
     fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
         if self.replay > 0 {
             let mut buffer = vec![0; usize::try_from(self.replay.min(128 * 1024)).unwrap_or(1)];
@@ -259,7 +259,7 @@ impl Read for Intake {
     }
 }
 
-/// The error of a disk that did not take the download.
+/// The error for a disk that could not store the download.
 pub(super) fn not_stored(cause: &io::Error, url: &str, folder: &Path, needed: u64) -> Error {
     if cause.kind() == io::ErrorKind::StorageFull {
         return no_space(url, folder, needed).because(cause);
@@ -267,7 +267,7 @@ pub(super) fn not_stored(cause: &io::Error, url: &str, folder: &Path, needed: u6
     Error::failed(format!("cannot store {url} in {}", folder.display())).because(cause)
 }
 
-/// The error of a disk without room.
+/// The error for a full disk.
 pub(super) fn no_space(url: &str, folder: &Path, needed: u64) -> Error {
     let free = host::free_bytes(folder).map_or_else(|_| "?".to_owned(), mib);
     Error::failed(format!(

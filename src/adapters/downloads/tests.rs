@@ -17,7 +17,7 @@ use tokio::{
 use super::*;
 use crate::{error::Kind, ports::Target};
 
-/// A server that answers with bytes of our choice and then closes, which no decent server does.
+/// A server that sends the bytes of our choice and then closes, as no proper server does.
 struct Server {
     url: String,
     requests: Arc<Mutex<Vec<String>>>,
@@ -120,12 +120,12 @@ fn kubelet(server: &Server, sha256: String) -> Download {
     }
 }
 
-/// Every file below a folder, hidden ones too.
+/// Every file below a folder, including hidden ones.
 fn files(root: &Path) -> Vec<String> {
     let mut found = Vec::new();
     let mut folders = vec![root.to_owned()];
     while let Some(folder) = folders.pop() {
-        // One that is being removed meanwhile has none.
+        // A folder that is being removed has no entries.
         let Ok(entries) = fs::read_dir(folder) else {
             continue;
         };
@@ -344,7 +344,7 @@ async fn a_file_that_the_server_denies_for_a_while_is_no_reason_to_give_up() {
         assert_eq!(error.kind(), Kind::Doubtful);
         assert!(error.one_line().contains(status), "{error}");
     }
-    // What had come before the denial is kept.
+    // What arrived before the denial is kept.
     downloads.fetch(&wanted).await.unwrap();
     assert!(server.asked_for(3, "100000-"));
 }

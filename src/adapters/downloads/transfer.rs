@@ -1,4 +1,4 @@
-//! The sending end: one body over as many requests as it takes.
+//! The sending end: one body over as many requests as necessary.
 
 use std::{
     path::Path,
@@ -20,11 +20,11 @@ use crate::{
 /// A server that is silent for this long counts as gone.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// The largest file that is taken from a server, whatever it claims.
+/// The largest file that is accepted from a server, whatever it announces.
 const LARGEST: u64 = 4 << 30;
 
-/// Pauses between attempts: 200 ms doubling to 10 s, each lengthened by up to itself.
-/// They start over whenever bytes came.
+/// Pauses between attempts: 200 ms doubling to 10 s, each extended by up to its own length. They
+/// start over whenever bytes arrived.
 fn pauses() -> impl Iterator<Item = Duration> + Send {
     ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(200))
@@ -36,11 +36,11 @@ fn pauses() -> impl Iterator<Item = Duration> + Send {
 
 /// Why a transfer ended early.
 pub(super) enum Stop {
-    /// What was received cannot be part of this file: start from nothing.
+    /// The received bytes cannot be part of this file: start from nothing.
     Spoiled,
     /// Another attempt may get further.
     Again(Error),
-    /// Another attempt right now would end the same.
+    /// Another attempt now would fail the same way.
     Final(Error),
 }
 
@@ -57,27 +57,27 @@ impl From<Error> for Stop {
 pub(super) struct Transfer<'a> {
     pub client: &'a reqwest::Client,
     pub url: &'a str,
-    /// Where the bytes are going to lie.
+    /// The folder where the bytes will be stored.
     pub folder: &'a Path,
     /// How many bytes the receiver has.
     pub at: u64,
-    /// The bytes come from more than one request.
+    /// Whether the bytes come from more than one request.
     pub resumed: bool,
     /// The whole file's length once known, else 0.
     pub total: &'a AtomicU64,
-    /// Why the last attempt ended.
+    /// The error of the last attempt.
     pub last: Option<Error>,
 }
 
 impl Transfer<'_> {
-    /// Sends everything from `at` on, trying again after breaks until it is stopped from outside.
+    /// Sends everything from `at` on; retries after interruptions until stopped from outside.
     pub async fn run(&mut self, pieces: mpsc::Sender<Piece>) -> Result<(), Stop> {
         let mut pause = pauses();
         loop {
             let before = self.at;
             match self.attempt(&pieces).await {
                 Ok(()) => {
-                    // A receiver that is gone has its own error.
+                    // If the receiver has ended, it has its own error.
                     let _ = pieces.send(Piece::End).await;
                     return Ok(());
                 }
@@ -125,7 +125,7 @@ impl Transfer<'_> {
                     _ => Err(Stop::Spoiled),
                 };
             }
-            // The server knows no ranges: the bytes that are there already come again.
+            // The server does not support ranges: the bytes that are there already come again.
             StatusCode::OK => (self.at, response.content_length()),
             status => return Err(unwanted(status, self.url).into()),
         };
@@ -155,7 +155,7 @@ impl Transfer<'_> {
         }
     }
 
-    /// Takes note of the whole length and refuses what cannot be stored before storing any of it.
+    /// Records the whole length, and refuses a file that does not fit before any of it is stored.
     fn expect(&self, total: Option<u64>) -> Result<(), Stop> {
         let Some(total) = total else { return Ok(()) };
         self.total.store(total, Ordering::Relaxed);
@@ -164,7 +164,7 @@ impl Transfer<'_> {
         }
         let free = host::free_bytes(self.folder).unwrap_or(u64::MAX);
         if free < total - self.at {
-            // A later run may find more room, an attempt right now does not.
+            // A later run may find more space; an attempt right now would not.
             return Err(Stop::Final(no_space(self.url, self.folder, total)));
         }
         if total > LARGEST {
@@ -174,7 +174,7 @@ impl Transfer<'_> {
     }
 }
 
-/// A body of at most `limit` bytes, tried until it is there or stopped from outside.
+/// A body of at most `limit` bytes, retried until it is complete or stopped from outside.
 pub(super) async fn whole(client: &reqwest::Client, url: &str, limit: usize) -> Result<Vec<u8>> {
     let mut pause = pauses();
     loop {
@@ -238,8 +238,8 @@ fn too_large(url: &str, limit: u64) -> Error {
         .hint("check the `url` of its pin and [downloads.mirrors]")
 }
 
-/// The error of a status that carries no file. Registries and release sites answer 401, 403 and
-/// 404 under load and by region, and mirrors until they are filled.
+/// The error for a status without a file. Registries and release sites answer 401, 403 and 404
+/// under load and by region, and mirrors until they are filled.
 /// <https://github.com/kubernetes/k8s.io/issues/4214>
 fn unwanted(status: StatusCode, url: &str) -> Error {
     let what = format!("{url} answered {status}");
@@ -256,7 +256,7 @@ fn unwanted(status: StatusCode, url: &str) -> Error {
     )
 }
 
-/// First byte and total of a Content-Range: `bytes 5-9/10`, `bytes 5-9/*` or `bytes */10`.
+/// The first byte and the total of a Content-Range: `bytes 5-9/10`, `bytes 5-9/*` or `bytes */10`.
 fn content_range(response: &reqwest::Response) -> Option<(Option<u64>, Option<u64>)> {
     let value = response
         .headers()

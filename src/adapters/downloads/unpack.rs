@@ -1,4 +1,4 @@
-//! Archives, unpacked before they are verified and therefore without trust in anything they say.
+//! Archives: unpacked before they are verified, so nothing in them is trusted.
 
 use std::{
     collections::BTreeMap,
@@ -11,20 +11,20 @@ use std::{
 use flate2::read::MultiGzDecoder;
 use sha2::{Digest, Sha256};
 
-/// The most that an archive may unpack to: it is unpacked before it is verified,
-/// and must not fill the disk meanwhile.
+/// The most that an archive may unpack to: it is unpacked before it is verified, and must not fill
+/// the disk meanwhile.
 const LARGEST_UNPACKED: u64 = 4 << 30;
 
 /// Why an archive could not be unpacked.
 #[derive(Debug)]
 pub(super) enum Unpacking {
-    /// It is not what it should be.
+    /// Its content is invalid.
     Archive(String),
     /// Its files could not be written.
     Disk(io::Error),
 }
 
-/// Unpacks the regular files by their base names: no path of the archive is ever used.
+/// Unpacks the regular files by their base names; paths in the archive are never used.
 pub(super) fn unpack(
     archive: impl Read,
     into: &Path,
@@ -62,13 +62,13 @@ pub(super) fn unpack(
     if files.is_empty() {
         return Err(Unpacking::Archive("it has no regular file".to_owned()));
     }
-    // The trailer of the compressed stream tells a cut-off one.
+    // The trailer of the compressed stream shows whether it was cut off.
     let mut rest = archive.into_inner().take(LARGEST_UNPACKED);
     io::copy(&mut rest, &mut io::sink()).map_err(broken)?;
     Ok(files)
 }
 
-/// Writes one member and gives its digest.
+/// Writes one member and returns its digest.
 fn store(
     member: &mut impl Read,
     path: &Path,

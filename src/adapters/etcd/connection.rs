@@ -1,4 +1,4 @@
-//! The way to etcd: mutual TLS with the certificates that kubeadm makes; they are renewed meanwhile.
+//! Connections to etcd: mutual TLS with kubeadm's certificates, which may be renewed meanwhile.
 
 use std::{
     io,
@@ -19,13 +19,13 @@ use crate::{
     error::{Context, Error, Result},
 };
 
-/// The CA that signs every certificate of etcd, its members' and its clients'.
+/// The CA that signs all certificates of etcd: its members' and its clients'.
 const CA: &str = "ca.crt";
-/// The client certificate of etcd's probes; founding and joining both make it.
+/// The client certificate of etcd's probes; both founding and joining create it.
 const CERTIFICATE: &str = "healthcheck-client.crt";
 const KEY: &str = "healthcheck-client.key";
 
-/// A client that is made when needed, and made again when a file of it has changed.
+/// A client that is created when needed, and again when one of its files has changed.
 pub struct Connection {
     folder: PathBuf,
     silence: Duration,
@@ -40,7 +40,7 @@ struct Credentials {
 }
 
 impl Connection {
-    /// With the files of this folder; no part of an answer may take longer than `silence`.
+    /// Uses the files in this folder; no part of an answer may take longer than `silence`.
     pub fn with(folder: PathBuf, silence: Duration) -> Self {
         Self {
             folder,
@@ -49,7 +49,7 @@ impl Connection {
         }
     }
 
-    /// A client with the certificates as they are now.
+    /// A client with the current certificates.
     pub async fn client(&self) -> Result<Client> {
         let credentials = Credentials {
             ca: read(&self.folder.join(CA)).await?,

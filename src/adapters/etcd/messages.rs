@@ -1,5 +1,5 @@
-//! etcd's messages as its gateway writes them in JSON: fields at their defaults are left
-//! out, 64-bit numbers are texts, bytes are base64.
+//! etcd's messages as its gateway encodes them in JSON: fields with default values are omitted,
+//! 64-bit numbers are strings, bytes are base64.
 
 use std::{collections::BTreeSet, net::Ipv4Addr, time::Duration};
 
@@ -67,33 +67,33 @@ fn address(listed: &Listed) -> Result<Ipv4Addr> {
     )))
 }
 
-/// The answer to `status`, as far as it matters.
+/// The answer to `status`; only the fields in use.
 #[derive(Deserialize)]
 pub struct Status {
     #[serde(default)]
     header: Header,
-    /// The member that leads as far as this one knows; 0 for none.
+    /// The leader, as far as this member knows; 0 if there is none.
     #[serde(default, deserialize_with = "number")]
     pub leader: u64,
-    /// What the member says is wrong: an alarm of any member, no leader.
+    /// Problems that the member reports: an alarm of any member, no leader.
     #[serde(default)]
     errors: Vec<String>,
-    /// The last entry of the log that it knows to be agreed.
+    /// The last committed log entry that it knows.
     #[serde(rename = "raftIndex", default, deserialize_with = "number")]
     pub agreed: u64,
-    /// The last entry that it has carried out.
+    /// The last log entry that it has applied.
     #[serde(rename = "raftAppliedIndex", default, deserialize_with = "number")]
     pub applied: u64,
     #[serde(rename = "dbSize", default, deserialize_with = "number")]
     bytes: u64,
     #[serde(rename = "dbSizeInUse", default, deserialize_with = "number")]
     in_use: u64,
-    /// Since etcd 3.6; 0 from older ones.
+    /// Since etcd 3.6; 0 from older versions.
     #[serde(rename = "dbSizeQuota", default, deserialize_with = "number")]
     quota: u64,
 }
 
-/// What stands at the head of every answer, as far as it matters.
+/// The header of every answer; only the fields in use.
 #[derive(Default, Deserialize)]
 struct Header {
     #[serde(default, deserialize_with = "number")]
@@ -103,7 +103,7 @@ struct Header {
 }
 
 impl Status {
-    /// The id that etcd gave to its cluster.
+    /// The cluster id that etcd assigned.
     pub fn cluster(&self) -> u64 {
         self.header.cluster_id
     }
@@ -128,8 +128,8 @@ impl Status {
     }
 }
 
-/// An alarm as `errors` shows it, a message of protobuf as text: `memberID:7 alarm:NOSPACE`.
-/// How many spaces there are between the fields is left open by protobuf.
+/// Parses an alarm as `errors` shows it, a protobuf message as text: `memberID:7 alarm:NOSPACE`.
+/// Protobuf does not define the number of spaces between the fields.
 fn alarm(text: &str) -> Option<RaisedAlarm> {
     let field = |name: &str| {
         let mut words = text.split_whitespace();
@@ -162,14 +162,14 @@ struct Part {
 
 /// The next bytes of a snapshot.
 pub struct Bytes {
-    /// They.
+    /// The bytes themselves.
     pub content: Vec<u8>,
-    /// How many follow.
+    /// How many bytes follow.
     pub remaining: u64,
 }
 
 impl Piece {
-    /// The bytes of a line of the stream.
+    /// Parses a line of the stream.
     pub fn read(line: &[u8]) -> Result<Bytes> {
         let what = || "etcd sent a part of the snapshot that cannot be read".to_owned();
         let piece: Self = serde_json::from_slice(line).attempting(what)?;
@@ -189,7 +189,7 @@ impl Piece {
     }
 }
 
-/// What etcd says when it does not do what was asked.
+/// etcd's error when it rejects a request.
 #[derive(Debug, Deserialize)]
 pub struct Refusal {
     #[serde(default)]
@@ -199,7 +199,7 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// A refusal from an answer that was not a success.
+    /// Parses an answer that was not a success.
     pub fn read(status: u16, body: &str) -> Self {
         serde_json::from_str(body).unwrap_or_else(|_| Self {
             code: -1,
@@ -207,7 +207,7 @@ impl Refusal {
         })
     }
 
-    /// No answer in this time (gRPC's `DeadlineExceeded`).
+    /// No answer within this time (gRPC's `DeadlineExceeded`).
     pub fn silence(time: Duration) -> Self {
         Self {
             code: 4,
@@ -220,12 +220,12 @@ impl Refusal {
         self.code == 5
     }
 
-    /// The member to be promoted votes already.
+    /// The member to promote has a vote already.
     pub fn is_voting_already(&self) -> bool {
         self.message == "etcdserver: can only promote a learner member"
     }
 
-    /// What is to be compacted has been compacted already.
+    /// The revision has been compacted already.
     pub fn is_compacted_already(&self) -> bool {
         self.message
             .contains("required revision has been compacted")
@@ -242,13 +242,13 @@ impl Refusal {
             || self.message.contains("not enough started members")
     }
 
-    /// For people.
+    /// The message for people.
     pub fn text(&self) -> String {
         self.message.clone()
     }
 }
 
-/// A 64-bit number, a text in the gateway's JSON.
+/// A 64-bit number, which is a string in the gateway's JSON.
 fn number<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<u64, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]

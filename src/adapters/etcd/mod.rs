@@ -1,4 +1,4 @@
-//! etcd by its own gateway: gRPC's calls as JSON over HTTPS, on the port of its clients.
+//! etcd through its own gateway: gRPC calls as JSON over HTTPS, on the client port.
 //!
 //! <https://etcd.io/docs/latest/dev-guide/api_grpc_gateway/>
 
@@ -26,26 +26,26 @@ use crate::{
 use connection::Connection;
 use messages::{MemberList, Refusal, Status};
 
-/// Where kubeadm's members serve their clients.
+/// The client port of kubeadm's members.
 const CLIENTS: u16 = 2379;
 
-/// Longer than this, no part of an answer takes.
+/// No part of an answer may take longer than this.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// etcd itself gives up most requests after 7 s.
+/// etcd itself abandons most requests after 7 s.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 
-/// To defragment eight gigabytes may take minutes.
+/// Defragmenting eight gigabytes may take minutes.
 const DEFRAGMENTATION: Duration = Duration::from_mins(15);
 
-/// A member further behind than this, in entries of the log, is not in step. A busy one is a
-/// few hundred behind at any moment.
+/// A member further behind than this, in log entries, does not keep up. A busy one is a few hundred
+/// behind at any moment.
 const LAG: u64 = 5_000;
 
 /// The etcd cluster through the member on this machine.
 pub struct EtcdGateway {
     connection: Connection,
-    /// For calls that are answered late.
+    /// For calls with slow answers.
     slow_connection: Connection,
     local: Ipv4Addr,
     port: u16,
@@ -53,12 +53,12 @@ pub struct EtcdGateway {
 }
 
 impl EtcdGateway {
-    /// With the certificates in this folder, that of kubeadm's PKI for etcd.
+    /// Uses the certificates in this folder of kubeadm's PKI for etcd.
     pub fn new(certificates: impl Into<PathBuf>) -> Self {
         Self::at(certificates, Ipv4Addr::LOCALHOST, CLIENTS)
     }
 
-    /// Another member than the one on this machine's loopback, or another port for all.
+    /// With another address instead of this machine's loopback, or another port for all members.
     fn at(certificates: impl Into<PathBuf>, local: Ipv4Addr, port: u16) -> Self {
         let certificates = certificates.into();
         Self {
@@ -74,7 +74,7 @@ impl EtcdGateway {
         self.done(member, "maintenance/status", &json!({})).await
     }
 
-    /// A call of which every refusal is simply an error.
+    /// A call for which every refusal is simply an error.
     async fn done<T: DeserializeOwned>(
         &self,
         member: Ipv4Addr,
@@ -94,7 +94,7 @@ impl EtcdGateway {
         body: &Value,
     ) -> Result<std::result::Result<T, Refusal>> {
         let exchange = self.exchange(&self.connection, member, call, body);
-        // Without a majority etcd lets some calls wait for it.
+        // Without a majority, some calls wait in etcd until there is one.
         tokio::time::timeout(self.answers_within, exchange)
             .await
             .unwrap_or_else(|_| Ok(Err(Refusal::silence(self.answers_within))))
@@ -229,7 +229,7 @@ impl Etcd for EtcdGateway {
         if leader == Some(to) {
             return Ok(());
         }
-        // Only the leader itself can hand over.
+        // Only the leader itself can transfer the leadership.
         let members = self.members().await?;
         let leading = members
             .iter()

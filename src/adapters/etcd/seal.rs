@@ -1,4 +1,4 @@
-//! How etcd seals a snapshot: sha256 of the database stands behind it.
+//! How etcd seals a snapshot: the sha256 of the database follows it.
 
 use sha2::{Digest, Sha256};
 
@@ -9,10 +9,10 @@ use crate::{
 
 const DIGEST: usize = 32;
 
-/// The database's pages are multiples of this.
+/// The database's size is a multiple of this.
 const SECTOR: u64 = 512;
 
-/// Reads a snapshot as it passes by.
+/// Hashes a snapshot while it passes through.
 #[derive(Default)]
 pub struct Seal {
     database: Sha256,
@@ -31,7 +31,7 @@ impl Seal {
         self.tail.drain(..sure);
     }
 
-    /// What has passed by, if it was whole and as etcd wrote it.
+    /// The snapshot's size and digest, if it was complete and as etcd wrote it.
     pub fn verify(self) -> Result<Snapshot> {
         let database = self.bytes.saturating_sub(DIGEST as u64);
         if database == 0 || !database.is_multiple_of(SECTOR) {
@@ -88,7 +88,7 @@ mod tests {
         changed[100] ^= 1;
         let mut other_digest = snapshot.clone();
         other_digest[4127] ^= 1;
-        // Cut at a page: the size alone says nothing then.
+        // Cut at a page boundary, so the size alone does not show it.
         let cut_at_a_page = &snapshot[..512 + 32];
         for (case, content) in [
             ("empty", &[][..]),

@@ -1,4 +1,4 @@
-//! A snapshot's way from the stream to a file.
+//! Writes a streamed snapshot to a file.
 
 use std::path::{Path, PathBuf};
 
@@ -17,10 +17,10 @@ use crate::{
     ports::Snapshot,
 };
 
-/// etcd sends 32 KiB at a time, a third more as base64.
+/// etcd sends 32 KiB at a time; base64 adds a third.
 const LONGEST_LINE: usize = 1 << 20;
 
-/// Writes what arrives to a temporary file, which takes the wanted name when all is well.
+/// Writes what arrives to a temporary file, which is renamed once it is complete and verified.
 pub async fn receive(answer: Response, file: &Path) -> Result<Snapshot> {
     let part = part_of(file);
     let received = write(answer, &part).await;
@@ -29,7 +29,7 @@ pub async fn receive(answer: Response, file: &Path) -> Result<Snapshot> {
         Err(error) => Err(error),
     };
     if placed.is_err() {
-        // What is left of it is of no use; the error says why.
+        // The rest is of no use; the error says why.
         let _ = fs::remove_file(&part).await;
     }
     placed
@@ -46,7 +46,7 @@ async fn write(mut answer: Response, part: &Path) -> Result<Snapshot> {
     if let Some(folder) = part.parent() {
         fs::create_dir_all(folder).await.attempting(writing)?;
     }
-    // Made again: the mode counts only for a file that is made.
+    // Created again, since the mode applies only to a new file.
     match fs::remove_file(part).await {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             return Err(Error::failed(writing()).because(&error));
@@ -99,7 +99,7 @@ async fn next(answer: &mut Response) -> Result<Option<impl AsRef<[u8]> + use<>>>
         .attempting(|| "the stream of the snapshot broke off".to_owned())
 }
 
-/// Writes the bytes; tells how many follow.
+/// Writes the bytes; returns how many follow.
 async fn put(out: &mut File, seal: &mut Seal, bytes: Bytes) -> std::io::Result<u64> {
     seal.update(&bytes.content);
     out.write_all(&bytes.content).await?;

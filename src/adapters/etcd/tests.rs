@@ -24,7 +24,7 @@ use crate::{
     testing::sealed,
 };
 
-/// A CA, and certificates by it.
+/// A CA, and certificates signed by it.
 struct Authority {
     certificate: rcgen::Certificate,
     issuer: Issuer<'static, KeyPair>,
@@ -49,7 +49,7 @@ impl Authority {
         (params.signed_by(&key, &self.issuer).unwrap(), key)
     }
 
-    /// The files of a client, as kubeadm names them.
+    /// A client's files, as kubeadm names them.
     fn write(&self, folder: &Path) {
         let (certificate, key) = self.sign(&["healthcheck"]);
         for (name, content) in [
@@ -79,10 +79,10 @@ impl Authority {
     }
 }
 
-/// What a member answers to a call: status and body.
+/// A member's answers by call: status and body.
 type Answers = BTreeMap<&'static str, Box<dyn Fn(&Value) -> (u16, String) + Send + Sync>>;
 
-/// A member that speaks the gateway's protocol; it asks for client certificates as etcd does.
+/// A member that speaks the gateway's protocol; it requires client certificates as etcd does.
 struct Server {
     answers: Mutex<Answers>,
     asked: Mutex<Vec<String>>,
@@ -90,7 +90,7 @@ struct Server {
 }
 
 impl Server {
-    /// Serves connections of one request each.
+    /// Serves connections, one request each.
     fn serve(self: Arc<Self>, listener: TcpListener) {
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -162,7 +162,7 @@ impl Stand {
         }
     }
 
-    /// All on the first port that is free on each address.
+    /// All on the first port that is free on every address.
     async fn listen(count: u8, authority: &Authority) -> (Vec<Arc<Server>>, u16) {
         'port: loop {
             let first = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -187,7 +187,7 @@ impl Stand {
         }
     }
 
-    /// A member's answer to a call from now on.
+    /// Sets a member's answer to a call from now on.
     fn on(&self, member: usize, call: &'static str, status: u16, body: impl Into<String>) {
         let body = body.into();
         self.when(member, call, move |_| (status, body.clone()));
@@ -327,7 +327,7 @@ async fn a_refused_removal_says_what_etcd_says_and_what_to_do() {
 #[tokio::test]
 async fn a_call_that_waits_for_a_majority_ends_and_says_whom_to_ask() {
     let stand = Stand::of(1).await;
-    // A listener that never answers: its connections wait in the queue.
+    // A listener that never answers: connections wait in its queue.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = silent.local_addr().unwrap().port();
     let mut etcd = EtcdGateway::at(stand.folder.path(), Ipv4Addr::LOCALHOST, port);
@@ -407,7 +407,7 @@ async fn in_step_is_who_follows_the_same_leader_and_keeps_up() {
 #[tokio::test]
 async fn a_member_says_its_alarms_and_the_size_of_its_database() {
     let stand = Stand::of(1).await;
-    // Both spellings of protobuf's texts are etcd's, of one version or the other.
+    // etcd uses both spellings of protobuf's text, depending on its version.
     let said = r#"{"header":{"cluster_id":"17","member_id":"7","revision":"700"},"leader":"7",
         "dbSize":"67108864","dbSizeInUse":"1048576","dbSizeQuota":"8589934592",
         "errors":["memberID:7 alarm:NOSPACE ","memberID:9  alarm:CORRUPT","etcdserver: no leader"]}"#;

@@ -36,7 +36,7 @@ async fn a_write_makes_its_folders_sets_the_mode_and_leaves_no_temporary_file() 
 async fn a_write_that_cannot_be_finished_leaves_the_old_file_and_no_other() {
     let root = tempfile::tempdir().unwrap();
     let host = LocalHost::at(root.path());
-    // A folder in the target's place makes the last step, the rename, fail.
+    // A folder at the target's path makes the last step, the rename, fail.
     fs::create_dir_all(root.path().join("etc/hosts/taken")).unwrap();
     let error = host
         .write(Path::new("/etc/hosts"), b"x", 0o644)

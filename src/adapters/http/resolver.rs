@@ -1,10 +1,9 @@
-//! Names to addresses by /etc/hosts and /etc/resolv.conf, in this process.
+//! Resolves names from /etc/hosts and /etc/resolv.conf, in this process.
 //!
-//! A static glibc binary that calls `getaddrinfo` loads the machine's own NSS
-//! modules, whose glibc is another one. Both files are read again for each lookup
-//! (reqwest keeps connections, so lookups are rare): cloud-init, resolved and
-//! the agent itself rewrite them while an instance boots. There is no fallback
-//! to anybody's public resolver: without a configured one a lookup fails.
+//! A static glibc binary that calls `getaddrinfo` loads the machine's own NSS modules, which use a
+//! different glibc. Both files are read again for each lookup (reqwest keeps connections, so
+//! lookups are rare): cloud-init, resolved and the agent itself rewrite them while an instance
+//! boots. There is no fallback to a public resolver: if none is configured, a lookup fails.
 
 use std::{
     io,
@@ -29,7 +28,7 @@ pub struct SystemResolver {
     built: Arc<Mutex<Option<Built>>>,
 }
 
-/// The resolver for a resolv.conf of that content; it holds the cache.
+/// The resolver for a resolv.conf with this content; it holds the cache.
 #[derive(Debug)]
 struct Built {
     content: Vec<u8>,
@@ -43,7 +42,7 @@ impl Default for SystemResolver {
 }
 
 impl SystemResolver {
-    /// A resolver for other files of the same kinds.
+    /// A resolver that reads these files instead.
     pub fn reading(hosts: &Path, resolv_conf: &Path) -> Self {
         Self {
             hosts: hosts.to_owned(),
@@ -52,7 +51,7 @@ impl SystemResolver {
         }
     }
 
-    /// All addresses of a name, those of /etc/hosts alone where it has any.
+    /// All addresses of a name; only those in /etc/hosts if it has any.
     pub async fn addresses(&self, name: &str) -> io::Result<Vec<IpAddr>> {
         let hosts = tokio::fs::read_to_string(&self.hosts).await;
         let listed = in_hosts(&hosts.unwrap_or_default(), name);
@@ -105,14 +104,14 @@ impl Resolve for SystemResolver {
         let resolver = self.clone();
         Box::pin(async move {
             let found = resolver.addresses(name.as_str()).await?;
-            // Port 0 stands for the one of the URL.
+            // Port 0 means the URL's port.
             let addresses = found.into_iter().map(|ip| SocketAddr::new(ip, 0));
             Ok(Box::new(addresses) as Addrs)
         })
     }
 }
 
-/// The addresses that a hosts(5) file gives to a name.
+/// A name's addresses in a hosts(5) file.
 fn in_hosts(content: &str, name: &str) -> Vec<IpAddr> {
     let name = name.trim_end_matches('.');
     content
@@ -127,7 +126,7 @@ fn in_hosts(content: &str, name: &str) -> Vec<IpAddr> {
         .collect()
 }
 
-/// RFC 6761: never asked of a server.
+/// RFC 6761: never sent to a server.
 fn is_localhost(name: &str) -> bool {
     let name = name.trim_end_matches('.').to_ascii_lowercase();
     name == "localhost" || name.ends_with(".localhost")
@@ -213,7 +212,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_server_of_resolv_conf_is_the_one_asked() {
-        // resolv.conf has no ports, so the server must have 53 on an address of its own.
+        // resolv.conf has no ports, so the server needs port 53 on an address of its own.
         let Ok(socket) = UdpSocket::bind("127.91.7.53:53").await else {
             eprintln!("SKIPPED: binding port 53 needs privileges");
             return;

@@ -18,13 +18,13 @@ use crate::{
 pub struct RoleCredentials {
     /// The role's name, for messages.
     pub role: String,
-    /// `ASIA...`; no secret.
+    /// `ASIA...`; not a secret.
     pub access_key_id: String,
-    /// The key that signs.
+    /// The signing key.
     pub secret_access_key: SecretString,
-    /// The session token; long-lived credentials have none.
+    /// The session token; `None` for long-lived credentials.
     pub session_token: Option<SecretString>,
-    /// When the service stops to accept them.
+    /// When the service stops accepting them.
     pub expires: Timestamp,
 }
 
@@ -41,9 +41,9 @@ struct Answer {
 }
 
 impl Imds {
-    /// The role's credentials: those held while they have five minutes left, else new ones.
+    /// The role's credentials: the cached ones while they have five minutes left, else new ones.
     ///
-    /// Where new ones cannot be had, the held ones serve until they expire.
+    /// If new ones cannot be fetched, the cached ones are used until they expire.
     pub async fn credentials(&self) -> Result<Arc<RoleCredentials>> {
         let mut held = self.credentials.lock().await;
         if let Some(credentials) = &*held
@@ -70,7 +70,7 @@ impl Imds {
         let path = ["meta-data", "iam", "security-credentials", role];
         let text = self.required_text(&path).await?;
         let answer: Answer = serde_json::from_str(&text)
-            // The cause names line and column only, never the content.
+            // The cause names only line and column, never the content.
             .attempting(|| format!("cannot read the credentials of role {role}"))?;
         match answer {
             Answer {
@@ -97,8 +97,8 @@ impl Imds {
         }
     }
 
-    /// It may pass by itself: the service can show a role some seconds after the instance has
-    /// booted, and a profile can be attached while it runs.
+    /// It may pass by itself: the service may show a role only some seconds after boot, and a
+    /// profile can be attached to a running instance.
     async fn no_role(&self) -> Error {
         let instance = match self.document().await {
             Ok(document) => document.instance_id,

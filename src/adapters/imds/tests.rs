@@ -14,7 +14,7 @@ const TOKEN: &str = "x-aws-ec2-metadata-token";
 const TTL: &str = "x-aws-ec2-metadata-token-ttl-seconds";
 const INSTANCE: &str = "i-0123456789abcdef0";
 
-/// A metadata service that the tests fill.
+/// A metadata service with content from the tests.
 struct Service {
     server: MockServer,
     clock: Arc<StoppedClock>,
@@ -33,7 +33,7 @@ impl Service {
         }
     }
 
-    /// One that grants tokens.
+    /// A service that grants tokens.
     async fn with_tokens() -> Self {
         let service = Self::empty().await;
         service.grants("token-1", 21_600, 100).await;
@@ -96,7 +96,7 @@ impl Service {
             .await;
     }
 
-    /// How many requests had this method and path.
+    /// The number of requests with this method and path.
     async fn asked(&self, verb: &str, at: &str) -> usize {
         let at = format!("/latest/{at}");
         let requests = self.server.received_requests().await.unwrap();

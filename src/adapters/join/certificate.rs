@@ -1,4 +1,4 @@
-//! The certificate that the server shows.
+//! The join server's certificate.
 
 use std::{path::Path, sync::Arc};
 
@@ -15,8 +15,8 @@ use crate::{
     ports::Host,
 };
 
-/// The API server's certificate and key with the CA behind it, as they lie on the disk now:
-/// they are renewed while the agent runs.
+/// The API server's certificate and key with its CA, as they are on disk now: they are renewed
+/// while the agent runs.
 pub struct Certificate {
     host: Arc<dyn Host>,
     held: Mutex<Option<Held>>,
@@ -28,7 +28,7 @@ struct Held {
 }
 
 impl Certificate {
-    /// Of this control plane.
+    /// The certificate of this control plane.
     pub fn new(host: Arc<dyn Host>) -> Self {
         Self {
             host,

@@ -1,4 +1,4 @@
-//! A joiner's side.
+//! The joiner's side.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -17,11 +17,11 @@ use crate::{
 /// A nonce and a ticket are far smaller.
 const LONGEST: usize = 32 << 10;
 
-/// Asks join services, with proofs signed by this instance's role.
+/// Sends requests to join services, with proofs signed by this instance's role.
 pub struct JoinClient(Arc<dyn Sts>);
 
 impl JoinClient {
-    /// With this instance's own signatures.
+    /// Uses this instance's own signatures.
     pub fn new(sts: Arc<dyn Sts>) -> Self {
         Self(sts)
     }
@@ -77,7 +77,7 @@ impl JoinClient {
     }
 }
 
-/// For this server alone: no proxy, no redirect, no name lookup.
+/// For this server only: no proxy, no redirect, no name lookup.
 pub(super) fn client(server: SocketAddr, pin: &str) -> Result<Client> {
     Client::builder()
         .user_agent(USER_AGENT)
@@ -86,13 +86,13 @@ pub(super) fn client(server: SocketAddr, pin: &str) -> Result<Client> {
         .redirect(Policy::none())
         .resolve(SERVER_NAME, server)
         .connect_timeout(Duration::from_secs(3))
-        // For control planes kubeadm uploads certificates meanwhile.
+        // For control planes, kubeadm uploads certificates during the call.
         .timeout(Duration::from_mins(1))
         .build()
         .attempting(|| "cannot set up the HTTP client for the join service".to_owned())
 }
 
-/// The body of a success; the reason of anything else is the error.
+/// The body of a success; otherwise an error with the reason.
 async fn accepted(answer: reqwest::Result<Response>) -> Result<String> {
     let mut answer = answer
         .map_err(reqwest::Error::without_url)

@@ -1,4 +1,4 @@
-//! Trust in one CA, known by the hash of its public key.
+//! Trust in one CA, identified by the hash of its public key.
 
 use std::sync::Arc;
 
@@ -17,14 +17,14 @@ use crate::{
     kubernetes::ca::key_hash,
 };
 
-/// Accepts a server whose chain ends at the pinned CA, which the server sends along.
+/// Accepts a server whose chain ends at the pinned CA, which the server also sends.
 #[derive(Debug)]
 struct Pin {
     hash: String,
     provider: Arc<CryptoProvider>,
 }
 
-/// TLS to servers whose certificate the CA with this hash has signed.
+/// TLS for servers whose certificate the CA with this hash has signed.
 pub fn config(hash: &str) -> Result<ClientConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let pin = Pin {
@@ -41,7 +41,7 @@ pub fn config(hash: &str) -> Result<ClientConfig> {
     Ok(config)
 }
 
-/// What a person reads where another server answers.
+/// The error if another server answers.
 const NOT_OURS: &str = "the server does not show the CA that the cluster's record names";
 
 impl ServerCertVerifier for Pin {

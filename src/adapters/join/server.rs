@@ -30,9 +30,9 @@ use crate::{
 /// How long a connection may take.
 #[derive(Debug, Clone, Copy)]
 pub struct Times {
-    /// For the TLS handshake, then for the header, then for the body.
+    /// For each of the TLS handshake, the header and the body.
     pub each: Duration,
-    /// For everything.
+    /// For the whole connection.
     pub all: Duration,
 }
 
@@ -46,16 +46,16 @@ impl Default for Times {
     }
 }
 
-/// An application has two thousand bytes.
+/// An application has about two thousand bytes.
 const LARGEST_BODY: usize = 16 << 10;
 
-/// Bytes of a header that is read at all.
+/// The most bytes of a header that are read.
 const LARGEST_HEADER: usize = 8 << 10;
 
-/// Headers of a request.
+/// The most headers of a request.
 const HEADERS: usize = 24;
 
-/// Starts to listen on the node's private address.
+/// Starts listening on the node's private address.
 pub async fn listen(address: Ipv4Addr, port: u16) -> Result<TcpListener> {
     TcpListener::bind((address, port))
         .await
@@ -77,7 +77,7 @@ pub async fn serve(
         let (stream, from) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                // Out of file descriptors, usually: existing connections must go on.
+                // Usually out of file descriptors: existing connections must continue.
                 warn!("cannot accept a connection of a joiner: {error}");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
@@ -85,7 +85,7 @@ pub async fn serve(
         };
         let source = from.ip();
         if let Err(refusal) = shared.1.begin(source) {
-            // Without a word: an answer would cost a handshake.
+            // Closed without an answer, which would cost a handshake.
             log(source, &refusal);
             continue;
         }
@@ -101,7 +101,7 @@ pub async fn serve(
     }
 }
 
-/// A connection that counts until it is dropped.
+/// An open connection, counted until it is dropped.
 struct Open(Arc<(Certificate, JoinService)>, IpAddr);
 
 impl Drop for Open {
@@ -110,7 +110,7 @@ impl Drop for Open {
     }
 }
 
-/// Every refusal comes through here.
+/// Logs a refusal; every refusal goes through here.
 fn log(source: IpAddr, refusal: &Refusal) {
     warn!("join refused to {source}: {refusal}");
 }
@@ -148,7 +148,7 @@ async fn connection(
         .header_read_timeout(times.each)
         .max_headers(HEADERS)
         .max_header_size(LARGEST_HEADER)
-        // A request a connection, so that the limits count requests.
+        // One request per connection, so that the limits count requests.
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), answer)
         .await;

@@ -1,4 +1,4 @@
-//! What a control plane shows to anybody: the certificate of its API server.
+//! What a control plane shows to everyone: the certificate of its API server.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -19,16 +19,16 @@ use crate::{
     ports::Peers,
 };
 
-/// How long a control plane has to show itself.
+/// How long a control plane has to show its certificate.
 const LONGEST: Duration = Duration::from_secs(3);
 
-/// Looks at certificates and asks nothing.
+/// Reads certificates and sends no request.
 pub struct ShownCertificates {
     config: Arc<ClientConfig>,
 }
 
 impl ShownCertificates {
-    /// Trusts nobody: what is shown is only looked at.
+    /// Trusts nobody: it only reads the certificate.
     pub fn new() -> Result<Self> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ClientConfig::builder_with_provider(provider.clone())
@@ -56,8 +56,8 @@ impl Peers for ShownCertificates {
     }
 }
 
-/// Accepts a certificate that has an API server's name, whoever signed it and however old it is:
-/// a cluster whose certificates have run out is a cluster all the same.
+/// Accepts a certificate that has an API server's name, whoever signed it and however old it is: a
+/// cluster with expired certificates is still a cluster.
 #[derive(Debug)]
 struct AnApiServers(Arc<CryptoProvider>);
 

@@ -23,10 +23,10 @@ use crate::{
 
 /// The field manager, and the value of the managed-by label.
 pub const MANAGER: &str = "k8s-bootstrap";
-/// That the object was applied by this agent, on whichever node.
+/// Marks objects that this agent applied, on any node.
 pub const MANAGER_LABEL: &str = "app.kubernetes.io/managed-by";
 
-/// How long a CustomResourceDefinition may take to be served.
+/// How long a CustomResourceDefinition may take until it is served.
 const ESTABLISHING: Duration = Duration::from_secs(30);
 
 /// Applies namespaces and definitions, waits until the definitions are served, applies the rest.
@@ -47,7 +47,7 @@ pub async fn all(
     each(client, connection, owner, &rest, served_within).await
 }
 
-/// Applies objects one after the other, with what discovery says of their kinds from now on.
+/// Applies objects one by one, with kinds that are discovered again from here on.
 async fn each(
     client: &Client,
     connection: &Connection,
@@ -104,7 +104,7 @@ async fn established(client: &Client, object: &Value) -> Result<()> {
     }
 }
 
-/// Applies one object; tries again while the reason may pass.
+/// Applies one object; retries while the error may be temporary.
 async fn one(
     client: &Client,
     connection: &Connection,
@@ -113,7 +113,7 @@ async fn one(
     served_within: Duration,
 ) -> Result<()> {
     let what = format!("apply {}", name(object));
-    // Webhooks whose pods start, kinds not served yet.
+    // Such as webhooks whose pods are starting, and kinds that are not served yet.
     let end = Instant::now() + served_within;
     let mut pause = Duration::from_millis(200);
     loop {
@@ -157,11 +157,12 @@ async fn attempt(client: &Client, kinds: &mut Kinds, object: &Value) -> Result<b
     Ok(true)
 }
 
-/// Whether the same request may go through later.
+/// Whether the same request may succeed later.
 fn may_pass(error: &kube::Error) -> bool {
     match error {
-        // 401 and 403: right after `init` the administrator's rights are just being written.
-        // 404: its namespace or kind comes. 409: someone else wrote. 5xx: a webhook or the server itself starts.
+        // 401 and 403: right after `init` the administrator's RBAC rules are still being created.
+        // 404: its namespace or kind is still to come. 409: someone else wrote. 5xx: a webhook or
+        // the server itself is starting.
         kube::Error::Api(status) => {
             matches!(status.code, 401 | 403 | 404 | 409 | 429 | 500..) && !is_refusal(status)
         }
@@ -182,12 +183,12 @@ fn labelled(object: &Value, owner: &str) -> Value {
     object
 }
 
-/// What the API server serves, asked once for each group and version.
+/// What the API server serves, queried once for each group and version.
 #[derive(Default)]
 pub struct Kinds(BTreeMap<String, APIResourceList>);
 
 impl Kinds {
-    /// The place of the object's kind; `None` where the server does not know it.
+    /// The API of the object's kind; `None` if the server does not know it.
     pub async fn api(
         &mut self,
         client: &Client,
@@ -208,7 +209,7 @@ impl Kinds {
         }))
     }
 
-    /// The resource of a kind, and whether it lives in namespaces.
+    /// The resource of a kind, and whether it is namespaced.
     pub async fn resource(
         &mut self,
         client: &Client,

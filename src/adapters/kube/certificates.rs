@@ -18,7 +18,8 @@ use crate::{
     ports::CertificateRequests,
 };
 
-/// How long one watch lasts, in seconds: less than a silent connection does. The next goes on where it ended.
+/// How long one watch lasts, in seconds: less than the limit for a silent connection. The next
+/// watch continues where it ended.
 const WATCH_SECONDS: u32 = 45;
 
 fn is_undecided(request: &CertificateSigningRequest) -> bool {
@@ -26,7 +27,7 @@ fn is_undecided(request: &CertificateSigningRequest) -> bool {
     status.is_none_or(|s| s.conditions.as_ref().is_none_or(Vec::is_empty))
 }
 
-/// What an event of the watch tells, if anything.
+/// The notice for an event of the watch, if any.
 fn told(event: watcher::Result<Event<CertificateSigningRequest>>) -> Option<Result<()>> {
     match event {
         Ok(Event::Apply(request) | Event::InitApply(request)) => {
@@ -80,7 +81,7 @@ impl CertificateRequests for KubeCluster {
                 .await;
             match written {
                 Ok(_) => Ok(true),
-                // 409: somebody else has decided. 404: it is gone.
+                // 409: somebody else has decided. 404: it has been deleted.
                 Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(false),
                 Err(error) => Err(error),
             }

@@ -1,4 +1,4 @@
-//! Single objects: listed, deleted and written under conditions.
+//! Single objects: listing, deleting and conditional writes.
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
@@ -15,7 +15,7 @@ use crate::ports::{Eviction, OWNER_LABEL, ObjectRef, Part};
 
 type Result<T> = std::result::Result<T, kube::Error>;
 
-/// What this agent applied of a kind in a namespace.
+/// All objects of a kind in a namespace that this agent applied.
 pub async fn applied(
     client: &Client,
     api_version: &str,
@@ -31,7 +31,7 @@ pub async fn applied(
     Ok(api.list(&ours).await?.items)
 }
 
-/// All of a kind, in one namespace or in all.
+/// All objects of a kind, in one namespace or in all.
 pub async fn list(
     client: &Client,
     api_version: &str,
@@ -49,7 +49,7 @@ pub async fn list(
     Ok(api.list(&ListParams::default()).await?.items)
 }
 
-/// Deletes the very object that was seen.
+/// Deletes exactly the object that was read.
 pub async fn delete_seen(client: &Client, object: &Value) -> Result<bool> {
     let Some(api) = Kinds::default().api(client, object).await? else {
         return Ok(false);
@@ -61,13 +61,13 @@ pub async fn delete_seen(client: &Client, object: &Value) -> Result<bool> {
     });
     match api.delete(name, &the_same).await {
         Ok(_) => Ok(true),
-        // 404: it is gone. 409: another one has its name.
+        // 404: it has been deleted. 409: another object has its name.
         Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(false),
         Err(error) => Err(error),
     }
 }
 
-/// Deletes an object that carries the owner's label: the very one that was looked at.
+/// Deletes an object that carries the owner's label: exactly the one that was read.
 pub async fn delete(client: &Client, owner: &str, object: &ObjectRef) -> Result<bool> {
     let Some(api) = Kinds::default().api(client, &object.skeleton()).await? else {
         return Ok(false);
@@ -90,7 +90,7 @@ pub async fn delete(client: &Client, owner: &str, object: &ObjectRef) -> Result<
     }
 }
 
-/// Creates or replaces an object, unless someone was faster.
+/// Creates or replaces an object, unless someone else was faster.
 pub async fn compare_and_set(client: &Client, object: &Value) -> Result<bool> {
     let Some(api) = Kinds::default().api(client, object).await? else {
         return Ok(false);
@@ -109,13 +109,13 @@ pub async fn compare_and_set(client: &Client, object: &Value) -> Result<bool> {
     };
     match written {
         Ok(_) => Ok(true),
-        // 409: it exists already, or was changed. 404: it was there and is gone.
+        // 409: it exists already, or was changed. 404: it has been deleted.
         Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(false),
         Err(error) => Err(error),
     }
 }
 
-/// Lays a change over an object, by the strategic merge of its kind.
+/// Merges a change into an object, by the strategic merge of its kind.
 pub async fn patch(client: &Client, object: &ObjectRef, part: Part, change: &Value) -> Result<()> {
     let Some(api) = Kinds::default().api(client, &object.skeleton()).await? else {
         return Err(not_found(object));
@@ -144,7 +144,7 @@ pub async fn pods_on(client: &Client, node: &str) -> Result<Vec<Pod>> {
     Ok(Api::<Pod>::all(client.clone()).list(&here).await?.items)
 }
 
-/// Evicts a pod. 429 is a disruption budget's answer.
+/// Evicts a pod. 429 means that a disruption budget holds it.
 pub async fn evict(client: &Client, pod: &ObjectRef) -> Result<Eviction> {
     let namespace = pod.namespace.as_deref().unwrap_or("default");
     let pods = Api::<Pod>::namespaced(client.clone(), namespace);
@@ -168,7 +168,7 @@ mod tests {
 
     const CONFIG_MAPS: &str = "/api/v1/namespaces/x/configmaps";
 
-    /// A server with one ConfigMap of the owner `demo`, and one that says 409 to every writer.
+    /// A server with one ConfigMap of the owner `demo`, and one that answers 409 to every write.
     async fn server() -> (MockServer, Client) {
         let mock = MockServer::start().await;
         let resources = json!({"groupVersion": "v1", "resources": [
@@ -252,7 +252,7 @@ mod tests {
         let mut seen = config_map("a", None);
         seen["metadata"]["uid"] = "u-1".into();
         assert!(delete_seen(&client, &seen).await.unwrap());
-        // The server's mock deletes by this uid only, and does not know another name.
+        // The mock server deletes with this uid only, and knows no other name.
         seen["metadata"]["uid"] = "u-0".into();
         assert!(!delete_seen(&client, &seen).await.unwrap());
     }
@@ -272,7 +272,7 @@ mod tests {
         assert!(listed("Widget", None).await.is_empty());
     }
 
-    /// A server that serves Nodes and Pods and answers `method` at `path` so.
+    /// A server that serves Nodes and Pods and gives this answer to `method` at `path`.
     async fn answering(method: &str, path: &str, code: u16, body: &Value) -> (MockServer, Client) {
         let (mock, client) = server().await;
         let resources = json!({"groupVersion": "v1", "resources": [

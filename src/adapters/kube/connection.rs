@@ -1,4 +1,4 @@
-//! Who we are and where the API server is, looked up as late as possible.
+//! The client's credentials and the API server's address, looked up as late as possible.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -14,13 +14,13 @@ use tokio::sync::Mutex;
 
 use crate::error::{Context, Error, Result};
 
-/// A client that is made when needed, and again when a file of it has changed or it is doubted.
+/// A client that is created when needed, and again if one of its files has changed or it failed.
 pub struct Connection {
     source: Source,
     current: Mutex<Option<(Files, Client)>>,
 }
 
-/// What a client was made of, by path: the kubeconfig and the files that it names.
+/// What a client was created from, by path: the kubeconfig and the files that it names.
 type Files = Vec<(PathBuf, Vec<u8>)>;
 
 enum Source {
@@ -49,7 +49,7 @@ impl Connection {
         }
     }
 
-    /// To another server, as the same user.
+    /// A connection to another server, as the same user.
     pub fn elsewhere(&self, server: SocketAddr) -> Self {
         match &self.source {
             Source::Files { kubeconfigs, .. } => Self::to(kubeconfigs.clone(), server.to_string()),
@@ -76,7 +76,7 @@ impl Connection {
         Ok(client)
     }
 
-    /// Forgets the client where another one may fare better: rotated credentials, a new CA, a moved name.
+    /// Drops the client if a new one may work: rotated credentials, a new CA, a changed address.
     pub async fn doubt(&self, error: &kube::Error) {
         let keep = matches!(error, kube::Error::Api(status) if status.code != 401);
         if !keep {
@@ -85,7 +85,7 @@ impl Connection {
     }
 }
 
-/// Whether credentials are still those on the disk: kubelets and agents renew theirs.
+/// Whether the credentials on disk are unchanged: kubelets and agents renew theirs.
 async fn are_unchanged(files: &Files) -> bool {
     for (path, content) in files {
         let now = tokio::fs::read(path).await;
@@ -139,7 +139,7 @@ async fn connect(kubeconfigs: &[PathBuf], endpoint: &str) -> Result<(Files, Clie
         .attempting(what)?;
 
     let (host, address) = resolve(endpoint).await?;
-    // The agent's own waits have their reasons and ends; and 429 is a disruption budget's answer.
+    // The agent's own waits have reasons and deadlines, and 429 is a disruption budget's answer.
     config.default_retry = false;
     config.cluster_url = format!("https://{address}")
         .parse()
@@ -150,12 +150,12 @@ async fn connect(kubeconfigs: &[PathBuf], endpoint: &str) -> Result<(Files, Clie
     config.write_timeout = Some(Duration::from_mins(1));
     config.proxy_url = None;
 
-    // rustls takes the process's default; whoever comes first sets it, and it is always this one.
+    // rustls uses the process's default provider; whoever is first sets it, always to this one.
     let _ = rustls::crypto::ring::default_provider().install_default();
     Ok((files, Client::try_from(config).attempting(what)?))
 }
 
-/// The address of `host:port`, and the name that the certificate must have if the host is one.
+/// The address of `host:port`, and the name that the certificate must have if the host is a name.
 async fn resolve(endpoint: &str) -> Result<(Option<String>, SocketAddr)> {
     if let Ok(address) = endpoint.parse() {
         return Ok((None, address));
@@ -210,7 +210,7 @@ mod tests {
         );
     }
 
-    /// A kubeconfig whose user has this token and, if any, a certificate in this file.
+    /// A kubeconfig whose user has this token and, if given, the certificate in this file.
     fn kubeconfig(token: &str, certificate: Option<&std::path::Path>) -> String {
         let user = match certificate {
             Some(path) => format!(

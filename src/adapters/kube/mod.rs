@@ -21,35 +21,35 @@ use crate::{
 use apply::Kinds;
 use connection::Connection;
 
-/// The API server behind a fixed endpoint, as the owner of a kubeconfig file.
+/// The API server behind a fixed endpoint, with the credentials of a kubeconfig file.
 ///
-/// Connects when first asked, since on a new node neither the file nor the server is
-/// there yet; connects again, with the file read again, after the server has not known
-/// the client or has not answered.
+/// Connects at the first request, since on a new node neither the file nor the server exists yet.
+/// Reconnects, and reads the file again, if the server rejects the credentials or does not answer.
 pub struct KubeCluster {
     connection: Connection,
 }
 
 impl KubeCluster {
-    /// The first of these kubeconfig files that exists says who we are; `endpoint` is
-    /// `host:port` and goes before the file's own server.
+    /// The first of these kubeconfig files that exists provides the credentials; `endpoint` is
+    /// `host:port` and replaces the file's own server.
     ///
-    /// A name is resolved by the agent itself, not by libc: in a static binary
-    /// getaddrinfo would load the system's libraries.
+    /// The agent resolves a name itself, without libc: in a static binary getaddrinfo would load
+    /// the system's libraries.
     pub fn new(kubeconfigs: Vec<PathBuf>, endpoint: impl Into<String>) -> Self {
         Self {
             connection: Connection::to(kubeconfigs, endpoint.into()),
         }
     }
 
-    /// With a client that is there already.
+    /// Uses an existing client.
     pub fn with_client(client: Client) -> Self {
         Self {
             connection: Connection::fixed(client),
         }
     }
 
-    /// Runs one request and forgets the connection if its credentials or the connection itself were the trouble.
+    /// Sends one request, and drops the connection if its credentials or the connection itself
+    /// failed.
     async fn ask<T>(
         &self,
         what: &str,
@@ -83,7 +83,7 @@ async fn is_ready(connection: &Connection) -> Result<bool> {
     }
 }
 
-/// An error of the API as the agent's own; what the object itself is refused for goes to a person.
+/// Converts an API error; if the object itself is refused, only a person can fix it.
 fn failed(what: &str, error: &kube::Error) -> Error {
     match error {
         kube::Error::Api(status) => {
@@ -98,9 +98,9 @@ fn failed(what: &str, error: &kube::Error) -> Error {
     }
 }
 
-/// Whether the API server will never take this object.
+/// Whether the API server will never accept this object.
 fn is_refusal(status: &kube::core::Status) -> bool {
-    // An unknown field in a server-side apply comes back as 500.
+    // An unknown field in a server-side apply is answered with 500.
     matches!(status.code, 400 | 413 | 422)
         || status
             .message
@@ -151,7 +151,7 @@ impl Cluster for KubeCluster {
             .into_iter()
             .map(|found| {
                 let mut object = serde_json::to_value(found).attempting(|| what.clone())?;
-                // The API says them once for the whole list.
+                // The API gives them only once for the whole list.
                 object["apiVersion"] = api_version.into();
                 object["kind"] = kind.into();
                 Ok(object)

@@ -2,10 +2,11 @@
 
 use serde_json::Value;
 
-/// What is missing of a workload's roll-out, such as `DaemonSet calico-node 2/3`; none when it is through.
+/// What is missing in a workload's roll-out, such as `DaemonSet calico-node 2/3`; `None` if it is
+/// complete.
 ///
-/// Other kinds have no roll-out. The rules are those of `kubectl rollout status`, and
-/// for a Job that it has completed.
+/// Other kinds have no roll-out. The rules are those of `kubectl rollout status`; a Job must have
+/// completed.
 pub fn missing(object: &Value) -> Option<String> {
     let kind = object["kind"].as_str()?;
     let name = object["metadata"]["name"].as_str()?;

@@ -11,8 +11,8 @@ use crate::error::Kind;
 const SERVED_WITHIN: Duration = Duration::from_mins(2);
 const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 
-/// An API server that knows a few kinds, serves `Widget` only once its definition was
-/// applied, and writes down what is applied to it.
+/// An API server that knows a few kinds, serves `Widget` only after its definition was applied, and
+/// records what is applied to it.
 struct Server {
     mock: MockServer,
     applied: Arc<Mutex<Vec<String>>>,
@@ -45,7 +45,7 @@ fn definition() -> Value {
 }
 
 impl Server {
-    /// `first` may answer an apply in the server's place.
+    /// `first` may answer an apply instead of the server.
     async fn start(
         first: impl Fn(&Request, usize) -> Option<ResponseTemplate> + Send + Sync + 'static,
     ) -> Self {
@@ -92,7 +92,7 @@ impl Server {
                             {"type": "Ready", "status": "False", "message": "cni plugin not initialized"},
                         ]},
                     })),
-                    // Without the items' own kinds, as real lists are.
+                    // Without the items' own kinds, as in real lists.
                     "/api/v1/nodes" => ResponseTemplate::new(200).set_body_json(json!({
                         "apiVersion": "v1", "kind": "NodeList", "metadata": {},
                         "items": [{"metadata": {"name": "n1", "uid": "u1"}}],

@@ -1,9 +1,8 @@
-//! The record in a folder that all nodes share: for tests and for clusters off AWS.
+//! The record in a folder that all nodes share: for tests and for clusters outside AWS.
 //!
-//! A value is the file PATH/PREFIX/CLUSTER/KEY (mode 0644). Files appear whole:
-//! they are written and synced under a temporary name first, then renamed, or for `create` renamed only if nothing
-//! has the name (`RENAME_NOREPLACE`, or a hard link where the file system lacks
-//! it, such as NFS).
+//! A value is the file PATH/PREFIX/CLUSTER/KEY (mode 0644). Files appear complete: they are first
+//! written and synced under a temporary name, then renamed. `create` renames only if the name is
+//! free (`RENAME_NOREPLACE`, or a hard link if the file system lacks it, such as NFS).
 
 use std::{
     collections::BTreeMap,
@@ -41,7 +40,7 @@ impl FolderStore {
     }
 }
 
-/// Runs file operations where they may block, with what is attempted.
+/// Runs file operations where they may block; an error says what was attempted.
 async fn blocking<T: Send + 'static>(
     attempted: String,
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
@@ -61,7 +60,7 @@ fn create(target: &Path, content: &[u8]) -> io::Result<Created> {
     }
 }
 
-/// The result, or `None` where the file or folder does not exist.
+/// The result; `None` if the file or folder does not exist.
 fn if_there<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Ok(found) => Ok(Some(found)),
@@ -78,7 +77,7 @@ fn collect(folder: &Path, key: &str, found: &mut BTreeMap<String, String>) -> io
     for entry in entries {
         let entry = entry?;
         let name = entry.file_name();
-        // Files that are being written.
+        // Skip files that are still being written.
         let Some(name) = name.to_str().filter(|name| !name.starts_with('.')) else {
             continue;
         };

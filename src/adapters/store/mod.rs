@@ -1,7 +1,7 @@
 //! The cluster's shared record, in Parameter Store, in a bucket, in a folder, or in tags.
 //!
-//! Keys are relative and made of segments of `A-Z a-z 0-9 _ . -`, such as
-//! `founder/1`; all but the tags put PREFIX/CLUSTER/ before them. No secret lies there.
+//! Keys are relative and consist of segments of `A-Z a-z 0-9 _ . -`, such as `founder/1`; all
+//! stores except the tags prepend PREFIX/CLUSTER/. The record holds no secrets.
 
 mod folder;
 mod s3;
@@ -15,7 +15,7 @@ pub use tags::TagStore;
 
 use crate::error::{Error, Result};
 
-/// Refuses keys that would leave PREFIX/CLUSTER/ or that one of the stores cannot name.
+/// Refuses keys that would leave PREFIX/CLUSTER/ or that one of the stores cannot represent.
 fn check_key(key: &str) -> Result<()> {
     if key.split('/').all(is_segment) {
         return Ok(());
@@ -25,7 +25,7 @@ fn check_key(key: &str) -> Result<()> {
     )))
 }
 
-/// A listing's prefix without its last `/`; "" for everything.
+/// A listing's prefix without its last `/`; empty for all keys.
 fn check_prefix(prefix: &str) -> Result<&str> {
     let path = prefix.strip_suffix('/').unwrap_or(prefix);
     if !path.is_empty() {
@@ -34,7 +34,7 @@ fn check_prefix(prefix: &str) -> Result<&str> {
     Ok(path)
 }
 
-/// A leading dot is kept for the folder store's own files; it excludes `.` and `..` too.
+/// A leading dot is reserved for the folder store's own files; this also excludes `.` and `..`.
 fn is_segment(segment: &str) -> bool {
     !segment.is_empty()
         && !segment.starts_with('.')
@@ -43,17 +43,17 @@ fn is_segment(segment: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
 }
 
-/// The rules for keys, for the store in memory.
+/// The rules for keys, for the in-memory store.
 #[cfg(test)]
 pub(crate) mod rules {
     use crate::error::Result;
 
-    /// As the stores check a key.
+    /// Checks a key as the stores do.
     pub fn check_key(key: &str) -> Result<()> {
         super::check_key(key)
     }
 
-    /// As the stores check a listing's prefix.
+    /// Checks a listing's prefix as the stores do.
     pub fn check_prefix(prefix: &str) -> Result<&str> {
         super::check_prefix(prefix)
     }

@@ -11,8 +11,8 @@ use crate::{
     ports::{Created, Store},
 };
 
-/// Objects PREFIX/CLUSTER/KEY. `create` is a write with `If-None-Match: *`, and S3's answers
-/// do not lag behind its writes.
+/// Objects PREFIX/CLUSTER/KEY. `create` is a write with `If-None-Match: *`, and S3's reads show all
+/// earlier writes.
 /// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html>
 #[derive(Clone)]
 pub struct S3Store {
@@ -69,7 +69,7 @@ impl Store for S3Store {
             let Some(key) = name.strip_prefix(&self.root) else {
                 continue;
             };
-            // One that was removed since is not there.
+            // A key that was removed since the listing is skipped.
             if let Some(value) = self.value(&name).await? {
                 found.insert(key.to_owned(), value);
             }

@@ -1,9 +1,9 @@
 //! The record without a store: in the tags of the control planes' own instances.
 //!
-//! Tags cannot compare and set, so there is one writer of claims, found by a rule: of a fixed
-//! number of control planes the one that was launched first, by EC2's word, and only while EC2
-//! lists exactly so many. Every control plane copies the record to its own instance, so that it
-//! is lost with the last of them.
+//! Tags have no compare-and-set, so a rule selects the only writer of claims: among a fixed number
+//! of control planes, the one that EC2 reports as launched first, and only while EC2 lists exactly
+//! that number. Every control plane copies the record to its own instance, so the record is lost
+//! only with the last of them.
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
@@ -21,22 +21,22 @@ use crate::{
 /// <https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/Using_Tags.html#tag-restrictions>
 const LONGEST: usize = 256;
 
-/// Under this, the entries that one instance after the other may write.
+/// The prefix of the entries that different instances may write one after the other.
 const FOUNDER: &str = "founder/";
 
-/// Tags `k8s-bootstrap:record:KEY`, with `:` for `/`: that is allowed in none that the metadata
-/// service shows.
+/// Tags `k8s-bootstrap:record:KEY`, with `:` for `/`, which tags that the metadata service shows
+/// must not contain.
 pub struct TagStore {
     ec2: Arc<dyn Ec2>,
     me: Identity,
     control_planes: usize,
-    /// What this instance wrote, which EC2's answers may not show yet.
+    /// What this instance wrote; EC2's answers may not show it yet.
     own: FolderStore,
 }
 
 impl TagStore {
-    /// The record of this instance's cluster, with so many control planes. What this instance
-    /// writes is kept below `folder` as well.
+    /// The record of this instance's cluster with this number of control planes. What this instance
+    /// writes is also stored below `folder`.
     pub fn new(ec2: Arc<dyn Ec2>, me: &Identity, control_planes: usize, folder: &Path) -> Self {
         Self {
             ec2,
@@ -46,7 +46,7 @@ impl TagStore {
         }
     }
 
-    /// The control planes that are not gone, the one that was launched first before the others.
+    /// The control planes that are not terminated, ordered by launch time.
     async fn peers(&self) -> Result<Vec<Instance>> {
         let mut peers = self.ec2.instances(&self.me.cluster).await?;
         peers.retain(|i| i.role == Some(Role::ControlPlane) && !i.state.is_gone());
@@ -54,7 +54,7 @@ impl TagStore {
         Ok(peers)
     }
 
-    /// All that is recorded anywhere. A control plane tags itself with what it lacks.
+    /// Everything recorded anywhere. A control plane adds missing tags to its own instance.
     async fn record(&self) -> Result<BTreeMap<String, String>> {
         let peers = self.peers().await?;
         let mut record = BTreeMap::new();
@@ -82,15 +82,15 @@ impl TagStore {
     }
 
     async fn keep(&self, key: &str, value: &str) -> Result<Created> {
-        // On the disk first: were it not, a claim that EC2 does not show yet would be made twice.
+        // To disk first: otherwise a claim that EC2 does not show yet could be made twice.
         let created = self.own.create(key, value).await?;
         let kept = self.own.get(key).await?;
         self.publish(key, kept.as_deref().unwrap_or(value)).await?;
         Ok(created)
     }
 
-    /// Whether this instance is the one that may write this entry; an error that says what is
-    /// missing. Whoever wrote the one before may write the next: nobody else takes that for gone.
+    /// Whether this instance may write this entry; the error says what is missing. The writer of
+    /// the previous entry may also write the next: no other instance considers it dead.
     async fn may_write(&self, number: &str) -> Result<()> {
         let before = number.parse::<u32>().ok().and_then(|n| n.checked_sub(1));
         if let Some(before) = before
@@ -127,7 +127,7 @@ fn check(key: &str, value: &str) -> Result<()> {
     Ok(())
 }
 
-/// What an instance's tags record.
+/// The record entries in an instance's tags.
 fn recorded(instance: &Instance) -> BTreeMap<String, String> {
     let ours = |(tag, value): (&String, &String)| {
         let key = tag.strip_prefix(RECORD)?.replace(':', "/");
@@ -149,7 +149,7 @@ impl Store for TagStore {
         self.keep(key, value).await
     }
 
-    /// The control planes that elected one are all gone: nobody is left to elect.
+    /// The control planes that elected the writer are all gone: none is left to elect one.
     async fn rebuild(&self, key: &str, value: &str) -> Result<Created> {
         check(key, value)?;
         if self.record().await?.contains_key(key) {
@@ -200,7 +200,7 @@ mod tests {
         control_plane(&format!("i-{last}"))
     }
 
-    /// Launched one second after the other.
+    /// Instances launched one second apart.
     fn instance(last: u8) -> Instance {
         let mut instance = running(&identity(last), last);
         instance.launched += std::time::Duration::from_secs(last.into());
@@ -246,7 +246,7 @@ mod tests {
         for last in [1, 2, 3] {
             assert_eq!(claim(last).await.unwrap(), Created::AlreadyThere);
         }
-        // A replacement is one too many until its predecessor is gone, and never the first.
+        // A replacement is one too many until its predecessor is terminated, and never the first.
         region.ec2.list([1, 2, 3, 4].map(instance));
         let error = region.store(2).create("founder/2", "me").await.unwrap_err();
         assert!(error.one_line().contains("EC2 lists 4"), "{error}");
@@ -324,7 +324,7 @@ mod tests {
             let again = store.rebuild(key, "other").await;
             assert_eq!(again.unwrap(), Created::AlreadyThere);
         }
-        // And says that it is settled, however many there are to be.
+        // It may also record the cluster as settled, whatever the configured number.
         let settled = store.create("founder/3", "settled").await;
         assert_eq!(settled.unwrap(), Created::Yes);
         let tags = &region.instances().await[0].tags;

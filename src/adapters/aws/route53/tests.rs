@@ -10,7 +10,7 @@ use crate::{adapters::aws::tests::Region, error::Kind};
 
 const RRSET: &str = "/2013-04-01/hostedzone/Z1/rrset";
 
-/// An answer to a listing, in Route 53's form.
+/// An answer to a listing, in Route 53's format.
 fn listing(sets: &str) -> ResponseTemplate {
     ResponseTemplate::new(200).set_body_string(format!(
         "<?xml version=\"1.0\"?>\n<ListResourceRecordSetsResponse xmlns=\"{NAMESPACE}\"><ResourceRecordSets>{sets}</ResourceRecordSets><IsTruncated>false</IsTruncated><MaxItems>1</MaxItems></ListResourceRecordSetsResponse>"

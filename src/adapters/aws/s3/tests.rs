@@ -40,17 +40,17 @@ impl CredentialSource for Keys {
     async fn forget(&self) {}
 }
 
-/// A bucket in memory, as far as its protocol matters; two keys a page.
+/// An in-memory bucket with the relevant part of the protocol; two keys per page.
 #[derive(Default)]
 struct Bucket {
     objects: Mutex<BTreeMap<String, Vec<u8>>>,
-    /// How many requests are answered with 503 first.
+    /// How many requests are first answered with 503.
     busy: AtomicUsize,
-    /// What a request must be stamped with, and the same as the header `Date` has it.
+    /// The timestamp that a request must have, and the same time as in the header `Date`.
     time: Mutex<Option<(&'static str, &'static str)>>,
-    /// The keys with which objects were encrypted, where they were named and signed.
+    /// The keys with which objects were encrypted, if the requests named and signed them.
     encrypted: Mutex<BTreeMap<String, String>>,
-    /// Every request is answered so.
+    /// The answer to every request.
     refusal: Mutex<Option<(u16, &'static str)>>,
 }
 
@@ -206,7 +206,7 @@ async fn a_wrong_clock_is_corrected_from_the_answer() {
     *stand.bucket.time.lock().unwrap() = Some(theirs);
     stand.put("one", b"content").await.unwrap();
     assert_eq!(stand.get("one").await.unwrap(), b"content");
-    // A clock that nothing corrects is an error, not a loop.
+    // A clock that nothing can correct is an error, not a loop.
     *stand.bucket.time.lock().unwrap() = Some(("20260101T020000Z", theirs.1));
     let error = stand.get("one").await.unwrap_err();
     assert!(error.one_line().contains("RequestTimeTooSkewed"), "{error}");

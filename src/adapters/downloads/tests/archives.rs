@@ -1,4 +1,4 @@
-//! Archives, which are unpacked while they come in.
+//! Archives, which are unpacked while they arrive.
 
 use std::{collections::BTreeMap, io::Write};
 
@@ -20,7 +20,7 @@ fn tar_gz(members: &[(&str, &[u8])]) -> Vec<u8> {
     ));
     for (name, content) in members {
         let mut header = tar::Header::new_gnu();
-        // Written into the raw field, since the builder refuses `..` itself.
+        // Written into the raw field, since the builder rejects `..`.
         header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
         header.set_size(content.len() as u64);
         header.set_mode(0o644);
@@ -57,7 +57,7 @@ async fn an_archive_is_unpacked_by_base_names_and_recorded() {
         ("bin/.hidden", b"not ours"),
     ]);
     let (bytes, digest) = (archive.clone(), sha(&archive));
-    // A break in the middle: the unpacking goes on where it stood.
+    // An interruption in the middle: unpacking continues at the same place.
     let server = Server::start(move |number, from| match (number, from) {
         (0, _) => ok(&bytes, bytes.len() / 2),
         (_, Some(from)) => partial(&bytes, from, bytes.len()),

@@ -1,4 +1,4 @@
-//! Applications of those who have proven who they are: who may join, and as what.
+//! Applications with a valid proof: who may join, and as what.
 
 use std::time::Duration;
 
@@ -50,7 +50,7 @@ async fn a_worker_gets_a_token_for_its_own_name_and_finds_its_node() {
     assert!(!log.contains(&token(&ticket)), "{log}");
     assert!(log.contains("worker i-w joins as"), "{log}");
 
-    // Killed on the way it asks again: the first token is gone then.
+    // If it is killed on the way, it asks again; then the first token is gone.
     let again = stage.join().await.unwrap();
     assert_ne!(token(&again), token(&ticket));
     let objects = stage.fake.cluster.objects();

@@ -1,4 +1,4 @@
-//! Connections: TLS, and HTTP that is too much, too slow or something else.
+//! Connections: TLS, and HTTP that is too large, too slow or something else.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,7 +17,7 @@ use crate::{
     testing::Pki,
 };
 
-/// An attacker's patience: far beyond the server's.
+/// How long an attacker waits: far longer than the server.
 const END: Duration = Duration::from_secs(15);
 
 async fn tls(stage: &Stage) -> TlsStream<TcpStream> {
@@ -30,7 +30,7 @@ async fn tls(stage: &Stage) -> TlsStream<TcpStream> {
         .unwrap()
 }
 
-/// Sends bytes and gives what comes back until the server closes.
+/// Sends bytes and returns what arrives until the server closes.
 async fn raw(stage: &Stage, bytes: &[u8]) -> String {
     let mut stream = tls(stage).await;
     stream.write_all(bytes).await.unwrap();
@@ -40,7 +40,7 @@ async fn raw(stage: &Stage, bytes: &[u8]) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-/// Waits until the log has it: the server writes it after the client has seen the end.
+/// Waits for the log entry: the server writes it after the client has seen the end.
 async fn logged(stage: &Stage, case: &str, reason: &str) {
     let there = async {
         while !stage.log().contains(reason) {
@@ -188,7 +188,7 @@ async fn one_address_gets_few_nonces_and_few_connections() {
         "too many nonces are out for this address",
     );
 
-    // A burst of 20 in all, then nothing: not even a handshake.
+    // A burst of 20 in total, then nothing: not even a handshake.
     let mut refused = 0;
     for _ in 0..20 {
         refused += usize::from(stage.request("GET", "/nonce").send().await.is_err());
@@ -211,7 +211,7 @@ async fn one_address_gets_few_nonces_and_few_connections() {
     );
 }
 
-/// Whoever answers, a joiner says nothing to a server that is no control plane of its cluster.
+/// A joiner sends nothing to a server that is not a control plane of its cluster.
 #[tokio::test]
 async fn a_joiner_trusts_the_pinned_ca_and_an_api_servers_name_alone() {
     let stage = Stage::new().await;
@@ -227,7 +227,7 @@ async fn a_joiner_trusts_the_pinned_ca_and_an_api_servers_name_alone() {
     let error = ask(&stage, "").await.unwrap_err();
     assert!(error.contains("does not show the CA"), "{error}");
 
-    // The pinned CA, with a certificate that another one signed.
+    // The pinned CA, with a certificate that another CA signed.
     let strange = Pki::new();
     let put = |path: &str, name: &str| stage.fake.files.put(path, &strange.files[name]);
     put(paths::API_SERVER, "apiserver.crt");
@@ -238,7 +238,7 @@ async fn a_joiner_trusts_the_pinned_ca_and_an_api_servers_name_alone() {
         "{error}"
     );
 
-    // A certificate of the right CA, without an API server's name: a kubelet's.
+    // A certificate from the right CA, without an API server's name: a kubelet's.
     let stage = Stage::new().await;
     for (path, name) in [
         (

@@ -1,4 +1,4 @@
-//! Proofs: the nonce, what is signed with it, and what STS says of it.
+//! Proofs: the nonce, what is signed with it, and what STS answers.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::join::{CLUSTER_HEADER, NONCE_HEADER};
 
-/// What an attacker makes of something honest.
+/// An attacker's change to something honest.
 type Change<T> = fn(&mut T);
 
 #[tokio::test]
@@ -39,7 +39,7 @@ async fn nonces_are_good_once_for_a_minute_and_for_who_asked() {
     let other = Stage::new().await;
     let proof = workers().sign(&stage.honest(&other.nonce().await));
     let answer = stage.prove(&proof).await;
-    // The other stage's log is the current one by now.
+    // By now the other stage's log is the current one.
     assert_eq!(
         (answer.0, answer.1.contains("unknown here")),
         (403, true),
@@ -71,7 +71,7 @@ fn flip_signature(headers: &mut [(String, String)]) {
     value.push(if last == '0' { '1' } else { '0' });
 }
 
-/// What is signed differs from what the server forwards: STS sees that.
+/// The signed request differs from what the server forwards: STS notices that.
 #[tokio::test]
 async fn whatever_else_is_signed_does_not_fit_what_is_forwarded() {
     let stage = Stage::new().await;
@@ -104,7 +104,7 @@ async fn whatever_else_is_signed_does_not_fit_what_is_forwarded() {
     }
 }
 
-/// What the form of a proof has no place for is not even looked at.
+/// A member that the form does not have is rejected; its value is never used.
 #[tokio::test]
 async fn nobody_tells_the_server_where_to_send_a_proof_or_what() {
     let stage = Stage::new().await;

@@ -34,10 +34,10 @@ pub const CLUSTER: &str = "demo";
 pub const ACCOUNT: &str = "123456789012";
 pub const NODE: &str = "ip-10-42-0-11.eu-central-1.compute.internal";
 pub const CONTROL_PLANE: &str = "ip-10-42-0-10.eu-central-1.compute.internal";
-/// What kubeadm says that decrypts the certificates.
+/// The key that kubeadm prints; it decrypts the certificates.
 const CERTIFICATE_KEY: &str = "abababababababababababababababababababababababababababababababab";
 
-/// A control plane that serves at `address`, asked from loopback.
+/// A control plane that serves at `address`; its clients connect from loopback.
 pub struct Stage {
     pub fake: FakeWorld,
     pub clock: Arc<StoppedClock>,
@@ -48,7 +48,7 @@ pub struct Stage {
     _guard: DefaultGuard,
 }
 
-/// What the service wrote.
+/// What the service logged.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -81,7 +81,7 @@ pub fn workers() -> Keys {
     Keys::of("ASIAWORKER", ACCOUNT, "workers", "i-w")
 }
 
-/// The worker as it is: asked from loopback, so that is its address.
+/// The worker's instance. It connects from loopback, so that is its address.
 pub fn instance() -> Instance {
     let mut instance = running(&worker("i-w"), 0);
     instance.private_ip = Some(Ipv4Addr::LOCALHOST);
@@ -89,7 +89,7 @@ pub fn instance() -> Instance {
     instance
 }
 
-/// What the worker asks for.
+/// The worker's own statement.
 pub fn applicant() -> Applicant {
     Applicant {
         cluster: CLUSTER.to_owned(),
@@ -114,7 +114,7 @@ impl Stage {
         Self::with(settings, sts::start(vec![own(), workers()]).await).await
     }
 
-    /// With these keys known to STS, like the control plane's own.
+    /// With these keys known to STS, in addition to the control plane's own.
     pub async fn knowing(keys: Keys) -> Self {
         Self::with(settings(), sts::start(vec![own(), keys]).await).await
     }
@@ -158,7 +158,7 @@ impl Stage {
         }
     }
 
-    /// The way of an honest joiner with these keys.
+    /// An honest joiner with these keys.
     pub async fn join_as(&self, keys: &Keys, applicant: &Applicant) -> Result<JoinTicket> {
         let sts = signer(&self.sts, keys, self.clock.clone());
         JoinClient::new(sts)
@@ -166,12 +166,12 @@ impl Stage {
             .await
     }
 
-    /// The same as the worker.
+    /// The same, as the worker.
     pub async fn join(&self) -> Result<JoinTicket> {
         self.join_as(&workers(), &applicant()).await
     }
 
-    /// A request of any kind.
+    /// Any request.
     pub fn request(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
         let client = client::client(self.address, &self.pin).unwrap();
         let url = format!(
@@ -188,7 +188,7 @@ impl Stage {
         answer.text().await.unwrap()
     }
 
-    /// What an honest joiner signs, to be changed before it is signed.
+    /// What an honest joiner signs; tests change it before it is signed.
     pub fn honest(&self, nonce: &str) -> Signed {
         let header = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
         Signed {
@@ -208,7 +208,7 @@ impl Stage {
         }
     }
 
-    /// Posts an application; gives status and text.
+    /// Posts an application; returns status and text.
     pub async fn post(&self, application: &Value) -> (u16, String) {
         let request = self.request("POST", "/join").body(application.to_string());
         let answer = request.send().await.unwrap();
@@ -221,8 +221,8 @@ impl Stage {
             .await
     }
 
-    /// It was refused for this reason, the log says so and to whom, nothing was given away and
-    /// no secret was written.
+    /// It was refused for this reason, the log has the reason and the source, nothing was given
+    /// away and no secret was logged.
     pub fn refused(&self, case: &str, answer: (u16, String), status: u16, reason: &str) {
         assert_eq!(
             (answer.0, answer.1.contains(reason)),
@@ -232,7 +232,7 @@ impl Stage {
         self.logged(case, reason);
     }
 
-    /// The same of an honest joiner's client.
+    /// The same for an honest joiner's client.
     pub fn not_let_in(&self, case: &str, outcome: Result<JoinTicket>, reason: &str) {
         let error = match outcome {
             Err(error) => error.one_line(),
@@ -242,7 +242,7 @@ impl Stage {
         self.logged(case, reason);
     }
 
-    /// The log has the reason with the source and no secret; nothing was given away.
+    /// The log has the reason and the source but no secret; nothing was given away.
     pub fn logged(&self, case: &str, reason: &str) {
         let log = self.log();
         let source = IpAddr::from(Ipv4Addr::LOCALHOST);
@@ -254,14 +254,14 @@ impl Stage {
         self.gave_nothing(case);
     }
 
-    /// No token was made, no Node written.
+    /// No token was created and no Node written.
     pub fn gave_nothing(&self, case: &str) {
         let tokens = self.fake.cluster.applied();
         assert!(tokens.is_empty(), "{case}: {tokens:?}");
         self.no_secret(case);
     }
 
-    /// No secret stands in the log.
+    /// The log has no secret.
     pub fn no_secret(&self, case: &str) {
         let log = self.log();
         for secret in [SECRET, SESSION, CERTIFICATE_KEY, "Signature="] {
@@ -269,16 +269,16 @@ impl Stage {
         }
     }
 
-    /// Everything that this side logged, from debugging up.
+    /// Everything that this side logged, from debug level up.
     pub fn log(&self) -> String {
         let bytes = self.log.0.lock().unwrap();
-        // Libraries below this agent say at trace level what goes over the wire; nobody turns that on.
+        // Libraries log the wire content at trace level, which nobody enables.
         let text = String::from_utf8_lossy(&bytes).into_owned();
         let ours = text.lines().filter(|line| line.contains("k8s_bootstrap"));
         ours.map(|line| format!("{line}\n")).collect()
     }
 
-    /// Another list of instances.
+    /// Changes EC2's list of instances.
     pub fn ec2_lists(&self, change: impl FnOnce(&mut Instance)) {
         let mut worker = instance();
         change(&mut worker);
@@ -286,7 +286,7 @@ impl Stage {
     }
 }
 
-/// The control plane itself, elsewhere.
+/// The control plane's own instance, at another address.
 pub fn control_plane_instance() -> Instance {
     let mut instance = running(&control_plane("i-cp"), 10);
     instance.private_dns_name = Some(CONTROL_PLANE.to_owned());
@@ -301,7 +301,7 @@ fn signer(sts: &MockServer, keys: &Keys, clock: Arc<StoppedClock>) -> Arc<dyn St
     Arc::new(StsApi::new(Arc::new(aws)))
 }
 
-/// The token's text, of a ticket.
+/// A ticket's token as text.
 pub fn token(ticket: &JoinTicket) -> String {
     ticket.token.expose_secret().to_owned()
 }

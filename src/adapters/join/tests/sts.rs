@@ -19,12 +19,12 @@ use crate::{
     error::Result,
 };
 
-/// Never to be found in a log.
+/// Must never appear in a log.
 pub const SECRET: &str = "s3cr3t-of-";
-/// Nor this one.
+/// Nor may this one.
 pub const SESSION: &str = "s3ss10n-of-";
 
-/// The keys of a session, and whose they are.
+/// The keys of a session and their owner.
 #[derive(Debug, Clone)]
 pub struct Keys {
     pub id: &'static str,
@@ -32,7 +32,7 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// Of an instance with this role.
+    /// The keys of an instance with this role.
     pub fn of(id: &'static str, account: &str, role: &str, session: &str) -> Self {
         let arn = format!("arn:aws:sts::{account}:assumed-role/{role}/{session}");
         Self { id, arn }
@@ -46,7 +46,7 @@ impl Keys {
         format!("{SESSION}{}", self.id)
     }
 
-    /// What these keys sign: headers with the signature among them.
+    /// The headers that these keys sign, including the signature.
     pub fn sign(&self, what: &Signed) -> Vec<(String, String)> {
         let identity: Identity =
             Credentials::new(self.id, self.secret(), Some(self.session()), None, "test").into();
@@ -102,7 +102,7 @@ pub struct Signed {
     pub time: SystemTime,
 }
 
-/// Starts one that knows these keys.
+/// Starts an STS that knows these keys.
 pub async fn start(known: Vec<Keys>) -> MockServer {
     let server = MockServer::start().await;
     Mock::given(matchers::any())
@@ -112,13 +112,13 @@ pub async fn start(known: Vec<Keys>) -> MockServer {
     server
 }
 
-/// Verifies as STS does: by signing what came with the same key.
+/// Verifies as STS does: it signs the received request with the same key.
 struct Verifier(Vec<Keys>);
 
 impl Respond for Verifier {
     fn respond(&self, request: &Request) -> ResponseTemplate {
         let refuse = |code: &str| {
-            // What it was asked stands in the real one's answers as well.
+            // The real one also quotes the request in its answers.
             ResponseTemplate::new(403).set_body_string(format!(
                 "<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code><Message>{:?}</Message></Error></ErrorResponse>",
                 request.headers
