@@ -53,8 +53,8 @@ impl Clients {
             .dns_resolver(Arc::new(self.resolver.clone()))
     }
 
-    /// For release sites and mirrors: uses proxy variables, follows redirects, 10 s to connect; 30
-    /// s without a byte end a transfer.
+    /// For release sites and mirrors: uses proxy variables and follows redirects; 10 s to connect,
+    /// and 30 s without a byte end a transfer.
     pub fn downloads(&self) -> Result<Client> {
         self.builder()
             .connect_timeout(Duration::from_secs(10))
@@ -74,8 +74,8 @@ impl Clients {
             .attempting(|| "cannot set up the HTTP client for AWS".to_owned())
     }
 
-    /// For the metadata service, which is one hop away and never behind a proxy: 1 s to connect, 5
-    /// s for the whole call.
+    /// For the metadata service, which is one hop away and never behind a proxy: at most 1 s to
+    /// connect and 5 s for the whole call.
     pub fn metadata(&self) -> Result<Client> {
         self.builder()
             .no_proxy()

@@ -26,7 +26,7 @@ use crate::{
 
 /// How often a node in use checks whether a refusal has been fixed.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
-/// The longest pause on a node not in use: the first is `LOOK_AGAIN`, and each one doubles.
+/// The longest pause on a node not in use: pauses start at `LOOK_AGAIN` and double.
 const LONGEST_PAUSE: Duration = Duration::from_mins(5);
 
 /// How long to wait for EC2 to identify this instance before the agent starts over.

@@ -21,7 +21,7 @@ use crate::{certificates::Inventory, identity::Identity, observe::Membership, ru
 pub struct Reporter(watch::Sender<Status>);
 
 impl Reporter {
-    /// A reporter whose status is that the agent is starting.
+    /// A reporter with the status of an agent that is starting.
     pub fn new(now: Timestamp) -> Self {
         Self(watch::Sender::new(Status::starting(now)))
     }

@@ -16,9 +16,9 @@ pub enum Stage {
     Starting,
     /// Carrying out phases.
     Working,
-    /// The node is Ready and all phases hold.
+    /// The node is Ready and everything is as wanted.
     Ready,
-    /// The node was Ready, but some phase does not hold now.
+    /// The node was Ready, but something is not as wanted now.
     Degraded,
     /// The node is being drained and leaves the cluster.
     Leaving,

@@ -16,8 +16,8 @@ use crate::{
 /// containerd's client, installed when the host was prepared.
 const CTR: &str = "/usr/local/bin/ctr";
 
-/// Added to etcd's revision, so that all clients see everything after the snapshot as past.
-/// <https://etcd.io/docs/v3.6/op-guide/recovery/>
+/// Added to etcd's revision, so that every revision that a client saw after the snapshot is in the
+/// past. <https://etcd.io/docs/v3.6/op-guide/recovery/>
 const BUMP: &str = "1000000000";
 
 /// etcd's image; already on this machine.

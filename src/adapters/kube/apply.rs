@@ -47,7 +47,7 @@ pub async fn all(
     each(client, connection, owner, &rest, served_within).await
 }
 
-/// Applies objects one by one, with kinds that are discovered again from here on.
+/// Applies objects one by one, with a new discovery of their kinds.
 async fn each(
     client: &Client,
     connection: &Connection,

@@ -200,7 +200,7 @@ mod tests {
         control_plane(&format!("i-{last}"))
     }
 
-    /// Instances launched one second apart.
+    /// Each instance is launched one second after the one before.
     fn instance(last: u8) -> Instance {
         let mut instance = running(&identity(last), last);
         instance.launched += std::time::Duration::from_secs(last.into());
