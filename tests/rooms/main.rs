@@ -126,23 +126,24 @@ fn rooms_in(folder: &str) -> Imports {
 
 /// A path of imports from a room back to itself, if there is one.
 fn cycle(imports: &Imports) -> Option<Vec<&str>> {
-    fn from<'a>(room: &'a str, way: &mut Vec<&'a str>, imports: &'a Imports) -> bool {
-        if way.contains(&room) {
-            way.push(room);
+    fn from<'a>(room: &'a str, path: &mut Vec<&'a str>, imports: &'a Imports) -> bool {
+        let seen = path.iter().position(|before| *before == room);
+        path.push(room);
+        if let Some(first) = seen {
+            path.drain(..first);
             return true;
         }
-        way.push(room);
         for next in imports.get(room).into_iter().flatten() {
-            if from(next, way, imports) {
+            if from(next, path, imports) {
                 return true;
             }
         }
-        way.pop();
+        path.pop();
         false
     }
     imports.keys().find_map(|room| {
-        let mut way = Vec::new();
-        from(room, &mut way, imports).then_some(way)
+        let mut path = Vec::new();
+        from(room, &mut path, imports).then_some(path)
     })
 }
 
