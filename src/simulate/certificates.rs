@@ -5,7 +5,7 @@
 //! changes. A control plane has two certificates here: the API server's, in two files, and the
 //! controller manager's, in its kubeconfig.
 
-use std::{path::Path, time::Duration};
+use std::{ops::Range, path::Path, sync::LazyLock, time::Duration};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use jiff::Timestamp;
@@ -89,6 +89,16 @@ pub fn authority(key: &[u8]) -> String {
     pem("CERTIFICATE", &der)
 }
 
+/// Where the end of the validity stands in every certificate. It is found in the template, since
+/// a serial number can contain the bytes that mark it.
+static END: LazyLock<Range<usize>> = LazyLock::new(|| {
+    let marked = der(TEMPLATE)
+        .windows(2)
+        .position(|there| there == b"\x18\x0f");
+    let begin = marked.map_or(0, |place| place + 2);
+    begin..begin + 15
+});
+
 /// A certificate and its key. A key of one serial number does not match the next certificate.
 fn leaf(serial: u32, until: Timestamp) -> (String, String) {
     let which = serial as usize % KEYS.len();
@@ -96,7 +106,7 @@ fn leaf(serial: u32, until: Timestamp) -> (String, String) {
     let mut certificate = der(&authority(&point));
     put(&mut certificate, &[2, 0x14, 0x3d], &serial.to_be_bytes());
     let end = until.strftime("%Y%m%d%H%M%SZ").to_string();
-    put(&mut certificate, b"\x18\x0f", end.as_bytes());
+    certificate[END.clone()].copy_from_slice(end.as_bytes());
     let mut secret = [0; 32];
     secret[31] = if which == 0 { 1 } else { 2 };
     let key = [&hex(PKCS8[0]), &secret[..], &hex(PKCS8[1]), &point].concat();
@@ -106,8 +116,7 @@ fn leaf(serial: u32, until: Timestamp) -> (String, String) {
 /// When a certificate expires.
 fn end(certificate: &[u8]) -> Option<Timestamp> {
     let der = der(std::str::from_utf8(certificate).ok()?);
-    let place = der.windows(2).position(|there| there == b"\x18\x0f")? + 2;
-    let text = std::str::from_utf8(der.get(place..place + 15)?).ok()?;
+    let text = std::str::from_utf8(der.get(END.clone())?).ok()?;
     let civil = jiff::civil::DateTime::strptime("%Y%m%d%H%M%SZ", text).ok()?;
     jiff::tz::TimeZone::UTC.to_timestamp(civil).ok()
 }
@@ -249,6 +258,15 @@ mod tests {
 
     use super::*;
     use crate::certificates::Inventory;
+
+    #[test]
+    fn a_serial_number_may_contain_the_mark_of_the_validity() {
+        let until: Timestamp = "2027-01-01T00:00:00Z".parse().unwrap();
+        for serial in [0x180f_180f, 0x0018_0f00, 7] {
+            let (certificate, _) = leaf(serial, until);
+            assert_eq!(end(certificate.as_bytes()), Some(until), "{serial:x}");
+        }
+    }
 
     fn on_disk(serials: [u32; 2]) -> Inventory {
         let until = "2027-01-01T00:00:00Z".parse().unwrap();

@@ -151,7 +151,7 @@ impl Laws {
                 let state = machines[*holder].state();
                 let cluster = &last.cluster_uid;
                 let may = state == InstanceState::Terminated
-                    || machines[*holder].is_stopped_for(STOPPED, now)
+                    || machines[*holder].looks_stopped_for(STOPPED, now)
                         && !self.initialized.contains(cluster);
                 if last.number + 1 != number || !may {
                     self.broke(

@@ -144,6 +144,15 @@ impl Machine {
         last.is_some_and(|(since, state)| *state == InstanceState::Stopped && *since + time <= now)
     }
 
+    /// Whether it is stopped and was first stopped at least this long ago. An instance whose
+    /// answers were lost in between cannot have seen it run.
+    pub fn looks_stopped_for(&self, time: Duration, now: Duration) -> bool {
+        let first = self.states.iter();
+        let mut first = first.filter(|(_, state)| *state == InstanceState::Stopped);
+        self.state() == InstanceState::Stopped
+            && first.next().is_some_and(|(since, _)| *since + time <= now)
+    }
+
     /// Enters a state now.
     pub fn enter(&mut self, now: Duration, state: InstanceState) {
         self.states.push((now, state));
