@@ -14,8 +14,10 @@ use crate::{
     plan,
     ports::{Role, World},
     runner::Runner,
-    steps::renewal::{Renewal, Which},
-    steps::{State, Step},
+    steps::{
+        State, Step,
+        renewal::{Renewal, Which},
+    },
 };
 
 /// How often certificates are checked.

@@ -88,7 +88,7 @@ async fn a_cluster_counts_as_given_up_when_looks_of_minutes_agree() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_settled_cluster_is_never_given_up_and_nobody_looks_any_more() {
+async fn a_settled_cluster_is_never_abandoned_and_nobody_checks_any_more() {
     let (fake, agent) = joined().await;
     fake.settled().await;
     founder_is_gone(&fake);
@@ -96,17 +96,23 @@ async fn a_settled_cluster_is_never_given_up_and_nobody_looks_any_more() {
     assert!(fake.clock.since_noon() < Duration::from_mins(1));
 }
 
-#[tokio::test(start_paused = true)]
-async fn nobody_gives_up_what_it_founded() {
-    let fake = FakeWorld::new().recorded("uid", "i-1").await;
+/// The agent of the control plane that founded the cluster.
+async fn founder(fake: &FakeWorld) -> Agent {
     let me = control_plane("i-1");
     fake.ec2.list([running(&me, 10)]);
-    let agent = agent(&fake, me).await;
+    let agent = agent(fake, me).await;
     let membership = Membership {
         cluster_uid: "uid".to_owned(),
         origin: Origin::Founded,
     };
     agent.runner.commit_to(membership).await.unwrap();
+    agent
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_founder_never_abandons_its_cluster() {
+    let fake = FakeWorld::new().recorded("uid", "i-1").await;
+    let agent = founder(&fake).await;
     fake.cluster.down(true);
     fake.claimed(2, "uid-2", "i-2").await;
     assert!(timeout(AGREED, agent.until_abandoned()).await.is_err());
@@ -115,14 +121,7 @@ async fn nobody_gives_up_what_it_founded() {
 #[tokio::test(start_paused = true)]
 async fn a_founder_remembers_that_its_cluster_is_settled() {
     let fake = FakeWorld::founded().recorded("uid", "i-1").await;
-    let me = control_plane("i-1");
-    fake.ec2.list([running(&me, 10)]);
-    let agent = agent(&fake, me).await;
-    let membership = Membership {
-        cluster_uid: "uid".to_owned(),
-        origin: Origin::Founded,
-    };
-    agent.runner.commit_to(membership).await.unwrap();
+    let agent = founder(&fake).await;
     fake.settled().await;
     assert_eq!(agent.until_abandoned().await, None);
     let kept = agent.runner.memory().await.settled.unwrap();
