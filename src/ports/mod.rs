@@ -36,7 +36,7 @@ pub use host::{Host, MachineFacts};
 pub use join::{Applicant, Caller, JoinServices, JoinTicket, Proof, Sts};
 pub use leases::{LeaseMemory, LeaseState};
 pub use metadata::{InstanceFacts, Interruption, Metadata, Notices};
-pub use peers::{ApiHealth, Peers};
+pub use peers::{ApiHealth, NoBalancer, Peers};
 pub use scaling::{Hook, Scaling};
 pub use store::{Created, Store};
 

@@ -19,3 +19,16 @@ pub trait ApiHealth: Send + Sync {
     /// Whether servers are known and definitely none of them is ready.
     fn all_dead(&self) -> bool;
 }
+
+/// A machine without a balancer, of which nothing is known.
+pub struct NoBalancer;
+
+impl ApiHealth for NoBalancer {
+    fn dead(&self) -> usize {
+        0
+    }
+
+    fn all_dead(&self) -> bool {
+        false
+    }
+}

@@ -19,7 +19,7 @@ use crate::{
     journal::Journal,
     kubernetes::paths,
     leader::{departed, healing::Healing},
-    ports::ApiHealth,
+    ports::NoBalancer,
     ports::{self, Role, World},
     report::Reporter,
     runner::{Runner, Summary},
@@ -56,7 +56,7 @@ pub async fn live(place: Place, code: Code, settings: Arc<Settings>) -> Result<S
         runner: Arc::new(Runner::new(world.clone(), journal)),
         reporter: Arc::new(Reporter::new(world.clock.now())),
         api_servers: watch::Sender::new(Vec::new()),
-        api_health: Arc::new(Unwatched),
+        api_health: Arc::new(NoBalancer),
         judge: Arc::new(move |me, seen, agreement| {
             let decision = (code.judge)(me, seen, agreement);
             hear(&listener, &said, &decision);
@@ -213,18 +213,5 @@ fn hear(place: &Place, said: &Mutex<Option<Decision>>, decision: &Decision) {
     if said.as_ref() != Some(decision) {
         scene.note_of(place.index, || format!("decides: {decision:?}"));
         *said = Some(decision.clone());
-    }
-}
-
-/// No machine here has a balancer: its agent finds an API server by itself.
-struct Unwatched;
-
-impl ApiHealth for Unwatched {
-    fn dead(&self) -> usize {
-        0
-    }
-
-    fn all_dead(&self) -> bool {
-        false
     }
 }

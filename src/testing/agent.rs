@@ -6,7 +6,7 @@ use tokio::sync::watch;
 
 use super::{FakeWorld, installable, machine, settings};
 use crate::{
-    agent::Agent, decide::judge, identity::Identity, journal::Journal, ports::ApiHealth,
+    agent::Agent, decide::judge, identity::Identity, journal::Journal, ports::NoBalancer,
     report::Reporter, runner::Runner,
 };
 
@@ -26,19 +26,6 @@ pub async fn agent(fake: &FakeWorld, me: Identity) -> Agent {
         world,
         judge: Arc::new(judge),
         api_servers: watch::Sender::new(Vec::new()),
-        api_health: Arc::new(Unwatched),
-    }
-}
-
-/// An API health check that knows nothing.
-struct Unwatched;
-
-impl ApiHealth for Unwatched {
-    fn dead(&self) -> usize {
-        0
-    }
-
-    fn all_dead(&self) -> bool {
-        false
+        api_health: Arc::new(NoBalancer),
     }
 }
