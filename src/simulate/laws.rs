@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::scene::{Flaw, Machine};
 use crate::{
     observe::{Claim, Membership, Origin},
-    ports::{InstanceState, Role},
+    ports::{Instance, InstanceState, Role},
 };
 
 /// After a founder that has recorded no cluster is stopped for this long, another instance may take
@@ -100,6 +100,9 @@ pub struct Laws {
     pub memberships: BTreeMap<usize, Membership>,
     /// The claims in the store, with the indexes of their holders.
     pub claims: Vec<(usize, Claim)>,
+    /// When an instance last received a list that did not show the holder of the last claim as
+    /// stopped, by the indexes of both.
+    pub not_stopped: BTreeMap<(usize, usize), Duration>,
     /// The clusters that are initialized according to the store.
     pub initialized: BTreeSet<String>,
     /// The cluster that is settled according to the store.
@@ -119,6 +122,18 @@ impl Laws {
     pub fn broke(&mut self, law: Law, what: impl Into<String>) {
         let what = what.into();
         self.broken.get_or_insert(Violation { law, what });
+    }
+
+    /// An instance received EC2's list.
+    pub fn listed(&mut self, to: usize, list: &[Instance], now: Duration, machines: &[Machine]) {
+        let Some((holder, _)) = self.claims.last() else {
+            return;
+        };
+        let id = &machines[*holder].me.instance_id;
+        let stopped = |i: &Instance| i.id == *id && i.state == InstanceState::Stopped;
+        if !list.iter().any(stopped) {
+            self.not_stopped.insert((to, *holder), now);
+        }
     }
 
     /// A claim was written, for the first time or again after the store had lost it.
@@ -150,8 +165,11 @@ impl Laws {
             Some((holder, last)) => {
                 let state = machines[*holder].state();
                 let cluster = &last.cluster_uid;
+                // A run between two lists that arrived is one that the claimer cannot know of.
+                let saw = self.not_stopped.get(&(by, *holder));
                 let may = state == InstanceState::Terminated
-                    || machines[*holder].looks_stopped_for(STOPPED, now)
+                    || machines[*holder].was_stopped_before(STOPPED, now)
+                        && saw.is_none_or(|last| *last + STOPPED <= now)
                         && !self.initialized.contains(cluster);
                 if last.number + 1 != number || !may {
                     self.broke(

@@ -144,13 +144,12 @@ impl Machine {
         last.is_some_and(|(since, state)| *state == InstanceState::Stopped && *since + time <= now)
     }
 
-    /// Whether it is stopped and was first stopped at least this long ago. An instance whose
-    /// answers were lost in between cannot have seen it run.
-    pub fn looks_stopped_for(&self, time: Duration, now: Duration) -> bool {
-        let first = self.states.iter();
-        let mut first = first.filter(|(_, state)| *state == InstanceState::Stopped);
+    /// Whether it is stopped, and was stopped for the first time at least this long ago.
+    pub fn was_stopped_before(&self, time: Duration, now: Duration) -> bool {
+        let mut states = self.states.iter();
+        let first = states.find(|(_, state)| *state == InstanceState::Stopped);
         self.state() == InstanceState::Stopped
-            && first.next().is_some_and(|(since, _)| *since + time <= now)
+            && first.is_some_and(|(since, _)| *since + time <= now)
     }
 
     /// Enters a state now.

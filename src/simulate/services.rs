@@ -46,7 +46,12 @@ impl Clock for Place {
 #[async_trait]
 impl Ec2 for Place {
     async fn instances(&self, _cluster: &str) -> Result<Vec<Instance>> {
-        self.call(EC2, "list instances", false, Scene::list).await
+        let list = self.call(EC2, "list instances", false, Scene::list).await?;
+        let mut scene = self.scene();
+        let scene = &mut *scene;
+        let now = scene.timeline.now();
+        scene.laws.listed(self.index, &list, now, &scene.machines);
+        Ok(list)
     }
 
     async fn by_ids(&self, ids: &[&str]) -> Result<Vec<Instance>> {
