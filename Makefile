@@ -47,12 +47,13 @@ e2e: tools build
 	SCENARIOS="$(SCENARIOS)" $(CARGO) test --workspace --locked --features lab/e2e --test e2e
 
 # Years in minutes: three control planes and two workers with certificates valid for ten minutes.
-# Takes three hours; fewer rounds: make e2e-certificates RENEWALS=3 SWITCH_OFFS=1
+# Takes two hours; fewer rounds: make e2e-certificates RENEWALS=3 SWITCH_OFFS=1 CLUSTERS=1
 RENEWALS    ?= 20
 SWITCH_OFFS ?= 10
+CLUSTERS    ?= 3
 
 e2e-certificates: tools build
-	RENEWALS=$(RENEWALS) SWITCH_OFFS=$(SWITCH_OFFS) $(CARGO) test --workspace --locked --features lab/proofs --test proofs
+	RENEWALS=$(RENEWALS) SWITCH_OFFS=$(SWITCH_OFFS) CLUSTERS=$(CLUSTERS) $(CARGO) test --workspace --locked --features lab/proofs --test proofs
 
 # The application against its Flask twin, in turn, on the running lab or on a temporary one: 50,000
 # requests, 500 at once. Options: `cargo run -p lab -- bench-app --help`.

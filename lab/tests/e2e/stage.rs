@@ -229,37 +229,62 @@ impl Stage {
         Ok(list(&json(&said)?["certificates"]).to_vec())
     }
 
-    /// Pods that a controller manages, with the number of their containers' restarts.
+    /// Pods that a controller manages on Ready nodes, with the number of their containers' restarts.
+    /// A pod of a node that is gone does not count: it is deleted a minute later.
     pub fn workloads(&self) -> Result<BTreeMap<String, u64>, Failed> {
+        let nodes = self.ready_nodes()?;
         let pods = self.get(&["pods", "-A"])?;
-        let of_a_controller = |pod: &&Value| {
+        let counts = |pod: &&Value| {
             let owner = &pod["metadata"]["ownerReferences"][0]["kind"];
-            owner.is_string() && owner != "Node"
+            let stays = pod["metadata"]["deletionTimestamp"].is_null();
+            let node = text(&pod["spec"]["nodeName"]);
+            owner.is_string() && owner != "Node" && stays && nodes.contains(&node)
         };
-        let restarts = |pod: &Value| -> u64 {
-            let containers = list(&pod["status"]["containerStatuses"]).iter();
-            containers.filter_map(|c| c["restartCount"].as_u64()).sum()
-        };
-        let pods = list(&pods["items"]).iter().filter(of_a_controller);
+        let pods = list(&pods["items"]).iter().filter(counts);
         Ok(pods
             .map(|pod| (text(&pod["metadata"]["name"]), restarts(pod)))
             .collect())
     }
 
+    /// Fails if one of these [`workloads`](Self::workloads) was restarted since, or is gone.
+    pub fn none_was_restarted(&self, before: &BTreeMap<String, u64>) -> Result<(), Failed> {
+        let pods = self.get(&["pods", "-A"])?;
+        let mut changed = Vec::new();
+        for (name, number) in before {
+            let mut now = list(&pods["items"]).iter();
+            match now.find(|pod| pod["metadata"]["name"] == **name) {
+                Some(pod) if restarts(pod) == *number => {}
+                Some(pod) => changed.push(format!(
+                    "{name} on {}: {number} restarts before, now {}",
+                    pod["spec"]["nodeName"], pod["status"]["containerStatuses"]
+                )),
+                None => changed.push(format!("{name} is gone")),
+            }
+        }
+        ensure(changed.is_empty(), changed.join("\n"))
+    }
+
     /// The names of the nodes that are Ready.
     pub fn ready_nodes(&self) -> Result<Vec<String>, Failed> {
-        let nodes = self.get(&["nodes"])?;
-        let is_ready = |node: &Value| {
-            list(&node["status"]["conditions"])
-                .iter()
-                .any(|c| c["type"] == "Ready" && c["status"] == "True")
-        };
-        Ok(list(&nodes["items"])
-            .iter()
-            .filter(|node| is_ready(node))
-            .map(|node| text(&node["metadata"]["name"]))
-            .collect())
+        Ok(ready_nodes(&self.get(&["nodes"])?))
     }
+}
+
+/// How often the containers of this pod were restarted.
+fn restarts(pod: &Value) -> u64 {
+    let containers = list(&pod["status"]["containerStatuses"]).iter();
+    containers.filter_map(|c| c["restartCount"].as_u64()).sum()
+}
+
+/// The names of the nodes that are Ready, in kubectl's list of nodes.
+pub fn ready_nodes(nodes: &Value) -> Vec<String> {
+    let is_ready = |node: &&Value| {
+        list(&node["status"]["conditions"])
+            .iter()
+            .any(|c| c["type"] == "Ready" && c["status"] == "True")
+    };
+    let ready = list(&nodes["items"]).iter().filter(is_ready);
+    ready.map(|node| text(&node["metadata"]["name"])).collect()
 }
 
 /// Parses JSON, with the text in the error.

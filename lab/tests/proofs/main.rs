@@ -2,8 +2,8 @@
 //!
 //! Three control planes and two workers with certificates that are valid for ten minutes. First
 //! `RENEWALS` (20) renewals while a worker reads five times a second and writes once a second; then
-//! all five are switched off until every certificate has expired, `SWITCH_OFFS` (10) times. Both
-//! are environment variables.
+//! `SWITCH_OFFS` (10) times all five of a cluster are switched off until every certificate has
+//! expired. `CLUSTERS` (3) of that size take turns at that. All three are environment variables.
 
 #[path = "../e2e/asking.rs"]
 mod asking;
@@ -11,13 +11,16 @@ mod asking;
 #[allow(dead_code)] // the scenarios of the end-to-end tests use all of it
 mod stage;
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
 use crate::{
     asking::{READ, WRITE},
-    stage::{Stage, ensure, text, until},
+    stage::{Stage, ensure, json, ready_nodes, text, until},
 };
 
 type Scenario = (&'static str, fn(&Stage) -> Result<(), Failed>);
@@ -97,11 +100,7 @@ fn renewals_pass_without_a_failed_request(stage: &Stage) -> Result<(), Failed> {
             format!("{so_far} of {wanted} renewals in {seconds} s"),
         )?;
     }
-    let after = stage.workloads()?;
-    ensure(
-        after == pods,
-        format!("pods and their restarts were {pods:?}, are {after:?}"),
-    )
+    stage.none_was_restarted(&pods)
 }
 
 /// When the last certificate, except the CAs', expires, in seconds from now.
@@ -128,32 +127,74 @@ fn at_once(stage: &Stage, command: &str, machines: &[String]) -> Result<(), Fail
     Ok(())
 }
 
+/// Launches one more cluster of the same size and returns its machines, the control planes first.
+/// The workers' name stays with the first cluster.
+fn another_cluster(stage: &Stage, name: &str) -> Result<Vec<String>, Failed> {
+    let file = tempfile::NamedTempFile::new()?;
+    std::fs::write(file.path(), format!("{SETTINGS}[dns]\nenabled = false\n"))?;
+    let settings = file.path().display().to_string();
+    let tag = format!("k8s-bootstrap:cluster={name}");
+    let roles = ["control-plane"; 3].into_iter().chain(["worker"; 2]);
+    let machines = roles
+        .map(|role| stage.launch_as(role, &["--tag", &tag, "--settings", &settings]))
+        .collect::<Result<Vec<_>, _>>()?;
+    until(900, name, || all_are_ready(stage, &machines))?;
+    Ok(machines)
+}
+
+/// Fails unless each agent is ready, no certificate has expired and the API shows each Node Ready.
+fn all_are_ready(stage: &Stage, machines: &[String]) -> Result<(), Failed> {
+    for machine in machines {
+        let status = stage.agent(machine)?;
+        ensure(
+            status["stage"] == "ready",
+            format!("{machine} says {}", status["message"]),
+        )?;
+        let all = stage.certificates(machine)?;
+        let ended = all.iter().find(|c| c["seconds_left"].as_i64() <= Some(0));
+        ensure(ended.is_none(), format!("{machine}: {ended:?}"))?;
+    }
+    let nodes = "kubectl --kubeconfig /etc/kubernetes/admin.conf get nodes -o json";
+    let nodes = json(&stage.shell(&machines[0], nodes)?)?;
+    let ready = ready_nodes(&nodes).len();
+    ensure(ready == machines.len(), format!("{ready} nodes are Ready"))
+}
+
+/// A cluster that is switched off.
+struct Off {
+    machines: Vec<String>,
+    /// When the last of its certificates has expired.
+    over: Instant,
+}
+
+fn switch_off(stage: &Stage, machines: Vec<String>) -> Result<Off, Failed> {
+    let over = Instant::now() + Duration::from_secs(last_end(stage, &machines)? + 1);
+    at_once(stage, "stop", &machines)?;
+    Ok(Off { machines, over })
+}
+
+/// `CLUSTERS` clusters take turns, so that one is on while the others wait for the end of their
+/// certificates.
 fn all_come_back_after_every_certificate_has_ended(stage: &Stage) -> Result<(), Failed> {
-    let machines = names(stage)?;
+    let mut off = VecDeque::from([switch_off(stage, names(stage)?)?]);
+    for number in 2..=wanted("CLUSTERS", 3)? {
+        let machines = another_cluster(stage, &format!("cluster-{number}"))?;
+        eprintln!("cluster-{number}: {machines:?}");
+        off.push_back(switch_off(stage, machines)?);
+    }
     for turn in 1..=wanted("SWITCH_OFFS", 10)? {
-        let over = Instant::now() + Duration::from_secs(last_end(stage, &machines)? + 1);
-        at_once(stage, "stop", &machines)?;
+        let Off { machines, over } = off.pop_front().ok_or("CLUSTERS=0: no cluster")?;
         std::thread::sleep(over.saturating_duration_since(Instant::now()));
         let start = Instant::now();
         at_once(stage, "start", &machines)?;
         until(180, "five that are ready with valid certificates", || {
-            for machine in &machines {
-                let status = stage.agent(machine)?;
-                ensure(
-                    status["stage"] == "ready",
-                    format!("{machine} says {}", status["message"]),
-                )?;
-                let all = stage.certificates(machine)?;
-                let ended = all.iter().find(|c| c["seconds_left"].as_i64() <= Some(0));
-                ensure(ended.is_none(), format!("{machine}: {ended:?}"))?;
-            }
-            let ready = stage.ready_nodes()?.len();
-            ensure(ready == machines.len(), format!("{ready} nodes are Ready"))
+            all_are_ready(stage, &machines)
         })?;
         eprintln!(
-            "switched off past the end of every certificate, {turn}: ready after {} s",
+            "switched off past the end of every certificate, {turn}: {machines:?} ready after {} s",
             start.elapsed().as_secs()
         );
+        off.push_back(switch_off(stage, machines)?);
     }
     Ok(())
 }

@@ -68,15 +68,7 @@ pub fn certificates_are_renewed_without_a_failed_request(stage: &Stage) -> Resul
         ready == nodes,
         format!("Ready were {nodes:?}, are {ready:?}"),
     )?;
-    let after = stage.workloads()?;
-    let restarted: Vec<_> = pods
-        .iter()
-        .filter(|(name, n)| after.get(*name) != Some(*n))
-        .collect();
-    ensure(
-        restarted.is_empty(),
-        format!("pods were restarted: {restarted:?}"),
-    )
+    stage.none_was_restarted(&pods)
 }
 
 /// The machines of the cluster with short-lived certificates, the control plane first.
