@@ -15,7 +15,7 @@ use crate::{
     agent::renewal,
     config::Settings,
     decide::Decision,
-    error::{Error, Result},
+    error::{Error, Kind, Result},
     journal::Journal,
     kubernetes::paths,
     leader::{departed, healing::Healing},
@@ -97,7 +97,9 @@ async fn duties(agent: &Agent, place: &Place, code: Code) -> Infallible {
     loop {
         // The cycle goes on if an observation fails, and if there is nothing to do.
         if let Ok(seen) = agent.observe().await {
-            let _ = agent.repair_record(&seen).await;
+            let outcome = agent.repair_record(&seen).await;
+            let refusal = outcome.err().filter(|error| error.kind() == Kind::Refused);
+            place.reports(refusal.as_ref());
         }
         let _ = departed::cycle(&world, &agent.me.instance_id).await;
         let _ = healing.cycle(&world, &agent.me).await;

@@ -374,6 +374,14 @@ impl Laws {
         }
     }
 
+    /// An agent that goes on reported to a person that its cluster has no future.
+    pub fn reported(&mut self, by: usize, why: &str, machines: &[Machine]) {
+        let mine = self.memberships.get(&by).map(|m| &m.cluster_uid);
+        if !mine.is_some_and(|uid| self.is_given_up(uid, machines)) {
+            self.broke(Law::TrueRefusals, format!("{}: {why}", machines[by]));
+        }
+    }
+
     /// At the end, all instances that are up are in the same cluster.
     pub fn ended(&mut self, machines: &[Machine]) {
         for (index, machine) in machines.iter().enumerate() {

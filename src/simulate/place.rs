@@ -100,6 +100,26 @@ impl Place {
         scene.note_of(self.index, || format!("is up: {done} done, {held} held"));
     }
 
+    /// The agent goes on, and reports what only a person can decide, if there is such a thing.
+    pub fn reports(&self, trouble: Option<&Error>) {
+        let mut scene = self.scene();
+        let scene = &mut *scene;
+        let me = self.index;
+        let trouble = trouble.map(|error| {
+            let id = &scene.machines[me].me.instance_id;
+            let remedy = error.remedy().unwrap_or_default();
+            format!("{id}: {}: {remedy}", error.one_line())
+        });
+        if scene.machines[me].reports == trouble {
+            return;
+        }
+        if let Some(why) = &trouble {
+            scene.note_of(me, || format!("reports {why}"));
+            scene.laws.reported(me, why, &scene.machines);
+        }
+        scene.machines[me].reports = trouble;
+    }
+
     /// The scene.
     pub fn scene(&self) -> MutexGuard<'_, Scene> {
         lock(&self.scene)

@@ -62,6 +62,8 @@ pub struct Machine {
     pub flaw: Flaw,
     /// What its agent waits for, from its last decision.
     pub waits: Option<String>,
+    /// What its agent reports to a person, although it goes on.
+    pub reports: Option<String>,
     /// What its agent remembers of Leases while it runs.
     pub leases: Arc<LeaseMemory>,
     /// The agent on it.
@@ -293,6 +295,19 @@ pub struct Scene {
 }
 
 impl Scene {
+    /// The instance that an agent, by what it waits for or reports, asks a person to terminate.
+    pub fn named_to_a_person(&self) -> Option<usize> {
+        let machines = self.machines.iter();
+        let waiting = machines.filter(|m| matches!(m.process, Process::Runs(..)));
+        let texts = waiting.flat_map(|machine| [&machine.waits, &machine.reports]);
+        let asked = texts.flatten().filter(|why| why.contains("terminate"));
+        let mut words = asked.flat_map(|why| why.split([' ', ',', ':', ';']));
+        words.find_map(|word| {
+            let mut machines = self.machines.iter();
+            machines.position(|m| m.me.instance_id == word && !m.state().is_gone())
+        })
+    }
+
     /// Adds a line to the trace.
     pub fn note(&mut self, who: &str, what: impl FnOnce() -> String) {
         if let Some(lines) = &mut self.trace {

@@ -45,6 +45,7 @@ impl Director {
                     Flaw::None
                 },
                 waits: None,
+                reports: None,
                 leases: Arc::default(),
                 process: Process::Off,
             });
@@ -67,7 +68,11 @@ impl Director {
         if runs {
             return;
         }
-        lock(&self.scene).machines[index].leases = Arc::default();
+        {
+            let machine = &mut lock(&self.scene).machines[index];
+            machine.leases = Arc::default();
+            machine.reports = None;
+        }
         let place = Place::new(self.scene.clone(), index);
         let life = live(place, self.code, self.settings.clone());
         let task = self.executor.spawn(life);
@@ -229,26 +234,17 @@ impl Director {
         }
     }
 
-    /// A person reads what agents wait for, and terminates the instance that one of them names.
+    /// A person reads what agents wait for or report, and terminates the instance that one of them
+    /// names.
     pub(super) fn person(&mut self) {
         let named = {
             let mut scene = lock(&self.scene);
-            let waiting = scene
-                .machines
-                .iter()
-                .filter(|m| matches!(m.process, Process::Runs(..)));
-            let whys = waiting.filter_map(|machine| machine.waits.as_deref());
-            let asked = whys.filter(|why| why.contains("terminate"));
-            let mut words = asked.flat_map(|why| why.split([' ', ',', ':', ';']));
-            let index = words.find_map(|word| {
-                let mut machines = scene.machines.iter();
-                machines.position(|m| m.me.instance_id == word && !m.state().is_gone())
-            });
-            if let Some(index) = index {
+            let named = scene.named_to_a_person();
+            if let Some(index) = named {
                 scene.counts.helped += 1;
                 scene.note_of(index, || "is terminated by a person".to_owned());
             }
-            index
+            named
         };
         if let Some(index) = named {
             self.strike(index, Blow::Terminate);

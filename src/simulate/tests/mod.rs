@@ -59,6 +59,7 @@ fn seeds_that_once_broke_a_law_hold() {
         ((2, 0), 15_274),
         ((1, 1), 16_949),
         ((1, 0), 20_829),
+        ((2, 0), 900_548),
     ] {
         hold(size, seed..seed + 1);
     }
