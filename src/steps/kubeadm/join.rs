@@ -12,6 +12,7 @@ use tracing::warn;
 use super::{
     config,
     kubeconfig::{self, Credentials},
+    pki,
 };
 use crate::{
     config::Settings,
@@ -266,6 +267,9 @@ impl Join {
         let deadline = Duration::from_secs(self.deadline);
         let ticket = self.ticket(world, notes).await?;
         self.clear_way(world).await?;
+        if is_control_plane {
+            pki::clear(world.host.as_ref()).await?;
+        }
         for (path, content) in [
             (paths::DISCOVERY_CONF, self.discovery(&ticket)?),
             (paths::JOIN_CONFIG, self.file(&ticket)?),

@@ -102,6 +102,17 @@ pub async fn cure(host: &dyn Host) -> Result<()> {
     Ok(())
 }
 
+/// Removes half-written files of a control plane that joins: it gets its authorities from the
+/// others and makes the rest again.
+pub async fn clear(host: &dyn Host) -> Result<()> {
+    let verdict = examine(host).await?;
+    let keyless = verdict.keyless.iter().map(|ca| format!("{ca}.crt"));
+    for name in verdict.remove.into_keys().chain(keyless) {
+        host.remove(&path(&name)).await?;
+    }
+    Ok(())
+}
+
 fn path(name: &str) -> PathBuf {
     Path::new(paths::PKI).join(name)
 }

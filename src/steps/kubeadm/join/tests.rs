@@ -154,6 +154,49 @@ async fn a_control_plane_killed_on_the_way_is_reset_and_joins_again() {
     assert!(ran[0].starts_with("kubeadm reset --force"), "{ran:?}");
 }
 
+/// kubeadm stops at a file that it cannot read, on every attempt: a full disk leaves such files.
+#[tokio::test(start_paused = true)]
+async fn a_control_planes_half_written_certificates_are_removed_before_it_joins_again() {
+    let fake = open(Role::ControlPlane).await;
+    let pki = |name: &str| format!("{}/{name}", paths::PKI);
+    for (name, content) in testing::Pki::new().files {
+        fake.files.put(pki(&name), content);
+    }
+    fake.files.put(pki("etcd/server.crt"), "");
+    fake.on("kubeadm join", move |_, host| {
+        for gone in ["etcd/server.crt", "etcd/server.key"] {
+            assert!(!host.has(pki(gone)), "kubeadm would stop at {gone}");
+        }
+        for stays in ["ca.crt", "apiserver.crt", "etcd/peer.crt"] {
+            assert!(host.has(pki(stays)), "{stays} was whole");
+        }
+        member(host);
+        testing::output(0, "", "")
+    });
+    let (world, step) = (fake.ports(), step(Role::ControlPlane));
+    step.apply(&world, &Notes::unread()).await.unwrap();
+    assert_eq!(joins(&fake), 1);
+    let ran = fake.commands.ran();
+    assert!(!ran.iter().any(|line| line.starts_with("kubeadm reset")));
+}
+
+/// A joiner's authorities are copies: none is worth keeping without its key.
+#[tokio::test(start_paused = true)]
+async fn a_copied_authority_without_its_key_does_not_stop_a_join() {
+    let fake = open(Role::ControlPlane).await;
+    let ca = format!("{}/ca.crt", paths::PKI);
+    let content = testing::Pki::new().files["ca.crt"].clone();
+    fake.files.put(ca.clone(), content);
+    fake.on("kubeadm join", move |_, host| {
+        assert!(!host.has(ca.clone()), "kubeadm would stop");
+        member(host);
+        testing::output(0, "", "")
+    });
+    let (world, step) = (fake.ports(), step(Role::ControlPlane));
+    step.apply(&world, &Notes::unread()).await.unwrap();
+    assert_eq!(joins(&fake), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_joiner_that_nobody_lets_in_says_what_each_control_plane_said() {
     let no_cluster = FakeWorld::new();
