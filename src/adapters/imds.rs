@@ -66,10 +66,10 @@ impl Imds {
     pub fn at(base: &str, clients: &Clients, clock: Arc<dyn Clock>) -> Result<Self> {
         let base: Url = base
             .parse()
-            .requiring(|| format!("the metadata service's address `{base}` is no URL"))?;
+            .requiring(|| format!("the metadata service's address `{base}` is not a URL"))?;
         if base.cannot_be_a_base() {
             return Err(Error::refused(format!(
-                "the metadata service's address `{base}` is no http URL"
+                "the metadata service's address `{base}` is not an http URL"
             )));
         }
         Ok(Self {
@@ -200,7 +200,7 @@ impl Imds {
             if self.clock.elapsed() + pause >= end {
                 return Err(missed);
             }
-            tracing::debug!(error = %missed.one_line(), "trying the metadata service again");
+            tracing::debug!(error = %missed.one_line(), "retrying the metadata service");
             self.clock
                 .sleep(pause.mul_f64(0.5 + 0.5 * self.clock.jitter()))
                 .await;
@@ -214,17 +214,14 @@ impl Imds {
             Err(Missing) => return Ok(Err(Missing)),
         };
         let text = String::from_utf8(content)
-            .attempting(|| format!("{} is no UTF-8 text", self.url(path)))?;
+            .attempting(|| format!("{} is not UTF-8 text", self.url(path)))?;
         Ok(Ok(text))
     }
 
     /// The content of a path that every instance has.
     async fn required_text(&self, path: &[&str]) -> Result<String> {
         self.text(path).await?.map_err(|Missing| {
-            Error::failed(format!(
-                "the metadata service does not know {}",
-                self.url(path)
-            ))
+            Error::failed(format!("the metadata service has no {}", self.url(path)))
         })
     }
 
@@ -233,7 +230,7 @@ impl Imds {
         let text = self.required_text(&path).await?;
         serde_json::from_str(&text).attempting(|| {
             format!(
-                "{} is not the instance identity document as EC2 gives it",
+                "{} is not an EC2 instance identity document",
                 self.url(&path)
             )
         })
@@ -316,7 +313,7 @@ impl Metadata for Imds {
         let interruption = match self.text(&interruption).await? {
             Ok(text) => Some(
                 serde_json::from_str(&text)
-                    .attempting(|| format!("spot/instance-action says `{text}`"))?,
+                    .attempting(|| format!("cannot read spot/instance-action `{text}`"))?,
             ),
             Err(Missing) => None,
         };

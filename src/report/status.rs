@@ -441,10 +441,10 @@ mod tests {
                 not_after: format!("20{year}-01-01T00:00:00Z").parse().unwrap(),
             })
             .into();
-        status.certificate_troubles = vec!["the certificate authority ca ends".to_owned()];
+        status.certificate_troubles = vec!["the certificate authority ca expires".to_owned()];
         assert_eq!(
             status.line(),
-            "Ready: node c1 is Ready; the certificate authority ca ends"
+            "Ready: node c1 is Ready; the certificate authority ca expires"
         );
         let text = status.text();
         let line = "  certificates                 the next end is kubelet-client's at 2027-01-01T00:00:00Z\n";

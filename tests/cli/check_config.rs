@@ -54,7 +54,7 @@ fn what_only_a_node_would_find_is_found() {
         ),
         (
             "pins.runc.url = 'ftp://example.com/runc'",
-            "pins.runc.url is not fetched over HTTP",
+            "pins.runc.url is not an HTTP URL",
         ),
         ("images.mirrors.'docker.io' = ['mirror']", "`mirror`"),
     ] {

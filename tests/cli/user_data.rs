@@ -90,7 +90,7 @@ fn what_the_agent_would_refuse_is_never_printed() {
         .failed(3, &["-:1:", "did you mean `name`?"]);
     k8s_bootstrap(&["user-data", "--config", "/nowhere"]).failed(2, &["cannot read /nowhere"]);
     k8s_bootstrap(&["user-data", "--url", "https://x/'; reboot; '"])
-        .failed(2, &["is no URL to download from"]);
+        .failed(2, &["is not a URL to download from"]);
     for url in [
         "example.com/agent",
         "file:///agent",
@@ -98,11 +98,11 @@ fn what_the_agent_would_refuse_is_never_printed() {
         "",
     ] {
         k8s_bootstrap(&["user-data", "--url", url])
-            .failed(2, &["is no URL to download from", "https://"]);
+            .failed(2, &["is not a URL to download from", "https://"]);
     }
     let large = format!("# {}\n", "x".repeat(16 * 1024));
     with_stdin(&["user-data", "--config", "-"], &large)
-        .failed(2, &["EC2 takes 16384", "hint: gzip it"]);
+        .failed(2, &["EC2 accepts at most 16384", "hint: gzip it"]);
 }
 
 #[test]

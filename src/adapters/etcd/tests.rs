@@ -269,7 +269,7 @@ async fn members_are_read_with_their_ids_names_and_addresses() {
 }
 
 #[tokio::test]
-async fn without_a_majority_the_members_are_those_that_were_known_last() {
+async fn without_a_majority_the_last_known_members_are_listed() {
     let stand = Stand::of(1).await;
     stand.when(0, "cluster/member/list", |body| {
         if body["linearizable"] == true {
@@ -282,7 +282,7 @@ async fn without_a_majority_the_members_are_those_that_were_known_last() {
 }
 
 #[tokio::test]
-async fn another_member_knows_the_members_too() {
+async fn members_can_be_listed_by_another_member() {
     let stand = Stand::of(2).await;
     stand.on(1, "cluster/member/list", 200, MEMBERS);
     let other = Ipv4Addr::from([127, 0, 0, 2]);
@@ -291,7 +291,7 @@ async fn another_member_knows_the_members_too() {
 }
 
 #[tokio::test]
-async fn a_member_that_is_not_there_is_removed_already() {
+async fn removing_an_absent_member_succeeds() {
     let stand = Stand::of(1).await;
     let gone = r#"{"code":5,"message":"etcdserver: member not found"}"#;
     stand.on(0, "cluster/member/remove", 404, gone);
@@ -303,7 +303,7 @@ async fn a_member_that_is_not_there_is_removed_already() {
 }
 
 #[tokio::test]
-async fn a_refused_removal_says_what_etcd_says_and_what_to_do() {
+async fn a_refused_removal_reports_etcds_message_and_what_to_do() {
     let stand = Stand::of(1).await;
     for (status, body) in [
         (
@@ -325,7 +325,7 @@ async fn a_refused_removal_says_what_etcd_says_and_what_to_do() {
 }
 
 #[tokio::test]
-async fn a_call_that_waits_for_a_majority_ends_and_says_whom_to_ask() {
+async fn a_call_that_waits_for_a_majority_times_out_with_a_hint() {
     let stand = Stand::of(1).await;
     // A listener that never answers: connections wait in its queue.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -338,7 +338,7 @@ async fn a_call_that_waits_for_a_majority_ends_and_says_whom_to_ask() {
 }
 
 #[tokio::test]
-async fn a_learner_is_promoted_and_one_that_votes_is_left() {
+async fn a_learner_is_promoted_and_a_voter_is_left_alone() {
     let stand = Stand::of(1).await;
     let call = "cluster/member/promote";
     stand.on(0, call, 200, r#"{"header":{}}"#);
@@ -353,7 +353,7 @@ async fn a_learner_is_promoted_and_one_that_votes_is_left() {
 }
 
 #[tokio::test]
-async fn the_leader_itself_is_asked_to_hand_over() {
+async fn the_leader_itself_transfers_the_leadership() {
     let stand = Stand::of(2).await;
     stand.on(0, "cluster/member/list", 200, MEMBERS);
     stand.on(
@@ -370,7 +370,7 @@ async fn the_leader_itself_is_asked_to_hand_over() {
     );
     stand.on(0, "maintenance/status", 200, status("7", 9, 9));
     stand.etcd.transfer_leadership(7).await.unwrap();
-    assert!(stand.asked(1).is_empty(), "it leads already");
+    assert!(stand.asked(1).is_empty(), "it is the leader already");
 }
 
 #[tokio::test]
@@ -386,7 +386,7 @@ async fn there_may_be_no_leader() {
 }
 
 #[tokio::test]
-async fn in_step_is_who_follows_the_same_leader_and_keeps_up() {
+async fn a_member_is_in_step_if_it_follows_the_same_leader_and_keeps_up() {
     let stand = Stand::of(2).await;
     stand.on(0, "maintenance/status", 200, status("7", 9_000, 9_000));
     let alarm = r#"{"leader":"7","raftIndex":"9000","raftAppliedIndex":"9000","errors":["memberID:8 alarm:NOSPACE "]}"#;
@@ -405,7 +405,7 @@ async fn in_step_is_who_follows_the_same_leader_and_keeps_up() {
 }
 
 #[tokio::test]
-async fn a_member_says_its_alarms_and_the_size_of_its_database() {
+async fn a_member_reports_its_alarms_and_the_size_of_its_database() {
     let stand = Stand::of(1).await;
     // etcd uses both spellings of protobuf's text, depending on its version.
     let said = r#"{"header":{"cluster_id":"17","member_id":"7","revision":"700"},"leader":"7",
@@ -425,7 +425,7 @@ async fn a_member_says_its_alarms_and_the_size_of_its_database() {
 }
 
 #[tokio::test]
-async fn room_is_made_by_the_calls_that_etcd_knows() {
+async fn space_is_freed_by_compaction_and_defragmentation() {
     let stand = Stand::of(2).await;
     stand.on(0, "kv/compaction", 200, r#"{"header":{}}"#);
     stand.etcd.compact(700).await.unwrap();
@@ -469,7 +469,7 @@ async fn renewed_certificates_are_used_at_once() {
 }
 
 #[tokio::test]
-async fn a_machine_without_etcd_says_so() {
+async fn a_machine_without_etcd_is_an_error_with_a_hint() {
     let folder = tempfile::tempdir().unwrap();
     let error = EtcdGateway::new(folder.path()).members().await.unwrap_err();
     assert!(
@@ -500,7 +500,7 @@ fn stream(snapshot: &[u8]) -> String {
 }
 
 #[tokio::test]
-async fn a_snapshot_is_written_whole_and_for_its_owner_alone() {
+async fn a_snapshot_is_complete_and_readable_only_by_its_owner() {
     use std::os::unix::fs::PermissionsExt;
     let stand = Stand::of(1).await;
     let content = sealed(&[3; 4096]);
@@ -524,16 +524,16 @@ async fn a_broken_snapshot_leaves_no_file() {
     let mut changed = content.clone();
     changed[17] ^= 1;
     for (case, lines, said) in [
-        ("cut", whole[..two_lines].to_owned(), "broke off"),
-        ("empty", String::new(), "broke off"),
+        ("cut", whole[..two_lines].to_owned(), "was interrupted"),
+        ("empty", String::new(), "was interrupted"),
         (
-            "an error within",
+            "an error in the stream",
             format!("{}{trouble}\n", &whole[..two_lines]),
             "server stopped",
         ),
         ("damaged", stream(&changed), "digest"),
-        ("no stream", "<html>".to_owned(), "cannot be read"),
-        ("endless", "x".repeat(3 << 20), "no stream"),
+        ("not JSON", "<html>".to_owned(), "cannot be read"),
+        ("endless", "x".repeat(3 << 20), "not a snapshot stream"),
     ] {
         stand.snapshot_is(&lines);
         let (taken, left) = stand.take().await;

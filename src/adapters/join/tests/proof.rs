@@ -15,7 +15,7 @@ use crate::join::{CLUSTER_HEADER, NONCE_HEADER};
 type Change<T> = fn(&mut T);
 
 #[tokio::test]
-async fn nonces_are_good_once_for_a_minute_and_for_who_asked() {
+async fn a_nonce_is_valid_once_for_a_minute_and_for_its_requester() {
     let stage = Stage::new().await;
     let nonce = stage.nonce().await;
     let proof = workers().sign(&stage.honest(&nonce));
@@ -49,7 +49,7 @@ async fn nonces_are_good_once_for_a_minute_and_for_who_asked() {
 }
 
 #[tokio::test]
-async fn a_proof_that_let_somebody_in_lets_nobody_in_again() {
+async fn a_proof_is_accepted_only_once() {
     let stage = Stage::new().await;
     let proof = workers().sign(&stage.honest(&stage.nonce().await));
     let (status, _) = stage.prove(&proof).await;
@@ -73,7 +73,7 @@ fn flip_signature(headers: &mut [(String, String)]) {
 
 /// The signed request differs from what the server forwards: STS notices that.
 #[tokio::test]
-async fn whatever_else_is_signed_does_not_fit_what_is_forwarded() {
+async fn a_signature_of_any_other_request_is_refused() {
     let stage = Stage::new().await;
     let cases: [(&str, Change<Signed>); 9] = [
         ("another body", |s| {
@@ -106,7 +106,7 @@ async fn whatever_else_is_signed_does_not_fit_what_is_forwarded() {
 
 /// A member that the form does not have is rejected; its value is never used.
 #[tokio::test]
-async fn nobody_tells_the_server_where_to_send_a_proof_or_what() {
+async fn an_application_cannot_change_what_is_forwarded_or_where() {
     let stage = Stage::new().await;
     let honest = workers().sign(&stage.honest(&stage.nonce().await));
     for (member, value) in [
@@ -149,7 +149,7 @@ fn edit(headers: &mut Headers, name: &str, change: impl Fn(&str) -> String) {
 }
 
 #[tokio::test]
-async fn a_proof_has_its_headers_each_once_and_all_of_them_signed() {
+async fn a_proof_has_each_header_once_and_all_of_them_signed() {
     let stage = Stage::new().await;
     let cases: [(&str, u16, &str, Change<Headers>); 21] = [
         ("a host", 400, "no proof has", |h| {
@@ -241,7 +241,7 @@ async fn a_proof_has_its_headers_each_once_and_all_of_them_signed() {
         ("a header with a line break", 400, "not printable", |h| {
             edit(h, "x-amz-date", |v| format!("{v}\r\nhost: example.com"));
         }),
-        ("a header without an end", 400, "too long", |h| {
+        ("an endless header", 400, "too long", |h| {
             edit(h, "x-amz-security-token", |_| "x".repeat(5000));
         }),
         ("another algorithm", 400, "no Signature Version 4", |h| {
@@ -278,7 +278,7 @@ async fn a_proof_for_another_service_or_region_is_not_forwarded() {
 }
 
 #[tokio::test]
-async fn an_sts_that_redirects_fails_or_never_ends_lets_nobody_in() {
+async fn no_node_is_admitted_if_sts_redirects_fails_or_never_ends() {
     let stage = Stage::new().await;
     let trap = MockServer::start().await;
     let cases = [
@@ -300,12 +300,12 @@ async fn an_sts_that_redirects_fails_or_never_ends_lets_nobody_in() {
             "STS gives no verdict",
         ),
         (
-            "an answer without an end",
+            "an endless answer",
             ResponseTemplate::new(200).set_body_bytes(vec![b'x'; 1 << 20]),
             "STS gives no verdict",
         ),
         (
-            "an answer that names nobody",
+            "an answer without a caller",
             ResponseTemplate::new(200).set_body_string("<html/>"),
             "STS does not accept",
         ),
@@ -322,7 +322,7 @@ async fn an_sts_that_redirects_fails_or_never_ends_lets_nobody_in() {
 }
 
 #[tokio::test]
-async fn an_sts_that_is_busy_for_a_moment_is_asked_again_with_the_same_proof() {
+async fn a_throttled_sts_call_is_retried_with_the_same_proof() {
     let stage = Stage::new().await;
     let busy = "<ErrorResponse><Error><Code>Throttling</Code></Error></ErrorResponse>";
     Mock::given(matchers::any())

@@ -29,7 +29,7 @@ async fn refusal(machine: &FakeWorld, role: Role) -> String {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fit_machine_passes_in_both_roles() {
+async fn a_suitable_machine_passes_in_both_roles() {
     let machine = FakeWorld::new();
     for role in [Role::ControlPlane, Role::Worker] {
         assert_eq!(
@@ -40,13 +40,13 @@ async fn a_fit_machine_passes_in_both_roles() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_control_plane_too_small_is_refused_and_all_that_is_wrong_is_said_at_once() {
+async fn a_control_plane_that_is_too_small_is_refused_with_all_problems_at_once() {
     let machine = FakeWorld::new();
     machine.host.kernel().facts.cpus = 1;
     machine.host.kernel().facts.memory_bytes = 1_000_000_000;
     assert_eq!(
         refusal(&machine, Role::ControlPlane).await,
-        "error: a control-plane needs 2 CPUs, this machine has 1; a control-plane needs 1700 MB of memory, this machine has 1000 MB\n  hint: take an instance type with at least 2 vCPUs, such as c7i-flex.large; take an instance type with at least 2 GiB of memory, such as c7i-flex.large"
+        "error: a control-plane needs 2 CPUs, this machine has 1; a control-plane needs 1700 MB of memory, this machine has 1000 MB\n  hint: use an instance type with at least 2 vCPUs, such as c7i-flex.large; use an instance type with at least 2 GiB of memory, such as c7i-flex.large"
     );
     assert_eq!(
         machine.check(&preflight(Role::Worker)).await.unwrap(),
@@ -55,12 +55,12 @@ async fn a_control_plane_too_small_is_refused_and_all_that_is_wrong_is_said_at_o
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_is_not_root_is_refused() {
+async fn an_agent_without_root_is_refused() {
     let machine = FakeWorld::new();
     machine.host.kernel().facts.root = false;
     assert_eq!(
         refusal(&machine, Role::Worker).await,
-        "error: this is not run as root\n  hint: start it by its unit, `systemctl start k8s-bootstrap`, or with sudo"
+        "error: the agent does not run as root\n  hint: start it with `systemctl start k8s-bootstrap` or with sudo"
     );
 }
 
@@ -81,13 +81,13 @@ async fn cgroup_v1_is_refused_without_the_explicit_override() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn ranges_of_the_vpc_are_refused_on_a_machine_that_is_no_node_yet() {
+async fn ranges_of_the_vpc_are_refused_on_a_machine_that_is_not_a_node_yet() {
     let machine = FakeWorld::new();
     machine.metadata.add_network("10.100.0.0/16");
     let wanted = preflight(Role::ControlPlane);
     assert_eq!(
         refusal(&machine, Role::ControlPlane).await,
-        "error: cluster.service_cidr 10.96.0.0/12 overlaps the VPC's 10.100.0.0/16\n  hint: give cluster.service_cidr a private range that is not among the VPC's: 10.42.0.0/16, 10.100.0.0/16"
+        "error: cluster.service_cidr 10.96.0.0/12 overlaps the VPC's 10.100.0.0/16\n  hint: give cluster.service_cidr a private range that does not overlap the VPC's: 10.42.0.0/16, 10.100.0.0/16"
     );
     // A VPC may get another network later. A node that already runs keeps running.
     machine.files.put("/etc/kubernetes/kubelet.conf", "");
@@ -95,7 +95,7 @@ async fn ranges_of_the_vpc_are_refused_on_a_machine_that_is_no_node_yet() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_image_without_a_packet_filter_is_refused_before_a_pod_misses_it() {
+async fn an_image_without_a_packet_filter_is_refused() {
     let machine = FakeWorld::new();
     machine.files.delete("/usr/sbin/nft");
     let text = refusal(&machine, Role::Worker).await;
@@ -117,7 +117,7 @@ async fn an_image_without_a_packet_filter_is_refused_before_a_pod_misses_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_taken_port_6443_is_refused_unless_it_is_this_nodes_own() {
+async fn port_6443_in_use_is_refused_unless_by_this_node_itself() {
     let machine = FakeWorld::new();
     machine.files.listening_on(6443);
     assert_eq!(
@@ -136,7 +136,7 @@ async fn a_taken_port_6443_is_refused_unless_it_is_this_nodes_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_disk_fails_so_that_it_is_looked_at_again() {
+async fn a_full_disk_is_an_error_that_is_retried() {
     let machine = FakeWorld::new();
     machine.host.kernel().facts.disk_free_bytes = 100 << 20;
     let error = machine.check(&preflight(Role::Worker)).await.unwrap_err();
@@ -257,7 +257,7 @@ async fn parameters_are_set_now_and_for_every_boot() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_limit_that_is_higher_already_stays() {
+async fn a_limit_that_is_already_higher_is_kept() {
     let machine = FakeWorld::new().with_a_whole_kernel();
     machine
         .files
@@ -287,12 +287,12 @@ async fn an_advisory_parameter_that_a_container_may_not_set_is_no_error() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_required_parameter_that_the_kernel_refuses_or_forgets_is_an_error_naming_it() {
+async fn a_required_parameter_that_the_kernel_rejects_or_does_not_apply_is_an_error() {
     let machine = FakeWorld::new().with_a_whole_kernel();
     machine.host.kernel().read_only.insert("ip_forward");
     let error = machine.apply(&sysctl()).await.unwrap_err().to_string();
     assert!(
-        error.starts_with("error: the kernel does not take net.ipv4.ip_forward = 1\n  because: cannot set /proc/sys/net/ipv4/ip_forward"),
+        error.starts_with("error: the kernel rejects net.ipv4.ip_forward = 1\n  because: cannot set /proc/sys/net/ipv4/ip_forward"),
         "{error}"
     );
     assert!(
@@ -308,7 +308,9 @@ async fn a_required_parameter_that_the_kernel_refuses_or_forgets_is_an_error_nam
     machine.host.kernel().stubborn.insert("ip_forward");
     let error = machine.apply(&sysctl()).await.unwrap_err().to_string();
     assert!(
-        error.starts_with("error: the kernel does not keep net.ipv4.ip_forward = 1: it reads 0\n"),
+        error.starts_with(
+            "error: the kernel did not apply net.ipv4.ip_forward = 1: the value is 0\n"
+        ),
         "{error}"
     );
 }
@@ -335,7 +337,7 @@ async fn swap_is_turned_off_now_and_in_fstab() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn swap_stays_where_the_kubelet_is_configured_to_live_with_it() {
+async fn swap_is_kept_if_the_kubelet_is_configured_to_tolerate_it() {
     let machine = FakeWorld::new();
     let swaps = "Filename Type Size Used Priority\n/swap.img file 1 0 -2\n";
     machine.files.put("/proc/swaps", swaps);
@@ -410,19 +412,19 @@ fn a_pin_that_cannot_be_used_is_refused_with_its_place() {
             |pin| {
                 pin.sha256.insert("amd64".into(), "abc".into());
             },
-            "error: pins.runc.sha256.amd64 is `abc`, which is no sha256\n  hint: a sha256 has 64 hexadecimal digits, as `sha256sum` prints them",
+            "error: pins.runc.sha256.amd64 is `abc`, which is not a sha256\n  hint: a sha256 has 64 hexadecimal digits, as `sha256sum` prints them",
         ),
         (
             |pin| pin.url = "https://host/{flavour}".into(),
-            "error: pins.runc.url has an unknown placeholder: https://host/{flavour}\n  hint: only {version} and {arch} are filled in",
+            "error: pins.runc.url has an unknown placeholder: https://host/{flavour}\n  hint: only {version} and {arch} are replaced",
         ),
         (
             |pin| pin.url = "ftp://host/runc".into(),
-            "error: pins.runc.url is not fetched over HTTP: ftp://host/runc\n  hint: use an https:// address; the digest guards http:// ones too",
+            "error: pins.runc.url is not an HTTP URL: ftp://host/runc\n  hint: use an https:// URL; an http:// one is verified by its digest too",
         ),
         (
             |pin| pin.url = "runc".into(),
-            "error: pins.runc.url is no URL: runc\n  because: relative URL without a base",
+            "error: pins.runc.url is not a URL: runc\n  because: relative URL without a base",
         ),
     ];
     for (spoil, text) in cases {
@@ -461,7 +463,7 @@ async fn a_program_is_downloaded_when_its_digest_differs() {
     machine.files.put("/usr/local/bin/kubectl", "old");
     assert_eq!(
         machine.differs(&kubectl).await,
-        "kubectl 1.36.3: /usr/local/bin/kubectl is another file"
+        "kubectl 1.36.3: /usr/local/bin/kubectl has another sha256"
     );
     machine.apply(&kubectl).await.unwrap();
     assert_eq!(
@@ -473,7 +475,7 @@ async fn a_program_is_downloaded_when_its_digest_differs() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_archive_is_there_only_while_each_of_its_files_is() {
+async fn an_archive_counts_as_installed_only_with_all_of_its_files() {
     let machine = FakeWorld::new();
     let plugins = Artifact::wanted("cni-plugins", &settings(), &identity(Role::Worker)).unwrap();
     assert_eq!(

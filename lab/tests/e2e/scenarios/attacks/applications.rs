@@ -248,14 +248,14 @@ pub fn the_join_service_lets_nobody_be_more_than_itself(stage: &Stage) -> Result
             "--data-binary @- 'https://SERVER/join?Action=AssumeRole'",
             "{}",
             400,
-            "no request has a query",
+            "the request must not have a query",
         ),
         (
             "another path",
             "https://SERVER/token",
             "",
             404,
-            "nothing at that path",
+            "there is no such path",
         ),
         ("no TLS", "http://SERVER/nonce", "", 0, "TLS failed"),
     ] {
