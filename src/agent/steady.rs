@@ -307,7 +307,7 @@ impl Agent {
             ),
             Ok(None) => (
                 Stage::Degraded,
-                format!("the cluster has no node {node} any more"),
+                format!("the cluster no longer has the node {node}"),
             ),
             Err(_) if self.api_health.all_dead() => {
                 let servers = self.api_servers.borrow();
