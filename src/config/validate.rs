@@ -375,7 +375,7 @@ mod tests {
             ),
             (
                 "snapshots.to = 's3://bucket//x'",
-                "snapshots.to: `s3://bucket//x` is no place",
+                "snapshots.to: `s3://bucket//x` is not a destination",
             ),
             (
                 "snapshots = { to = 'file:///b', every = 59 }",

@@ -176,7 +176,7 @@ fn a_control_plane_decides() {
             "wait",
         ),
         (
-            "its holder is dying: it may still write",
+            "its holder is shutting down: it may still write",
             world().claimed_by(OTHER).where_other_is(ShuttingDown),
             "wait",
         ),
@@ -199,7 +199,7 @@ fn a_control_plane_decides() {
             "found uid-2",
         ),
         (
-            "I took over, whatever the one before founded with its last breath",
+            "I took over, although my predecessor recorded a cluster before it ended",
             world()
                 .initialized()
                 .where_other_is(Terminated)
@@ -216,7 +216,7 @@ fn a_control_plane_decides() {
             "found uid-2",
         ),
         (
-            "I was taken over from",
+            "another instance took over my claim",
             world()
                 .claimed_by(ME)
                 .claimed_by(OTHER)
@@ -250,7 +250,7 @@ fn a_control_plane_decides() {
             "found uid-1",
         ),
         (
-            "I brought it back from a backup",
+            "I restored it from a backup",
             world()
                 .settled()
                 .where_other_is(Terminated)
@@ -263,7 +263,7 @@ fn a_control_plane_decides() {
 }
 
 #[test]
-fn a_control_plane_joins_what_has_a_future() {
+fn a_control_plane_joins_a_cluster_that_is_settled_or_has_its_founder() {
     use InstanceState::{Pending, ShuttingDown, Stopped, Terminated};
     let me = control_plane(ME);
     let long_ago = |mut seen: Observation| {
@@ -279,7 +279,7 @@ fn a_control_plane_joins_what_has_a_future() {
             "join uid-1",
         ),
         (
-            "its founder is stopped, and it has nobody else",
+            "its founder is stopped, and it is not settled",
             world().initialized().where_other_is(Stopped),
             "wait",
         ),
@@ -289,12 +289,12 @@ fn a_control_plane_joins_what_has_a_future() {
             "join uid-1",
         ),
         (
-            "its founder is dying: it may still be settled",
+            "its founder is shutting down: it may still be settled",
             world().initialized().where_other_is(ShuttingDown),
             "wait",
         ),
         (
-            "its founder is terminated and it had nothing to lose",
+            "its founder is terminated, and it is not settled",
             world().initialized().where_other_is(Terminated),
             "claim 2",
         ),
@@ -304,7 +304,7 @@ fn a_control_plane_joins_what_has_a_future() {
             "wait",
         ),
         (
-            "its founder is long forgotten",
+            "EC2 no longer lists its founder",
             long_ago(world().initialized().without_other()),
             "claim 2",
         ),
@@ -319,7 +319,7 @@ fn a_control_plane_joins_what_has_a_future() {
             "refuse",
         ),
         (
-            "somebody took over",
+            "another instance took over",
             {
                 let mut seen = world().initialized().claimed_by("i-3");
                 seen.instances
@@ -329,7 +329,7 @@ fn a_control_plane_joins_what_has_a_future() {
             "wait",
         ),
         (
-            "a list that lacks how to know the settled cluster",
+            "the settled cluster's `initialized` record is missing",
             {
                 let mut seen = world().settled();
                 seen.record.initialized.clear();
@@ -343,12 +343,12 @@ fn a_control_plane_joins_what_has_a_future() {
             "refuse",
         ),
         (
-            "I founded what is settled, lost my disk, others live",
+            "I founded the settled cluster and lost my disk; others run",
             world().claimed_by(ME).settled(),
             "join uid-1",
         ),
         (
-            "I founded what is settled, lost my disk, am alone",
+            "I founded the settled cluster, lost my disk and am alone",
             world().claimed_by(ME).settled().without_other(),
             "refuse",
         ),
@@ -358,18 +358,22 @@ fn a_control_plane_joins_what_has_a_future() {
 }
 
 #[test]
-fn who_joined_starts_over_only_where_nothing_is_lost() {
+fn a_joined_node_starts_over_only_if_nothing_is_lost() {
     use InstanceState::{ShuttingDown, Stopped, Terminated};
     let joined = |seen: Observation| seen.remembering(Origin::Joined, "uid-1");
     for (case, seen, expected) in [
-        ("it lives", joined(world().initialized()), "join uid-1"),
+        (
+            "its founder runs",
+            joined(world().initialized()),
+            "join uid-1",
+        ),
         (
             "its founder is stopped",
             joined(world().initialized().where_other_is(Stopped)),
             "join uid-1",
         ),
         (
-            "its founder is dying",
+            "its founder is shutting down",
             joined(world().initialized().where_other_is(ShuttingDown)),
             "join uid-1",
         ),
@@ -389,28 +393,28 @@ fn who_joined_starts_over_only_where_nothing_is_lost() {
             "join uid-1",
         ),
         (
-            "somebody took over",
+            "another instance took over",
             joined(world().initialized().claimed_by("i-3")),
             "start over",
         ),
         (
-            "what somebody else founded is settled",
+            "another instance took over, and its cluster is settled",
             joined(world().initialized().claimed_by("i-3").settled()),
             "start over",
         ),
         (
-            "it is another one, of which nobody knows",
+            "the store records another cluster",
             world().settled().remembering(Origin::Joined, "uid-9"),
             "refuse",
         ),
-        ("the record is lost: never found", joined(world()), "refuse"),
+        ("the record is lost", joined(world()), "refuse"),
         (
             "half of the record is lost",
             joined(world().claimed_by(OTHER)),
             "refuse",
         ),
         (
-            "I founded it: there is nothing of it but what I have",
+            "I founded it: only I have its data",
             world()
                 .claimed_by(ME)
                 .initialized()
@@ -426,7 +430,7 @@ fn who_joined_starts_over_only_where_nothing_is_lost() {
 }
 
 #[test]
-fn why_a_cluster_was_given_up_is_said_in_the_same_words_before_and_after_the_takeover() {
+fn the_reason_for_abandoning_is_the_same_before_and_after_a_takeover() {
     let me = worker(ME);
     let joined = world()
         .initialized()
@@ -438,13 +442,13 @@ fn why_a_cluster_was_given_up_is_said_in_the_same_words_before_and_after_the_tak
     };
     assert_eq!(
         *why,
-        format!("cluster uid-1 lost its founder {OTHER} before it had anything to lose")
+        format!("cluster uid-1 lost its founder {OTHER} before it was settled")
     );
     assert_eq!(decide(&me, &joined.claimed_by("i-3")), before);
 }
 
 #[test]
-fn a_control_plane_that_is_none_by_its_tags_would_not_be_found_by_anyone() {
+fn a_control_plane_without_the_role_tag_is_refused() {
     let mut seen = world();
     seen.instances[0].role = None;
     assert_eq!(verdict(&decide(&control_plane(ME), &seen)), "refuse");
@@ -476,7 +480,7 @@ fn nothing_is_decided_before_ec2_lists_this_instance() {
 }
 
 #[test]
-fn a_claim_whose_holder_ec2_has_forgotten_long_ago_is_free() {
+fn a_claim_is_free_once_ec2_has_long_stopped_listing_its_holder() {
     // Half an hour old is not old enough.
     for (claimed, expected) in [
         ("2026-11-23T11:00:00Z", "claim 2"),
@@ -491,7 +495,7 @@ fn a_claim_whose_holder_ec2_has_forgotten_long_ago_is_free() {
 }
 
 #[test]
-fn a_worker_says_that_it_waits_for_a_new_founder() {
+fn a_worker_reports_that_it_waits_for_a_new_founder() {
     let seen = world()
         .initialized()
         .where_other_is(InstanceState::Terminated);
@@ -501,13 +505,14 @@ fn a_worker_says_that_it_waits_for_a_new_founder() {
     assert_eq!(
         why,
         format!(
-            "{OTHER}, which claimed before, is terminated: another control plane has to found it"
+            "{OTHER}, which claimed to found the cluster, is terminated: \
+             another control plane has to found the cluster"
         )
     );
 }
 
 #[test]
-fn waiting_for_a_stopped_founder_of_a_recorded_cluster_says_what_a_person_can_do() {
+fn a_wait_for_a_stopped_founder_names_what_a_person_can_do() {
     let seen = world().initialized().where_other_is(InstanceState::Stopped);
     let Decision::Wait { why } = decide(&control_plane(ME), &seen) else {
         panic!("not waiting");
@@ -519,7 +524,7 @@ fn waiting_for_a_stopped_founder_of_a_recorded_cluster_says_what_a_person_can_do
 }
 
 #[test]
-fn a_wall_clock_that_is_set_makes_no_looks_agree() {
+fn a_step_of_the_wall_clock_makes_no_observations_agree() {
     let me = control_plane(ME);
     let mut agreement = Agreement::default();
     let mut seen = world()

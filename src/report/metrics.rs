@@ -141,7 +141,7 @@ pub fn text(status: &Status) -> Result<String> {
     }
     registry.register(
         "dns_addresses",
-        "On the leader: addresses of workers that the name stands for",
+        "On the leader: addresses of workers in the DNS record set",
         records,
     );
     if let Some(report) = &status.snapshots {
@@ -180,7 +180,7 @@ pub fn text(status: &Status) -> Result<String> {
     }
     registry.register_with_unit(
         "certificate_expiry",
-        "When a certificate of this node ends, as Unix time",
+        "When a certificate of this node expires, as Unix time",
         Unit::Seconds,
         ends,
     );

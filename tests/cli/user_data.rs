@@ -41,14 +41,14 @@ fn with_the_role_in_a_tag_a_plain_script_is_enough() {
 }
 
 #[test]
-fn the_digest_is_the_binary_s_own() {
+fn the_digest_is_that_of_the_binary() {
     let binary = std::fs::read(cargo_bin("k8s-bootstrap")).unwrap();
     let digest = hex::encode(Sha256::digest(binary));
     assert!(PLAIN.contains(&format!("'{digest}  '")), "{}", *PLAIN);
 }
 
 #[test]
-fn role_and_settings_come_back_from_the_parts() {
+fn role_and_settings_are_read_back_from_the_parts() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("config.toml");
     // Not ASCII, and no newline at its end.

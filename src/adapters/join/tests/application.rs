@@ -99,7 +99,7 @@ async fn other_accounts_and_users_are_refused() {
         (
             "another account",
             Keys::of("ASIAOTHER", "999999999999", "workers", "i-w"),
-            "another account",
+            "another AWS account",
         ),
         (
             "a user",
@@ -213,7 +213,7 @@ async fn ec2_must_list_the_instance_as_running_in_this_cluster_at_that_address()
     ] {
         stage.clock.forward(Duration::from_secs(5));
         stage.ec2_lists(|instance| instance.state = state);
-        stage.not_let_in(&format!("{state:?}"), stage.join().await, "does not run");
+        stage.not_let_in(&format!("{state:?}"), stage.join().await, "as running");
     }
     for address in [None, Some([10, 42, 0, 11].into())] {
         stage.clock.forward(Duration::from_secs(5));
@@ -263,7 +263,7 @@ async fn names_of_others_are_refused() {
         "another cluster in the application only",
         answer,
         403,
-        "this is another cluster",
+        "this control plane belongs to another cluster",
     );
 }
 
@@ -313,7 +313,7 @@ async fn a_node_that_links_an_etcd_member_to_a_dead_instance_is_not_replaced() {
         stage.not_let_in(
             role.as_str(),
             stage.join_as(&keys, &wish).await,
-            "of an instance that had this address before",
+            "an instance that had this address before",
         );
         let objects = stage.fake.cluster.objects();
         assert_eq!(objects[&format!("Node {NODE}")], dead, "{role}");

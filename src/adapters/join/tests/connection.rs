@@ -73,7 +73,7 @@ async fn only_the_two_requests_are_answered() {
             400,
             "the request must not have a query",
         ),
-        ("POST", "/join", 400, "not of the expected form"),
+        ("POST", "/join", 400, "is malformed"),
     ] {
         let answer = stage.request(method, path).send().await.unwrap();
         let answer = (answer.status().as_u16(), answer.text().await.unwrap());
@@ -87,7 +87,7 @@ async fn only_the_two_requests_are_answered() {
             .await
             .unwrap();
         let answer = (answer.status().as_u16(), answer.text().await.unwrap());
-        stage.refused(body, answer, 400, "not of the expected form");
+        stage.refused(body, answer, 400, "is malformed");
     }
 }
 
@@ -190,7 +190,7 @@ async fn one_address_gets_few_nonces_and_few_connections() {
         "nonces",
         ninth,
         429,
-        "too many nonces are out for this address",
+        "too many unused nonces for this address",
     );
 
     // A burst of 20 in total, then nothing: not even a handshake.
@@ -199,7 +199,7 @@ async fn one_address_gets_few_nonces_and_few_connections() {
         refused += usize::from(stage.request("GET", "/nonce").send().await.is_err());
     }
     assert_eq!(refused, 9);
-    stage.logged("connections", "this address asks too often");
+    stage.logged("connections", "this address makes too many requests");
     stage.clock.forward(Duration::from_mins(2));
     stage.join().await.unwrap();
 

@@ -120,11 +120,11 @@ async fn an_application_cannot_change_what_is_forwarded_or_where() {
         let mut application = json!({"applicant": applicant(), "proof": honest});
         application[member] = value.into();
         let answer = stage.post(&application).await;
-        stage.refused(member, answer, 400, "not of the expected form");
+        stage.refused(member, answer, 400, "is malformed");
         let mut application = json!({"applicant": applicant(), "proof": honest});
         application["applicant"][member] = value.into();
         let answer = stage.post(&application).await;
-        stage.refused(member, answer, 400, "not of the expected form");
+        stage.refused(member, answer, 400, "is malformed");
         stage.clock.forward(Duration::from_secs(5));
     }
     assert!(stage.sts.received_requests().await.unwrap().is_empty());
@@ -152,18 +152,23 @@ fn edit(headers: &mut Headers, name: &str, change: impl Fn(&str) -> String) {
 async fn a_proof_has_each_header_once_and_all_of_them_signed() {
     let stage = Stage::new().await;
     let cases: [(&str, u16, &str, Change<Headers>); 21] = [
-        ("a host", 400, "no proof has", |h| {
+        ("a host", 400, "an unexpected header", |h| {
             drop_header(h, "content-type");
             add(h, "host", "sts.example.com");
         }),
-        ("a header in capitals", 400, "no proof has", |h| {
+        ("a header in capitals", 400, "an unexpected header", |h| {
             drop_header(h, "x-amz-date");
             add(h, "X-Amz-Date", "20261123T120000Z");
         }),
-        ("a header of the forwarding", 400, "no proof has", |h| {
-            drop_header(h, "content-type");
-            add(h, "transfer-encoding", "chunked");
-        }),
+        (
+            "a header of the forwarding",
+            400,
+            "an unexpected header",
+            |h| {
+                drop_header(h, "content-type");
+                add(h, "transfer-encoding", "chunked");
+            },
+        ),
         ("one header more", 400, "too many headers", |h| {
             add(h, "x-more", "1");
         }),
@@ -204,7 +209,7 @@ async fn a_proof_has_each_header_once_and_all_of_them_signed() {
         (
             "a signed header that is missing",
             400,
-            "does not carry",
+            "does not contain",
             |h| {
                 drop_header(h, "x-amz-security-token");
             },
@@ -235,7 +240,7 @@ async fn a_proof_has_each_header_once_and_all_of_them_signed() {
         ("an unsigned host", 403, "header host is not signed", |h| {
             edit(h, "authorization", |v| v.replace("host;", ""));
         }),
-        ("another content type", 400, "another content type", |h| {
+        ("another content type", 400, "the wrong content type", |h| {
             edit(h, "content-type", |_| "application/json".to_owned());
         }),
         ("a header with a line break", 400, "not printable", |h| {
@@ -244,11 +249,16 @@ async fn a_proof_has_each_header_once_and_all_of_them_signed() {
         ("an endless header", 400, "too long", |h| {
             edit(h, "x-amz-security-token", |_| "x".repeat(5000));
         }),
-        ("another algorithm", 400, "no Signature Version 4", |h| {
-            edit(h, "authorization", |v| {
-                v.replace("AWS4-HMAC-SHA256", "AWS4-ECDSA-P256-SHA256")
-            });
-        }),
+        (
+            "another algorithm",
+            400,
+            "not an AWS Signature Version 4",
+            |h| {
+                edit(h, "authorization", |v| {
+                    v.replace("AWS4-HMAC-SHA256", "AWS4-ECDSA-P256-SHA256")
+                });
+            },
+        ),
     ];
     let nonce = stage.nonce().await;
     for (case, status, reason, change) in cases {
@@ -285,24 +295,24 @@ async fn no_node_is_admitted_if_sts_redirects_fails_or_never_ends() {
         (
             "a redirect",
             ResponseTemplate::new(302).insert_header("location", trap.uri()),
-            "STS gives no verdict",
+            "STS cannot verify the proof",
         ),
         (
             "an error",
             ResponseTemplate::new(500),
-            "STS gives no verdict",
+            "STS cannot verify the proof",
         ),
         (
             "throttling",
             ResponseTemplate::new(400).set_body_string(
                 "<ErrorResponse><Error><Code>Throttling</Code></Error></ErrorResponse>",
             ),
-            "STS gives no verdict",
+            "STS cannot verify the proof",
         ),
         (
             "an endless answer",
             ResponseTemplate::new(200).set_body_bytes(vec![b'x'; 1 << 20]),
-            "STS gives no verdict",
+            "STS cannot verify the proof",
         ),
         (
             "an answer without a caller",
