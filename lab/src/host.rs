@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use crate::machine::cgroups::HIERARCHIES;
 
 /// Programs that the lab runs, and the Debian package that each comes from.
-const PROGRAMS: [(&str, &str); 10] = [
+const PROGRAMS: [(&str, &str); 12] = [
     ("ip", "iproute2"),
     ("kill", "procps"),
     ("mount", "mount"),
@@ -18,6 +18,8 @@ const PROGRAMS: [(&str, &str); 10] = [
     ("unshare", "util-linux"),
     ("systemd-nspawn", "systemd-container"),
     ("docker-registry", "docker-registry"),
+    ("dnsmasq", "dnsmasq-base"),
+    ("mkfs.ext4", "e2fsprogs"),
     ("python3", "python3-venv"),
 ];
 

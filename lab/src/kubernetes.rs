@@ -17,7 +17,11 @@ pub fn kubectl(layout: &Layout, arguments: &[String]) -> Result<Command> {
     let state = State::require(layout)?;
     let mut said = Vec::new();
     for machine in state.control_planes() {
-        let found = enter::output(&machine.name, &["cat", "/etc/kubernetes/admin.conf"]);
+        let found = enter::output(
+            layout,
+            &machine.name,
+            &["cat", "/etc/kubernetes/admin.conf"],
+        );
         match found {
             Ok(output) if output.status.success() => {
                 let file = layout.run().join("kubeconfig");

@@ -15,6 +15,7 @@ pub mod network;
 pub mod tls;
 
 pub mod artifacts;
+pub mod dhcp;
 pub mod ec2;
 pub mod imds;
 pub mod registry;

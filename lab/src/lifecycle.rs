@@ -8,12 +8,13 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 
+use crate::components::{self, VmImage};
 use crate::ec2::client::{Aws, Wish};
 use crate::ec2::groups;
 use crate::layout::{Layout, namespace};
-use crate::machine::{disk, enter, supervisor};
+use crate::machine::{disk, enter, supervisor, vm};
 use crate::network;
-use crate::state::{CLUSTER_TAG, Machine, MetadataOptions, Notice, Phase, State, now};
+use crate::state::{CLUSTER_TAG, Kind, Machine, MetadataOptions, Notice, Phase, State, now};
 use crate::userdata::{self, Agent};
 
 /// How often to check whether a hook is completed.
@@ -30,6 +31,9 @@ pub struct Image {
     pub pins: String,
     /// kubectl for `lab kubectl`.
     pub kubectl: PathBuf,
+    /// The folder of what virtual machines boot, once there was one.
+    #[serde(default)]
+    pub vm: Option<PathBuf>,
 }
 
 impl Image {
@@ -41,6 +45,17 @@ impl Image {
     pub fn store(&self, layout: &Layout) -> Result<()> {
         std::fs::write(Self::path(layout), serde_json::to_vec_pretty(self)?)
             .context("cannot keep the image's description")
+    }
+
+    /// What machines of this kind boot.
+    fn boots(&self, kind: Kind) -> Result<PathBuf> {
+        match kind {
+            Kind::Container => Ok(self.rootfs.clone()),
+            Kind::Vm => self
+                .vm
+                .clone()
+                .context("no virtual machine was launched here yet"),
+        }
     }
 
     /// Loads what `up` stored.
@@ -55,6 +70,8 @@ impl Image {
 /// How a machine differs from the defaults.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
+    /// What the machines are on the host.
+    pub kind: Kind,
     /// Metadata options.
     pub metadata: MetadataOptions,
     /// Additional tags; an empty value removes a default one.
@@ -68,11 +85,16 @@ pub struct Options {
 /// Launches machines of these roles at nearly the same time: they decide among themselves which one
 /// founds the cluster.
 pub async fn launch(layout: &Layout, roles: &[&str], options: &Options) -> Result<Vec<Machine>> {
+    if options.kind == Kind::Vm {
+        let mut image = Image::load(layout)?;
+        image.vm = Some(components::ensure_vm(layout).await?);
+        image.store(layout)?;
+    }
     let mut machines = Vec::new();
     for role in roles {
         machines.push(prepare(layout, role, options).await?);
     }
-    let rootfs = Image::load(layout)?.rootfs;
+    let rootfs = Image::load(layout)?.boots(options.kind)?;
     let names: Vec<&str> = machines.iter().map(|m| m.name.as_str()).collect();
     supervisor::start(layout, &names, &rootfs)?;
     Ok(machines)
@@ -88,7 +110,7 @@ async fn prepare(layout: &Layout, role: &str, options: &Options) -> Result<Machi
     let user_data = if let Some(given) = &options.user_data {
         given.clone()
     } else {
-        let settings = userdata::settings(&image.pins, &zone, &options.settings)?;
+        let settings = userdata::settings(options.kind, &image.pins, &zone, &options.settings)?;
         userdata::compose(&image.agent, &settings)?
     };
     // Name and address are reserved in the state before EC2 is called, so that two concurrent
@@ -115,6 +137,10 @@ async fn prepare(layout: &Layout, role: &str, options: &Options) -> Result<Machi
             .context("the machine vanished from the state while it was launched")
     })?;
     disk::create(layout, &machine, &image.rootfs, &user_data)?;
+    if machine.kind == Kind::Vm {
+        let image = VmImage::at(&image.boots(Kind::Vm)?);
+        vm::write_disks(&layout.machine(&machine.name), &image)?;
+    }
     Ok(machine)
 }
 
@@ -137,11 +163,15 @@ fn describe(state: &State, role: &str, options: &Options) -> Result<Machine> {
         id: String::new(),
         mac: network::mac(address),
         name,
+        kind: options.kind,
         role: role.to_owned(),
         address,
         phase: Phase::Pending,
         tags,
-        metadata: options.metadata,
+        metadata: MetadataOptions {
+            tokens_required: options.metadata.tokens_required || options.kind == Kind::Vm,
+            ..options.metadata
+        },
         launched: now(),
         notice: None,
     })
@@ -182,8 +212,9 @@ pub async fn start(layout: &Layout, wanted: &str) -> Result<Machine> {
         .change_instance("StartInstances", &machine.id)
         .await?;
     set_phase(layout, &machine.name, Phase::Running)?;
-    supervisor::start(layout, &[&machine.name], &Image::load(layout)?.rootfs)?;
-    supervisor::wait_bus(&machine.name)?;
+    let rootfs = Image::load(layout)?.boots(machine.kind)?;
+    supervisor::start(layout, &[&machine.name], &rootfs)?;
+    supervisor::wait_bus(layout, &machine)?;
     Ok(machine)
 }
 

@@ -88,6 +88,23 @@ pub fn attach(name: &str, address: Ipv4Addr, mac: &str) -> Result<()> {
         .with_context(|| format!("machine {name} has no way to its gateway"))
 }
 
+/// Creates a virtual machine's link to the VPC's bridge, and replaces an older one.
+pub fn attach_tap(name: &str) -> Result<()> {
+    detach_tap(name)?;
+    let (tap, vpc) = (namespace(name), namespace("vpc"));
+    ip(&format!("-n {vpc} tuntap add dev {tap} mode tap"))?;
+    ip(&format!("-n {vpc} link set {tap} master br0 up"))
+}
+
+/// Removes a virtual machine's link, if it is there.
+pub fn detach_tap(name: &str) -> Result<()> {
+    let (tap, vpc) = (namespace(name), namespace("vpc"));
+    if ip(&format!("-n {vpc} link show {tap}")).is_err() {
+        return Ok(());
+    }
+    ip(&format!("-n {vpc} link del {tap}"))
+}
+
 /// Removes a namespace of the lab; the links in it go with it.
 pub fn remove(namespace: &str) -> Result<()> {
     ip(&format!("netns del {namespace}"))

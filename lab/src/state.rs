@@ -97,6 +97,17 @@ impl Default for MetadataOptions {
     }
 }
 
+/// What a machine is on the host.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// A container: it shares the host's kernel and boots in a second.
+    #[default]
+    Container,
+    /// A virtual machine with a kernel of its own.
+    Vm,
+}
+
 /// One machine, an EC2 instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
@@ -104,6 +115,9 @@ pub struct Machine {
     pub id: String,
     /// Short name and tag `Name`: cp1, w1.
     pub name: String,
+    /// What it is on the host.
+    #[serde(default)]
+    pub kind: Kind,
     /// `control-plane` or `worker`, the tag `k8s-bootstrap:role`.
     pub role: String,
     /// Private address.
@@ -330,6 +344,7 @@ pub(crate) mod tests {
         Machine {
             id: format!("i-0{host:016x}"),
             name: name.into(),
+            kind: Kind::Container,
             role: "worker".into(),
             address: Ipv4Addr::new(10, 42, 0, host),
             mac: crate::network::mac(Ipv4Addr::new(10, 42, 0, host)),

@@ -5,8 +5,8 @@ use serde::Serialize;
 
 use crate::down;
 use crate::layout::Layout;
-use crate::machine::{cgroups, enter};
-use crate::state::{Machine, Phase, State};
+use crate::machine::{cgroups, enter, vm};
+use crate::state::{Kind, Machine, Phase, State};
 
 /// The agent's endpoint in a machine.
 const READYZ: &str = "http://127.0.0.1:9469/readyz";
@@ -28,7 +28,7 @@ pub struct Row {
     pub machine: Machine,
     /// Node name.
     pub node: String,
-    /// The process id of its systemd on the host.
+    /// The process id of its systemd, or of its QEMU, on the host.
     pub pid: Option<i32>,
     /// Whether the agent says it is ready.
     pub ready: bool,
@@ -37,7 +37,7 @@ pub struct Row {
 }
 
 /// Asks the agent's `/readyz`.
-pub fn agent_is_ready(name: &str) -> bool {
+pub fn agent_is_ready(layout: &Layout, name: &str) -> bool {
     let words = [
         "curl",
         "--fail",
@@ -48,18 +48,18 @@ pub fn agent_is_ready(name: &str) -> bool {
         "/dev/null",
         READYZ,
     ];
-    enter::output(name, &words).is_ok_and(|output| output.status.success())
+    enter::output(layout, name, &words).is_ok_and(|output| output.status.success())
 }
 
 /// The agent's unit in systemd: its state and its STATUS= line.
-pub fn agent_word(name: &str) -> String {
+pub fn agent_word(layout: &Layout, name: &str) -> String {
     let words = [
         "systemctl",
         "show",
         "k8s-bootstrap",
         "--property=ActiveState,SubState,StatusText",
     ];
-    let Ok(output) = enter::output(name, &words) else {
+    let Ok(output) = enter::output(layout, name, &words) else {
         return String::new();
     };
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -84,12 +84,15 @@ pub fn read(layout: &Layout) -> Result<Status> {
         .into_iter()
         .map(|machine| {
             let running = machine.phase == Phase::Running;
-            let pid = cgroups::init_process(&machine.name);
+            let pid = match machine.kind {
+                Kind::Container => cgroups::init_process(&machine.name),
+                Kind::Vm => vm::processes(&machine.name).first().copied(),
+            };
             Row {
                 node: machine.private_dns(),
-                ready: running && agent_is_ready(&machine.name),
+                ready: running && agent_is_ready(layout, &machine.name),
                 agent: if running {
-                    agent_word(&machine.name)
+                    agent_word(layout, &machine.name)
                 } else {
                     String::new()
                 },

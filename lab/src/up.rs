@@ -96,6 +96,7 @@ pub async fn run(layout: &Layout, wanted: &Wanted) -> Result<()> {
         agent,
         pins: built.pins,
         kubectl: built.kubectl,
+        vm: None,
     };
     image.store(layout)?;
     network::create_vpc()?;
@@ -109,7 +110,7 @@ pub async fn run(layout: &Layout, wanted: &Wanted) -> Result<()> {
     let bar = step(&progress, "machines");
     let machines = launch(layout, &roles, &wanted.options).await?;
     for machine in &machines {
-        supervisor::wait_bus(&machine.name)?;
+        supervisor::wait_bus(layout, machine)?;
     }
     finish(&bar, &format!("{} machines booted", machines.len()));
     if wanted.until == Until::Ready {
@@ -167,7 +168,7 @@ pub fn wait_ready(
             let names: Vec<_> = waiting.iter().map(|(m, _)| m.name.as_str()).collect();
             for (machine, bar) in &waiting {
                 bar.finish_and_clear();
-                eprintln!("{}", describe_failure(&machine.name));
+                eprintln!("{}", describe_failure(layout, &machine.name));
             }
             bail!(
                 "{} not ready within {} s: the lines above are the last words of each; \
@@ -181,10 +182,10 @@ pub fn wait_ready(
             bar.set_message(format!(
                 "{} {}",
                 machine.name,
-                status::agent_word(&machine.name)
+                status::agent_word(layout, &machine.name)
             ));
-            let ready =
-                nodes.contains(&machine.private_dns()) && status::agent_is_ready(&machine.name);
+            let ready = nodes.contains(&machine.private_dns())
+                && status::agent_is_ready(layout, &machine.name);
             if ready {
                 finish(bar, &format!("{} ready", machine.name));
             }
@@ -197,7 +198,7 @@ pub fn wait_ready(
 }
 
 /// The last lines of a machine's agent and of its console.
-pub fn describe_failure(name: &str) -> String {
+pub fn describe_failure(layout: &Layout, name: &str) -> String {
     let mut text = format!("--- {name}\n");
     for words in [
         [
@@ -215,7 +216,7 @@ pub fn describe_failure(name: &str) -> String {
             "--unit=k8s-bootstrap",
         ],
     ] {
-        match enter::output(name, &words) {
+        match enter::output(layout, name, &words) {
             Ok(output) => text.push_str(&String::from_utf8_lossy(&output.stdout)),
             Err(error) => {
                 let _ = writeln!(text, "{error:#}");

@@ -1,5 +1,5 @@
 //! User-data of the lab's machines: what a person would pass to EC2, plus the agent's settings that
-//! a container on cgroup v1 needs.
+//! a container on cgroup v1 needs. A virtual machine needs none of those.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,13 +11,11 @@ use sha2::{Digest, Sha256};
 
 use crate::layout::Layout;
 use crate::network::ARTIFACTS;
+use crate::state::Kind;
 
-/// Settings of every machine in the lab besides the pins: mirrors, and what a container on cgroup
-/// v1 needs. None of them is a default of the agent.
+/// Settings of every machine in the lab besides the pins: mirrors, and the ingress controller whose
+/// image can be built here.
 const SETTINGS: &str = r#"
-[node]
-allow_cgroup_v1 = true
-
 [downloads.mirrors]
 "https://dl.k8s.io" = "http://ARTIFACTS/dl.k8s.io"
 "https://github.com" = "http://ARTIFACTS/github.com"
@@ -32,6 +30,12 @@ enabled = false
 enabled = true
 [addons.visits]
 enabled = true
+"#;
+
+/// What a container on cgroup v1 needs. None of it is a default of the agent.
+const CONTAINER: &str = r#"
+[node]
+allow_cgroup_v1 = true
 
 [kubeadm]
 ignore_preflight_errors = ["SystemVerification"]
@@ -105,11 +109,14 @@ pub fn publish_agent(layout: &Layout, binary: &Path) -> Result<Agent> {
 }
 
 /// The agent's settings: the lab's own, the pins, the hosted zone, and what the caller adds.
-pub fn settings(pins: &str, zone: &str, extra: &str) -> Result<String> {
+pub fn settings(kind: Kind, pins: &str, zone: &str, extra: &str) -> Result<String> {
     let mut merged: toml::Table = SETTINGS
         .replace("ARTIFACTS", &ARTIFACTS.to_string())
         .parse()
         .context("the lab's settings are no TOML")?;
+    if kind == Kind::Container {
+        merge(&mut merged, CONTAINER.parse()?);
+    }
     merge(
         &mut merged,
         pins.parse().context("the components' pins are no TOML")?,
@@ -158,7 +165,10 @@ mod tests {
 
     #[test]
     fn add_ons_that_the_lab_enables_are_the_agent_s_and_fit_each_other() {
-        let merged: toml::Table = settings("", "Z1", "").unwrap().parse().unwrap();
+        let merged: toml::Table = settings(Kind::Container, "", "Z1", "")
+            .unwrap()
+            .parse()
+            .unwrap();
         let defaults: toml::Table = include_str!("../../src/config/defaults.toml")
             .parse()
             .unwrap();
@@ -178,7 +188,10 @@ mod tests {
     fn settings_are_merged_table_by_table_and_later_ones_win() {
         let pins = "[pins.runc]\nversion = \"1.5.2\"\n";
         let extra = "[kubelet.config]\nmaxPods = 20\ncgroupDriver = \"systemd\"\n";
-        let merged: toml::Table = settings(pins, "Z1", extra).unwrap().parse().unwrap();
+        let merged: toml::Table = settings(Kind::Container, pins, "Z1", extra)
+            .unwrap()
+            .parse()
+            .unwrap();
         assert_eq!(merged["pins"]["runc"]["version"].as_str(), Some("1.5.2"));
         let kubelet = &merged["kubelet"]["config"];
         assert_eq!(kubelet["maxPods"].as_integer(), Some(20));

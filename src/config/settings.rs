@@ -68,6 +68,7 @@ pub struct Node {
 #[allow(missing_docs)]
 pub struct Pods {
     pub metadata: bool,
+    pub host_network_metadata: bool,
     pub control_ports: bool,
 }
 

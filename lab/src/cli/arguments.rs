@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lab::ec2::faults::Wanted as Faults;
 use lab::lifecycle::Options;
-use lab::state::MetadataOptions;
+use lab::state::{Kind, MetadataOptions};
 use lab::up::Until;
 
 const ENVIRONMENT: &str = "Environment:
@@ -208,6 +208,12 @@ pub(super) enum UntilArgument {
     Ready,
 }
 
+#[derive(Clone, Copy, ValueEnum)]
+pub(super) enum MachineArgument {
+    Container,
+    Vm,
+}
+
 #[derive(Args)]
 pub(super) struct Waiting {
     /// What to wait for.
@@ -262,6 +268,9 @@ impl MetadataArguments {
 
 #[derive(Args)]
 pub(super) struct MachineOptions {
+    /// A container, or a virtual machine with a kernel of its own.
+    #[arg(long, value_enum, default_value = "container")]
+    pub(super) machine: MachineArgument,
     #[command(flatten)]
     pub(super) metadata: MetadataArguments,
     /// An EC2 tag, KEY=VALUE; KEY= omits a default one.
@@ -288,6 +297,10 @@ impl MachineOptions {
             tags.insert(key.to_owned(), value.to_owned());
         }
         Ok(Options {
+            kind: match self.machine {
+                MachineArgument::Container => Kind::Container,
+                MachineArgument::Vm => Kind::Vm,
+            },
             metadata: self.metadata.options(),
             tags,
             settings: self

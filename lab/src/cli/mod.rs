@@ -113,7 +113,7 @@ async fn launch(
     let roles = vec![role; count as usize];
     let machines = lifecycle::launch(layout, &roles, options).await?;
     for machine in &machines {
-        supervisor::wait_bus(&machine.name)?;
+        supervisor::wait_bus(layout, machine)?;
         up::finish(&bar, &format!("{} {} booted", machine.name, machine.id));
     }
     if waiting.until() == Until::Ready {
@@ -190,7 +190,9 @@ async fn run_on_one(layout: &Layout, command: Command) -> Result<()> {
             );
         }
         Command::Start { instance } => said(lifecycle::start(layout, &instance).await?, "running"),
-        Command::Exec { instance, command } => enter::become_command(&find(&instance)?, &command)?,
+        Command::Exec { instance, command } => {
+            enter::become_command(layout, &find(&instance)?, &command)?;
+        }
         Command::Kubectl { arguments } => kubernetes::become_kubectl(layout, &arguments)?,
         Command::Visit {
             name,
@@ -205,7 +207,7 @@ async fn run_on_one(layout: &Layout, command: Command) -> Result<()> {
                 print!("{}", String::from_utf8_lossy(&std::fs::read(path)?));
             } else {
                 let words = ["journalctl", "--no-pager", "--unit=k8s-bootstrap"].map(str::to_owned);
-                enter::become_command(&name, &words)?;
+                enter::become_command(layout, &name, &words)?;
             }
         }
         Command::Faults(options) => {

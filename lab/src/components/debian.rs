@@ -95,6 +95,14 @@ const LINKS: &[(&str, &str)] = &[
     ),
 ];
 
+/// Of these, the ones that a virtual machine needs too.
+const NEEDED: &[&str] = &[
+    "etc/hostname",
+    "etc/hosts",
+    "etc/machine-id",
+    "etc/systemd/system/default.target",
+];
+
 /// Increased when `build` below changes its result for the same inputs.
 const RECIPE: &str = "1";
 
@@ -200,6 +208,23 @@ fn settle(root: &Path) -> Result<()> {
     }
     // With this folder the journal survives a reboot, as in a cloud image.
     fs::create_dir_all(root.join("var/log/journal"))?;
+    Ok(())
+}
+
+/// Undoes in `root` what [`built`] did so that a container can boot it.
+pub fn unsettle(root: &Path) -> Result<()> {
+    let masks = MASKED
+        .iter()
+        .map(|unit| format!("etc/systemd/system/{unit}"));
+    let own = FILES
+        .iter()
+        .map(|(path, _)| *path)
+        .chain(LINKS.iter().map(|(path, _)| *path));
+    let own = own.filter(|path| !NEEDED.contains(path)).map(str::to_owned);
+    for path in masks.chain(own) {
+        let path = root.join(path);
+        fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
+    }
     Ok(())
 }
 

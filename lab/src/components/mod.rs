@@ -25,6 +25,7 @@ mod replaced;
 mod site;
 mod tools;
 mod visits;
+mod vm;
 mod workload;
 
 use std::path::PathBuf;
@@ -34,6 +35,7 @@ use anyhow::{Context as _, Result, anyhow};
 use indicatif::MultiProgress;
 
 pub use images::BUSYBOX;
+pub use vm::VmImage;
 
 use crate::layout::Layout;
 
@@ -85,6 +87,21 @@ pub async fn ensure_flask(layout: &Layout, progress: &MultiProgress) -> Result<(
     })
     .await
     .context("the thread that builds the Flask twin ended early")?
+}
+
+/// The folder of what virtual machines boot, see [`VmImage::at`]; built when the first one is
+/// launched.
+///
+/// # Errors If Debian's mirror does not answer.
+pub async fn ensure_vm(layout: &Layout) -> Result<PathBuf> {
+    let layout = layout.clone();
+    tokio::task::spawn_blocking(move || {
+        let cache = cache::Cache::open(&layout.cache(), MultiProgress::new(), tools::check)?;
+        let debian = debian::built(&cache)?;
+        vm::built(&cache, &debian)
+    })
+    .await
+    .context("the thread that builds the virtual machines' image ended early")?
 }
 
 fn build(layout: &Layout, progress: MultiProgress) -> Result<Built> {

@@ -1,5 +1,5 @@
-//! A machine's disk: an overlay on the root file system, with the machine's own names, resolver and
-//! CAs.
+//! A container's disk: an overlay on the root file system, with the machine's own names, resolver and
+//! CAs; and the files that a virtual machine's disk gets besides its image.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use crate::layout::Layout;
 use crate::network::RESOLVER;
-use crate::state::Machine;
+use crate::state::{Kind, Machine};
 
 /// Folders of the machine that hold container or database state: plain folders, because an overlay
 /// cannot be on an overlay.
@@ -19,7 +19,8 @@ pub const BOUND: [&str; 3] = ["containerd", "kubelet", "etcd"];
 /// exits.
 const SYSTEM_CONFIG: &str = "[Manager]\nDefaultTimeoutStopSec=10s\n";
 
-/// Creates the disk of a new machine.
+/// Creates the disk of a new machine. A virtual machine gets its names and its resolver as an
+/// instance does, from DHCP and from EC2's metadata.
 pub fn create(layout: &Layout, machine: &Machine, rootfs: &Path, user_data: &str) -> Result<()> {
     let folder = layout.machine(&machine.name);
     for part in ["up", "work", "root"].iter().chain(&BOUND) {
@@ -31,23 +32,31 @@ pub fn create(layout: &Layout, machine: &Machine, rootfs: &Path, user_data: &str
         .context("the root file system has no /etc/ssl/certs/ca-certificates.crt")?;
     let own = fs::read_to_string(layout.run().join("ca.pem"))
         .context("the lab's authority is missing")?;
+    let authorities = format!("{authorities}\n{own}");
+    let trusted = ("etc/ssl/certs/ca-certificates.crt", authorities.as_str());
+    if machine.kind == Kind::Vm {
+        return write(&folder.join("up"), &[trusted]);
+    }
     let hosts = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n";
     let names = format!(
         "nameserver {RESOLVER}\nsearch {}.compute.internal\n",
         crate::network::REGION
     );
-    let up = folder.join("up");
-    for (path, text) in [
-        ("etc/hostname", format!("{}\n", machine.hostname()).as_str()),
-        ("etc/hosts", hosts),
-        ("etc/resolv.conf", names.as_str()),
-        ("etc/machine-id", machine_id(&machine.id).as_str()),
-        (
-            "etc/ssl/certs/ca-certificates.crt",
-            &format!("{authorities}\n{own}"),
-        ),
-        ("etc/systemd/system.conf.d/lab.conf", SYSTEM_CONFIG),
-    ] {
+    write(
+        &folder.join("up"),
+        &[
+            ("etc/hostname", &format!("{}\n", machine.hostname())),
+            ("etc/hosts", hosts),
+            ("etc/resolv.conf", &names),
+            ("etc/machine-id", &machine_id(&machine.id)),
+            trusted,
+            ("etc/systemd/system.conf.d/lab.conf", SYSTEM_CONFIG),
+        ],
+    )
+}
+
+fn write(up: &Path, files: &[(&str, &str)]) -> Result<()> {
+    for (path, text) in files {
         let path = up.join(path);
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent)?;
@@ -72,6 +81,12 @@ pub fn remove(layout: &Layout, name: &str) -> Result<()> {
         if path.exists() {
             fs::remove_dir_all(&path)
                 .with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+    }
+    for image in ["disk.img", "swap.img"] {
+        let path = folder.join(image);
+        if path.exists() {
+            fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
         }
     }
     Ok(())

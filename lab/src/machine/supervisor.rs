@@ -8,13 +8,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use tokio::process::Command;
 
-use super::cgroups;
+use super::{cgroups, vm};
+use crate::components::VmImage;
 use crate::ec2::client::Aws;
 use crate::ec2::moto::log_file;
 use crate::layout::{Layout, namespace};
 use crate::network;
 use crate::process;
-use crate::state::{Phase, State};
+use crate::state::{Kind, Machine, Phase, State};
 
 /// The lab's hidden subcommand, which identifies supervisors.
 pub const SUBCOMMAND: &str = "supervise";
@@ -40,10 +41,11 @@ pub fn start(layout: &Layout, names: &[&str], rootfs: &Path) -> Result<()> {
         started.push((*name, pid.cast_signed(), log));
     }
     for (name, pid, log) in started {
-        let booted = process::wait_until(BOOT_DEADLINE, || {
-            cgroups::init_process(name).is_some() || !process::is_alive(pid)
-        });
-        if !booted || cgroups::init_process(name).is_none() {
+        // A container's systemd runs at once; a virtual machine is waited for where its commands
+        // are needed.
+        let runs = || cgroups::init_process(name).is_some() || !vm::processes(name).is_empty();
+        let begun = process::wait_until(BOOT_DEADLINE, || runs() || !process::is_alive(pid));
+        if !begun || !runs() {
             let console = std::fs::read_to_string(layout.machine(name).join("console.log"))
                 .unwrap_or_default();
             let said = std::fs::read_to_string(&log).unwrap_or_default();
@@ -54,16 +56,22 @@ pub fn start(layout: &Layout, names: &[&str], rootfs: &Path) -> Result<()> {
 }
 
 /// Waits until commands in the machine can talk to its systemd.
-pub fn wait_bus(name: &str) -> Result<()> {
-    let has_bus = || {
-        cgroups::init_process(name).is_some_and(|pid| {
+pub fn wait_bus(layout: &Layout, machine: &Machine) -> Result<()> {
+    let name = &machine.name;
+    let has_bus = || match machine.kind {
+        Kind::Container => cgroups::init_process(name).is_some_and(|pid| {
             Path::new(&format!("/proc/{pid}/root/run/dbus/system_bus_socket")).exists()
-        })
+        }),
+        Kind::Vm => vm::guest::is_up(&vm::socket(layout, name)),
     };
-    if !process::wait_until(BOOT_DEADLINE, has_bus) {
+    let deadline = match machine.kind {
+        Kind::Container => BOOT_DEADLINE,
+        Kind::Vm => vm::BOOT_DEADLINE,
+    };
+    if !process::wait_until(deadline, has_bus) {
         bail!(
             "machine {name} has no message bus after {} s: `lab logs {name} --console` shows its boot",
-            BOOT_DEADLINE.as_secs()
+            deadline.as_secs()
         );
     }
     Ok(())
@@ -77,9 +85,22 @@ pub fn find(layout: &Layout, name: Option<&str>) -> Vec<i32> {
     process::find_own(&words)
 }
 
-/// Runs a machine until it powers off.
+/// Runs a machine until it powers off. `rootfs` is what it boots: a container's root file system,
+/// or the folder of a virtual machine's image.
 pub async fn run(layout: &Layout, name: &str, rootfs: &Path) -> Result<()> {
     let machine = State::require(layout)?.find(name)?.clone();
+    match machine.kind {
+        Kind::Container => boot_container(layout, &machine, rootfs).await?,
+        Kind::Vm => {
+            let status = vm::boot(layout, &machine, &VmImage::at(rootfs)).await?;
+            tracing::info!(machine = name, %status, "the machine ended");
+        }
+    }
+    powered_off(layout, name).await
+}
+
+async fn boot_container(layout: &Layout, machine: &Machine, rootfs: &Path) -> Result<()> {
+    let name = machine.name.as_str();
     let hostname = machine.hostname();
     loop {
         network::attach(&machine.name, machine.address, &machine.mac)?;
@@ -101,10 +122,9 @@ pub async fn run(layout: &Layout, name: &str, rootfs: &Path) -> Result<()> {
         cgroups::destroy(Some(name))?;
         tracing::info!(machine = name, %status, "the machine ended");
         if status.code() != Some(REBOOT) {
-            break;
+            return Ok(());
         }
     }
-    powered_off(layout, name).await
 }
 
 /// A machine that powers itself off is stopped, as EC2 does by default.

@@ -89,6 +89,10 @@ const SCENARIOS: &[Scenario] = in_this_order![
     record::a_control_plane_with_another_store_founds_nothing_and_names_the_cluster,
     control_planes::a_reset_control_plane_leaves_etcd_and_may_join_again,
     certificates::it_comes_back_after_every_certificate_has_expired,
+    vm::a_virtual_machine_joins_with_the_defaults,
+    vm::its_pods_reach_others_while_networkd_restarts,
+    vm::pods_on_its_own_network_do_not_reach_the_metadata,
+    vm::a_rebooted_virtual_machine_comes_back,
     disaster::the_cluster_comes_back_from_a_backup,
     life::down_leaves_nothing_behind,
 ];

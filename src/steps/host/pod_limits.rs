@@ -1,8 +1,9 @@
 //! What pods may not reach: the instance metadata service, through which they could act as the
 //! node, and the ports for joining and between control planes.
 //!
-//! The rules see forwarded packets and packets to this machine before anybody else's rules. They do
-//! not limit pods on the host's network, which count as the node.
+//! The rules see forwarded packets and packets to this machine before anybody else's rules. Packets
+//! of pods on the host's network have the node's address; with cgroup v2 they are recognized by
+//! their control group, and kept from the metadata service.
 
 use std::{
     collections::BTreeSet,
@@ -39,27 +40,28 @@ const LOADED: &str = "/run/k8s-bootstrap/pod-limits.loaded";
 /// <https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instancedata-data-retrieval.html>
 const METADATA: [&str; 2] = ["ip daddr 169.254.169.254", "ip6 daddr fd00:ec2::254"];
 
+/// The control group of all pods, with the cgroup driver `systemd`. nftables finds it by its inode
+/// number when it loads the rules, so it must exist before them.
+const PODS: &str = "kubepods.slice";
+
 /// etcd's clients and peers, the controller manager, the scheduler.
 const CONTROL: [u16; 4] = [2379, 2380, 10257, 10259];
 
 /// The rules of this node, and the unit that loads them before containers start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PodLimits {
-    /// Both files; `None` if pods may reach everything.
-    files: Option<[File; 2]>,
+    /// Rules for packets from the pod network; none if pods may reach everything.
+    rules: Vec<String>,
+    /// Rules for packets from pods on the host's network, with cgroup v2.
+    host_network: Vec<String>,
 }
 
 impl PodLimits {
     /// From the settings.
     pub fn wanted(settings: &Settings) -> Self {
-        let rules = rules(settings);
-        let unit = include_str!("../../../systemd/k8s-bootstrap-pod-limits.service");
-        let files = [
-            (PathBuf::from(RULES), table(&rules)),
-            (PathBuf::from(UNIT_FILE), unit.to_owned()),
-        ];
         Self {
-            files: (!rules.is_empty()).then_some(files),
+            rules: rules(settings),
+            host_network: host_network(settings),
         }
     }
 
@@ -67,12 +69,28 @@ impl PodLimits {
     pub fn are_needed(settings: &Settings) -> bool {
         !rules(settings).is_empty()
     }
+
+    /// The rules and the unit that loads them; `None` if pods may reach everything.
+    fn files(&self, cgroup_version: u8) -> Option<[File; 2]> {
+        if self.rules.is_empty() {
+            return None;
+        }
+        let host_network = match cgroup_version {
+            2 => self.host_network.as_slice(),
+            _ => &[],
+        };
+        let unit = include_str!("../../../systemd/k8s-bootstrap-pod-limits.service");
+        Some([
+            (PathBuf::from(RULES), table(&self.rules, host_network)),
+            (PathBuf::from(UNIT_FILE), unit.to_owned()),
+        ])
+    }
 }
 
 fn rules(settings: &Settings) -> Vec<String> {
     let mut rules = Vec::new();
     if !settings.pods.metadata {
-        rules.extend(METADATA.map(|to| format!("{to} counter reject with icmpx admin-prohibited")));
+        rules.extend(METADATA.map(no_metadata));
     }
     if !settings.pods.control_ports {
         let ports: BTreeSet<u16> = CONTROL.into_iter().chain([settings.join.port]).collect();
@@ -85,21 +103,43 @@ fn rules(settings: &Settings) -> Vec<String> {
     rules
 }
 
+fn host_network(settings: &Settings) -> Vec<String> {
+    let pods = &settings.pods;
+    let driver = settings.kubelet.config.get("cgroupDriver");
+    let is_systemd = driver.is_none_or(|driver| driver.as_str() == Some("systemd"));
+    if pods.metadata || pods.host_network_metadata || !is_systemd {
+        return Vec::new();
+    }
+    let from = format!("socket cgroupv2 level 1 \"{PODS}\"");
+    METADATA
+        .map(|to| format!("{from} {}", no_metadata(to)))
+        .into()
+}
+
+fn no_metadata(to: &str) -> String {
+    format!("{to} counter reject with icmpx admin-prohibited")
+}
+
 /// The table; loading it replaces the existing one in one transaction.
-fn table(rules: &[String]) -> String {
-    let rules: Vec<String> = rules.iter().map(|rule| format!("\t\t{rule}\n")).collect();
-    let hook = |name| {
+fn table(rules: &[String], host_network: &[String]) -> String {
+    let lines =
+        |rules: &[String]| -> String { rules.iter().map(|rule| format!("\t\t{rule}\n")).collect() };
+    let hook = |name: &str, rules: &str| {
         format!(
-            "\tchain {name} {{\n\t\ttype filter hook {name} priority filter - 10; policy accept;\n\t\tjump limits\n\t}}\n"
+            "\tchain {name} {{\n\t\ttype filter hook {name} priority filter - 10; policy accept;\n{rules}\t}}\n"
         )
     };
+    let mut chains = format!("\tchain limits {{\n{}\t}}\n", lines(rules));
+    for name in ["forward", "input"] {
+        chains += &hook(name, "\t\tjump limits\n");
+    }
+    if !host_network.is_empty() {
+        chains += &hook("output", &lines(host_network));
+    }
     format!(
         "{}table inet k8s-bootstrap\ndelete table inet k8s-bootstrap\n\
-         table inet k8s-bootstrap {{\n\tchain limits {{\n{}\t}}\n{}{}}}\n",
+         table inet k8s-bootstrap {{\n{chains}}}\n",
         files::HEADER,
-        rules.concat(),
-        hook("forward"),
-        hook("input"),
     )
 }
 
@@ -115,7 +155,7 @@ async fn loaded(world: &World, rules: &str) -> Result<Option<String>> {
 impl Step for PodLimits {
     async fn check(&self, world: &World) -> Result<State> {
         let host = world.host.as_ref();
-        let Some(wanted) = &self.files else {
+        let Some(wanted) = &self.files(host.machine().await?.cgroup_version) else {
             if host.exists(Path::new(UNIT_FILE)).await? {
                 return Ok(State::Differs(format!("{UNIT} still exists")));
             }
@@ -140,7 +180,8 @@ impl Step for PodLimits {
 
     async fn apply(&self, world: &World, _notes: &Notes) -> Result<()> {
         let (host, commands) = (world.host.as_ref(), world.commands.as_ref());
-        let Some(wanted) = &self.files else {
+        let cgroup_version = host.machine().await?.cgroup_version;
+        let Some(wanted) = &self.files(cgroup_version) else {
             units::systemctl(commands, &["disable", "--now", UNIT]).await?;
             // The unit's file last, since the check looks for it.
             for file in [RULES, LOADED, UNIT_FILE] {
@@ -152,6 +193,9 @@ impl Step for PodLimits {
         };
         files::write(host, wanted).await?;
         units::enable(commands, UNIT).await?;
+        if cgroup_version == 2 && !self.host_network.is_empty() {
+            units::systemctl(commands, &["start", PODS]).await?;
+        }
         // Stopping the unit would leave a moment without rules; loading replaces the old ones.
         let load = Command::new("nft", ["-f", RULES]);
         commands.succeed(load).await?;
@@ -168,9 +212,44 @@ mod tests {
     use super::*;
     use crate::testing::{FakeWorld, settings};
 
+    fn rules_with(settings: &Settings, cgroup_version: u8) -> String {
+        let [(_, rules), _] = PodLimits::wanted(settings).files(cgroup_version).unwrap();
+        rules
+    }
+
+    #[test]
+    fn pods_on_the_hosts_network_are_kept_from_the_metadata_by_their_cgroup() {
+        let chain = "\tchain output {\n\
+             \t\ttype filter hook output priority filter - 10; policy accept;\n\
+             \t\tsocket cgroupv2 level 1 \"kubepods.slice\" ip daddr 169.254.169.254 counter reject with icmpx admin-prohibited\n\
+             \t\tsocket cgroupv2 level 1 \"kubepods.slice\" ip6 daddr fd00:ec2::254 counter reject with icmpx admin-prohibited\n\
+             \t}\n";
+        let mut settings = settings();
+        assert!(rules_with(&settings, 2).contains(chain));
+        assert!(!rules_with(&settings, 1).contains("output"));
+        settings.pods.host_network_metadata = true;
+        assert!(!rules_with(&settings, 2).contains("output"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_control_group_of_pods_exists_before_rules_that_name_it() {
+        let fake = FakeWorld::new();
+        fake.carry_out(&PodLimits::wanted(&settings())).await;
+        let ran = fake.commands.ran();
+        let at = |wanted: &str| {
+            ran.iter()
+                .position(|line| line.starts_with(wanted))
+                .unwrap()
+        };
+        assert!(
+            at("systemctl start kubepods.slice") < at("nft -f"),
+            "{ran:?}"
+        );
+    }
+
     #[test]
     fn the_rules_of_a_node() {
-        let [(_, rules), _] = PodLimits::wanted(&settings()).files.unwrap();
+        let rules = rules_with(&settings(), 1);
         assert_eq!(
             rules,
             "# Written by k8s-bootstrap; changes are overwritten.\n\

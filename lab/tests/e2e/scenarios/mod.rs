@@ -13,4 +13,5 @@ pub mod pods;
 pub mod record;
 pub mod refusals;
 pub mod reports;
+pub mod vm;
 pub mod workload;
