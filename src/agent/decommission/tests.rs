@@ -220,7 +220,7 @@ async fn a_notice_is_heard_while_the_node_is_kept() {
     let agent = member(&fake, worker("i-1")).await;
     let keep = agent.stay();
     let hear = async {
-        tokio::time::sleep(POLL).await;
+        tokio::time::sleep(NOTICES).await;
         fake.metadata.notice(Notices {
             terminated_by_group: true,
             ..Notices::default()
