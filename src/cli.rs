@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 
 use crate::ports::Role;
 
-/// Turns EC2 instances into a Kubernetes cluster, and keeps it whole.
+/// Turns EC2 instances into a Kubernetes cluster, and keeps it healthy.
 #[derive(Debug, Parser)]
 #[command(
     name = "k8s-bootstrap",
@@ -22,29 +22,30 @@ pub struct Cli {
 /// The commands. Data goes to stdout, logs to stderr.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Bring this instance from first boot to a Ready node and keep it there: what the unit starts.
+    /// Bring this instance from first boot to a Ready node and keep it Ready. The systemd unit runs
+    /// this.
     Run,
-    /// Install k8s-bootstrap.service, enable and start it: what user-data calls.
+    /// Install, enable and start k8s-bootstrap.service. User-data runs this.
     Install,
     /// Print what `run` would do on this instance and why; change nothing.
     Plan {
-        /// As JSON.
+        /// Print JSON.
         #[arg(long)]
         json: bool,
     },
     /// Show the running agent's status.
     Status {
-        /// As JSON.
+        /// Print JSON.
         #[arg(long)]
         json: bool,
-        /// Show it again at each change, until interrupted.
+        /// Print it again at each change, until interrupted.
         #[arg(long)]
         watch: bool,
     },
-    /// Print a kubeconfig for people; on a control plane. It holds the administrator's key.
+    /// Print the administrator's kubeconfig, with the administrator's key; on a control plane.
     Kubeconfig {
-        /// The address that leads to the API from where it is used, `HOST` or `HOST:PORT`; else
-        /// the load balancer of the settings, or this control plane's private address.
+        /// The address at which its user reaches the API, `HOST` or `HOST:PORT`. Default: the load
+        /// balancer of the settings, or this control plane's private address.
         #[arg(long, value_name = "HOST[:PORT]")]
         server: Option<String>,
     },
@@ -57,107 +58,110 @@ pub enum Command {
         #[arg(long)]
         defaults: bool,
     },
-    /// Print user-data that downloads this very binary, verified by its digest.
+    /// Print user-data that downloads this binary and verifies its digest.
     UserData {
-        /// The role; without it the tag k8s-bootstrap:role decides.
+        /// The role. Default: the tag k8s-bootstrap:role of the instance.
         #[arg(long)]
         role: Option<Role>,
-        /// Where instances download the agent from; several are tried in their order, until one has it.
+        /// The URL that instances download the agent from. Several are tried in the given order.
         #[arg(long, default_value = concat!("https://github.com/k8s-bootstrap/k8s-bootstrap/releases/download/v", env!("CARGO_PKG_VERSION"), "/k8s-bootstrap-linux-amd64"))]
         url: Vec<String>,
-        /// A TOML file with settings to carry along.
+        /// A TOML file with settings to include.
         #[arg(long)]
         config: Option<PathBuf>,
     },
-    /// Take this node out of its cluster, for good: drain it, leave, remove what was made here.
+    /// Remove this node from its cluster for good: drain it, leave, remove what was created here.
     Reset {
-        /// Really do it.
+        /// Confirm the removal.
         #[arg(long)]
         yes: bool,
     },
-    /// List this node's certificates: when they end, who renews them.
+    /// List this node's certificates: when they expire, who renews them.
     Certificates {
         /// Renew them instead.
         #[command(subcommand)]
         command: Option<CertificatesCommand>,
-        /// As JSON.
+        /// Print JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Ask etcd, on a control plane.
+    /// Inspect, back up and restore etcd, on a control plane.
     #[command(subcommand)]
     Etcd(EtcdCommand),
-    /// Play clusters on a virtual clock with seeded faults, and check that each founds itself exactly once.
+    /// Run clusters on a virtual clock with seeded faults, and check that each is founded exactly
+    /// once.
     Simulate {
-        /// Control planes that are launched.
+        /// How many control planes to launch.
         #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
         control_planes: u16,
-        /// Workers that are launched.
+        /// How many workers to launch.
         #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(..=10_000))]
         workers: u16,
-        /// The first seed: it decides all that happens.
+        /// The first seed. A seed determines everything that happens.
         #[arg(long, default_value_t = 1)]
         seed: u64,
-        /// How many seeds to play, one after the other.
+        /// How many seeds to run, one after the other.
         #[arg(long, default_value_t = 1)]
         seeds: u32,
-        /// Print what happens, a line each, instead of the summary.
+        /// Print each event on a line, instead of the summary.
         #[arg(long)]
         trace: bool,
-        /// The summary as JSON.
+        /// Print the summary as JSON.
         #[arg(long, conflicts_with = "trace")]
         json: bool,
     },
 }
 
-/// What can be done about certificates.
+/// The commands about certificates.
 #[derive(Debug, Subcommand)]
 pub enum CertificatesCommand {
-    /// Renew those of this control plane that are due, and restart what does not read them again.
+    /// Renew this control plane's certificates that are due, and restart the components that do not
+    /// reload them.
     Renew {
-        /// All of them, due or not.
+        /// Renew all of them, due or not.
         #[arg(long)]
         all: bool,
     },
 }
 
-/// What can be asked of etcd.
+/// The commands about etcd.
 #[derive(Debug, Subcommand)]
 pub enum EtcdCommand {
     /// Take a backup now: a snapshot of etcd and the cluster's keys.
     Snapshot {
-        /// Where to, instead of `snapshots.to`: `s3://BUCKET/PREFIX` or `file:///FOLDER`.
+        /// Destination, instead of `snapshots.to`: `s3://BUCKET/PREFIX` or `file:///DIRECTORY`.
         #[arg(long)]
         to: Option<String>,
     },
-    /// Bring the cluster back from a backup, with this control plane as its only one.
+    /// Restore the cluster from a backup, with this instance as its only control plane.
     Restore {
-        /// `latest`, a place such as `s3://BUCKET/PREFIX` for its latest, or the URL of a backup's `.json`.
+        /// `latest`, a destination such as `s3://BUCKET/PREFIX` for its latest, or the URL of a
+        /// backup's `.json`.
         #[arg(long)]
         from: String,
-        /// Do not ask.
+        /// Do not ask for confirmation.
         #[arg(long)]
         yes: bool,
-        /// Restore although other control planes may still live. They must never come back.
+        /// Restore although other control planes may still run. They must never come back.
         #[arg(long)]
         force: bool,
-        /// Write the store's record of the cluster again where it was lost; `--from` must name
-        /// the backup.
+        /// Write the store's record of the cluster again, if it was lost. `--from` must name the
+        /// backup.
         #[arg(long)]
         rebuild_record: bool,
     },
-    /// Prove that a backup can be restored: in a folder of its own, which is removed again.
+    /// Verify that a backup can be restored, by restoring it into a temporary directory.
     Verify {
-        /// As for `restore`.
+        /// Same as for `restore`.
         #[arg(long, default_value = "latest")]
         from: String,
-        /// As JSON.
+        /// Print JSON.
         #[arg(long)]
         json: bool,
     },
-    /// List the members: who votes, who leads, who is healthy.
+    /// List the members: which vote, which one leads, which are healthy.
     Members {
-        /// As JSON.
+        /// Print JSON.
         #[arg(long)]
         json: bool,
     },

@@ -105,7 +105,7 @@ pub fn decide(me: &Identity, seen: &Observation) -> Decision {
     }
     if me.role == Role::ControlPlane && listed.role != Some(Role::ControlPlane) {
         return refuse(
-            "this instance's settings make it a control plane, but its tags do not: no other node would find it".to_owned(),
+            "this instance is a control plane by its settings but not by its tags: no other node would find it".to_owned(),
             "add the tag k8s-bootstrap:role=control-plane",
         );
     }
@@ -129,7 +129,8 @@ fn arrive(me: &Identity, seen: &Observation) -> Decision {
         (Some(_), Some(cluster), _) => enter(me, seen, cluster),
         (Some(settled), None, _) => refuse(
             format!(
-                "the store says that cluster {} is here to stay, but not how to know it",
+                "the store records that cluster {} is settled, but its `initialized` record is \
+                 missing",
                 settled.cluster_uid
             ),
             "restore the parameters of the cluster",
@@ -164,7 +165,7 @@ fn first_claim(me: &Identity, seen: &Observation) -> Decision {
         ),
         Some(elder) => (
             format!(
-                "nobody has claimed to found the cluster, and the older control plane {} shows none",
+                "nobody has claimed to found the cluster, and the older control plane {} shows no cluster",
                 elder.id
             ),
             Grounds::Absence,
@@ -209,7 +210,7 @@ fn shown_unrecorded(seen: &Observation) -> Option<Decision> {
                 "the store records no cluster, but the control plane {} has one",
                 shown.join(", ")
             ),
-            "start the agent there: it writes the record again; or correct [store] here, if the record lies elsewhere; or terminate that instance to found a new cluster",
+            "start the agent there: it writes the record again; or correct [store] here, if the record is in another store; or terminate that instance to found a new cluster",
         )
     })
 }
@@ -223,16 +224,18 @@ fn arrive_early(
 ) -> Decision {
     if last.instance == me.instance_id {
         return match cluster {
-            None => shown_beside_a_claim(seen, "this instance is to found the cluster")
-                .unwrap_or_else(|| Decision::Found {
-                    cluster_uid: last.cluster_uid.clone(),
-                }),
+            None => {
+                shown_beside_a_claim(seen, "this instance holds the claim to found the cluster")
+                    .unwrap_or_else(|| Decision::Found {
+                        cluster_uid: last.cluster_uid.clone(),
+                    })
+            }
             Some(cluster) => refuse(
                 format!(
-                    "this instance founded cluster {} and has lost what it had of it",
+                    "this instance founded cluster {} and has lost its data",
                     cluster.cluster_uid
                 ),
-                "terminate this instance: the cluster had nothing to lose, and another control plane founds it again",
+                "terminate this instance: the cluster was not settled, and another control plane founds a new one",
             ),
         };
     }
@@ -250,13 +253,15 @@ fn arrive_early(
         (Holder::Alive(_), Some(cluster)) => return join(cluster),
     };
     if me.role == Role::Worker {
-        return wait(format!("{why}: another control plane has to found it"));
+        return wait(format!(
+            "{why}: another control plane has to found the cluster"
+        ));
     }
     if cluster.is_some()
         && let Some(stopped) = stopped_peers(me, seen).next()
     {
         return wait(format!(
-            "{why}, but the control plane {} is stopped and may have what it founded: start or terminate it",
+            "{why}, but the control plane {} is stopped and may have joined its cluster: start or terminate it",
             stopped.id
         ));
     }
@@ -287,7 +292,7 @@ fn enter(me: &Identity, seen: &Observation, cluster: &Initialized) -> Decision {
                 "no control plane of cluster {}, founded by {}, is left",
                 cluster.cluster_uid, cluster.founder
             ),
-            "restore a backup: `k8s-bootstrap etcd restore --from latest`; or remove the cluster's parameters from the store to found it again",
+            "restore a backup: `k8s-bootstrap etcd restore --from latest`; or remove the cluster's parameters from the store to found a new one",
         );
     }
     join(cluster)
@@ -305,7 +310,7 @@ fn go_on_founding(me: &Identity, seen: &Observation, mine: &str) -> Decision {
     let Some(last) = record.claims.last() else {
         return refuse(
             format!(
-                "this instance began to found cluster {mine}, but the store has no claim of it"
+                "this instance began to found cluster {mine}, but the store has no claim for it"
             ),
             "restore the cluster's parameters, or replace this instance",
         );
@@ -318,10 +323,10 @@ fn go_on_founding(me: &Identity, seen: &Observation, mine: &str) -> Decision {
     }
     refuse(
         format!(
-            "this instance began to found cluster {mine}, but the last claim is {}'s for cluster {}",
+            "this instance began to found cluster {mine}, but {} made the last claim, for cluster {}",
             last.instance, last.cluster_uid
         ),
-        "replace this instance: another one founds the cluster",
+        "replace this instance: another one founds the cluster now",
     )
 }
 
@@ -337,10 +342,11 @@ fn go_on_joining(seen: &Observation, mine: &str) -> Decision {
         Some(cluster) if cluster.cluster_uid == mine => join(cluster),
         Some(cluster) => refuse(
             format!(
-                "this node belongs to cluster {mine}, the store records cluster {} founded by {}",
+                "this node belongs to cluster {mine}, but the store records cluster {}, \
+                 founded by {}",
                 cluster.cluster_uid, cluster.founder
             ),
-            "replace this instance: what it holds is of another cluster",
+            "replace this instance: its data belongs to another cluster",
         ),
         None => refuse(
             format!("this node joined cluster {mine}, but the store no longer records it"),
@@ -360,7 +366,7 @@ fn abandoned(seen: &Observation, cluster_uid: &str) -> Option<String> {
     // The same text however it is known, so that looks agree.
     is_over.then(|| {
         format!(
-            "cluster {cluster_uid} lost its founder {} before it had anything to lose",
+            "cluster {cluster_uid} lost its founder {} before it was settled",
             claim.instance
         )
     })
@@ -382,7 +388,7 @@ fn start_over(seen: &Observation, mine: &str, why: String) -> Decision {
                 "this control plane has data of cluster {mine}, which lost its founder, and {} has founded cluster {} since",
                 successor.instance, successor.cluster_uid
             ),
-            "if nothing of them is needed, terminate this instance or run `k8s-bootstrap reset --yes` here",
+            "if that data is not needed, terminate this instance or run `k8s-bootstrap reset --yes` here",
         ),
         _ => Decision::StartOver { why },
     }
@@ -418,23 +424,25 @@ fn holder(claim: &Claim, seen: &Observation) -> Holder {
     let id = &claim.instance;
     match seen.instances.iter().find(|i| &i.id == id).map(|i| i.state) {
         // Not `shutting-down`: a dying founder may still be writing.
-        Some(InstanceState::Terminated) => {
-            Holder::Gone(format!("{id}, which claimed before, is terminated"))
-        }
+        Some(InstanceState::Terminated) => Holder::Gone(format!(
+            "{id}, which claimed to found the cluster, is terminated"
+        )),
         Some(InstanceState::Stopped) => Holder::Stopped(format!(
             "{id}, which claimed to found the cluster, is stopped"
         )),
         Some(InstanceState::Stopping) => Holder::Away(format!(
             "{id}, which claimed to found the cluster, is stopping"
         )),
-        Some(InstanceState::ShuttingDown) => {
-            Holder::Away(format!("{id}, which claimed before, is shutting down"))
-        }
+        Some(InstanceState::ShuttingDown) => Holder::Away(format!(
+            "{id}, which claimed to found the cluster, is shutting down"
+        )),
         Some(_) => Holder::Alive(format!("{id} is founding the cluster")),
-        None if claim.time + FORGOTTEN < seen.now => {
-            Holder::Forgotten(format!("EC2 has long forgotten {id}, which claimed before"))
-        }
-        None => Holder::Away(format!("{id} claimed; EC2 does not list it yet")),
+        None if claim.time + FORGOTTEN < seen.now => Holder::Forgotten(format!(
+            "EC2 no longer lists {id}, which claimed to found the cluster"
+        )),
+        None => Holder::Away(format!(
+            "{id} claimed to found the cluster; EC2 does not list it yet"
+        )),
     }
 }
 

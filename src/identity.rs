@@ -135,7 +135,7 @@ fn node_name(facts: &InstanceFacts) -> Result<String> {
         return Ok(name);
     }
     Err(Error::refused(format!(
-        "the private DNS name `{given}` of this instance cannot name a Kubernetes node"
+        "the private DNS name `{given}` of this instance is not a valid name of a Kubernetes node"
     ))
     .hint("check domain-name in the DHCP options of the VPC"))
 }
@@ -157,7 +157,7 @@ pub(crate) fn labels(
             .and_then(|()| label::check_allowed_to_kubelets(key))
             .and_then(|()| match labels.get(key) {
                 Some(known) if known != value => {
-                    Err(format!("EC2 says `{known}`, which the agent sets"))
+                    Err(format!("the agent sets it to `{known}`, as EC2 reports"))
                 }
                 _ => Ok(()),
             })
@@ -211,7 +211,7 @@ fn taint(key: &str, text: &str) -> Result<Taint, String> {
 
 fn wrong(kind: &str, key: &str, value: &str, problem: &str) -> Error {
     Error::refused(format!(
-        "the {kind} `{key}` = `{value}` is not possible: {problem}"
+        "the {kind} `{key}` = `{value}` is invalid: {problem}"
     ))
     .hint(format!(
         "correct node.{kind}s.\"{key}\" in the settings or the EC2 tag k8s-bootstrap:{kind}:{key}"

@@ -102,14 +102,14 @@ impl Journal {
             })?;
         if journal.version != VERSION {
             return Err(Error::refused(format!(
-                "the journal {FILE} has version {}, this agent knows version {VERSION}",
+                "the journal {FILE} has version {}, but this agent reads version {VERSION}",
                 journal.version
             ))
             .hint("start the agent version that wrote it"));
         }
         if journal.instance_id != instance_id {
             return Err(Error::refused(format!(
-                "the journal {FILE} was written by {}, this instance is {instance_id}: its disk was made from a node's",
+                "the journal {FILE} was written by {}, but this instance is {instance_id}: its disk is a copy of a node's",
                 journal.instance_id
             ))
             .hint("launch from an image on which the agent never ran"));
@@ -132,7 +132,7 @@ impl Journal {
             return Ok(());
         };
         Err(Error::refused(format!(
-            "a restore that was begun at {begun:.0} has not come to its end"
+            "a restore that was begun at {begun:.0} is not complete"
         ))
         .hint(format!(
             "run it again: k8s-bootstrap etcd restore --from {backup}"
@@ -141,8 +141,8 @@ impl Journal {
 
     /// Writes it atomically.
     pub async fn save(&self, host: &dyn Host) -> Result<()> {
-        let mut bytes =
-            serde_json::to_vec_pretty(self).attempting(|| "cannot form the journal".to_owned())?;
+        let mut bytes = serde_json::to_vec_pretty(self)
+            .attempting(|| "cannot serialize the journal".to_owned())?;
         bytes.push(b'\n');
         host.write(&PathBuf::from(FILE), &bytes, 0o600).await
     }

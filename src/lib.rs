@@ -1,4 +1,4 @@
-//! Turns EC2 instances into a Kubernetes cluster, and keeps it whole.
+//! Turns EC2 instances into a Kubernetes cluster, and keeps it healthy.
 //!
 //! The flow, and the rooms in its order:
 //!

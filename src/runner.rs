@@ -262,7 +262,7 @@ impl Runner {
             warn!(
                 PHASE = phase.name,
                 HINT = error.remedy(),
-                "{}: trying again because {}",
+                "{}: retrying, because {}",
                 phase.name,
                 error.one_line()
             );
@@ -321,7 +321,7 @@ impl Runner {
         match phase.step.check(&self.world).await? {
             State::AsWanted => Ok(()),
             State::Differs(what) => Err(Error::failed(format!(
-                "it was carried out, but verifying finds: {what}"
+                "it was carried out, but its check still finds: {what}"
             ))),
         }
     }
@@ -379,14 +379,14 @@ impl Doubt {
         if agreed < AGREEMENT {
             return Ok(error);
         }
-        let text = format!("every attempt of {} s ended so", agreed.as_secs());
+        let text = format!("every attempt for {} s failed", agreed.as_secs());
         Err(error.for_a_person().during(text))
     }
 }
 
 fn inputs_of(step: &impl Serialize) -> Result<String> {
     let form = serde_json::to_vec(step)
-        .map_err(|cause| Error::failed("cannot form a phase's inputs").because(&cause))?;
+        .map_err(|cause| Error::failed("cannot serialize a phase's inputs").because(&cause))?;
     Ok(hex::encode(Sha256::digest(form)))
 }
 

@@ -26,8 +26,8 @@ pub fn form(
 ) -> Result<String> {
     let unfit = |url: &&String| url.contains(['\'', '\n']) || !is_fetched_over_http(url);
     if let Some(url) = urls.iter().find(unfit) {
-        return Err(Error::usage(format!("`{url}` is no URL to download from"))
-            .hint("an instance fetches it with curl: https://... or http://..., the digest guards both"));
+        return Err(Error::usage(format!("`{url}` is not a URL to download from"))
+            .hint("an instance downloads it with curl: use https://... or http://..., both are verified by the digest"));
     }
     let get: Vec<String> = urls.iter().map(|url| format!("get '{url}'")).collect();
     let script = SCRIPT.replace("@SHA256@", sha256);
@@ -41,7 +41,7 @@ pub fn form(
     };
     if text.len() > LIMIT {
         return Err(Error::usage(format!(
-            "the user-data has {} bytes, EC2 takes {LIMIT}",
+            "the user-data has {} bytes, but EC2 accepts at most {LIMIT}",
             text.len()
         ))
         .hint("gzip it (the agent and cloud-init unpack it), or put the settings into the image as /etc/k8s-bootstrap/config.toml"));
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_arrive_as_the_agent_reads_them() {
+    fn the_agent_reads_the_same_settings() {
         let text = form(
             &urls(),
             "00",
@@ -110,9 +110,12 @@ mod tests {
     }
 
     #[test]
-    fn more_than_ec2_takes_is_refused() {
+    fn user_data_beyond_ec2s_limit_is_refused() {
         let config = format!("# {}\n", "x".repeat(LIMIT));
         let error = form(&urls(), "00", None, Some(&config)).unwrap_err();
-        assert!(error.to_string().contains("EC2 takes 16384"), "{error}");
+        assert!(
+            error.to_string().contains("EC2 accepts at most 16384"),
+            "{error}"
+        );
     }
 }

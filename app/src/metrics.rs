@@ -42,7 +42,7 @@ impl Default for Metrics {
         );
         registry.register(
             "visits_pages_uncounted",
-            "Index pages answered without a number, as Redis was away",
+            "Index pages answered without a number, because Redis did not answer",
             metrics.uncounted.clone(),
         );
         registry.register(

@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn thousands_are_set_apart() {
+    fn thousands_are_separated_by_commas() {
         for (number, text) in [
             (0, "0"),
             (999, "999"),
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn the_number_stands_once_for_programs_and_once_for_people() {
+    fn the_number_is_shown_once_for_programs_and_once_for_people() {
         let page = Pages::new("pod-a", "node-b").unwrap().counted(1_234_567);
         assert!(
             page.contains(r#"<data id="visits" value="1234567">1,234,567</data>"#),
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_without_a_number_says_why_and_what_is_kept() {
+    fn a_page_without_a_number_shows_why_and_what_is_kept() {
         let page = Pages::new("pod-a", "node-b").unwrap().kept(1_042);
         assert!(!page.contains(r#"id="visits""#), "{page}");
         assert!(
@@ -166,13 +166,13 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_cannot_write_markup() {
+    fn a_pods_name_cannot_inject_markup() {
         let page = Pages::new("<script>", "n").unwrap().counted(1);
         assert!(!page.contains("<script"), "{page}");
     }
 
     #[test]
-    fn the_page_is_as_long_as_the_one_that_it_is_measured_against() {
+    fn the_page_is_as_long_as_the_one_that_it_is_benchmarked_against() {
         let length = Pages::new("backend-7d9c5b6f4-x2x9k", "ip-10-0-1-23")
             .unwrap()
             .counted(12_345)

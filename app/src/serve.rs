@@ -27,9 +27,9 @@ const LAST_COUNT: Duration = Duration::from_secs(3);
 /// # Errors One line that says what failed.
 pub async fn serve(settings: Settings) -> Result<(), String> {
     let mut terminate =
-        signal(SignalKind::terminate()).map_err(|e| format!("cannot await SIGTERM: {e}"))?;
+        signal(SignalKind::terminate()).map_err(|e| format!("cannot handle SIGTERM: {e}"))?;
     let mut interrupt =
-        signal(SignalKind::interrupt()).map_err(|e| format!("cannot await SIGINT: {e}"))?;
+        signal(SignalKind::interrupt()).map_err(|e| format!("cannot handle SIGINT: {e}"))?;
     let metrics = Arc::new(Metrics::default());
     let (counter, counting) = Counter::start(
         Redis::new(settings.redis),
@@ -47,7 +47,7 @@ pub async fn serve(settings: Settings) -> Result<(), String> {
     });
     let listener = TcpListener::bind(settings.listen).await.map_err(|cause| {
         format!(
-            "cannot listen on {}: {cause}; another program has the port, or choose one by LISTEN",
+            "cannot listen on {}: {cause}; stop the program that uses the port, or set LISTEN to another one",
             settings.listen
         )
     })?;
@@ -77,7 +77,7 @@ pub async fn serve(settings: Settings) -> Result<(), String> {
     site.leaving.store(true, Ordering::Relaxed);
     tracing::info!(
         seconds = settings.drain.as_secs(),
-        "leaving; still answering"
+        "shutting down; still answering"
     );
     sleep(settings.drain).await;
     close.send_replace(true);
@@ -93,9 +93,9 @@ pub async fn serve(settings: Settings) -> Result<(), String> {
     let kept = state.borrow().kept;
     if last.is_err() && kept > 0 {
         return Err(format!(
-            "{kept} visits are lost: Redis did not answer within {LAST_COUNT:?} of the end"
+            "{kept} visits are lost: Redis did not answer within {LAST_COUNT:?} at shutdown"
         ));
     }
-    tracing::info!("all answers given and all visits counted");
+    tracing::info!("all requests are answered and all visits counted");
     Ok(())
 }

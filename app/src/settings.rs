@@ -77,16 +77,19 @@ struct Entry {
 
 impl Entry {
     fn address(&self) -> Result<SocketAddr, String> {
-        self.text
-            .parse()
-            .map_err(|_| self.wrong("is no address", "write ADDRESS:PORT, such as 0.0.0.0:8080"))
+        self.text.parse().map_err(|_| {
+            self.wrong(
+                "is not an address",
+                "write ADDRESS:PORT, such as 0.0.0.0:8080",
+            )
+        })
     }
 
     /// Errors do not contain the text: it may hold a password.
     fn redis(&self) -> Result<redis::Client, String> {
         redis::Client::open(self.text.as_str()).map_err(|cause| {
             format!(
-                "{} is no address of a Redis server ({cause}): write redis://HOST:PORT; TLS (rediss://) is not built in",
+                "{} is not the address of a Redis server ({cause}): write redis://HOST:PORT; TLS (rediss://) is not built in",
                 self.name
             )
         })
@@ -96,7 +99,7 @@ impl Entry {
         match self.text.parse() {
             Ok(number) if range.contains(&number) => Ok(number),
             _ => Err(self.wrong(
-                "is no such number",
+                "is not a valid number",
                 &format!("write one from {} to {}", range.start(), range.end()),
             )),
         }
@@ -104,7 +107,7 @@ impl Entry {
 
     fn printable(&self) -> Result<String, String> {
         if self.text.chars().any(char::is_control) {
-            return Err(self.wrong("holds a control character", "write a plain name"));
+            return Err(self.wrong("contains a control character", "write a plain name"));
         }
         Ok(self.text.clone())
     }
@@ -127,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_set_gives_the_defaults() {
+    fn unset_variables_have_defaults() {
         let settings = read(&[("LISTEN", "")]).unwrap();
         assert_eq!(settings.listen, "0.0.0.0:8080".parse().unwrap());
         assert_eq!(settings.redis_timeout, Duration::from_millis(500));
@@ -136,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pod_is_named_by_itself_or_by_its_host() {
+    fn the_pods_name_defaults_to_the_host_name() {
         assert_eq!(read(&[("HOSTNAME", "h")]).unwrap().pod, "h");
         assert_eq!(
             read(&[("HOSTNAME", "h"), ("POD_NAME", "p")]).unwrap().pod,
@@ -145,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn all_that_is_wrong_is_said_at_once_and_no_password() {
+    fn all_errors_are_reported_at_once_and_no_password() {
         let errors = read(&[
             ("LISTEN", "8080"),
             ("REDIS_URL", "http://user:secret@redis"),
@@ -157,10 +160,10 @@ mod tests {
         assert_eq!(errors.len(), 5, "{errors:#?}");
         assert_eq!(
             errors[0],
-            "LISTEN=\"8080\" is no address: write ADDRESS:PORT, such as 0.0.0.0:8080"
+            "LISTEN=\"8080\" is not an address: write ADDRESS:PORT, such as 0.0.0.0:8080"
         );
         assert!(
-            errors[1].starts_with("REDIS_URL is no address"),
+            errors[1].starts_with("REDIS_URL is not the address"),
             "{errors:#?}"
         );
         assert!(!errors.concat().contains("secret"), "{errors:#?}");

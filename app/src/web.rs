@@ -80,7 +80,7 @@ async fn architecture(Shared(site): Sharing) -> Response {
 async fn ready(Shared(site): Sharing) -> (StatusCode, String) {
     let link = site.counter.state().borrow().link.clone();
     match link {
-        _ if site.leaving.load(Ordering::Relaxed) => unready("leaving".to_owned()),
+        _ if site.leaving.load(Ordering::Relaxed) => unready("shutting down".to_owned()),
         Link::Up => (StatusCode::OK, "ok\n".to_owned()),
         Link::Connecting => unready("Redis: connecting".to_owned()),
         Link::Down(why) => unready(format!("Redis: {why}")),
@@ -91,7 +91,7 @@ async fn ready(Shared(site): Sharing) -> (StatusCode, String) {
 /// /readyz for readiness, an outage of Redis would take every page away.
 async fn serving(Shared(site): Sharing) -> (StatusCode, String) {
     match site.counter.state().borrow().link {
-        _ if site.leaving.load(Ordering::Relaxed) => unready("leaving".to_owned()),
+        _ if site.leaving.load(Ordering::Relaxed) => unready("shutting down".to_owned()),
         Link::Connecting => unready("Redis: connecting".to_owned()),
         Link::Up | Link::Down(_) => (StatusCode::OK, "ok\n".to_owned()),
     }

@@ -176,7 +176,7 @@ fn wrong_settings_end_it_with_a_line_for_each() {
     let (status, said) = App::refuses(&[("LISTEN", "here"), ("REDIS_URL", "there")]);
     assert_eq!(status.code(), Some(2));
     assert_eq!(said.lines().count(), 2, "{said}");
-    assert!(said.contains("LISTEN=\"here\" is no address"), "{said}");
+    assert!(said.contains("LISTEN=\"here\" is not an address"), "{said}");
 }
 
 #[test]

@@ -19,5 +19,5 @@ pub fn read_text(path: &Path) -> Result<String> {
 
 /// The running binary, byte for byte.
 pub fn own_binary() -> Result<Vec<u8>> {
-    std::fs::read("/proc/self/exe").attempting(|| "cannot read this very binary".to_owned())
+    std::fs::read("/proc/self/exe").attempting(|| "cannot read the agent's own binary".to_owned())
 }

@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_sleep_lasts_as_long_as_asked() {
+    async fn a_sleep_lasts_as_long_as_requested() {
         let before = tokio::time::Instant::now();
         SystemClock.sleep(Duration::from_secs(90)).await;
         assert_eq!(before.elapsed().as_secs(), 90);

@@ -93,7 +93,7 @@ impl Commands for LocalCommands {
                 command.deadline.as_secs_f32(),
                 said.lines()
                     .last()
-                    .map(|last| format!("; its last words: {last}"))
+                    .map(|last| format!("; its last output: {last}"))
                     .unwrap_or_default()
             )));
         };
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_failing_program_is_an_output_and_says_why_when_success_is_required() {
+    async fn a_failing_program_returns_output_and_reports_why_if_success_is_required() {
         let command = shell("echo fine; echo broken >&2; exit 7");
         let output = LocalCommands::new().run(command.clone()).await.unwrap();
         assert_eq!((output.status, output.stdout.as_str()), (7, "fine\n"));
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_program_that_does_not_exist_is_told_apart_from_one_that_fails() {
+    async fn a_missing_program_is_distinguished_from_a_failing_one() {
         let error = LocalCommands::new()
             .run(Command::new("/nowhere/kubeadm", ["init"]))
             .await
@@ -271,7 +271,7 @@ mod tests {
         assert!(
             error
                 .one_line()
-                .contains("did not end within 0.3 s and was killed; its last words: stuck"),
+                .contains("did not end within 0.3 s and was killed; its last output: stuck"),
             "{error}"
         );
         let pid: i32 = std::fs::read_to_string(file)
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_run_that_nobody_awaits_any_more_is_killed_with_its_children() {
+    async fn a_cancelled_run_is_killed_with_its_children() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("pid");
         let script = format!("sleep 60 & echo $! > {}; wait", file.display());
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_the_end_of_a_flood_is_kept() {
+    async fn only_the_end_of_a_long_output_is_kept() {
         let output = LocalCommands::new()
             .run(shell(
                 "head -c 1000000 /dev/zero | tr '\\0' x; echo; echo end",
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_program_prints_is_logged_at_no_level() {
+    async fn the_output_of_a_program_is_never_logged() {
         let said = Said::default();
         let writer = said.clone();
         let subscriber = tracing_subscriber::fmt()
@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_signal_counts_as_in_a_shell() {
+    async fn a_killed_program_has_the_exit_status_of_a_shell() {
         let output = LocalCommands::new().run(shell("kill -9 $$")).await.unwrap();
         assert_eq!(output.status, 137);
     }

@@ -120,7 +120,7 @@ impl Host for LocalHost {
     async fn exists(&self, path: &Path) -> Result<bool> {
         match tokio::fs::try_exists(self.place(path)?).await {
             Err(cause) if is_absent(&cause) => Ok(false),
-            found => found.attempting(|| format!("cannot look for {}", path.display())),
+            found => found.attempting(|| format!("cannot check whether {} exists", path.display())),
         }
     }
 
@@ -156,7 +156,7 @@ impl Host for LocalHost {
             })
         })
         .await
-        .attempting(|| "cannot learn the facts of this machine".to_owned())
+        .attempting(|| "cannot determine the properties of this machine".to_owned())
     }
 
     async fn port_in_use(&self, port: u16) -> Result<bool> {
@@ -224,7 +224,7 @@ pub(super) fn on_disk<T>(outcome: io::Result<T>, path: &Path) -> Result<T> {
                 error.hint("the disk is full: free some space or give the instance a larger volume")
             }
             io::ErrorKind::ReadOnlyFilesystem => {
-                error.hint("the file system is read-only: see `dmesg` for errors of the disk")
+                error.hint("the file system is read-only: see `dmesg` for disk errors")
             }
             _ => error,
         }

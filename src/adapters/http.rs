@@ -92,7 +92,7 @@ fn roots(native: CertificateResult) -> RootCertStore {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().cloned());
     for error in &native.errors {
-        tracing::warn!(%error, "cannot read a part of the machine's trusted certificates");
+        tracing::warn!(%error, "cannot read some of the machine's trusted certificates");
     }
     let (_, unusable) = roots.add_parsable_certificates(native.certs);
     if unusable > 0 {
@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_client_names_itself() {
+    async fn a_client_sends_its_user_agent() {
         let server = MockServer::start().await;
         Mock::given(matchers::header("user-agent", USER_AGENT))
             .respond_with(ResponseTemplate::new(204))
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_bundle_costs_its_own_certificates_only() {
+    fn a_broken_bundle_loses_only_its_own_certificates() {
         let folder = tempfile::tempdir().unwrap();
         let bundle = folder.path().join("ca-certificates.crt");
         let trusted = |content: &str| {
@@ -167,7 +167,7 @@ mod tests {
 
     /// The environment belongs to the process, so this test runs itself in a child process.
     #[tokio::test]
-    async fn proxy_variables_count_except_for_the_metadata_service() {
+    async fn proxy_variables_apply_except_to_the_metadata_service() {
         if std::env::var_os(BEHIND_A_PROXY).is_some() {
             return behind_a_proxy().await;
         }
@@ -177,7 +177,7 @@ mod tests {
             .expect(2)
             .mount(&proxy)
             .await;
-        let this = "adapters::http::tests::proxy_variables_count_except_for_the_metadata_service";
+        let this = "adapters::http::tests::proxy_variables_apply_except_to_the_metadata_service";
         let child = tokio::process::Command::new(std::env::current_exe().unwrap())
             .args(["--exact", this])
             .env(BEHIND_A_PROXY, "yes")
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_server_that_never_answers_ends_in_a_time_out() {
+    async fn a_server_that_never_answers_times_out() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(async move {

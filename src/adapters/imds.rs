@@ -65,10 +65,10 @@ impl Imds {
     pub fn at(base: &str, clients: &Clients, clock: Arc<dyn Clock>) -> Result<Self> {
         let base: Url = base
             .parse()
-            .requiring(|| format!("the metadata service's address `{base}` is no URL"))?;
+            .requiring(|| format!("the metadata service's address `{base}` is not a URL"))?;
         if base.cannot_be_a_base() {
             return Err(Error::refused(format!(
-                "the metadata service's address `{base}` is no http URL"
+                "the metadata service's address `{base}` is not an http URL"
             )));
         }
         Ok(Self {
@@ -199,7 +199,7 @@ impl Imds {
             let Some(pause) = retries.next_pause(clock) else {
                 return Err(missed);
             };
-            tracing::debug!(error = %missed.one_line(), "trying the metadata service again");
+            tracing::debug!(error = %missed.one_line(), "retrying the metadata service");
             clock.sleep(pause).await;
         }
     }
@@ -210,17 +210,14 @@ impl Imds {
             Err(Missing) => return Ok(Err(Missing)),
         };
         let text = String::from_utf8(content)
-            .attempting(|| format!("{} is no UTF-8 text", self.url(path)))?;
+            .attempting(|| format!("{} is not UTF-8 text", self.url(path)))?;
         Ok(Ok(text))
     }
 
     /// The content of a path that every instance has.
     async fn required_text(&self, path: &[&str]) -> Result<String> {
         self.text(path).await?.map_err(|Missing| {
-            Error::failed(format!(
-                "the metadata service does not know {}",
-                self.url(path)
-            ))
+            Error::failed(format!("the metadata service has no {}", self.url(path)))
         })
     }
 
@@ -229,7 +226,7 @@ impl Imds {
         let text = self.required_text(&path).await?;
         serde_json::from_str(&text).attempting(|| {
             format!(
-                "{} is not the instance identity document as EC2 gives it",
+                "{} is not an EC2 instance identity document",
                 self.url(&path)
             )
         })
@@ -312,7 +309,7 @@ impl Metadata for Imds {
         let interruption = match self.text(&interruption).await? {
             Ok(text) => Some(
                 serde_json::from_str(&text)
-                    .attempting(|| format!("spot/instance-action says `{text}`"))?,
+                    .attempting(|| format!("cannot read spot/instance-action `{text}`"))?,
             ),
             Err(Missing) => None,
         };

@@ -54,7 +54,7 @@ fn filter(asked: Option<&str>) -> (Targets, Option<String>) {
         Some(Err(cause)) => (
             usual(),
             Some(format!(
-                "{VARIABLE} is ignored, since it cannot be read: {cause}"
+                "{VARIABLE} is ignored because it is invalid: {cause}"
             )),
         ),
     }
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_target_has_the_level_that_was_asked_for() {
+    fn each_target_has_the_requested_level() {
         let (filter, mistake) = filter(Some("warn,k8s_bootstrap=debug"));
         assert_eq!(mistake, None);
         assert!(filter.would_enable("k8s_bootstrap::agent", &Level::DEBUG));
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mistake_is_told_and_changes_nothing() {
+    fn an_invalid_filter_is_reported_and_the_default_applies() {
         let (filter, mistake) = filter(Some("k8s_bootstrap=loud"));
         assert!(mistake.is_some_and(|said| said.contains(VARIABLE)));
         assert!(filter.would_enable("k8s_bootstrap::agent", &Level::INFO));

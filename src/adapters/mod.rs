@@ -4,7 +4,7 @@
 #![allow(
     clippy::disallowed_methods,
     clippy::disallowed_types,
-    reason = "the room for it"
+    reason = "this room does the I/O"
 )]
 
 pub mod archive;

@@ -33,7 +33,7 @@ impl Server {
             .await
             .attempting(|| format!("cannot listen on {address} for /readyz and /metrics"));
         let listener = listener.map_err(|error| {
-            error.hint("another program has the port, or choose one by report.listen")
+            error.hint("another program may use the port: stop it, or set another report.listen")
         })?;
         Ok(Self(listener))
     }
@@ -64,10 +64,13 @@ pub async fn ask(host: &dyn Host, clients: &Clients) -> Result<Status> {
     let not_running =
         "is it running? `systemctl status k8s-bootstrap`, `journalctl -u k8s-bootstrap`";
     let address = remembered(host).await?.ok_or_else(|| {
-        Error::failed(format!("the agent has left no address in {ADDRESS_FILE}")).hint(not_running)
+        Error::failed(format!(
+            "the agent has recorded no address in {ADDRESS_FILE}"
+        ))
+        .hint(not_running)
     })?;
     let url = format!("http://{address}/status");
-    let attempt = || format!("cannot ask the agent at {url}");
+    let attempt = || format!("cannot query the agent at {url}");
     let answer = clients
         .metadata()?
         .get(&url)

@@ -61,9 +61,9 @@ impl Agent {
         }
         match Journal::forget(self.world.host.as_ref()).await {
             Ok(()) => {
-                info!("nothing of that cluster is left here");
+                info!("all data of that cluster is removed from this node");
                 Error::failed(format!(
-                    "{why}: nothing of it is left here, the next start of the agent decides again"
+                    "{why}: its data is removed from this node; the agent decides again at its next start"
                 ))
             }
             Err(error) => error.during("cannot start over"),

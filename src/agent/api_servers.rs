@@ -67,7 +67,7 @@ pub fn seen(me: &Identity, seen: &Observation) -> Vec<SocketAddr> {
 /// Keeps them across restarts.
 pub async fn remember(host: &dyn Host, servers: &[SocketAddr]) -> Result<()> {
     let list = serde_json::to_vec(servers)
-        .attempting(|| "cannot form the list of API servers".to_owned())?;
+        .attempting(|| "cannot serialize the list of API servers".to_owned())?;
     host.write(Path::new(FILE), &list, 0o600).await
 }
 
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_balancer_learns_the_control_planes_and_keeps_them_when_ec2_lists_none() {
+    async fn the_balancer_gets_the_control_planes_and_keeps_them_when_ec2_lists_none() {
         let fake = FakeWorld::new();
         let me = worker("i-1");
         let peer = control_plane("i-2");
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn before_ec2_has_answered_a_node_knows_itself_and_whom_it_saw_before() {
+    async fn before_ec2_answers_the_servers_are_this_node_and_the_remembered_ones() {
         let fake = FakeWorld::new();
         let known = async |me: &Identity| known(me, fake.host.as_ref()).await.unwrap();
         let (me, worker) = (control_plane("i-1"), worker("i-3"));
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn only_this_instances_own_node_that_goes_by_the_balancer_is_in_use() {
+    async fn only_a_node_of_this_instance_that_uses_the_balancer_is_in_use() {
         let fake = FakeWorld::new();
         let host = fake.host.as_ref();
         let in_use = async |instance| in_use(host, instance).await.unwrap();
@@ -155,6 +155,6 @@ mod tests {
         fake.files.put(paths::KUBELET_CONF, by("127.0.0.1:7443"));
         assert_eq!(in_use(None).await, Some(seen));
         fake.files.delete(FILE);
-        assert_eq!(in_use(None).await, None, "nobody was seen yet");
+        assert_eq!(in_use(None).await, None, "no server was seen yet");
     }
 }

@@ -80,7 +80,7 @@ impl Agent {
     async fn choose_cluster(&self, before_claim: &[String]) -> Result<Choice> {
         // The adapter retries throttling by itself, so the first answer can take a while.
         self.reporter
-            .message("asking EC2 and the store for the cluster");
+            .message("looking for the cluster in EC2 and the store");
         let (notes, news) = Notes::new();
         let deadline = Duration::from_secs(self.settings.deadlines.peers);
         let agreement = Mutex::default();
@@ -122,7 +122,9 @@ impl Agent {
             };
             let (origin, cluster_uid) = match decision {
                 Decision::Claim { .. } if !self.runner.hold(before_claim) => {
-                    notes.waiting_for("this machine is being prepared; then it claims to found");
+                    notes.waiting_for(
+                        "preparing this machine before it claims to found the cluster",
+                    );
                     self.runner.until_hold(before_claim).await;
                     continue;
                 }

@@ -95,7 +95,9 @@ impl Agent {
                 Ok(notices) => {
                     trouble = None;
                     if notices.rebalance && !rebalance {
-                        info!("the spot market may take this instance back soon");
+                        info!(
+                            "this spot instance may be interrupted soon: EC2 recommends rebalancing"
+                        );
                     }
                     rebalance = notices.rebalance;
                     let hooks = if notices.terminated_by_group {
@@ -114,7 +116,7 @@ impl Agent {
                 Err(error) => {
                     let line = error.one_line();
                     if trouble.as_ref() != Some(&line) {
-                        warn!(HINT = error.remedy(), "no notices: {line}");
+                        warn!(HINT = error.remedy(), "cannot read EC2's notices: {line}");
                     }
                     trouble = Some(line);
                 }
@@ -138,7 +140,10 @@ impl Agent {
     /// Drains and leaves, phase by phase, within the time that the notice gives.
     pub async fn leave(&self, notice: &Notice) {
         let why = notice.why.as_str();
-        info!("{why}: this node leaves, in {} s at most", notice.seconds);
+        info!(
+            "{why}: this node leaves the cluster within {} s",
+            notice.seconds
+        );
         let clock = &self.world.clock;
         self.reporter.stage(Stage::Leaving, why, clock.now());
         let end = clock.elapsed() + Duration::from_secs(notice.seconds) + MARGIN;
@@ -151,7 +156,7 @@ impl Agent {
                 warn!(HINT = error.remedy(), "{}", error.one_line());
             }
         }
-        info!("this node has left");
+        info!("this node has left the cluster");
     }
 }
 

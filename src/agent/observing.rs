@@ -76,7 +76,7 @@ impl Agent {
         let written = record::write_again(store, &seen.record, settled).await?;
         if written > 0 {
             warn!(
-                "the store had lost {written} keys of cluster {}: they are written again",
+                "wrote {written} keys of cluster {} again that the store had lost",
                 settled.cluster_uid()
             );
         }

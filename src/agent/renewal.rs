@@ -82,7 +82,7 @@ mod tests {
     use crate::testing::{FakeWorld, Pki, control_plane, settings};
 
     #[test]
-    fn an_ending_authority_is_warned_about_once_a_day() {
+    fn an_expiring_ca_is_warned_about_once_a_day() {
         let inventory = Inventory::of(&Pki::new().on_disk());
         let mut upkeep = Warnings::default();
         let now: Timestamp = "2035-06-01T00:00:00Z".parse().unwrap();
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn while_another_renews_nothing_is_touched() {
+    async fn nothing_is_renewed_while_another_control_plane_renews() {
         let fake = FakeWorld::new().with_certificates(&Pki::between(
             "2026-01-01T00:00:00Z",
             "2026-12-01T00:00:00Z",

@@ -27,7 +27,7 @@ impl Agent {
             let trouble = self.settle_if_used().await.err();
             let trouble = trouble.map(|error| error.one_line());
             if let Some(line) = trouble.as_ref().filter(|_| trouble != said) {
-                warn!("cannot tell whether the cluster is used: {line}");
+                warn!("cannot tell whether the cluster is in use: {line}");
             }
             said = trouble;
         }
@@ -60,7 +60,7 @@ impl Agent {
             time: now,
         };
         record::settle(store, &settled).await?;
-        info!("the cluster is settled before its founder is done, because {why}");
+        info!("settled the cluster before its founder finished, because {why}");
         Ok(())
     }
 }
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_running_pod_outside_the_namespaces_of_kubernetes_and_of_addons_is_a_users() {
+    fn a_running_pod_outside_kubernetes_and_addon_namespaces_is_a_users() {
         let namespaces = [namespace("visits", Some("visits")), namespace("shop", None)];
         for (pod, expected) in [
             (pod("default", "Running"), Some("default/web")),
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_cluster_settles_with_the_first_pod_of_a_user() {
+    async fn a_cluster_is_settled_by_the_first_pod_of_a_user() {
         let (fake, agent) = founding().await;
         let minutes = Duration::from_mins(50);
         assert!(!is_settled_within(&fake, &agent, minutes).await);
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_cluster_settles_after_an_hour_whatever_its_addons_do() {
+    async fn a_cluster_is_settled_after_an_hour_whatever_its_addons_do() {
         let (fake, agent) = founding().await;
         fake.cluster.down(true);
         let almost = Duration::from_mins(59);

@@ -10,7 +10,7 @@ use crate::{
     certificates::Inventory,
     error::{Error, Result},
     leader::{
-        addons, departed, dns, healing::Healing, maintenance::Maintenance, snapshots::Schedule,
+        addons, dns, healing::Healing, left_nodes, maintenance::Maintenance, snapshots::Schedule,
     },
     plan::{self, decommission::Notice},
     ports::Role,
@@ -132,7 +132,7 @@ impl Agent {
         let mut cycles = self.every(schedules::LEFT_NODES);
         loop {
             cycles.tick().await;
-            if let Err(error) = departed::cycle(&self.world, &self.me.instance_id).await {
+            if let Err(error) = left_nodes::cycle(&self.world, &self.me.instance_id).await {
                 warn!(HINT = error.remedy(), "{}", error.one_line());
             }
         }
@@ -301,7 +301,7 @@ impl Agent {
             ),
             Ok(None) => (
                 Stage::Degraded,
-                format!("the cluster has no node {node} any more"),
+                format!("the cluster no longer has the node {node}"),
             ),
             Err(_) if self.api_health.all_dead() => {
                 let servers = self.api_servers.borrow();

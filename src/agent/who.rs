@@ -88,7 +88,7 @@ async fn itself(ec2: &dyn Ec2, facts: &InstanceFacts) -> Result<Instance> {
     let id = &facts.instance_id;
     let listed = ec2.by_ids(&[id.as_str()]).await;
     let listed = listed.map_err(|error| {
-        error.during("cannot ask EC2 for this instance's tags and private DNS name")
+        error.during("cannot read this instance's tags and private DNS name from EC2")
     })?;
     let mut listed = listed.into_iter();
     listed
@@ -99,7 +99,7 @@ async fn itself(ec2: &dyn Ec2, facts: &InstanceFacts) -> Result<Instance> {
 fn private_dns_name(instance: &Instance) -> Result<String> {
     instance.private_dns_name.clone().ok_or_else(|| {
         Error::failed(format!(
-            "EC2 gives {} no private DNS name yet, which names its node",
+            "EC2 lists no private DNS name of {} yet; its node is named after it",
             instance.id
         ))
     })
@@ -114,8 +114,8 @@ pub async fn remember_name(host: &dyn Host, me: &Identity) -> Result<()> {
         instance: me.instance_id.clone(),
         name: me.node_name.clone(),
     };
-    let text = serde_json::to_vec(&named)
-        .attempting(|| "cannot form the record of the node's name".to_owned())?;
+    let text =
+        serde_json::to_vec(&named).attempting(|| "cannot serialize the node's name".to_owned())?;
     host.write(Path::new(FILE), &text, 0o600).await
 }
 
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn tags_that_the_metadata_lack_come_from_ec2() {
+    async fn tags_that_the_metadata_lack_are_read_from_ec2() {
         for offered in [None, Some(&[][..]), Some(&[CLUSTER][..])] {
             let fake = FakeWorld::new();
             fake.metadata.tagged(offered.map(owned));
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_tag_that_ec2_lacks_too_is_refused_until_it_is_there() {
+    async fn a_tag_that_ec2_lacks_too_is_refused_until_it_is_added() {
         let fake = FakeWorld::new();
         fake.metadata.tagged(None);
         listed(&fake, Some(NAME), &[CLUSTER]);
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_node_is_named_as_ec2_says_and_not_by_the_dhcp_options() {
+    async fn the_node_name_comes_from_ec2_and_not_from_the_dhcp_options() {
         let fake = FakeWorld::new();
         fake.metadata.tagged(Some(owned(&[CLUSTER, ROLE])));
         fake.metadata.named("ip-10-0-0-1.corp.example");
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_node_that_has_its_name_starts_again_without_ec2() {
+    async fn a_node_with_a_stored_name_restarts_without_ec2() {
         let fake = FakeWorld::new();
         fake.metadata.tagged(Some(owned(&[CLUSTER, ROLE])));
         listed(&fake, Some(NAME), &[]);

@@ -94,14 +94,14 @@ pub fn can_sign(authority: &Certificate, now: Timestamp) -> Result<()> {
     let name = authority.name;
     if now < authority.not_before {
         return Err(Error::failed(format!(
-            "certificates cannot be renewed: it is {now:.0} by this machine's clock, before {name} was made ({})",
+            "certificates cannot be renewed: this machine's clock shows {now:.0}, before {name} was issued ({})",
             authority.not_before
         ))
         .hint("the clock is wrong: `timedatectl`, `chronyc tracking`"));
     }
     if now >= authority.not_after {
         return Err(Error::refused(format!(
-            "certificates cannot be renewed: {name} ended at {}",
+            "certificates cannot be renewed: {name} expired at {}",
             authority.not_after
         ))
         .hint("renew the CA: docs/operations.md, \"The CA's own end\""));
@@ -122,10 +122,10 @@ pub fn ending_authorities(inventory: &Inventory, now: Timestamp) -> Vec<String> 
             (left <= ahead).then(|| {
                 let (name, end) = (authority.name, authority.not_after);
                 if left.is_negative() {
-                    format!("the certificate authority {name} ended at {end}: nothing that it signed is accepted")
+                    format!("the certificate authority {name} expired at {end}: nothing that it signed is accepted")
                 } else {
                     format!(
-                        "the certificate authority {name} ends at {end}, in {} days: it must be renewed before",
+                        "the certificate authority {name} expires at {end}, in {} days: renew it before then",
                         left.as_hours() / 24
                     )
                 }
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn all_that_kubeadm_makes_is_due_and_neither_authorities_nor_kubelets() {
+    fn kubeadms_certificates_are_due_but_no_authority_and_no_kubelets() {
         let due = due(&inventory(), YEAR, at("2026-12-01T00:00:00Z")).unwrap();
         let names: Vec<&str> = due.iter().map(|(name, _)| *name).collect();
         assert_eq!(names.len(), 10);
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_one_is_due_at_any_time() {
+    fn a_broken_certificate_is_due_at_any_time() {
         let mut inventory = inventory();
         inventory
             .certificates
@@ -223,20 +223,20 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_renewed_by_a_wrong_clock_or_by_an_authority_that_has_ended() {
+    fn nothing_is_renewed_with_a_wrong_clock_or_an_expired_authority() {
         let before = due(&inventory(), YEAR, at("1970-01-01T00:00:10Z")).unwrap_err();
         assert_eq!(before.kind(), Kind::Failed);
         assert!(
-            before.one_line().contains("before etcd-ca was made"),
+            before.one_line().contains("before etcd-ca was issued"),
             "{before}"
         );
         let after = due(&inventory(), YEAR, at("2050-01-01T00:00:00Z")).unwrap_err();
         assert_eq!(after.kind(), Kind::Refused);
-        assert!(after.one_line().contains("etcd-ca ended"), "{after}");
+        assert!(after.one_line().contains("etcd-ca expired"), "{after}");
     }
 
     #[test]
-    fn a_leaf_that_ends_with_its_authority_gains_nothing_by_a_renewal() {
+    fn a_leaf_that_expires_with_its_authority_is_not_renewed() {
         let mut inventory = inventory();
         let end = inventory.get("apiserver").unwrap().not_after;
         for certificate in &mut inventory.certificates {
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn an_authoritys_end_is_said_a_year_ahead() {
+    fn the_expiry_of_an_authority_is_announced_a_year_ahead() {
         let inventory = inventory();
         // The tests' authorities end in 2036.
         assert!(ending_authorities(&inventory, at("2034-12-30T00:00:00Z")).is_empty());
@@ -257,9 +257,9 @@ mod tests {
         assert_eq!(said.len(), 3);
         assert_eq!(
             said[0],
-            "the certificate authority ca ends at 2036-01-01T00:00:00Z, in 364 days: it must be renewed before"
+            "the certificate authority ca expires at 2036-01-01T00:00:00Z, in 364 days: renew it before then"
         );
         let said = ending_authorities(&inventory, at("2036-01-02T00:00:00Z"));
-        assert!(said[0].contains("ended at"), "{}", said[0]);
+        assert!(said[0].contains("expired at"), "{}", said[0]);
     }
 }

@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_interrupted_write_leaves_is_broken() {
+    fn a_half_written_certificate_is_broken() {
         let whole = files(&year());
         let other = files(&year());
         let apiserver = PathBuf::from("/etc/kubernetes/pki/apiserver.crt");
@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kubeconfig_with_a_certificate_of_its_own_counts_until_the_kubelet_has_one() {
+    fn a_certificate_embedded_in_kubelet_conf_is_listed() {
         let pki = year();
         let mut files = files(&pki);
         let conf = PathBuf::from("/etc/kubernetes/kubelet.conf");

@@ -74,13 +74,13 @@ fn show(inventory: &Inventory, now: Timestamp, as_json: bool) -> Result<()> {
         "broken": inventory.broken,
     });
     let text = serde_json::to_string_pretty(&text);
-    print(&text.attempting(|| "cannot form the certificates".to_owned())?)
+    print(&text.attempting(|| "cannot serialize the certificates".to_owned())?)
 }
 
 fn table(inventory: &Inventory, now: Timestamp) -> String {
     let mut text = format!(
         "{:<24}  {:<20}  {:<10}  {:<10}  {}\n",
-        "NAME", "ENDS", "LEFT", "RENEWED BY", "FILE"
+        "NAME", "EXPIRES", "LEFT", "RENEWED BY", "FILE"
     );
     for certificate in &inventory.certificates {
         let _ = writeln!(
@@ -117,7 +117,7 @@ mod tests {
     use crate::testing::Pki;
 
     #[test]
-    fn the_table_says_what_ends_when_and_who_renews_it() {
+    fn the_table_shows_what_expires_when_and_who_renews_it() {
         let pki = Pki::between("2026-01-01T00:00:00Z", "2027-01-01T00:00:00Z");
         let mut inventory = Inventory::of(&pki.on_disk());
         inventory
@@ -127,7 +127,7 @@ mod tests {
         let now = "2026-12-30T13:00:00Z".parse().unwrap();
         assert_eq!(
             table(&inventory, now),
-            "NAME                      ENDS                  LEFT        RENEWED BY  FILE\n\
+            "NAME                      EXPIRES               LEFT        RENEWED BY  FILE\n\
              ca                        2036-01-01T00:00:00Z  3288 days   a person    /etc/kubernetes/pki/ca.crt\n\
              apiserver                 2027-01-01T00:00:00Z  35 h        agent       /etc/kubernetes/pki/apiserver.crt\n\
              kubelet-client            2027-01-01T00:00:00Z  35 h        kubelet     /var/lib/kubelet/pki/kubelet-client-current.pem\n\

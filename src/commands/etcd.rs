@@ -35,7 +35,7 @@ pub async fn members(as_json: bool) -> Result<()> {
     let seats = seats(world.etcd.as_ref()).await?;
     if as_json {
         let text = serde_json::to_string_pretty(&seats);
-        return print(&text.attempting(|| "cannot form the members".to_owned())?);
+        return print(&text.attempting(|| "cannot serialize the members".to_owned())?);
     }
     print(&table(&seats))
 }
@@ -45,7 +45,7 @@ pub async fn snapshot(to: Option<String>) -> Result<()> {
     let (world, settings, me) = on_a_control_plane("to take a backup").await?;
     let to = to.unwrap_or_else(|| settings.snapshots.to.clone());
     if to.is_empty() {
-        return Err(Error::usage("there is no place for the backup")
+        return Err(Error::usage("the backup has no destination")
             .hint("name one: --to s3://BUCKET/PREFIX, or set snapshots.to"));
     }
     let place = Place::parse(&to)?;
@@ -138,7 +138,7 @@ mod tests {
     use crate::testing::FakeWorld;
 
     #[tokio::test]
-    async fn the_table_of_members_says_who_votes_leads_and_fares_well() {
+    async fn the_table_shows_which_members_vote_lead_and_are_healthy() {
         let etcd = FakeWorld::new().etcd;
         etcd.voter("ip-10-42-0-11", 11);
         let down = etcd.voter("ip-10-42-0-12", 12);

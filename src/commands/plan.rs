@@ -53,7 +53,8 @@ pub async fn plan(as_json: bool) -> Result<()> {
     }
     let text = if as_json {
         let value = serde_json::json!({ "identity": me, "decision": decision, "phases": planned });
-        serde_json::to_string_pretty(&value).attempting(|| "cannot form the plan".to_owned())?
+        serde_json::to_string_pretty(&value)
+            .attempting(|| "cannot serialize the plan".to_owned())?
     } else {
         plan_text(&me, &decision, &planned)
     };
@@ -63,7 +64,7 @@ pub async fn plan(as_json: bool) -> Result<()> {
 /// The membership that the decision leads to, as far as it is known before acting on it.
 fn expected_membership(decision: &Decision) -> Option<Membership> {
     let (origin, cluster_uid) = match decision {
-        Decision::Claim { .. } => (Origin::Founded, String::from("(made by the claim)")),
+        Decision::Claim { .. } => (Origin::Founded, String::from("(created by the claim)")),
         Decision::Found { cluster_uid } => (Origin::Founded, cluster_uid.clone()),
         Decision::Join { cluster_uid, .. } => (Origin::Joined, cluster_uid.clone()),
         Decision::StartOver { .. } | Decision::Wait { .. } | Decision::Refuse { .. } => {

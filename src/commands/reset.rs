@@ -16,9 +16,9 @@ pub async fn reset(yes: bool) -> Result<()> {
     require_root(&wiring, "to reset a node").await?;
     if !yes {
         return Err(Error::usage(
-            "reset ends this node: its pods go elsewhere, its Node, containers, certificates and, on a control plane, its copy of the cluster's data are removed",
+            "reset removes this node from its cluster: its pods are evicted, and its Node, containers, certificates and, on a control plane, its copy of the cluster's data are removed",
         )
-        .hint("say that you mean it: `k8s-bootstrap reset --yes`"));
+        .hint("to confirm: `k8s-bootstrap reset --yes`"));
     }
     let (settings, me, _) = who_am_i(&wiring).await?;
     let world = wiring.world(&settings, &me)?;
@@ -33,7 +33,7 @@ pub async fn reset(yes: bool) -> Result<()> {
         // One by one, stopping at the first failure: nothing is lost yet.
         for phase in plan::decommission(&notice, &settings, &me) {
             runner.run(&[phase]).await.map_err(|error| {
-                error.hint("fix it and reset again; until then this node is cordoned: `kubectl uncordon` ends that")
+                error.hint("fix it and reset again; until then the node is cordoned, which `kubectl uncordon` undoes")
             })?;
         }
     }
@@ -42,7 +42,7 @@ pub async fn reset(yes: bool) -> Result<()> {
     }
     Journal::forget(world.host.as_ref()).await?;
     print(&format!(
-        "{} is no node any more. Volumes of pods in folders of this machine and Calico's packet rules are left: a reboot ends the rules.",
+        "{} is no longer a node. Volumes of pods in directories of this machine and Calico's packet rules remain; a reboot removes the rules.",
         me.node_name
     ))
 }

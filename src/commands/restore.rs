@@ -35,24 +35,27 @@ pub async fn restore(from: &str, yes: bool, force: bool, rebuild_record: bool) -
     carry_out(&world, &settings, &me, &host, &prepared, tell).await?;
     systemctl(&world, &["start", "--no-block", "k8s-bootstrap.service"]).await?;
     print(&format!(
-        "restored {} of {}; the agent brings the control plane up: `k8s-bootstrap status --watch`",
+        "restored {} of {}; the agent now starts the control plane: `k8s-bootstrap status --watch`",
         fetched.name, fetched.manifest.time
     ))
 }
 
 fn confirm(node: &str, cluster: &str, fetched: &Fetched) -> Result<()> {
     if !std::io::stdin().is_terminal() {
-        return Err(Error::usage("nobody can be asked here").hint("add --yes"));
+        return Err(
+            Error::usage("cannot ask for confirmation: standard input is not a terminal")
+                .hint("add --yes"),
+        );
     }
     let manifest = &fetched.manifest;
     eprint!(
-        "Cluster {cluster} (uid {}) comes back as it was at {}, with {node} as its only control plane.\n\
-         What was written after that is lost. Type the cluster's name to go on: ",
+        "Cluster {cluster} (uid {}) is restored as it was at {}, with {node} as its only control plane.\n\
+         What was written after that is lost. Type the cluster's name to continue: ",
         manifest.cluster_uid, manifest.time
     );
     std::io::stderr()
         .flush()
-        .attempting(|| "cannot ask".to_owned())?;
+        .attempting(|| "cannot ask for confirmation".to_owned())?;
     let mut answer = String::new();
     std::io::stdin()
         .read_line(&mut answer)

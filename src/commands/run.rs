@@ -41,8 +41,8 @@ pub async fn run() -> Result<()> {
     };
     match &outcome {
         Ok(()) => {
-            info!("stopped by a signal; the next start goes on from here");
-            systemd::stopping("stopped; the next start goes on from here");
+            info!("stopped by a signal; the next start resumes from here");
+            systemd::stopping("stopped; the next start resumes from here");
         }
         Err(failure) => {
             reporter.stage(Stage::Failed, failure.one_line(), wiring.clock.now());
@@ -75,7 +75,7 @@ async fn live_on(
         if said.as_ref() != Some(&line) {
             eprintln!("{refusal}");
             if in_use {
-                info!("the node is in use: its API balancer goes on until that is fixed");
+                info!("the node is in use: its API balancer keeps running until that is fixed");
             }
         }
         reporter.stage(Stage::Failed, line.clone(), clock.now());
@@ -127,7 +127,7 @@ async fn learn(wiring: &Wiring, reporter: &Reporter) -> Result<(Settings, Identi
         wiring.clock.as_ref(),
         &notes,
         Backoff::remote(LEARNING),
-        "EC2 to say who this instance is",
+        "the identity of this instance from EC2",
         async || Ok(Probe::Done(who_am_i(wiring).await?)),
     );
     let known = tokio::select! {

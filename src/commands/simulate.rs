@@ -59,7 +59,7 @@ pub fn simulate(size: Size, seeds: Range<u64>, trace: bool, as_json: bool) -> Re
     };
     if as_json {
         let text = serde_json::to_string_pretty(&summary)
-            .attempting(|| "cannot form the summary".to_owned())?;
+            .attempting(|| "cannot serialize the summary".to_owned())?;
         return print(&text);
     }
     print(&text(&summary))
@@ -67,7 +67,8 @@ pub fn simulate(size: Size, seeds: Range<u64>, trace: bool, as_json: bool) -> Re
 
 fn failure(size: Size, played: &Played, lines: usize) -> Error {
     Error::failed(played.report(lines).trim_end()).hint(format!(
-        "k8s-bootstrap simulate --control-planes {} --workers {} --seed {} --trace shows all of it",
+        "k8s-bootstrap simulate --control-planes {} --workers {} --seed {} --trace \
+         shows the whole trace",
         size.control_planes, size.workers, played.seed
     ))
 }
@@ -85,7 +86,7 @@ fn text(summary: &Summary) -> String {
         "{seeds} seeds from {first_seed}, {} control planes and {} workers each: every law holds\n\
          {} instances, {} claims ({} takeovers), {} crashes, {} terminations, {} stops\n\
          {} nodes started over, {} agents refused, {} clusters lost their majority, {} were restored\n\
-         {} dead members taken out, {} lost keys written again, a person helped {} times\n\
+         {} dead members removed, {} lost keys written again, {} interventions by a person\n\
          {hours:.1} h of virtual time in {:.1} s, {:.2} ms a seed\n",
         size.control_planes,
         size.workers,
@@ -114,7 +115,7 @@ mod tests {
     use crate::simulate::{Law, Violation};
 
     #[test]
-    fn a_broken_law_is_shown_with_its_seed_the_end_of_the_trace_and_the_way_to_all_of_it() {
+    fn a_broken_law_is_shown_with_its_seed_the_end_of_the_trace_and_the_command_for_all() {
         let size = Size {
             control_planes: 3,
             workers: 0,
@@ -132,7 +133,7 @@ mod tests {
             failure(size, &played, 2).to_string(),
             "error: seed 7: it does not hold that there is one founder: i-2 founds u-2 while i-1 founds u-1\n\
              second\nthird\n  \
-             hint: k8s-bootstrap simulate --control-planes 3 --workers 0 --seed 7 --trace shows all of it"
+             hint: k8s-bootstrap simulate --control-planes 3 --workers 0 --seed 7 --trace shows the whole trace"
         );
     }
 }

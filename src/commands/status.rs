@@ -18,7 +18,7 @@ pub async fn status(as_json: bool, watch: bool) -> Result<()> {
         let status = report::ask(wiring.host.as_ref(), &wiring.clients).await?;
         let text = if as_json {
             serde_json::to_string_pretty(&status)
-                .attempting(|| "cannot form the status".to_owned())?
+                .attempting(|| "cannot serialize the status".to_owned())?
         } else {
             status.text()
         };

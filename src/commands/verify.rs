@@ -27,7 +27,7 @@ pub async fn verify(from: &str, as_json: bool) -> Result<()> {
     let verified = verify::verify(&world, &settings, &me, &place, name).await?;
     if as_json {
         let text = serde_json::to_string_pretty(&verified);
-        return print(&text.attempting(|| "cannot form the result".to_owned())?);
+        return print(&text.attempting(|| "cannot serialize the result".to_owned())?);
     }
     print(&text(&verified))
 }

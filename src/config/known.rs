@@ -124,7 +124,7 @@ mod tests {
     use crate::config::{Fragment, load};
 
     #[test]
-    fn what_a_program_would_ignore_is_refused_at_its_place() {
+    fn a_field_that_a_program_would_ignore_is_refused_with_its_path() {
         for (text, place, hint) in [
             (
                 "[kubelet.config]\nmaxPod = 20",
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn what_they_know_is_accepted() {
+    fn known_fields_are_accepted() {
         let text = r#"
             [kubelet.config]
             failCgroupV1 = false
@@ -201,7 +201,7 @@ mod tests {
             let pinned = &settings.pins[fields.program].version;
             assert!(
                 pinned.starts_with(fields.version),
-                "take the fields of {pinned}"
+                "update the list of fields to {pinned}"
             );
         }
     }

@@ -240,13 +240,13 @@ mod tests {
     }
 
     #[test]
-    fn text_that_is_no_toml_is_shown_at_its_place() {
+    fn a_syntax_error_is_shown_at_its_place() {
         let error = file("[node\n").unwrap_err().to_string();
         assert!(error.contains("config.toml:1:6"), "{error}");
     }
 
     #[test]
-    fn a_mistake_in_a_list_of_tables_is_placed_at_the_list() {
+    fn a_mistake_in_a_list_of_tables_is_shown_at_the_list() {
         let error = file(
             "[addons.calico]\nenabled = true\nsources=[]\n[[addons.calico.patches]]\nknd = \"x\"\n",
         )

@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn networks_overlap_where_they_share_an_address() {
+    fn networks_overlap_if_they_share_an_address() {
         for (one, other, expected) in [
             ("10.96.0.0/12", "10.111.255.0/24", true),
             ("10.96.0.0/12", "10.112.0.0/16", false),
@@ -50,7 +50,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_network_is_none() {
+    fn invalid_networks_are_none() {
         for text in ["", "10.0.0.0", "10.0.0.0/31", "10.0.0/8", "a/8", "fd00::/8"] {
             assert_eq!(Network::parse(text), None, "{text}");
         }

@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn our_tags_become_settings_and_others_are_left_alone() {
+    fn our_tags_become_settings_and_others_are_ignored() {
         let found = of(&[
             ("Name", "web"),
             ("aws:autoscaling:groupName", "workers"),
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_tags_are_refused_by_name_value_and_expectation() {
+    fn wrong_tags_are_refused_with_name_value_and_what_is_expected() {
         for (tag, value, expected) in [
             (
                 "k8s-bootstrap:role",

@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn other_forms_hold_no_settings() {
+    fn other_formats_contain_no_settings() {
         for text in [
             "",
             "#!/bin/sh\necho content-type: x\n",

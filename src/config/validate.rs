@@ -26,7 +26,7 @@ pub fn validate(settings: &Settings) -> Result<()> {
         );
     }
     if settings.join.port == 0 {
-        return Err(Error::refused("join.port: 0 is no port").hint("the default is 7444"));
+        return Err(Error::refused("join.port: 0 is not a valid port").hint("the default is 7444"));
     }
     if !settings.store.prefix.starts_with('/') || settings.store.prefix.ends_with('/') {
         return Err(Error::refused(format!(
@@ -42,13 +42,13 @@ pub fn validate(settings: &Settings) -> Result<()> {
     };
     if !fits {
         return Err(Error::refused(format!(
-            "store.bucket: `{bucket}` does not go with the kind of store"
+            "store.bucket: `{bucket}` does not match store.kind"
         ))
-        .hint("kind \"s3\" needs a bucket's name without s3://, every other kind none"));
+        .hint("kind \"s3\" needs a bucket's name without s3://, every other kind an empty one"));
     }
     if (settings.store.kind == StoreKind::None) != (settings.store.control_planes > 0) {
         return Err(Error::refused(format!(
-            "store.control_planes: {} does not go with the kind of store",
+            "store.control_planes: {} does not match store.kind",
             settings.store.control_planes
         ))
         .hint("kind \"none\" needs the number of control planes, every other kind 0"));
@@ -59,12 +59,12 @@ pub fn validate(settings: &Settings) -> Result<()> {
             "etcd.quota_bytes: {} is too little for a cluster",
             settings.etcd.quota_bytes
         ))
-        .hint("33554432 is the least, the default is 8589934592"));
+        .hint("the minimum is 33554432, the default is 8589934592"));
     }
     // The unit's TimeoutStopSec is larger.
     if settings.leaving.deadline > 120 {
         return Err(Error::refused(format!(
-            "leaving.deadline: {} is beyond the 120 seconds that systemd waits",
+            "leaving.deadline: {} exceeds the 120 seconds that systemd waits",
             settings.leaving.deadline
         ))
         .hint("the default is 90"));
@@ -85,8 +85,8 @@ pub fn validate(settings: &Settings) -> Result<()> {
     for (name, addon) in settings.addons.iter().filter(|(_, addon)| addon.enabled) {
         if addon.sources.is_empty() {
             return Err(
-                Error::refused(format!("addons.{name}.sources: there is none"))
-                    .hint("switch the add-on off with `enabled = false`"),
+                Error::refused(format!("addons.{name}.sources: the list is empty"))
+                    .hint("disable the add-on with `enabled = false`"),
             );
         }
         for (index, source) in addon.sources.iter().enumerate() {
@@ -108,9 +108,9 @@ fn one_ingress(settings: &Settings) -> Result<()> {
     let on = |name: &str| settings.addons.get(name).is_some_and(|addon| addon.enabled);
     if on("ingress-nginx") && on("ingress-traefik") {
         return Err(Error::refused(
-            "addons: ingress-nginx and ingress-traefik are both enabled, and both want ports 80 and 443 of the workers",
+            "addons: ingress-nginx and ingress-traefik are both enabled, and both need ports 80 and 443 of the workers",
         )
-        .hint("switch one off: `addons.ingress-nginx.enabled = false`"));
+        .hint("disable one: `addons.ingress-nginx.enabled = false`"));
     }
     Ok(())
 }
@@ -127,7 +127,7 @@ fn dns(dns: &Dns) -> Result<()> {
         return Err(Error::refused(format!(
             "dns.zone: `{zone}` is not the id of a hosted zone"
         ))
-        .hint("`aws route53 list-hosted-zones` shows it behind /hostedzone/: zone = \"Z0123456789ABCDEFGHIJ\""));
+        .hint("`aws route53 list-hosted-zones` shows it after /hostedzone/: zone = \"Z0123456789ABCDEFGHIJ\""));
     }
     if !is_domain_name(name) {
         return Err(
@@ -167,7 +167,7 @@ fn certificates(certificates: &Certificates) -> Result<()> {
     }
     if ca_lifetime < lifetime.max(kubelet_lifetime) {
         return Err(Error::refused(format!(
-            "certificates.ca_lifetime: {ca_lifetime} is shorter than what the authority signs"
+            "certificates.ca_lifetime: {ca_lifetime} is shorter than the other lifetimes"
         ))
         .hint("the default is 315360000, ten years"));
     }
@@ -180,9 +180,9 @@ fn snapshots(snapshots: &Snapshots) -> Result<()> {
     let fits = to.starts_with("s3://") && kms_key.chars().all(is_key);
     if !kms_key.is_empty() && !fits {
         return Err(Error::refused(format!(
-            "snapshots.kms_key: `{kms_key}` is no key of KMS for a bucket"
+            "snapshots.kms_key: `{kms_key}` is not a KMS key for a bucket"
         ))
-        .hint("it goes with snapshots.to = \"s3://...\": kms_key = \"alias/backups\", or the key's id or ARN"));
+        .hint("it needs snapshots.to = \"s3://...\"; example: kms_key = \"alias/backups\", or the key's id or ARN"));
     }
     if snapshots.to.is_empty() {
         return Ok(());
@@ -196,11 +196,11 @@ fn snapshots(snapshots: &Snapshots) -> Result<()> {
             "snapshots.every: {} s is too often",
             snapshots.every
         ))
-        .hint("60 is the least, the default is 3600"));
+        .hint("the minimum is 60, the default is 3600"));
     }
     if snapshots.keep == 0 {
         return Err(Error::refused("snapshots.keep: 0 would keep none")
-            .hint("1 is the least, the default is 48"));
+            .hint("the minimum is 1, the default is 48"));
     }
     Ok(())
 }
@@ -231,7 +231,7 @@ fn source(place: &str, source: &Source) -> Result<()> {
     if !known && !file {
         let names: Vec<&str> = EMBEDDED.iter().map(|(name, _)| *name).collect();
         return Err(
-            Error::refused(format!("{place}.url: `{url}` is no source of manifests")).hint(format!(
+            Error::refused(format!("{place}.url: `{url}` is not a manifest source")).hint(format!(
                 "a source is https://..., file:///... with an absolute path, or one of the agent's own: embedded:{}",
                 names.join(", embedded:")
             )),
@@ -239,7 +239,7 @@ fn source(place: &str, source: &Source) -> Result<()> {
     }
     if !source.sha256.is_empty() {
         return Err(Error::refused(format!(
-            "{place}.sha256: only what is fetched has one, not {url}"
+            "{place}.sha256: only a download has one, not {url}"
         )));
     }
     Ok(())
@@ -261,7 +261,7 @@ fn ranges(pods: &str, services: &str) -> Result<()> {
         return Err(Error::refused(format!(
             "cluster.pod_cidr {pods} and cluster.service_cidr {services} overlap"
         ))
-        .hint("an address can be a pod's or a service's: the defaults are 192.168.0.0/16 and 10.96.0.0/12"));
+        .hint("use separate ranges: the defaults are 192.168.0.0/16 and 10.96.0.0/12"));
     }
     Ok(())
 }
@@ -284,7 +284,7 @@ fn one_version(settings: &Settings) -> Result<()> {
             "kubernetes.version is {version}, but pins.{name}.version is {}",
             pin.version
         ))
-        .hint("another version takes its own pins: version and sha256 of kubeadm, kubelet and kubectl, and the tags in [kubernetes]"));
+        .hint("another version needs its own pins: version and sha256 of kubeadm, kubelet and kubectl, and the tags in [kubernetes]"));
     }
     Ok(())
 }
@@ -300,7 +300,7 @@ mod tests {
     use crate::config::{Fragment, load};
 
     #[test]
-    fn a_record_set_is_looked_at_only_when_it_is_wanted() {
+    fn dns_settings_are_checked_only_if_dns_is_enabled() {
         for text in [
             "dns = { enabled = true, zone = 'Z0123456789ABC', name = 'www.example.com.' }",
             "dns = { enabled = false, zone = 'none', name = '?' }",
@@ -354,7 +354,7 @@ mod tests {
             ),
             (
                 "leaving.deadline = 121",
-                "leaving.deadline: 121 is beyond the 120 seconds",
+                "leaving.deadline: 121 exceeds the 120 seconds",
             ),
             (
                 "etcd.quota_bytes = 33554431",
@@ -375,7 +375,7 @@ mod tests {
             ),
             (
                 "snapshots.to = 's3://bucket//x'",
-                "snapshots.to: `s3://bucket//x` is no place",
+                "snapshots.to: `s3://bucket//x` is not a destination",
             ),
             (
                 "snapshots = { to = 'file:///b', every = 59 }",
@@ -387,26 +387,29 @@ mod tests {
             ),
             (
                 "snapshots = { to = 'file:///b', kms_key = 'alias/x' }",
-                "snapshots.kms_key: `alias/x` is no key",
+                "snapshots.kms_key: `alias/x` is not a KMS key",
             ),
             (
                 "snapshots = { to = 's3://bucket', kms_key = 'a b' }",
-                "snapshots.kms_key: `a b` is no key",
+                "snapshots.kms_key: `a b` is not a KMS key",
             ),
-            ("join.port = 0", "join.port: 0 is no port"),
-            ("store.kind = 'none'", "store.control_planes: 0 does not go"),
+            ("join.port = 0", "join.port: 0 is not a valid port"),
+            (
+                "store.kind = 'none'",
+                "store.control_planes: 0 does not match",
+            ),
             (
                 "store.control_planes = 3",
-                "store.control_planes: 3 does not go",
+                "store.control_planes: 3 does not match",
             ),
-            ("store.kind = 's3'", "store.bucket: `` does not go"),
+            ("store.kind = 's3'", "store.bucket: `` does not match"),
             (
                 "store = { kind = 's3', bucket = 's3://b' }",
-                "store.bucket: `s3://b` does not go",
+                "store.bucket: `s3://b` does not match",
             ),
             (
                 "store.bucket = 'my-bucket'",
-                "store.bucket: `my-bucket` does not go",
+                "store.bucket: `my-bucket` does not match",
             ),
             ("store.prefix = 'x'", "store.prefix: `x` must start"),
             (
@@ -419,19 +422,19 @@ mod tests {
             ),
             (
                 "addons.mine = { enabled = true, sources = [] }",
-                "addons.mine.sources: there is none",
+                "addons.mine.sources: the list is empty",
             ),
             (
                 "addons.mine = { enabled = true, sources = [{ url = 'embedded:redis' }, { url = 'embedded:nowhere' }] }",
-                "addons.mine.sources[1].url: `embedded:nowhere` is no source",
+                "addons.mine.sources[1].url: `embedded:nowhere` is not a manifest source",
             ),
             (
                 "addons.mine = { enabled = true, sources = [{ url = 'file:manifests' }] }",
-                "addons.mine.sources[0].url: `file:manifests` is no source",
+                "addons.mine.sources[0].url: `file:manifests` is not a manifest source",
             ),
             (
                 "addons.mine = { enabled = true, sources = [{ url = 'file:///x.yaml', sha256 = 'a' }] }",
-                "addons.mine.sources[0].sha256: only what is fetched has one",
+                "addons.mine.sources[0].sha256: only a download has one",
             ),
             (
                 "addons.calico.patches = [{ kind = 'DaemonSet' }]",

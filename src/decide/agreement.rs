@@ -56,7 +56,7 @@ impl Agreement {
         }
         Decision::Wait {
             why: format!(
-                "{why}; this counts when all looks of {} s agree",
+                "{why}; this takes effect once all observations of {} s agree",
                 enough.as_secs()
             ),
         }
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_rest_on_a_gap_counts_once_looks_agree_for_long_enough() {
+    fn what_may_rest_on_a_gap_takes_effect_once_observations_agree() {
         let found = Decision::Found {
             cluster_uid: "uid".to_owned(),
         };
@@ -141,13 +141,13 @@ mod tests {
     }
 
     #[test]
-    fn many_looks_within_a_moment_are_no_agreement() {
+    fn many_observations_within_a_moment_are_no_agreement() {
         let looks: Vec<_> = (0..100).map(|second| (second, refusal("a"))).collect();
         assert_eq!(passed(&looks), Vec::<u64>::new());
     }
 
     #[test]
-    fn one_look_that_sees_otherwise_begins_it_anew() {
+    fn a_different_observation_starts_the_agreement_again() {
         let mut looks = every_minute(&refusal("a"));
         looks[3].1 = refusal("b");
         assert_eq!(passed(&looks), Vec::<u64>::new());

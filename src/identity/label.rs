@@ -50,7 +50,7 @@ pub(super) fn check_key(key: &str) -> Result<(), String> {
     if let Some(domain) = domain
         && !is_dns_subdomain(domain)
     {
-        return Err(format!("`{domain}` before the `/` is no DNS name"));
+        return Err(format!("`{domain}` before the `/` is not a DNS name"));
     }
     if name.is_empty() || !is_name(name) {
         return Err(format!("the key's name `{name}` is not {NAME}"));
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn kubernetes_own_domains_are_closed_but_for_the_kubelets_labels() {
+    fn kubernetes_own_domains_are_refused_except_for_the_kubelets_labels() {
         for key in [
             "team",
             "example.com/kubernetes.io",

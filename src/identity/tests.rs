@@ -68,7 +68,7 @@ fn written(taints: &[Taint]) -> Vec<String> {
 }
 
 #[test]
-fn a_worker_is_who_ec2_says_it_is() {
+fn a_workers_identity_comes_from_ec2() {
     let identity = resolve(&settings("prod", Some(Role::Worker))).unwrap();
     let labels = [
         ("node.kubernetes.io/instance-type", "c7i-flex.large"),
@@ -92,7 +92,7 @@ fn a_worker_is_who_ec2_says_it_is() {
 }
 
 #[test]
-fn no_cluster_and_no_role_are_refused_with_the_tag_to_add() {
+fn a_missing_cluster_or_role_is_refused_with_the_tag_to_add() {
     let remedy = refused(
         resolve(&settings("", Some(Role::Worker))),
         &["cluster.name"],
@@ -116,7 +116,7 @@ fn no_cluster_and_no_role_are_refused_with_the_tag_to_add() {
 }
 
 #[test]
-fn a_cluster_name_that_dns_cannot_have_is_refused() {
+fn a_cluster_name_that_is_no_dns_label_is_refused() {
     for name in ["Prod", "a.b", "-a", "a b", &"a".repeat(64)] {
         let remedy = refused(resolve(&settings(name, Some(Role::Worker))), &[name]);
         assert!(remedy.contains("k8s-bootstrap:cluster"), "{remedy}");
@@ -142,14 +142,14 @@ fn the_node_name_is_the_first_private_dns_name_in_lower_case() {
 }
 
 #[test]
-fn labels_of_the_settings_are_added() {
+fn labels_from_the_settings_are_added() {
     let identity = with_label("example.com/team", "blue").unwrap();
     assert_eq!(identity.labels["example.com/team"], "blue");
     assert_eq!(identity.labels.len(), 4);
 }
 
 #[test]
-fn impossible_labels_are_refused_with_their_place() {
+fn invalid_labels_are_refused_with_their_source() {
     for (key, value, problem) in [
         ("a b", "x", "letters"),
         ("team", "a/b", "neither empty nor"),
@@ -169,7 +169,7 @@ fn impossible_labels_are_refused_with_their_place() {
 }
 
 #[test]
-fn a_control_plane_has_its_taint_once_beside_others() {
+fn a_control_plane_has_its_taint_once_next_to_others() {
     let own = "node-role.kubernetes.io/control-plane=:NoSchedule";
     let identity = with_taint("gpu", "a100:NoExecute").unwrap();
     assert_eq!(written(&identity.taints), ["gpu=a100:NoExecute", own]);
@@ -178,7 +178,7 @@ fn a_control_plane_has_its_taint_once_beside_others() {
 }
 
 #[test]
-fn impossible_taints_are_refused_with_their_place() {
+fn invalid_taints_are_refused_with_their_source() {
     for (key, value, problem) in [
         ("gpu", "NoSchedule", "VALUE:EFFECT"),
         (

@@ -26,7 +26,7 @@ pub async fn keep(world: &World, cluster: &str) {
             // Before the API is up and while it restarts; the node's own status reports that.
             debug!(
                 HINT = error.remedy(),
-                "certificate requests: {}",
+                "cannot watch certificate requests: {}",
                 error.one_line()
             );
         }
@@ -72,7 +72,7 @@ pub async fn cycle(world: &World, cluster: &str) -> Result<()> {
             if let Err(error) = carry_out(world, &request, object, token, verdict).await {
                 warn!(
                     HINT = error.remedy(),
-                    "certificate request {}: {}",
+                    "cannot decide certificate request {}: {}",
                     request.name,
                     error.one_line()
                 );
@@ -102,7 +102,7 @@ async fn carry_out(
         let already = Bound::of(&secret).used_by.as_deref() == Some(request.uid.as_str());
         let used = tokens::used(secret, &request.uid);
         if !already && !world.cluster.compare_and_set(&used).await? {
-            return Err(Error::failed("its token was changed meanwhile"));
+            return Err(Error::failed("its token has changed in the meantime"));
         }
     }
     let now = world.clock.now();
@@ -117,7 +117,7 @@ async fn carry_out(
     }]);
     if !world.certificates.decide(&object).await? {
         debug!(
-            "certificate request {} was decided by another",
+            "another client has already decided certificate request {}",
             request.name
         );
         return Ok(());

@@ -111,18 +111,18 @@ impl Request {
     fn for_node(&self, node: &str, purpose: &str) -> Result<&Content, String> {
         let content = self.content.as_ref().map_err(Clone::clone)?;
         let [name] = &content.common_names[..] else {
-            return Err("it has not exactly one common name".to_owned());
+            return Err("its subject does not have exactly one common name".to_owned());
         };
         if name.strip_prefix(NODE_USER) != Some(node) {
-            return Err(format!("it asks for the name of another than {node}"));
+            return Err(format!("it requests a name other than {node}"));
         }
         if content.organizations != [NODES] || content.more {
             return Err(format!(
-                "its subject has other than the organization {NODES}"
+                "its subject must have the organization {NODES} and nothing else"
             ));
         }
         if content.others {
-            return Err("it asks for extensions that no kubelet needs".to_owned());
+            return Err("it requests extensions that no kubelet needs".to_owned());
         }
         let allowed = |usage: &String| {
             [purpose, "digital signature", "key encipherment"].contains(&usage.as_str())
@@ -167,13 +167,13 @@ pub fn judge(
 /// A kubelet's first certificate: only for the name that its token was made for.
 fn client(request: &Request, token: Option<&Bound>, now: Timestamp) -> Result<(), String> {
     if !request.is_in(BOOTSTRAPPERS) {
-        return Err(format!("who asks is not in {BOOTSTRAPPERS}"));
+        return Err(format!("the requester is not in the group {BOOTSTRAPPERS}"));
     }
-    let token = token.ok_or("its token does not exist any more")?;
+    let token = token.ok_or("its token no longer exists")?;
     let node = token
         .node
         .as_deref()
-        .ok_or("its token was not made by a join service")?;
+        .ok_or("its token was not created by a join service")?;
     if token.expires.is_none_or(|expires| expires <= now) {
         return Err("its token has expired".to_owned());
     }
@@ -194,18 +194,18 @@ fn client(request: &Request, token: Option<&Bound>, now: Timestamp) -> Result<()
 /// A kubelet's serving certificate: only for the names and addresses that EC2 lists for it.
 fn serving(request: &Request, node: &str, instances: &[Instance]) -> Result<(), String> {
     if !request.is_in(NODES) {
-        return Err(format!("who asks is not in {NODES}"));
+        return Err(format!("the requester is not in the group {NODES}"));
     }
     let content = request.for_node(node, "server auth")?;
     let instance = instances
         .iter()
         .find(|i| i.state == InstanceState::Running && node::name(i) == node)
-        .ok_or("EC2 has no running instance of that name in the cluster")?;
+        .ok_or("EC2 lists no running instance with that name in the cluster")?;
     if content.dns_names.is_empty() && content.addresses.is_empty() {
         return Err("it has no alternative names".to_owned());
     }
     if content.dns_names.iter().any(|name| name != node) {
-        return Err("it asks for a DNS name that EC2 does not give the instance".to_owned());
+        return Err("it requests a DNS name that EC2 does not list for the instance".to_owned());
     }
     let own = instance.private_ip.map(IpAddr::V4);
     if content
@@ -213,7 +213,7 @@ fn serving(request: &Request, node: &str, instances: &[Instance]) -> Result<(), 
         .iter()
         .any(|address| Some(*address) != own)
     {
-        return Err("it asks for an address that EC2 does not give the instance".to_owned());
+        return Err("it requests an address that EC2 does not list for the instance".to_owned());
     }
     Ok(())
 }

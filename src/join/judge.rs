@@ -51,7 +51,9 @@ pub enum NodeIs {
 pub fn judge<'a>(rules: &Rules, case: &Case<'a>) -> Result<(&'a Instance, NodeIs), Refusal> {
     let applicant = case.applicant;
     if applicant.cluster != rules.cluster {
-        return Err(Refusal::denied("this is another cluster"));
+        return Err(Refusal::denied(
+            "this control plane belongs to another cluster",
+        ));
     }
     role_may(rules, case.caller, applicant.role)?;
     if case.caller.session != applicant.instance {
@@ -63,7 +65,7 @@ pub fn judge<'a>(rules: &Rules, case: &Case<'a>) -> Result<(&'a Instance, NodeIs
         .find(|instance| instance.id == applicant.instance)
         .ok_or_else(|| Refusal::denied("EC2 lists no such instance in this cluster"))?;
     if instance.state != InstanceState::Running {
-        return Err(Refusal::denied("EC2 says that the instance does not run"));
+        return Err(Refusal::denied("EC2 does not list the instance as running"));
     }
     if instance.role != Some(applicant.role) {
         return Err(Refusal::denied(format!(
@@ -88,7 +90,7 @@ pub fn judge<'a>(rules: &Rules, case: &Case<'a>) -> Result<(&'a Instance, NodeIs
 /// The account must be ours, and the role must be an allowed one.
 fn role_may(rules: &Rules, caller: &Caller, role: Role) -> Result<(), Refusal> {
     if caller.account != rules.own.account {
-        return Err(Refusal::denied("the proof is of another account"));
+        return Err(Refusal::denied("the proof is from another AWS account"));
     }
     let may = match role {
         Role::Worker => rules.worker_roles.is_empty() || rules.worker_roles.contains(&caller.role),
@@ -127,7 +129,7 @@ mod tests {
     use crate::testing::{control_plane, running};
 
     #[test]
-    fn an_instance_without_a_private_dns_name_is_no_node() {
+    fn an_instance_without_a_private_dns_name_is_denied() {
         let caller = Caller {
             account: "123456789012".to_owned(),
             role: "nodes".to_owned(),

@@ -65,7 +65,7 @@ impl Limits {
             self.sources
                 .retain(|_, s| s.open > 0 || !s.bucket.is_full(PER_SOURCE, now));
             if self.sources.len() >= SOURCES {
-                return Err(Refusal::busy("too many addresses ask"));
+                return Err(Refusal::busy("too many addresses make requests"));
             }
         }
         let known = self.sources.entry(source).or_insert_with(|| Source {
@@ -79,14 +79,16 @@ impl Limits {
             return Err(Refusal::busy("too many connections from this address"));
         }
         if !known.bucket.take(PER_SOURCE, now) {
-            return Err(Refusal::busy("this address asks too often"));
+            return Err(Refusal::busy("this address makes too many requests"));
         }
         let overall = self.overall.get_or_insert(Bucket {
             tokens: OVERALL.1,
             since: now,
         });
         if !overall.take(OVERALL, now) {
-            return Err(Refusal::busy("all together ask too often"));
+            return Err(Refusal::busy(
+                "all addresses together make too many requests",
+            ));
         }
         known.open += 1;
         self.open += 1;
@@ -123,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn one_address_asks_in_bursts_and_then_once_a_second() {
+    fn one_address_may_send_a_burst_and_then_one_request_a_second() {
         let mut limits = Limits::default();
         let mut once = |when| {
             let begun = limits.begin(address(1), at(when));
@@ -135,14 +137,14 @@ mod tests {
         for _ in 0..20 {
             assert_eq!(once(0), Ok(()));
         }
-        let often = Err("this address asks too often".to_owned());
+        let often = Err("this address makes too many requests".to_owned());
         assert_eq!(once(0), often);
         assert_eq!(once(1), Ok(()));
         assert_eq!(once(1), often);
     }
 
     #[test]
-    fn one_address_holds_few_connections_and_all_together_more() {
+    fn one_address_may_hold_few_connections_and_all_together_more() {
         let mut limits = Limits::default();
         for _ in 0..OPEN_PER_SOURCE {
             limits.begin(address(1), at(0)).unwrap();
@@ -164,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn all_together_ask_in_a_larger_burst() {
+    fn all_addresses_together_may_send_a_larger_burst() {
         let mut limits = Limits::default();
         let mut served = 0;
         for n in 0..500 {

@@ -32,15 +32,16 @@ fn is_taken(member: &Member, joiner: &Instance, name: &str, node: NodeIs) -> Opt
     }
     if !has_name || node != NodeIs::Its {
         return Some(
-            "it is of an instance that had this address before, and has to be taken out first: \
-             the leader does that when EC2 says that the instance is terminated, or when the \
+            "it belongs to an instance that had this address before, and must be removed first: \
+             the leader does that once EC2 lists the instance as terminated, or once the \
              member has not answered for 15 minutes and has no Node",
         );
     }
     // The joiner says that it is no member, or it would not ask. A learner is left over from an
     // interrupted join: the joiner removes it before it starts again.
     (!member.learner).then_some(
-        "it is this instance's and has a vote; terminate the instance if it has lost its data",
+        "it belongs to this instance and has a vote; \
+         terminate the instance if it has lost its data",
     )
 }
 
@@ -57,7 +58,7 @@ pub async fn take(
         }
         JOIN_LOCK.release(world, &holder).await?;
         return Ok(Some(format!(
-            "the join lock of the terminated {holder} just ended"
+            "the join lock of {holder}, which is terminated, was just released"
         )));
     }
     // The leader removes a learner that died while joining; a live one gets its vote soon.
@@ -100,7 +101,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_second_waits_until_the_first_gives_the_lock_back() {
+    async fn the_second_waits_until_the_first_releases_the_lock() {
         let fake = founded();
         let world = fake.ports();
         let (one, two) = (instance("i-1", 11), instance("i-2", 12));
@@ -131,7 +132,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_learner_of_another_is_waited_for_and_the_joiners_own_is_not() {
+    async fn a_joiner_waits_for_anothers_learner_but_not_for_its_own() {
         let fake = founded();
         let learner = fake.etcd.learner("", 11);
         let (one, two) = (instance("i-1", 11), instance("i-2", 12));
@@ -146,7 +147,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_joiner_that_stops_holds_the_others_up_for_ten_minutes_at_most() {
+    async fn a_joiner_that_stops_delays_the_others_by_ten_minutes_at_most() {
         for hours in [-9, 0, 9] {
             let fake = founded();
             let world = fake.ports();
@@ -166,7 +167,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nobody_starts_etcd_in_the_place_of_a_member_that_had_data() {
+    async fn no_joiner_starts_etcd_in_place_of_a_member_that_had_data() {
         use NodeIs::{Its, Missing, Stale};
         let joiner = Instance {
             private_dns_name: Some("IP-10-42-0-11".to_owned()),

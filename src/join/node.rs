@@ -17,7 +17,7 @@ use crate::{
 /// only those that a kubelet may set on itself: the applicant gains nothing with them.
 pub fn node(applicant: &Applicant, instance: &Instance, region: &str) -> Result<Value, Refusal> {
     let wrong =
-        |error: &Error| Refusal::denied(format!("no Node can be made: {}", error.one_line()));
+        |error: &Error| Refusal::denied(format!("cannot create its Node: {}", error.one_line()));
     let table = |map: &std::collections::BTreeMap<String, String>| -> toml::Table {
         let pairs = map.iter();
         pairs
@@ -81,7 +81,7 @@ pub async fn put(world: &World, node: &Value, there: NodeIs) -> Result<()> {
         return Ok(());
     }
     Err(Error::failed(format!(
-        "{object} was made by somebody else meanwhile"
+        "another client has created {object} in the meantime"
     )))
 }
 

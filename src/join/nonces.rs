@@ -32,10 +32,10 @@ impl Nonces {
             self.0.retain(|_, nonce| now < nonce.expires);
         }
         if held(self) >= PER_SOURCE {
-            return Err(Refusal::busy("too many nonces are out for this address"));
+            return Err(Refusal::busy("too many unused nonces for this address"));
         }
         if self.0.len() >= CAPACITY {
-            return Err(Refusal::busy("too many nonces are out"));
+            return Err(Refusal::busy("too many unused nonces"));
         }
         let expires = now + TTL;
         self.0.insert(nonce, Nonce { source, expires });
@@ -45,10 +45,12 @@ impl Nonces {
     /// Redeems a nonce. It is removed even if it has expired, but not if another address has it.
     pub fn redeem(&mut self, nonce: &str, source: IpAddr, now: Duration) -> Result<(), Refusal> {
         let Some(there) = self.0.get(nonce) else {
-            return Err(Refusal::denied("the nonce is unknown here, or used before"));
+            return Err(Refusal::denied(
+                "the nonce is unknown here or was used before",
+            ));
         };
         if there.source != source {
-            return Err(Refusal::denied("the nonce was given to another address"));
+            return Err(Refusal::denied("the nonce was issued to another address"));
         }
         let expires = there.expires;
         self.0.remove(nonce);
@@ -74,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn a_nonce_is_good_once_for_its_source_and_for_a_minute() {
+    fn a_nonce_is_valid_once_for_its_source_and_for_a_minute() {
         let mut nonces = Nonces::default();
         for (nonce, issued) in [("a", 0), ("b", 0), ("c", 1)] {
             nonces.issue(nonce.into(), source(1), at(issued)).unwrap();
@@ -96,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn neither_one_source_nor_all_of_them_fill_more_than_the_table() {
+    fn neither_one_source_nor_all_together_exceed_the_limit_of_nonces() {
         let mut nonces = Nonces::default();
         for n in 0..PER_SOURCE {
             nonces.issue(format!("one-{n}"), source(1), at(0)).unwrap();
@@ -123,7 +125,7 @@ mod tests {
         }
         assert_eq!(nonces.0.len(), CAPACITY);
         let full = nonces.issue("x".into(), source(9), at(62)).unwrap_err();
-        assert_eq!(full.reason, "too many nonces are out");
+        assert_eq!(full.reason, "too many unused nonces");
         nonces.issue("x".into(), source(9), at(130)).unwrap();
     }
 }

@@ -43,9 +43,7 @@ pub fn inspect<'a>(proof: &'a Proof, cluster: &str, region: &str) -> Result<&'a 
     }
     for (index, (name, value)) in proof.0.iter().enumerate() {
         if !KNOWN.contains(&name.as_str()) {
-            return Err(Refusal::malformed(
-                "the proof has a header that no proof has",
-            ));
+            return Err(Refusal::malformed("the proof has an unexpected header"));
         }
         if proof.0[..index].iter().any(|(earlier, _)| earlier == name) {
             return Err(Refusal::malformed(format!(
@@ -68,7 +66,7 @@ pub fn inspect<'a>(proof: &'a Proof, cluster: &str, region: &str) -> Result<&'a 
     let signed = signed_headers(header(AUTHORIZATION)?, region)?;
     header(DATE)?;
     if header("content-type")? != CONTENT_TYPE {
-        return Err(Refusal::malformed("the proof has another content type"));
+        return Err(Refusal::malformed("the proof has the wrong content type"));
     }
     let nonce = header(NONCE_HEADER)?;
     if header(CLUSTER_HEADER)? != cluster {
@@ -90,7 +88,7 @@ pub fn inspect<'a>(proof: &'a Proof, cluster: &str, region: &str) -> Result<&'a 
         let fixed = *name == "host";
         if !fixed && !proof.0.iter().any(|(carried, _)| carried == name) {
             return Err(Refusal::malformed(
-                "the proof has signed a header that it does not carry",
+                "the proof signs a header that it does not contain",
             ));
         }
     }
@@ -99,7 +97,8 @@ pub fn inspect<'a>(proof: &'a Proof, cluster: &str, region: &str) -> Result<&'a 
 
 /// Reads `AWS4-HMAC-SHA256 Credential=KEY/DATE/REGION/sts/aws4_request, SignedHeaders=a;b, Signature=HEX`.
 fn signed_headers<'a>(authorization: &'a str, region: &str) -> Result<Vec<&'a str>, Refusal> {
-    let wrong = || Refusal::malformed("the proof's authorization is no Signature Version 4");
+    let wrong =
+        || Refusal::malformed("the proof's authorization is not an AWS Signature Version 4");
     let fields = authorization
         .strip_prefix("AWS4-HMAC-SHA256 ")
         .ok_or_else(wrong)?;

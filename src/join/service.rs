@@ -119,7 +119,7 @@ impl JoinService {
     pub async fn join(&self, source: IpAddr, body: &[u8]) -> Result<Admission, Refusal> {
         // The parser's own message would quote what it read.
         let application: Application = serde_json::from_slice(body)
-            .map_err(|_| Refusal::malformed("the application is not of the expected form"))?;
+            .map_err(|_| Refusal::malformed("the application is malformed"))?;
         let Application { applicant, proof } = application;
         let nonce = proof::inspect(&proof, &self.cluster, &self.region)?;
         self.redeem(nonce, source)?;
@@ -127,7 +127,7 @@ impl JoinService {
             if error.kind() == Kind::Refused {
                 return Refusal::denied("STS does not accept the signature");
             }
-            Refusal::unavailable("STS gives no verdict now", &error)
+            Refusal::unavailable("STS cannot verify the proof now", &error)
         })?;
         let rules = Rules {
             cluster: self.cluster.clone(),
@@ -163,7 +163,7 @@ impl JoinService {
             }
             let settled = settle::before_the_third(&self.world, &self.instance, instance).await;
             settled.map_err(|error| {
-                Refusal::unavailable("it cannot be recorded now that this cluster stays", &error)
+                Refusal::unavailable("this cluster cannot be recorded as settled now", &error)
             })?;
         }
         let node = node::node(&applicant, instance, &self.region)?;
@@ -173,7 +173,7 @@ impl JoinService {
         let admission = self
             .admit(&applicant, instance)
             .await
-            .map_err(|error| Refusal::unavailable("no ticket can be made now", &error))?;
+            .map_err(|error| Refusal::unavailable("no ticket can be created now", &error))?;
         info!(
             "{} {} joins as {name}, proven by the IAM role {}",
             applicant.role, instance.id, caller.role
@@ -194,7 +194,7 @@ impl JoinService {
         };
         let own = self.own.get_or_try_init(ask).await;
         own.cloned().map_err(|error| {
-            Refusal::unavailable("this control plane's own role is unknown", &error)
+            Refusal::unavailable("this control plane's own IAM role is unknown", &error)
         })
     }
 
@@ -219,7 +219,7 @@ impl JoinService {
     async fn admit(&self, applicant: &Applicant, instance: &Instance) -> Fallible<Admission> {
         let ca = self.world.host.read(paths::CA.as_ref()).await?;
         let ca = ca.and_then(|pem| String::from_utf8(pem).ok());
-        let ca = ca.ok_or_else(|| Error::failed(format!("{} cannot be read", paths::CA)))?;
+        let ca = ca.ok_or_else(|| Error::failed(format!("cannot read {}", paths::CA)))?;
         let certificate_key = match applicant.role {
             Role::Worker => None,
             Role::ControlPlane => {

@@ -25,8 +25,8 @@ pub async fn before_the_third(world: &World, me: &str, joiner: &Instance) -> Res
     let own_ca = own_ca_cert_hash(world.host.as_ref()).await?;
     let record = record::read(world.store.as_ref()).await?;
     let cluster = record.cluster().filter(|there| there.ca_hash == own_ca);
-    let cluster = cluster
-        .ok_or_else(|| Error::failed("the store does not record the cluster with this CA"))?;
+    let cluster =
+        cluster.ok_or_else(|| Error::failed("the store records no cluster with this CA"))?;
     let settled = Settled {
         cluster_uid: cluster.cluster_uid.clone(),
         instance: me.to_owned(),
@@ -51,7 +51,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_cluster_is_settled_before_its_third_control_plane_is_let_in() {
+    async fn a_cluster_is_settled_before_its_third_control_plane_is_admitted() {
         let fake = FakeWorld::founded().recorded("uid", "i-0").await;
         let joiner = running(&control_plane("i-2"), 12);
         let ask = async || before_the_third(&fake.ports(), "i-1", &joiner).await;
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_cluster_that_was_given_up_gets_no_third_control_plane() {
+    async fn an_abandoned_cluster_admits_no_third_control_plane() {
         let fake = FakeWorld::founded().recorded("uid", "i-0").await;
         fake.etcd.voter("n0", 10);
         fake.etcd.voter("n1", 11);

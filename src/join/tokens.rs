@@ -129,7 +129,7 @@ fn secret_object(
         "stringData": {
             "token-id": id,
             "token-secret": secret,
-            "description": format!("k8s-bootstrap: for {node} to join, once"),
+            "description": format!("k8s-bootstrap: for one join of {node}"),
             "expiration": expiration.to_string(),
             "usage-bootstrap-authentication": "true",
             "auth-extra-groups": "system:bootstrappers:kubeadm:default-node-token",
@@ -142,7 +142,7 @@ fn secret_object(
     not(test),
     expect(
         clippy::disallowed_methods,
-        reason = "a secret that a test or a simulation could repeat would be none"
+        reason = "a value that a test or a simulation could repeat is no secret"
     )
 )]
 pub fn random(length: usize) -> String {

@@ -26,14 +26,14 @@ async fn written(fake: &FakeWorld) -> Journal {
 }
 
 #[tokio::test]
-async fn a_new_instance_has_an_empty_journal_and_opening_writes_none() {
+async fn a_new_instance_has_an_empty_journal_and_opening_writes_nothing() {
     let fake = FakeWorld::new();
     assert_eq!(open(&fake, "i-1").await.unwrap(), Journal::new("i-1"));
     assert!(!fake.files.has(FILE));
 }
 
 #[tokio::test]
-async fn what_was_written_is_read_again_and_is_roots_alone() {
+async fn a_saved_journal_is_read_back_and_only_root_can_read_it() {
     let fake = FakeWorld::new();
     let journal = written(&fake).await;
     assert_eq!(open(&fake, "i-1").await.unwrap(), journal);
@@ -54,7 +54,7 @@ async fn a_journal_of_an_older_agent_is_read() {
 }
 
 #[tokio::test]
-async fn a_restore_that_is_under_way_is_refused_with_the_command_that_goes_on() {
+async fn an_incomplete_restore_is_refused_with_the_command_that_resumes_it() {
     let fake = FakeWorld::new();
     let mut journal = written(&fake).await;
     journal.refuse_while_restoring().unwrap();
@@ -75,7 +75,7 @@ async fn a_restore_that_is_under_way_is_refused_with_the_command_that_goes_on() 
 }
 
 #[tokio::test]
-async fn a_journal_cut_short_anywhere_is_refused_and_never_taken_for_an_empty_one() {
+async fn a_truncated_journal_is_refused_and_never_treated_as_empty() {
     let fake = FakeWorld::new();
     written(&fake).await;
     let whole = fake.files.get(FILE).unwrap();
@@ -107,7 +107,7 @@ async fn a_journal_of_another_version_is_refused_with_both_versions() {
     assert_eq!(error.kind(), Kind::Refused);
     assert_eq!(
         error.one_line(),
-        format!("the journal {FILE} has version 2, this agent knows version 1")
+        format!("the journal {FILE} has version 2, but this agent reads version 1")
     );
     // The file stays as it is for the version that wrote it.
     assert_eq!(fake.files.get(FILE).unwrap(), newer);
@@ -122,7 +122,7 @@ async fn a_journal_of_another_instance_is_refused_with_both_instances() {
     assert!(
         error
             .one_line()
-            .contains("was written by i-1, this instance is i-2"),
+            .contains("was written by i-1, but this instance is i-2"),
         "{error}"
     );
     assert!(

@@ -25,9 +25,9 @@ pub async fn own_ca_cert_hash(host: &dyn Host) -> Result<String> {
 /// `sha256:` and the digest of the certificate's `SubjectPublicKeyInfo`, in kubeadm's format.
 pub fn ca_cert_hash(pem: &[u8]) -> Result<String> {
     let (_, pem) = x509_parser::pem::parse_x509_pem(pem)
-        .requiring(|| "the cluster CA's certificate is no PEM".to_owned())?;
+        .requiring(|| "the cluster CA's certificate is not PEM".to_owned())?;
     key_hash(&pem.contents)
-        .ok_or_else(|| Error::refused("the cluster CA's certificate is no X.509"))
+        .ok_or_else(|| Error::refused("the cluster CA's certificate is not X.509"))
 }
 
 /// Same, for a DER certificate; `None` if it is not one.

@@ -104,7 +104,7 @@ impl Lease {
             }
         }
         Err(Error::failed(format!(
-            "the Lease {} changes too fast to be given back",
+            "the Lease {} changes too often to be released",
             self.name
         )))
     }
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_of_turns() {
+    fn the_lease_is_taken_renewed_or_followed() {
         let other = || Act::Follow("i-2".to_owned());
         let with = |duration: Value| {
             let mut lease = lease("i-2", RENEWED);
@@ -205,18 +205,18 @@ mod tests {
             Some(lease)
         };
         for (case, lease, unchanged, expected) in [
-            ("nobody ever led", None, 0, Act::Acquire),
+            ("never held", None, 0, Act::Acquire),
             ("ours", Some(lease("i-1", RENEWED)), 30, Act::Renew),
             (
-                "ours, and run out",
+                "ours, and expired",
                 Some(lease("i-1", RENEWED)),
                 6000,
                 Act::Renew,
             ),
             ("the first look", Some(lease("i-2", RENEWED)), 0, other()),
             ("its last second", Some(lease("i-2", RENEWED)), 59, other()),
-            ("run out", Some(lease("i-2", RENEWED)), 60, Act::Acquire),
-            ("given back", Some(lease("", RENEWED)), 0, Act::Acquire),
+            ("expired", Some(lease("i-2", RENEWED)), 60, Act::Acquire),
+            ("released", Some(lease("", RENEWED)), 0, Act::Acquire),
             ("no time in it", Some(lease("i-2", "soon")), 0, other()),
             ("no duration", with(Value::Null), 0, Act::Acquire),
             ("a nonsensical duration", with(json!(-1)), 0, Act::Acquire),
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_loses_a_race_looks_again_and_sees_who_leads() {
+    async fn the_loser_of_a_race_reads_the_lease_again_and_sees_who_leads() {
         let fake = FakeWorld::new();
         let now = fake.ports().clock.now();
         let renewed = |holder: &str| lease(holder, &format!("{now:.6}"));
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_given_back_is_free_at_once_and_only_its_holder_gives_it_back() {
+    async fn a_released_lease_is_free_at_once_and_only_its_holder_releases_it() {
         let fake = FakeWorld::new();
         let world = fake.ports();
         LEASE.release(&world, "i-1").await.unwrap();
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_lease_runs_out_by_what_is_seen_of_it_and_not_by_its_clock() {
+    async fn a_lease_expires_by_observation_and_not_by_its_timestamps() {
         // The holder's clock is a day ahead or behind: that does not matter.
         for renewed in ["2026-11-22T12:00:00.000000Z", "2026-11-24T12:00:00.000000Z"] {
             let fake = FakeWorld::new();
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_lease_that_is_renewed_is_never_taken() {
+    async fn a_renewed_lease_is_never_taken() {
         let fake = FakeWorld::new();
         let world = fake.ports();
         for _ in 0..9 {

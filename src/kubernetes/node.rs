@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_is_ready_only_by_the_condition_of_that_name() {
+    fn only_the_condition_ready_makes_a_node_ready() {
         let with = |kind: &str, status: &str| json!({"status": {"conditions": [{"type": kind, "status": status}]}});
         assert!(Node(&with("Ready", "True")).is_ready());
         for (kind, status) in [
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn the_private_address_is_the_internal_one() {
+    fn the_private_address_is_the_internal_ip() {
         let node = json!({"status": {"addresses": [
             {"type": "Hostname", "address": "ip-10-0-0-1"},
             {"type": "InternalIP", "address": "10.0.0.1"},

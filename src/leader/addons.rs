@@ -106,7 +106,7 @@ impl Upkeep {
                 Some(message) => Err(message),
                 None => remove(world, name, wanted, record, &all)
                     .await
-                    .map_err(|error| error.during("removing").one_line()),
+                    .map_err(|error| error.during("cannot remove objects").one_line()),
             };
             let (state, message) = match message {
                 Err(message) => (AddonState::Failed, message),
@@ -180,7 +180,7 @@ impl Upkeep {
         let line = error.one_line();
         warn!(
             HINT = error.remedy(),
-            "{line}; tried again in {} s",
+            "{line}; retrying in {} s",
             pause.as_secs()
         );
         let trouble = Trouble {
@@ -239,7 +239,7 @@ async fn remove(
             continue;
         }
         if KEPT.contains(&object.kind.as_str()) {
-            info!("add-on {name}: {object} is kept: delete it by hand if its content may go");
+            info!("add-on {name}: kept {object}: delete it by hand if its data is not needed");
             continue;
         }
         if world.cluster.delete(name, &object).await? {

@@ -99,7 +99,7 @@ pub fn decide(
         ttl: wish.ttl,
     };
     if record == Some(&wanted) {
-        return Verdict::Leave("it is as wanted");
+        return Verdict::Leave("it is up to date");
     }
     Verdict::Write(wanted)
 }
@@ -170,7 +170,7 @@ async fn keep(
     if let Some(left) = left.take().filter(|left| record.as_ref() != Some(left)) {
         let there = record.as_ref().map(|record| &record.addresses);
         report.trouble = Some(format!(
-            "somebody else writes this record set too: it stood for {} and stands for {} \
+            "another client writes this record set too: it has changed from {} to {} \
              (give each cluster a name of its own: [dns] name)",
             in_words(&left.addresses),
             in_words(there.unwrap_or(&BTreeSet::new())),
@@ -193,14 +193,14 @@ async fn keep(
     .await;
     written.ok_or_else(|| {
         Error::failed(format!(
-            "Route 53 did not take {} within {} s",
+            "Route 53 did not accept {} within {} s",
             wish.name,
             WRITE.as_secs()
         ))
     })??;
     let before = record.map(|record| record.addresses).unwrap_or_default();
     info!(
-        "{} stands for {} now: {}; it stood for {}",
+        "{} has {} addresses now: {}; before: {}",
         wish.name,
         wanted.addresses.len(),
         in_words(&wanted.addresses),
@@ -213,7 +213,7 @@ async fn keep(
 
 fn in_words(addresses: &BTreeSet<Ipv4Addr>) -> String {
     if addresses.is_empty() {
-        return "nothing".to_owned();
+        return "no addresses".to_owned();
     }
     let words: Vec<String> = addresses.iter().map(ToString::to_string).collect();
     words.join(", ")

@@ -183,12 +183,12 @@ impl Survey {
             }
             Some(_) if learner && lasted(&absences.stopped, instance, now, STOPPED_LEARNER) => {
                 Fate::Away(format!(
-                    "{instance} has been stopped for {} minutes, without a vote",
+                    "{instance} has been stopped for {} minutes and has no vote",
                     minutes(STOPPED_LEARNER)
                 ))
             }
             None if lasted(&absences.missing, instance, now, limit) => Fate::Away(format!(
-                "EC2 has listed no instance {instance} for {} minutes",
+                "EC2 has not listed {instance} for {} minutes",
                 minutes(limit)
             )),
             _ => Fate::Alive,
@@ -261,8 +261,8 @@ fn heal(me: &str, survey: &Survey, absences: &Absences, now: Duration) -> Findin
         });
         if !has_quorum || left_healthy * 2 <= left {
             findings.troubles.push(format!(
-                "etcd member {} cannot be taken out although {why}: only {healthy} of {} voters answer; \
-                 bring back the others, or restore a snapshot",
+                "etcd member {} cannot be removed although {why}: only {healthy} of {} voters answer; \
+                 start the others again, or restore a backup",
                 name_of(member),
                 voters.len()
             ));
@@ -315,8 +315,8 @@ fn lost_quorum(members: &[Seen]) -> Option<String> {
     let lost = (voters.len() - silent.len()) * 2 <= voters.len() && !voters.is_empty();
     lost.then(|| {
         format!(
-            "etcd has lost its majority: {} of {} members do not answer ({}). The API can only be read. \
-             Start those instances again, or restore a snapshot",
+            "etcd has lost its majority: {} of {} members do not answer ({}). The API is read-only. \
+             Start those instances again, or restore a backup",
             silent.len(),
             voters.len(),
             silent.join(", ")
@@ -375,7 +375,7 @@ async fn carry_out(world: &World, act: Act) -> Result<()> {
     match act {
         Act::RemoveMember { id, name, why } => {
             world.etcd.remove(id).await?;
-            info!("took the etcd member {name} out, because {why}");
+            info!("removed the etcd member {name}, because {why}");
         }
         Act::DeleteNode { name, why, object } => {
             if world.cluster.delete_seen(&object).await? {

@@ -210,15 +210,15 @@ fn troubles(members: &[Asked]) -> Vec<String> {
     if let Some(names) = about(Alarm::NoSpace) {
         troubles.push(match still_full(members) {
             Some((member, d)) if d.in_use > limit(d) => format!(
-                "etcd's database reached its quota (alarm NOSPACE of {names}) and takes no writes but deletions: \
-                 on {} {} of {} are data in use. Delete objects that are not needed, or raise \
+                "etcd's database has reached its quota (alarm NOSPACE of {names}) and accepts only deletions: \
+                 on {}, {} of {} are in use. Delete objects that are not needed, or raise \
                  --quota-backend-bytes in the etcd manifest of every control plane",
                 name_of(member),
                 mebibytes(d.in_use),
                 mebibytes(d.quota)
             ),
             _ => format!(
-                "etcd's database reached its quota (alarm NOSPACE of {names}) and takes no writes but deletions: \
+                "etcd's database has reached its quota (alarm NOSPACE of {names}) and accepts only deletions: \
                  the agent next to etcd's leader compacts and defragments it"
             ),
         });
@@ -226,7 +226,7 @@ fn troubles(members: &[Asked]) -> Vec<String> {
     if let Some(names) = about(Alarm::Corrupt) {
         troubles.push(format!(
             "etcd's data on {names} differ from the others' (alarm CORRUPT): etcd serves neither reads nor writes. \
-             Terminate that instance: once EC2 no longer lists it, its member goes and the alarm with it. \
+             Terminate that instance: once EC2 no longer lists it, its member is removed and the alarm cleared. \
              If more than one differs, restore a backup"
         ));
     }
@@ -344,7 +344,7 @@ impl Maintenance {
         world.etcd.disarm(alarm).await?;
         self.alarms_ended += 1;
         info!(
-            "ended the alarm {} of etcd's member {:x}",
+            "cleared the alarm {} of etcd member {:x}",
             alarm.alarm.as_str(),
             alarm.member
         );

@@ -4,9 +4,9 @@
 //! [`lead`] before each action.
 
 pub mod addons;
-pub mod departed;
 pub mod dns;
 pub mod healing;
+pub mod left_nodes;
 pub mod maintenance;
 pub mod snapshots;
 

@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_is_taken_at_once_and_then_when_it_is_due() {
+    async fn a_backup_is_taken_at_once_and_then_when_it_is_due() {
         let fake = founded();
         let mut schedule = schedule();
         let world = fake.ports();
@@ -168,11 +168,11 @@ mod tests {
         assert_eq!(backups(&fake).await, 2);
         pass(&fake, EVERY).await;
         schedule.cycle(&world, subject("i-1")).await;
-        assert_eq!(backups(&fake).await, 2, "the oldest went");
+        assert_eq!(backups(&fake).await, 2, "the oldest is deleted");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_follower_takes_none_and_a_new_leader_goes_on_where_the_old_one_was() {
+    async fn a_follower_takes_none_and_a_new_leader_continues_the_schedule() {
         let fake = founded();
         let world = fake.ports();
         let (mut one, mut two) = (schedule(), schedule());
@@ -181,7 +181,7 @@ mod tests {
         // The first one's Lease expires.
         pass(&fake, 600).await;
         let report = two.cycle(&world, subject("i-2")).await.unwrap();
-        assert!(report.last_good.is_some(), "it saw the other's");
+        assert!(report.last_good.is_some(), "it found the other's backup");
         assert_eq!(backups(&fake).await, 1);
         pass(&fake, EVERY - 600).await;
         two.cycle(&world, subject("i-2")).await.unwrap();
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_failure_is_counted_said_and_tried_again_after_a_pause() {
+    async fn a_failure_is_counted_reported_and_retried_after_a_pause() {
         let fake = FakeWorld::new().with_pki(&Pki::new());
         let world = fake.ports();
         let mut schedule = schedule();
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn backups_are_off_until_they_have_a_place() {
+    fn backups_are_off_until_they_have_a_destination() {
         let settings = config::Snapshots {
             to: String::new(),
             kms_key: String::new(),

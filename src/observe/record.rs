@@ -344,11 +344,12 @@ pub async fn write_again(
         let there = there.remove(&key).ok_or_else(|| not_listed_yet(&key))?;
         if belongs_to(&there).as_deref() != Some(record.cluster_uid()) {
             return Err(Error::failed(format!(
-                "the store's `{key}` is not of cluster {}, which is settled: {there}",
+                "the store's `{key}` does not belong to cluster {}, which is settled: {there}",
                 record.cluster_uid()
             ))
             .hint(
-                "terminate the instance that wrote it, then remove the key: it is written again",
+                "terminate the instance that wrote it, then remove the key: \
+                 an agent writes it again",
             ));
         }
     }
@@ -387,12 +388,12 @@ fn own_claim<'a>(record: &'a Record, cluster_uid: &str) -> Result<&'a Claim> {
 
 fn not_listed_yet(key: &str) -> Error {
     Error::failed(format!(
-        "the store has `{key}` already and does not list it yet"
+        "the store already has `{key}` but does not list it yet"
     ))
 }
 
 fn form(value: &impl Serialize) -> Result<String> {
-    serde_json::to_string(value).attempting(|| "cannot form a record".to_owned())
+    serde_json::to_string(value).attempting(|| "cannot serialize a record".to_owned())
 }
 
 fn parse<T: DeserializeOwned>(key: &str, value: &str) -> Result<T> {

@@ -33,9 +33,9 @@ pub fn host(settings: &Settings, me: &Identity) -> Result<Vec<Phase<Action>>> {
     plan.add("kernel", LOCAL, &["preflight"], "containers need overlay mounts, pods need a filtered bridge", Kernel::wanted(settings, me)?);
     plan.add("sysctl", LOCAL, &["kernel"], "pods' packets are forwarded and seen by kube-proxy", Sysctl::wanted(settings, me)?);
     plan.add("swap", LOCAL, &["preflight"], "the kubelet accounts memory without swap", Swap::wanted(settings, me)?);
-    plan.add("hosts", LOCAL, &["preflight"], "the node's own name resolves even where the VPC's resolver does not answer", Hosts::wanted(settings, me)?);
+    plan.add("hosts", LOCAL, &["preflight"], "the node's own name resolves even if the VPC's resolver does not answer", Hosts::wanted(settings, me)?);
     plan.add("foreign-networks", LOCAL, &["preflight"], "networkd and NetworkManager leave routes and interfaces of pods alone", ForeignNetworks::wanted());
-    plan.add("pod-limits", LOCAL, &["preflight"], "pods reach neither the instance's metadata nor the ports of joining and of the control plane", PodLimits::wanted(settings));
+    plan.add("pod-limits", LOCAL, &["preflight"], "pods can reach neither the instance metadata nor the ports of the join service and the control plane", PodLimits::wanted(settings));
     for artifact in Artifact::all(settings, me)? {
         let name = format!("artifact-{}", artifact.name);
         plan.add(&name, download, &["preflight"], "downloaded, verified and unpacked in one pass", artifact);
@@ -87,23 +87,23 @@ fn found(
     let images: &[&str] = if settings.images.preload { &["images"] } else { &[] };
     let prepared = [&["kubelet-unit", "hosts", "swap", "artifact-kubeadm", "artifact-kubectl"], images].concat();
 
-    plan.add("kubeadm-config", LOCAL, &["preflight"], "what kubeadm reads", ConfigFiles::init(settings, me, machine)?);
+    plan.add("kubeadm-config", LOCAL, &["preflight"], "kubeadm's configuration", ConfigFiles::init(settings, me, machine)?);
     plan.add("kubeadm-certs", LOCAL, &["kubeadm-config", "artifact-kubeadm", "hosts"], "the cluster's certificates, while images load", init(Init::Certs)?);
-    plan.add("kubeadm-kubeconfig", LOCAL, &["kubeadm-certs"], "credentials of the control plane's parts", init(Init::Kubeconfig)?);
-    plan.add("certificates", LOCAL, &["kubeadm-kubeconfig"], "what expired while the machine was off is renewed before anything needs it", Renewal::new(Which::Useless, settings, me));
-    plan.add("kubeadm-preflight", settings.deadlines.download, &[prepared.as_slice(), &["kubeadm-config"]].concat(), "kubeadm's own look at the host", init(Init::Preflight)?);
-    plan.add("etcd-data", LOCAL, &["preflight"], "etcd never starts over without the data that it had", EtcdData { instance: me.instance_id.clone() });
+    plan.add("kubeadm-kubeconfig", LOCAL, &["kubeadm-certs"], "credentials of the control plane's components", init(Init::Kubeconfig)?);
+    plan.add("certificates", LOCAL, &["kubeadm-kubeconfig"], "certificates that expired while the machine was off are renewed before they are used", Renewal::new(Which::Useless, settings, me));
+    plan.add("kubeadm-preflight", settings.deadlines.download, &[prepared.as_slice(), &["kubeadm-config"]].concat(), "kubeadm's own checks of the host", init(Init::Preflight)?);
+    plan.add("etcd-data", LOCAL, &["preflight"], "etcd never starts without the data that it had", EtcdData { instance: me.instance_id.clone() });
     plan.add("kubeadm-etcd", LOCAL, &["certificates", "kubeadm-preflight", "etcd-data"], "etcd as a static pod", init(Init::Etcd)?);
     plan.add("kubeadm-control-plane", LOCAL, &["kubeadm-etcd"], "the API server, the controllers and the scheduler as static pods", init(Init::ControlPlane)?);
-    plan.add("kubelet-certificate", settings.deadlines.join, &["kubeadm-control-plane"], "a kubelet whose certificate expired starts nothing", KubeletCertificate::new(settings, me, &membership.cluster_uid)?);
+    plan.add("kubelet-certificate", settings.deadlines.join, &["kubeadm-control-plane"], "a kubelet with an expired certificate starts no pods", KubeletCertificate::new(settings, me, &membership.cluster_uid)?);
     plan.add("kubeadm-kubelet-start", LOCAL, &["kubelet-certificate"], "the kubelet starts the static pods", init(Init::KubeletStart)?);
-    plan.add("api-ready", api, &["kubeadm-kubelet-start"], "what follows speaks to the API", ApiReady::new(settings));
+    plan.add("api-ready", api, &["kubeadm-kubelet-start"], "the next phases call the API", ApiReady::new(settings));
     plan.add("kubeadm-upload-config", api, &["api-ready"], "joiners and upgrades read it from the cluster", init(Init::UploadConfig)?);
     plan.add("kubeadm-mark-control-plane", api, &["kubeadm-upload-config"], "workloads stay off control planes", init(Init::MarkControlPlane)?);
-    plan.add("kubeadm-bootstrap-token", api, &["kubeadm-upload-config"], "the rights that join tokens have", init(Init::BootstrapToken)?);
+    plan.add("kubeadm-bootstrap-token", api, &["kubeadm-upload-config"], "the permissions of join tokens", init(Init::BootstrapToken)?);
     plan.add("kubeadm-kubelet-finalize", api, &["api-ready"], "the kubelet's certificate rotates", init(Init::KubeletFinalize)?);
     plan.add("kubeadm-addons", api, &["kubeadm-upload-config"], "CoreDNS and kube-proxy", init(Init::Addons)?);
-    plan.add("no-blanket-approval", api, &["kubeadm-bootstrap-token"], "a bootstrap token becomes no other node than the one that it was made for", BlanketApproval::gone());
+    plan.add("no-blanket-approval", api, &["kubeadm-bootstrap-token"], "a bootstrap token is only valid for the node that it was created for", BlanketApproval::gone());
     if !settled {
         plan.add("record-cluster", api, &["kubeadm-upload-config", "no-blanket-approval"], "from here on every instance joins this cluster", RecordCluster { cluster_uid: membership.cluster_uid.clone(), founder: me.instance_id.clone() });
     }
@@ -118,12 +118,12 @@ fn found(
         }
         before = names;
     }
-    plan.add("uncordon", api, &["kubeadm-upload-config"], "the agent cordons its node before it goes down", Uncordon { node: me.node_name.clone() });
+    plan.add("uncordon", api, &["kubeadm-upload-config"], "the agent cordons its node before a shutdown", Uncordon { node: me.node_name.clone() });
     plan.add("node-ready", settings.deadlines.rollout, &["kubeadm-kubelet-finalize", "kubeadm-mark-control-plane"], "pods can be scheduled here", NodeReady::new(settings, me));
     if !settled {
         let all: Vec<String> = plan.0.iter().map(|phase| phase.name.clone()).collect();
         let all: Vec<&str> = all.iter().map(String::as_str).collect();
-        plan.add("settle-cluster", api, &all, "from here on the cluster has something to lose: nobody founds it again", SettleCluster { cluster_uid: membership.cluster_uid.clone(), instance: me.instance_id.clone() });
+        plan.add("settle-cluster", api, &all, "from here on the cluster is settled: no other instance founds a new one", SettleCluster { cluster_uid: membership.cluster_uid.clone(), instance: me.instance_id.clone() });
     }
     Ok(plan.0)
 }
@@ -142,23 +142,23 @@ fn join(
         Role::ControlPlane => ConfigFiles::init(settings, me, machine)?,
         Role::Worker => ConfigFiles::join(settings, me, machine)?,
     };
-    plan.add("kubeadm-config", LOCAL, &["preflight"], "what kubeadm reads", files);
+    plan.add("kubeadm-config", LOCAL, &["preflight"], "kubeadm's configuration", files);
     let mut before = [prepared.as_slice(), &["kubeadm-config"]].concat();
     if me.role == Role::ControlPlane {
-        plan.add("etcd-data", LOCAL, &["preflight"], "etcd never starts over without the data that it had", EtcdData { instance: me.instance_id.clone() });
-        plan.add("certificates", LOCAL, &["kubeadm-config", "artifact-kubeadm"], "what expired while the machine was off is renewed before anything needs it", Renewal::new(Which::Useless, settings, me));
+        plan.add("etcd-data", LOCAL, &["preflight"], "etcd never starts without the data that it had", EtcdData { instance: me.instance_id.clone() });
+        plan.add("certificates", LOCAL, &["kubeadm-config", "artifact-kubeadm"], "certificates that expired while the machine was off are renewed before they are used", Renewal::new(Which::Useless, settings, me));
         before.extend(["etcd-data", "certificates"]);
     }
     // The join service may answer as late as the cluster itself.
     let joined_within = settings.deadlines.peers + settings.deadlines.join;
     plan.add("kubeadm-join", joined_within, &before, "the kubelet gets its certificate for this node's name", Join::new(settings, me, &membership.cluster_uid)?);
-    plan.add("kubelet-certificate", joined_within, &["kubeadm-join"], "a kubelet whose certificate expired is let in again", KubeletCertificate::new(settings, me, &membership.cluster_uid)?);
+    plan.add("kubelet-certificate", joined_within, &["kubeadm-join"], "a kubelet with an expired certificate gets a new one", KubeletCertificate::new(settings, me, &membership.cluster_uid)?);
     if me.role == Role::ControlPlane {
         // kubeadm's last action, which an interrupted join may not have reached.
         plan.add("kubeadm-mark-control-plane", settings.deadlines.api, &["kubelet-certificate"], "workloads stay off control planes", KubeadmPhase::new(InitPhase::MarkControlPlane, settings, me)?);
-        plan.add("no-blanket-approval", settings.deadlines.api, &["kubelet-certificate"], "a bootstrap token becomes no other node than the one that it was made for", BlanketApproval::gone());
+        plan.add("no-blanket-approval", settings.deadlines.api, &["kubelet-certificate"], "a bootstrap token is only valid for the node that it was created for", BlanketApproval::gone());
     }
-    plan.add("uncordon", settings.deadlines.api, &["kubelet-certificate"], "the agent cordons its node before it goes down", Uncordon { node: me.node_name.clone() });
+    plan.add("uncordon", settings.deadlines.api, &["kubelet-certificate"], "the agent cordons its node before a shutdown", Uncordon { node: me.node_name.clone() });
     plan.add("node-ready", settings.deadlines.rollout, &["kubelet-certificate"], "pods can be scheduled here", NodeReady::new(settings, me));
     Ok(plan.0)
 }

@@ -42,12 +42,12 @@ impl Why {
     /// The reason as a person reads it.
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::Pause => "the machine goes down and may come back",
+            Self::Pause => "the machine shuts down and may come back",
             Self::Termination => "EC2 terminates this instance",
             Self::Group => "the Auto Scaling group terminates this instance",
-            Self::Spot => "this spot instance is taken back",
+            Self::Spot => "this spot instance is interrupted",
             Self::SpotStop => "this spot instance is stopped",
-            Self::Reset => "this node is taken out of its cluster",
+            Self::Reset => "a person removes this node from its cluster",
         }
     }
 
@@ -74,7 +74,7 @@ pub fn decommission(notice: &Notice, settings: &Settings, me: &Identity) -> Vec<
     let mut add = |name: &str, seconds: u64, why: &str, step: Action| {
         plan.add(&format!("leave-{name}"), seconds, &[], why, step);
     };
-    add("cordon", BRIEF, "no new pods, and no place in the record set", Cordon { node: node() }.into());
+    add("cordon", BRIEF, "no new pods, and no address in the DNS record set", Cordon { node: node() }.into());
     if notice.why == Why::Pause {
         add("unready", BRIEF, "services send no more requests to pods that are about to end", Unready { node: node() }.into());
         return plan.0;
@@ -82,7 +82,7 @@ pub fn decommission(notice: &Notice, settings: &Settings, me: &Identity) -> Vec<
     add("evict", notice.seconds, "pods start elsewhere before they end here", Evict { node: node(), seconds: notice.seconds }.into());
     if settings.dns.enabled && me.role == Role::Worker {
         let seconds = (RECORD + u64::from(settings.dns.ttl)).min(notice.seconds);
-        add("dns", notice.seconds, "visitors who know this address are served", WaitForDns { node: node(), seconds }.into());
+        add("dns", notice.seconds, "clients that still use this address are served", WaitForDns { node: node(), seconds }.into());
     }
     if notice.why.is_for_good() {
         if me.role == Role::ControlPlane {
@@ -91,7 +91,7 @@ pub fn decommission(notice: &Notice, settings: &Settings, me: &Identity) -> Vec<
         add("node", BRIEF, "the leader deletes the Node", MarkLeft { node: node(), instance: me.instance_id.clone() }.into());
     }
     if notice.why == Why::Group {
-        add("hooks", BRIEF, "the group goes on", CompleteHooks { instance: me.instance_id.clone() }.into());
+        add("hooks", BRIEF, "the Auto Scaling group continues", CompleteHooks { instance: me.instance_id.clone() }.into());
     }
     plan.0
 }
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn visitors_are_waited_for_no_longer_than_there_is_time() {
+    fn the_wait_for_dns_is_no_longer_than_the_notice() {
         let seconds = |notice: u64, ttl: u32| {
             let mut settings = with_a_name();
             settings.dns.ttl = ttl;

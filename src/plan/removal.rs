@@ -11,7 +11,7 @@ pub fn reset() -> Vec<Phase<Removal>> {
         "reset-agent",
         200,
         &[],
-        "it would put back what goes",
+        "the agent would restore what is removed",
         Removal::units(&["k8s-bootstrap.service"]),
     );
     of_the_cluster(&mut plan);
@@ -37,10 +37,10 @@ fn of_the_cluster(plan: &mut Plan<Removal>) {
     let units = ["kubelet.service", "containerd.service", "k8s-bootstrap-pod-limits.service"];
     let files = [paths::KUBERNETES, paths::ETCD_MEMBER, "/var/lib/kubelet/pki", "/etc/cni/net.d", "/var/lib/cni", "/var/lib/calico", "/etc/sysctl.d/90-k8s-bootstrap.conf"];
     plan.add("reset-kubeadm", 300, &[], "containers, certificates, data", Removal::Kubeadm);
-    plan.add("reset-units", 200, &[], "nothing of the cluster runs", Removal::units(&units));
-    plan.add("reset-rules", 20, &[], "another kube-proxy begins with none", Removal::Rules);
-    plan.add("reset-tunnel", 20, &[], "no way to pods of others", Removal::Tunnel);
-    plan.add("reset-files", 60, &[], "another cluster finds nothing of this one", Removal::files(&files));
+    plan.add("reset-units", 200, &[], "the cluster's services are stopped", Removal::units(&units));
+    plan.add("reset-rules", 20, &[], "the next kube-proxy starts without rules", Removal::Rules);
+    plan.add("reset-tunnel", 20, &[], "no tunnel to pods on other nodes is left", Removal::Tunnel);
+    plan.add("reset-files", 60, &[], "no files of this cluster are left for another one", Removal::files(&files));
 }
 
 #[cfg(test)]
@@ -52,7 +52,7 @@ mod tests {
     use crate::testing::{FakeWorld, output};
 
     #[tokio::test(start_paused = true)]
-    async fn a_reset_removes_what_is_there_in_order_and_a_second_one_nothing() {
+    async fn a_reset_removes_everything_in_order_and_a_second_one_nothing() {
         let fake = FakeWorld::new();
         for file in [
             paths::KUBELET_CONF,

@@ -26,14 +26,14 @@ pub fn each_cycle(
             "no-blanket-approval",
             settings.deadlines.api,
             &[],
-            "a bootstrap token becomes no other node than the one that it was made for",
+            "a bootstrap token is only valid for the node that it was created for",
             BlanketApproval::gone(),
         );
         plan.add(
             "certificates",
             LOCAL,
             &[],
-            "what nobody accepts any more is renewed at once",
+            "certificates that are no longer accepted are renewed at once",
             Renewal::new(Which::Useless, settings, me),
         );
     }
@@ -42,7 +42,7 @@ pub fn each_cycle(
             "kubelet-certificate",
             settings.deadlines.peers + settings.deadlines.join,
             &[],
-            "a kubelet whose certificate expired is let in again",
+            "a kubelet with an expired certificate gets a new one",
             KubeletCertificate::new(settings, me, &membership.cluster_uid)?,
         );
     }
@@ -56,7 +56,7 @@ pub fn certificates_renewal(settings: &Settings, me: &Identity) -> Vec<Phase<Act
         "certificates-renewal",
         DEADLINE,
         &[],
-        "a third of their lifetime is left, or a person asked for it",
+        "less than a third of their lifetime is left, or a person requested it",
         Renewal::new(Which::Due, settings, me),
     );
     plan.0
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn only_control_planes_look_after_the_cluster_in_each_cycle() {
+    fn only_control_planes_maintain_the_cluster_in_each_cycle() {
         let settings = settings();
         let membership = Membership {
             cluster_uid: "uid".to_owned(),

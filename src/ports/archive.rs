@@ -41,8 +41,9 @@ impl Place {
     /// Reads a URL.
     pub fn parse(url: &str) -> Result<Self> {
         let wrong = || {
-            Error::refused(format!("`{url}` is no place for backups")).hint(
-                "a place is s3://BUCKET/PREFIX or file:///FOLDER, in letters, digits and `._-`",
+            Error::refused(format!("`{url}` is not a destination for backups")).hint(
+                "a destination is s3://BUCKET/PREFIX or file:///DIRECTORY, \
+                 in letters, digits and `._-`",
             )
         };
         if let Some(path) = url.strip_prefix("file://") {

@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_and_the_default_namespace_do_not_make_another_object() {
+    fn another_version_or_the_default_namespace_is_the_same_object() {
         let one = named("apps/v1", "Deployment", None);
         assert!(one.is_same(&named("apps/v1beta1", "Deployment", Some("default"))));
         assert!(!one.is_same(&named("apps/v1", "Deployment", Some("x"))));

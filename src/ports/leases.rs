@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_change_of_holder_or_time_begins_to_count_again() {
+    fn every_change_of_holder_or_time_restarts_the_count() {
         let memory = LeaseMemory::default();
         let state = |holder: &str, renewed: &str| LeaseState {
             holder: holder.to_owned(),

@@ -170,7 +170,7 @@ fn dns(registry: &mut Registry, dns: Option<&DnsReport>) {
     }
     registry.register(
         "dns_addresses",
-        "On the leader: addresses of workers that the name stands for",
+        "On the leader: addresses of workers in the DNS record set",
         records,
     );
 }
@@ -210,7 +210,7 @@ fn certificates(registry: &mut Registry, certificates: &[CertificateReport]) {
     }
     registry.register_with_unit(
         "certificate_expiry",
-        "When a certificate of this node ends, as Unix time",
+        "When a certificate of this node expires, as Unix time",
         Unit::Seconds,
         ends,
     );

@@ -177,7 +177,7 @@ impl AddonReport {
 impl DnsReport {
     fn trouble(&self) -> Option<String> {
         let trouble = self.trouble.as_ref()?;
-        Some(format!("the addresses of {}: {trouble}", self.name))
+        Some(format!("DNS name {}: {trouble}", self.name))
     }
 }
 
@@ -255,7 +255,7 @@ impl Status {
 
     fn backup_trouble(&self) -> Option<String> {
         let trouble = &self.snapshots.as_ref()?.trouble;
-        (!trouble.is_empty()).then(|| format!("no backup: {trouble}"))
+        (!trouble.is_empty()).then(|| format!("no backup was taken: {trouble}"))
     }
 
     /// The status as text for a terminal.
@@ -282,7 +282,7 @@ impl Status {
                     waiting_for: Some(what),
                     ..
                 } => format!("waits for {what}"),
-                PhaseState::Running { .. } => "under way".to_owned(),
+                PhaseState::Running { .. } => "running".to_owned(),
                 PhaseState::Failed { error } => format!("FAILED: {error}"),
             };
             let _ = writeln!(text, "  {:<28} {state}", phase.name);
@@ -317,7 +317,7 @@ impl Status {
         if let Some(next) = self.certificates.iter().min_by_key(|c| c.not_after) {
             let _ = writeln!(
                 text,
-                "  {:<28} the next end is {}'s at {}",
+                "  {:<28} {} expires first, at {}",
                 "certificates", next.name, next.not_after
             );
         }
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn the_line_says_phase_count_and_what_is_waited_for() {
+    fn the_line_shows_the_phase_count_and_what_is_waited_for() {
         let since = "2026-11-23T11:59:30Z".parse().unwrap();
         let status = status(
             Stage::Working,
@@ -371,14 +371,14 @@ mod tests {
     }
 
     #[test]
-    fn a_ready_node_says_why() {
+    fn a_ready_node_shows_its_message() {
         let mut status = status(Stage::Ready, vec![("kernel", PhaseState::Held)]);
         status.message = "node w1 is Ready".to_owned();
         assert_eq!(status.line(), "Ready: node w1 is Ready");
     }
 
     #[test]
-    fn an_addon_that_fails_is_said_and_the_node_stays_ready() {
+    fn a_failed_addon_is_reported_and_the_node_stays_ready() {
         let mut status = status(Stage::Ready, vec![]);
         status.message = "node c1 is Ready".to_owned();
         let report = |name: &str, state, message: &str| AddonReport {
@@ -403,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_a_person_can_mend_is_in_the_line() {
+    fn what_only_a_person_can_fix_is_in_the_line() {
         let mut status = status(Stage::Ready, vec![]);
         status.message = "node c1 is Ready".to_owned();
         status.troubles = vec!["etcd has lost its majority".to_owned()];
@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_workers_name_stands_for_is_shown_and_its_trouble_said() {
+    fn the_addresses_of_the_dns_name_and_its_trouble_are_shown() {
         let mut status = status(Stage::Ready, vec![]);
         status.message = "node c1 is Ready".to_owned();
         status.dns = Some(DnsReport {
@@ -424,7 +424,7 @@ mod tests {
         });
         assert_eq!(
             status.line(),
-            "Ready: node c1 is Ready; the addresses of www.example.com: EC2 does not answer"
+            "Ready: node c1 is Ready; DNS name www.example.com: EC2 does not answer"
         );
         let text = status.text();
         let line = "  www.example.com              10.0.0.4 10.0.0.5\n";
@@ -432,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn the_certificate_that_ends_first_is_shown_and_a_ca_that_ends_is_said() {
+    fn the_certificate_that_expires_first_and_an_expiring_ca_are_shown() {
         let mut status = status(Stage::Ready, vec![]);
         status.message = "node c1 is Ready".to_owned();
         status.certificates = [("ca", 36), ("kubelet-client", 27), ("apiserver", 28)]
@@ -441,18 +441,18 @@ mod tests {
                 not_after: format!("20{year}-01-01T00:00:00Z").parse().unwrap(),
             })
             .into();
-        status.certificate_troubles = vec!["the certificate authority ca ends".to_owned()];
+        status.certificate_troubles = vec!["the certificate authority ca expires".to_owned()];
         assert_eq!(
             status.line(),
-            "Ready: node c1 is Ready; the certificate authority ca ends"
+            "Ready: node c1 is Ready; the certificate authority ca expires"
         );
         let text = status.text();
-        let line = "  certificates                 the next end is kubelet-client's at 2027-01-01T00:00:00Z\n";
+        let line = "  certificates                 kubelet-client expires first, at 2027-01-01T00:00:00Z\n";
         assert!(text.ends_with(line), "{text}");
     }
 
     #[test]
-    fn the_json_form_comes_back_whole() {
+    fn the_json_form_is_read_back_unchanged() {
         let status = status(
             Stage::Working,
             vec![("kernel", PhaseState::Done { duration_ms: 3 })],

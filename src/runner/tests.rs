@@ -51,7 +51,7 @@ impl Step for Scripted {
         }
         match self.kind {
             "hangs" => {
-                notes.waiting_for("godot");
+                notes.waiting_for("the mirror");
                 future::pending::<()>().await;
             }
             "lies" => return Ok(()),
@@ -94,7 +94,7 @@ fn journal_text(fake: &FakeWorld) -> String {
 }
 
 #[tokio::test(start_paused = true)]
-async fn phases_run_after_those_they_name_whatever_their_order() {
+async fn phases_run_after_their_dependencies_in_any_order() {
     let fake = FakeWorld::new();
     let plan = [
         phase("order-c", &["order-b"]),
@@ -125,7 +125,7 @@ async fn a_second_run_does_nothing_and_writes_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_time_may_mend_is_tried_again() {
+async fn a_temporary_failure_is_retried() {
     let fake = FakeWorld::new();
     let summary = runner(&fake)
         .await
@@ -136,7 +136,7 @@ async fn what_time_may_mend_is_tried_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_only_a_person_can_mend_is_not_tried_again() {
+async fn what_only_a_person_can_fix_is_not_retried() {
     let fake = FakeWorld::new();
     let error = runner(&fake)
         .await
@@ -148,7 +148,7 @@ async fn what_only_a_person_can_mend_is_not_tried_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_server_denies_is_tried_again_slowly_and_refused_once_it_is_clear() {
+async fn a_denial_is_retried_slowly_and_refused_once_attempts_agree() {
     let fake = FakeWorld::new();
     let passes = scripted("denied-once", 3, "denied");
     let summary = runner(&fake).await.run(&[passes]).await.unwrap();
@@ -161,17 +161,17 @@ async fn what_a_server_denies_is_tried_again_slowly_and_refused_once_it_is_clear
     assert_eq!(error.kind(), Kind::Refused);
     let text = error.one_line();
     assert!(
-        text.starts_with("phase denied-always: every attempt of 3"),
+        text.starts_with("phase denied-always: every attempt for 3"),
         "{text}"
     );
-    assert!(text.ends_with(" s ended so: 403 Forbidden"), "{text}");
+    assert!(text.ends_with(" s failed: 403 Forbidden"), "{text}");
     assert_eq!(error.remedy(), Some("check the mirror"));
     let attempts = ATTEMPTS.lock().unwrap().as_ref().unwrap()["denied-always"];
     assert!((6..20).contains(&attempts), "{attempts} attempts");
 }
 
 #[tokio::test(start_paused = true)]
-async fn answers_that_do_not_agree_are_never_refused() {
+async fn differing_failures_are_never_refused() {
     let fake = FakeWorld::new();
     let mut phase = scripted("denied-and-broken", 1000, "denied and broken");
     phase.deadline_seconds = 900;
@@ -181,7 +181,7 @@ async fn answers_that_do_not_agree_are_never_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_phase_that_hangs_ends_at_its_deadline_and_says_what_it_waited_for() {
+async fn a_phase_that_hangs_ends_at_its_deadline_and_reports_what_it_waited_for() {
     let fake = FakeWorld::new();
     let error = runner(&fake)
         .await
@@ -190,12 +190,12 @@ async fn a_phase_that_hangs_ends_at_its_deadline_and_says_what_it_waited_for() {
         .unwrap_err();
     assert_eq!(
         error.one_line(),
-        "phase stuck: gave up after 100 s, waiting for godot"
+        "phase stuck: gave up after 100 s, waiting for the mirror"
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_phase_whose_result_is_not_there_has_not_succeeded() {
+async fn a_phase_whose_result_is_missing_has_failed() {
     let fake = FakeWorld::new();
     let error = runner(&fake)
         .await
@@ -205,7 +205,7 @@ async fn a_phase_whose_result_is_not_there_has_not_succeeded() {
     assert!(
         error
             .one_line()
-            .contains("verifying finds: /made/liar is missing"),
+            .contains("its check still finds: /made/liar is missing"),
         "{error}"
     );
 }

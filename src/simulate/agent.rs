@@ -18,7 +18,7 @@ use crate::{
     error::{Error, Kind, Result},
     journal::Journal,
     kubernetes::paths,
-    leader::{departed, healing::Healing},
+    leader::{healing::Healing, left_nodes},
     ports::NoBalancer,
     ports::{self, Role, World},
     report::Reporter,
@@ -101,7 +101,7 @@ async fn duties(agent: &Agent, place: &Place, code: Code) -> Infallible {
             let refusal = outcome.err().filter(|error| error.kind() == Kind::Refused);
             place.reports(refusal.as_ref());
         }
-        let _ = departed::cycle(&world, &agent.me.instance_id).await;
+        let _ = left_nodes::cycle(&world, &agent.me.instance_id).await;
         let _ = healing.cycle(&world, &agent.me).await;
         place.sleep(CYCLE.mul_f64(0.5 + world.clock.jitter())).await;
         place.survive().await;

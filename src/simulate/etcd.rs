@@ -360,7 +360,7 @@ impl Scene {
         let seats = data.filter(|_| self.seat_of(index).is_some());
         let seats = seats.and_then(|data| self.etcd.get(&data.uid));
         let Some(quorum) = seats else {
-            return Err(Error::failed("cannot ask etcd: connection refused"));
+            return Err(Error::failed("cannot call etcd: connection refused"));
         };
         Ok(quorum
             .seats
@@ -413,7 +413,7 @@ impl Etcd for Place {
         let seats = scene.etcd.get(&uid).map_or(&[][..], |quorum| &quorum.seats);
         let seat = seats.iter().find(|seat| seat.member.id == member.id);
         if !seat.is_some_and(|seat| scene.answers(&uid, seat, self.index)) {
-            return Err(Error::failed("cannot ask etcd: connection refused"));
+            return Err(Error::failed("cannot call etcd: connection refused"));
         }
         let leader = scene.leader(&uid, self.index);
         Ok(MemberStatus {

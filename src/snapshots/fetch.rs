@@ -15,10 +15,10 @@ use crate::{
 pub fn source(from: &str, to: &str) -> Result<(Place, Option<Name>)> {
     if from == "latest" {
         if to.is_empty() {
-            return Err(Error::refused(
-                "snapshots.to is empty: there is no place to look for the latest",
-            )
-            .hint("name it: --from s3://BUCKET/PREFIX"));
+            return Err(
+                Error::refused("snapshots.to is empty, so there is no latest backup")
+                    .hint("name the destination: --from s3://BUCKET/PREFIX"),
+            );
         }
         return Ok((Place::parse(to)?, None));
     }
@@ -30,7 +30,7 @@ pub fn source(from: &str, to: &str) -> Result<(Place, Option<Name>)> {
         Some((place, Name::of(folder, file)?))
     });
     let (place, name) = named.ok_or_else(|| {
-        Error::refused(format!("`{from}` names no backup"))
+        Error::refused(format!("`{from}` is not the name of a backup"))
             .hint("a backup's name ends in UID/20261124T120000.000Z.json")
     })?;
     Ok((Place::parse(place)?, Some(name)))
@@ -40,7 +40,7 @@ pub fn source(from: &str, to: &str) -> Result<(Place, Option<Name>)> {
 pub async fn newest_of(world: &World, place: &Place, cluster_uid: &str) -> Result<Name> {
     newest(world, place, cluster_uid).await?.ok_or_else(|| {
         Error::refused(format!(
-            "{place} has no whole backup of cluster {cluster_uid}"
+            "{place} has no complete backup of cluster {cluster_uid}"
         ))
     })
 }
@@ -113,10 +113,10 @@ pub async fn fetch(
         && (manifest.cluster_uid != cluster.cluster_uid || manifest.ca_hash != cluster.ca_hash)
     {
         return Err(Error::refused(format!(
-            "the backup {name} is of cluster {} ({}), the store records {} ({})",
+            "the backup {name} is of cluster {} ({}), but the store records {} ({})",
             manifest.cluster_uid, manifest.ca_hash, cluster.cluster_uid, cluster.ca_hash
         ))
-        .hint("its nodes would not trust each other: take a backup of this cluster"));
+        .hint("its nodes would not trust each other: use a backup of this cluster"));
     }
     let packed = get(world, place, &name, purpose, PKI).await?;
     verify(world, &name, purpose, PKI, &manifest.pki_sha256).await?;
@@ -167,9 +167,9 @@ async fn verify(
     }
     world.host.remove(&purpose.file(ending)).await?;
     Err(Error::refused(format!(
-        "{} is cut off or damaged: its sha256 is {}, {wanted} was written",
+        "{} is truncated or damaged: its sha256 is {}, not {wanted}",
         name.file(ending),
         found.unwrap_or_default()
     ))
-    .hint("nothing was changed; take another backup: --from URL-OF-ITS.json"))
+    .hint("nothing was changed; use another backup: --from URL-OF-ITS.json"))
 }

@@ -72,7 +72,7 @@ impl Manifest {
             .requiring(|| format!("{name} does not describe a backup"))?;
         if manifest.version != VERSION {
             return Err(Error::refused(format!(
-                "{name} has version {}, this agent knows version {VERSION}",
+                "{name} has version {}, but this agent supports version {VERSION}",
                 manifest.version
             ))
             .hint("restore with the agent version that took it"));
@@ -186,7 +186,7 @@ mod tests {
     const THREE: &str = "20261124T140000.000Z";
 
     #[test]
-    fn a_name_is_the_uid_and_the_time_and_comes_back() {
+    fn a_name_is_the_uid_and_the_time_and_can_be_parsed() {
         let noon = "2026-11-24T12:00:00.7Z".parse().unwrap();
         let name = Name::new("uid", noon);
         assert_eq!(name.file(DATA), "uid/20261124T120000.700Z.db");
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_beyond_keep_go_and_what_makes_them_whole_goes_first() {
+    fn the_oldest_backups_are_removed_with_their_manifests_first() {
         let all = files(&[(THREE, &ENDINGS), (ONE, &ENDINGS), (TWO, &ENDINGS)]);
         let gone = |time: &str| {
             [MANIFEST, PKI, DATA]
@@ -215,12 +215,12 @@ mod tests {
     }
 
     #[test]
-    fn half_a_backup_neither_counts_nor_stays_beside_a_newer_whole_one() {
+    fn an_incomplete_backup_does_not_count_and_is_removed_after_a_newer_complete_one() {
         let half: &[&str] = &[DATA, PKI];
         let interrupted = files(&[(ONE, &ENDINGS), (TWO, half), ("notes", &[".txt"])]);
         assert_eq!(whole("uid", &interrupted).len(), 1);
         let removed = retired("uid", &interrupted, 1);
-        assert!(removed.is_empty(), "it may be under way: {removed:?}");
+        assert!(removed.is_empty(), "it may be in progress: {removed:?}");
         let again = files(&[(ONE, &ENDINGS), (TWO, half), (THREE, &ENDINGS)]);
         assert_eq!(
             retired("uid", &again, 2),
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_describe_a_backup_is_refused() {
+    fn a_manifest_without_the_required_fields_is_refused() {
         let error = Manifest::read("x.json", b"{}").unwrap_err();
         assert!(error.one_line().contains("x.json"), "{error}");
     }

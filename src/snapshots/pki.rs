@@ -81,7 +81,7 @@ pub fn unpack(content: &[u8]) -> Result<Files> {
         let name = entry.path().requiring(unread)?.display().to_string();
         if !SHARED.contains(&name.as_str()) {
             return Err(Error::refused(format!(
-                "the backup's keys have the file `{name}`, which is none of a cluster's"
+                "the backup's keys contain the unexpected file `{name}`"
             )));
         }
         let expected = entry.size();
@@ -92,7 +92,7 @@ pub fn unpack(content: &[u8]) -> Result<Files> {
             .requiring(unread)?;
         if content.len() as u64 != expected {
             return Err(Error::refused(format!(
-                "the backup's {name} is cut off or too long"
+                "the backup's {name} is truncated or too long"
             )));
         }
         files.insert(name, content);
@@ -118,7 +118,7 @@ mod tests {
     use crate::testing::{FakeWorld, Pki};
 
     #[tokio::test]
-    async fn the_keys_of_a_cluster_come_back_and_nothing_else() {
+    async fn the_keys_of_a_cluster_are_packed_and_unpacked_unchanged() {
         let fake = FakeWorld::new().with_pki(&Pki::new());
         let files = read(fake.host.as_ref()).await.unwrap();
         let packed = pack(&files).unwrap();
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_clusters_keys_is_refused() {
+    fn an_archive_with_other_files_or_without_some_is_refused() {
         let all: Files = SHARED.map(|name| (name.to_owned(), vec![1; 600])).into();
         let mut more = all.clone();
         more.insert("admin.conf".to_owned(), vec![]);

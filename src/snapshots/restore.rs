@@ -82,7 +82,7 @@ pub async fn prepare(world: &World, me: &Identity, request: Request) -> Result<P
     let leading = leads(world.etcd.as_ref()).await;
     let lost = if request.rebuild_record && seen.record.cluster().is_none() {
         let name = request.name.as_ref().ok_or_else(|| {
-            Error::usage("which cluster's record was lost is not known")
+            Error::usage("--rebuild-record needs a named backup")
                 .hint("name the backup: --from URL-OF-ITS.json")
         })?;
         let manifest = describe(world, &request.place, name, Purpose::Restore).await?;
@@ -132,7 +132,7 @@ pub async fn carry_out<A: Step + Serialize>(
     tell: impl Fn(&str),
 ) -> Result<()> {
     if let Some(lost) = &prepared.lost {
-        tell("writing the store's record again");
+        tell("rebuilding the store's record");
         record::rebuild(world.store.as_ref(), lost).await?;
     }
     // From now on nobody takes over from its founder, so what is restored stays.
@@ -154,7 +154,7 @@ pub async fn carry_out<A: Step + Serialize>(
 /// The cluster in the store's record.
 fn recorded(seen: &Observation) -> Result<&Initialized> {
     seen.record.cluster().ok_or_else(|| {
-        Error::refused("the store records no cluster, so there is none to bring back").hint(
+        Error::refused("the store records no cluster, so there is none to restore").hint(
             "if its record was lost, name the backup and add --rebuild-record: --from URL-OF-ITS.json; \
              a cluster that was never initialized is founded by `run`",
         )
@@ -167,7 +167,7 @@ fn recorded(seen: &Observation) -> Result<&Initialized> {
 fn may_rebuild(me: &Identity, seen: &Observation, manifest: &Manifest) -> Result<()> {
     if manifest.cluster != me.cluster {
         return Err(Error::refused(format!(
-            "the backup is of the cluster {}, this instance is tagged for {}",
+            "the backup is of the cluster {}, but this instance is tagged for {}",
             manifest.cluster, me.cluster
         ))
         .hint("restore on an instance with the cluster's tag"));
@@ -214,7 +214,7 @@ fn may_restore(
         && mine.cluster_uid != cluster.cluster_uid
     {
         return Err(Error::refused(format!(
-            "this instance belongs to cluster {}, the store records {}",
+            "this instance belongs to cluster {}, but the store records {}",
             mine.cluster_uid, cluster.cluster_uid
         ))
         .hint("restore on a new instance"));
@@ -228,12 +228,12 @@ fn may_restore(
             "other control planes are not terminated: {}",
             alive.join(", ")
         ))
-        .hint("two clusters would have the same name and keys: terminate them; --force restores all the same"));
+        .hint("two clusters would have the same name and keys: terminate them; --force restores anyway"));
     }
     if leading {
         return Err(
             Error::refused("etcd on this machine has a leader: the cluster works")
-                .hint("--force throws its data away for the backup's"),
+                .hint("--force replaces its data with the backup's"),
         );
     }
     Ok(())
@@ -328,11 +328,10 @@ async fn refuse_other_keys(world: &World, keys: &pki::Files) -> Result<()> {
         let path = pki::path(name);
         let found = world.host.read(&path).await?;
         if found.is_some_and(|found| found != *wanted) {
-            return Err(Error::refused(format!(
-                "{} is another one than the backup's",
-                path.display()
-            ))
-            .hint("this instance holds the keys of another cluster: restore on a new one"));
+            return Err(
+                Error::refused(format!("{} differs from the backup's", path.display()))
+                    .hint("this instance holds the keys of another cluster: restore on a new one"),
+            );
         }
     }
     Ok(())

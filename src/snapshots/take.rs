@@ -97,7 +97,7 @@ async fn put(
         snapshot,
     };
     let text = serde_json::to_vec_pretty(&manifest)
-        .attempting(|| "cannot describe the backup".to_owned())?;
+        .attempting(|| "cannot serialize the backup's manifest".to_owned())?;
     world
         .host
         .write(&work(name, MANIFEST), &text, 0o600)
@@ -108,8 +108,8 @@ async fn put(
         world.archive.get(place, &file, &check).await?;
         if digest(world, &check).await? != digest(world, &ours).await? {
             return Err(
-                Error::failed(format!("{file} reads back with another content")).hint(
-                    "another writer uses this place, or its storage is damaged: look before the next attempt",
+                Error::failed(format!("{file} reads back with different content")).hint(
+                    "another writer uses this destination, or its storage is damaged: check it before the next attempt",
                 ),
             );
         }
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_backup_is_three_private_files_and_leaves_none_behind() {
+    async fn a_backup_is_three_private_files_and_leaves_no_temporary_ones() {
         let fake = founded();
         let taken = take(&fake.ports(), &place(), 3, SUBJECT).await.unwrap();
         let files = stored(&fake).await;
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_backup_holds_what_the_store_records_of_the_cluster() {
+    async fn a_backup_contains_the_stores_record_of_the_cluster() {
         let fake = founded().recorded("uid", "i-0").await;
         let manifest = async |of: &FakeWorld| {
             let taken = take(&of.ports(), &place(), 3, SUBJECT).await.unwrap();
@@ -209,11 +209,11 @@ mod tests {
             (recorded.number, recorded.initialized.founder.as_str()),
             (1, "i-0")
         );
-        assert_eq!(manifest(&founded()).await.record, None, "of no record");
+        assert_eq!(manifest(&founded()).await.record, None, "without a record");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn old_ones_go_only_after_a_new_one_is_whole() {
+    async fn old_backups_are_removed_only_after_a_new_one_is_complete() {
         let fake = founded();
         let mut names = Vec::new();
         for _ in 0..3 {
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_reads_back_otherwise_is_no_backup() {
+    async fn a_backup_that_reads_back_differently_fails() {
         let fake = founded();
         // A file of that name exists already, with other content.
         let name = Name::new("uid", fake.ports().clock.now());

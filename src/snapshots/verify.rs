@@ -93,7 +93,7 @@ async fn restore_and_read(
     // The old cluster's members are no longer among the keys.
     if restored.keys == 0 || restored.revision < snapshot.revision {
         return Err(Error::refused(format!(
-            "the backup {name} has {} keys at revision {}, and once it is restored {} at {}",
+            "the backup {name} has {} keys at revision {}, but after a trial restore {} at {}",
             snapshot.keys, snapshot.revision, restored.keys, restored.revision
         ))
         .hint("take another backup now: k8s-bootstrap etcd snapshot"));
@@ -113,7 +113,7 @@ async fn restore_and_read(
 async fn read(tool: &Etcdutl<'_>, database: &Path) -> Result<Said> {
     let said = tool.status(database).await?;
     serde_json::from_str(&said)
-        .attempting(|| format!("cannot read what etcdutl says of {}", database.display()))
+        .attempting(|| format!("cannot read etcdutl's status of {}", database.display()))
 }
 
 #[cfg(test)]

@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_node_that_never_gets_ready_is_given_up_with_its_last_reason() {
+    async fn a_node_that_never_becomes_ready_is_an_error_with_its_last_reason() {
         let fake = FakeWorld::new();
         fake.cluster
             .node_conditions([Some(not_ready("container runtime is down"))]);

@@ -63,7 +63,7 @@ impl Step for SettleCluster {
         Ok(if record::is_settled(&record, &self.cluster_uid) {
             State::AsWanted
         } else {
-            State::Differs("without this instance another cluster would be founded".to_owned())
+            State::Differs("the store does not record the cluster as settled yet".to_owned())
         })
     }
 

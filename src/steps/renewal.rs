@@ -182,7 +182,7 @@ impl Renewal {
     async fn wait_for_part(&self, world: &World, notes: &Notes, part: Part) -> Result<()> {
         let backoff = Backoff::local(Duration::from_secs(self.deadline));
         let clock = world.clock.as_ref();
-        let what = format!("{} with its renewed certificate", part.name);
+        let what = format!("{} to run with its renewed certificate", part.name);
         wait::until(clock, notes, backoff, &what, || async {
             let missing = part.not_ready(world, &self.node).await?;
             Ok(missing.map_or(Probe::Done(()), Probe::NotYet))
@@ -194,7 +194,7 @@ impl Renewal {
     /// Why no part may be stopped now; `None` if one may.
     async fn unwell(&self, world: &World) -> Result<Option<String>> {
         if !world.cluster.ready().await? {
-            return Ok(Some("/readyz does not say ok".to_owned()));
+            return Ok(Some("/readyz does not return ok".to_owned()));
         }
         let (mut voters, mut healthy) = (0, 0);
         for member in world.etcd.members().await? {
@@ -254,14 +254,16 @@ impl Step for Renewal {
             if is_stale(host, &inventory, part).await? {
                 let (part, reads) = (part.name, part.reads);
                 return Ok(State::Differs(format!(
-                    "{part} runs with an earlier {reads}"
+                    "{part} still runs with the old {reads}"
                 )));
             }
         }
         for source in SOURCES {
             if noted(host, source).await?.is_some() {
                 let name = source.name;
-                return Ok(State::Differs(format!("the renewal of {name} was begun")));
+                return Ok(State::Differs(format!(
+                    "the renewal of {name} is not finished"
+                )));
             }
         }
         Ok(State::AsWanted)

@@ -211,7 +211,7 @@ impl Members {
         if self.seats.iter().any(|seat| seat.up) {
             return Ok(());
         }
-        Err(Error::failed("cannot ask etcd: connection refused"))
+        Err(Error::failed("cannot call etcd: connection refused"))
     }
 
     fn agrees(&self) -> Result<()> {
@@ -250,7 +250,7 @@ impl Members {
 impl Etcd for FakeEtcd {
     async fn members(&self) -> Result<Vec<Member>> {
         if self.is_local_gone() {
-            return Err(Error::failed("cannot ask etcd: connection refused"));
+            return Err(Error::failed("cannot call etcd: connection refused"));
         }
         let state = self.state();
         state.answers()?;
@@ -261,7 +261,7 @@ impl Etcd for FakeEtcd {
         let state = self.state();
         let asked = |seat: &&Seat| seat.member.address == other && seat.up;
         if !state.seats.iter().any(|seat| asked(&seat)) {
-            return Err(Error::failed("cannot ask etcd: connection refused"));
+            return Err(Error::failed("cannot call etcd: connection refused"));
         }
         Ok(state.seats.iter().map(|seat| seat.member.clone()).collect())
     }
@@ -270,7 +270,7 @@ impl Etcd for FakeEtcd {
         let state = self.state();
         let asked = |seat: &&Seat| seat.member.id == member.id && seat.up;
         let seat = state.seats.iter().find(asked);
-        let seat = seat.ok_or_else(|| Error::failed("cannot ask etcd: connection refused"))?;
+        let seat = seat.ok_or_else(|| Error::failed("cannot call etcd: connection refused"))?;
         Ok(MemberStatus {
             cluster: ETCD_CLUSTER,
             leader: state.leader,
@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_a_majority_nothing_changes_and_the_members_are_known() {
+    async fn without_a_majority_nothing_changes_and_the_members_can_be_listed() {
         let (etcd, members) = cluster_of(&["a", "b", "c"]);
         let learner = etcd.learner("d", 14);
         etcd.stop(members[0].id);

@@ -32,7 +32,7 @@ impl Sts for FakeSts {
     }
 
     async fn identify(&self, _proof: &Proof) -> Result<Caller> {
-        Err(Error::refused("nobody signed that"))
+        Err(Error::refused("the signature is unknown"))
     }
 }
 
@@ -66,7 +66,7 @@ impl JoinServices for FakeJoin {
         let mut asked = self.asked.lock().unwrap();
         asked.push((server, pin.to_owned(), applicant.clone()));
         let ticket = self.ticket.lock().unwrap().clone();
-        ticket.ok_or_else(|| Error::failed(format!("{server} lets nobody in")))
+        ticket.ok_or_else(|| Error::failed(format!("{server} admits no node")))
     }
 }
 
@@ -110,7 +110,7 @@ impl FakeCertificates {
     /// Ends every current watch with an error.
     pub fn refuse_followers(&self) {
         for follower in self.followers.lock().unwrap().drain(..) {
-            let refused = Error::failed("cannot follow: refused");
+            let refused = Error::failed("cannot watch: refused");
             follower.unbounded_send(Err(refused)).unwrap();
         }
     }

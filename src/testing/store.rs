@@ -100,6 +100,6 @@ async fn keys_cannot_leave_their_cluster(store: &dyn Store) {
 }
 
 #[tokio::test]
-async fn the_store_in_memory_keeps_a_stores_promises() {
+async fn the_store_in_memory_fulfils_the_contract_of_a_store() {
     promises(&MemoryStore::default()).await;
 }

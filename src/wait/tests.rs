@@ -7,7 +7,7 @@ use crate::testing::{FakeClock, StoppedClock};
 
 const NOON: &str = "2026-11-23T12:00:00Z";
 
-/// Waits for a bus with probes that follow a script, whose last line repeats; returns the outcome
+/// Waits with probes that follow a script, whose last line repeats; returns the outcome
 /// and the number of probes.
 async fn wait_for(
     clock: &StoppedClock,
@@ -16,7 +16,7 @@ async fn wait_for(
 ) -> (Result<u8>, usize, Option<String>) {
     let (notes, shown) = Notes::new();
     let looks = Mutex::new(0);
-    let outcome = until(clock, &notes, backoff, "the bus", || async {
+    let outcome = until(clock, &notes, backoff, "the API", || async {
         let mut looks = looks.lock().unwrap();
         *looks += 1;
         script(*looks)
@@ -27,11 +27,11 @@ async fn wait_for(
 }
 
 fn not_yet() -> Probe<u8> {
-    Probe::NotYet("at the stop before".to_owned())
+    Probe::NotYet("not ready yet".to_owned())
 }
 
 #[tokio::test]
-async fn what_is_there_is_not_waited_for() {
+async fn what_is_there_already_is_returned_at_once() {
     let clock = StoppedClock::showing(NOON);
     let backoff = Backoff::local(Duration::ZERO);
     let (outcome, looks, shown) = wait_for(&clock, backoff, |_| Ok(Probe::Done(7))).await;
@@ -163,9 +163,9 @@ async fn a_wait_ends_at_its_deadline_with_the_last_reason() {
     assert_eq!(error.kind(), Kind::Failed);
     assert_eq!(
         error.one_line(),
-        "gave up after 60 s waiting for the bus: at the stop before"
+        "gave up after 60 s waiting for the API: not ready yet"
     );
-    assert_eq!(shown.as_deref(), Some("the bus: at the stop before"));
+    assert_eq!(shown.as_deref(), Some("the API: not ready yet"));
     let waits = clock.waits();
     assert_eq!(looks, waits.len() + 1);
     let total: Duration = waits.iter().sum();
@@ -182,39 +182,39 @@ async fn a_refusal_ends_the_wait_at_once() {
     let backoff = Backoff::local(Duration::from_hours(1));
     let (outcome, looks, _) = wait_for(&clock, backoff, |look| match look {
         1 => Ok(not_yet()),
-        _ => Err(Error::refused("no such line").hint("take the tram")),
+        _ => Err(Error::refused("wrong address").hint("correct it")),
     })
     .await;
     let error = outcome.unwrap_err();
     assert_eq!(error.kind(), Kind::Refused);
-    assert_eq!(error.one_line(), "no such line");
+    assert_eq!(error.one_line(), "wrong address");
     assert_eq!((looks, clock.waits().len()), (2, 1));
 }
 
 #[tokio::test]
-async fn an_error_that_time_may_mend_is_borne_and_kept_with_its_hint() {
+async fn a_temporary_error_is_retried_and_reported_with_its_hint() {
     let clock = StoppedClock::showing(NOON);
     let backoff = Backoff::local(Duration::from_secs(30));
-    let away = || Err(Error::failed("connection refused").hint("look at the driver"));
+    let away = || Err(Error::failed("connection refused").hint("check the route"));
     let (outcome, _, shown) = wait_for(&clock, backoff, |look| match look {
         1..=3 => away(),
         _ => Ok(Probe::Done(1)),
     })
     .await;
     assert_eq!(outcome.unwrap(), 1);
-    assert_eq!(shown.as_deref(), Some("the bus: connection refused"));
+    assert_eq!(shown.as_deref(), Some("the API: connection refused"));
 
     let (outcome, ..) = wait_for(&clock, backoff, |_| away()).await;
     let error = outcome.unwrap_err();
     assert_eq!(
         error.one_line(),
-        "gave up after 30 s waiting for the bus: connection refused"
+        "gave up after 30 s waiting for the API: connection refused"
     );
-    assert_eq!(error.remedy(), Some("look at the driver"));
+    assert_eq!(error.remedy(), Some("check the route"));
 }
 
 #[tokio::test]
-async fn a_wall_clock_that_is_set_neither_ends_nor_prolongs_a_wait() {
+async fn a_step_of_the_wall_clock_neither_ends_nor_prolongs_a_wait() {
     for hours in [-3, 3] {
         let clock = StoppedClock::showing(NOON);
         let backoff = Backoff::remote(Duration::from_mins(1));
@@ -236,7 +236,7 @@ async fn a_wall_clock_that_is_set_neither_ends_nor_prolongs_a_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_takes_longer_than_its_limit_is_given_up() {
+async fn what_takes_longer_than_its_limit_is_cancelled() {
     let clock = FakeClock::at_noon();
     let limit = Duration::from_secs(10);
     let takes = |seconds| clock.sleep(Duration::from_secs(seconds));
@@ -246,7 +246,7 @@ async fn what_takes_longer_than_its_limit_is_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn ticks_come_once_a_period_and_a_slow_one_is_not_caught_up_with() {
+async fn ticks_come_once_a_period_and_missed_ones_are_skipped() {
     let clock = FakeClock::at_noon();
     let mut ticks = Every::new(&clock, Duration::from_secs(30));
     let mut at = Vec::new();
@@ -260,7 +260,7 @@ async fn ticks_come_once_a_period_and_a_slow_one_is_not_caught_up_with() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_tick_that_was_not_waited_for_to_its_end_comes_when_it_was_due() {
+async fn a_cancelled_tick_comes_when_it_was_due() {
     let clock = FakeClock::at_noon();
     let mut ticks = Every::new(&clock, Duration::from_secs(30));
     ticks.tick().await;

@@ -13,7 +13,7 @@ fn of_file(text: &str) -> (String, crate::Ran) {
 }
 
 #[test]
-fn a_valid_file_is_called_valid() {
+fn a_valid_file_is_reported_as_valid() {
     let (path, ran) = of_file("[cluster]\nname = \"prod\"\n[node.labels]\ndisk = \"ssd\"\n");
     assert_eq!(ran.printed(), format!("{path}: valid\n"));
     let (path, ran) = of_file("");
@@ -31,11 +31,11 @@ fn standard_input_is_read_for_a_dash() {
 }
 
 #[test]
-fn what_only_a_node_would_find_is_found() {
+fn errors_that_only_a_node_would_find_are_found() {
     for (text, expected) in [
         (
             "node.taints.gpu = 'yes'",
-            "the taint `gpu` = `yes` is not possible: expected VALUE:EFFECT",
+            "the taint `gpu` = `yes` is invalid: expected VALUE:EFFECT",
         ),
         (
             "node.labels.'node-role.kubernetes.io/gpu' = ''",
@@ -54,7 +54,7 @@ fn what_only_a_node_would_find_is_found() {
         ),
         (
             "pins.runc.url = 'ftp://example.com/runc'",
-            "pins.runc.url is not fetched over HTTP",
+            "pins.runc.url is not an HTTP URL",
         ),
         ("images.mirrors.'docker.io' = ['mirror']", "`mirror`"),
     ] {
@@ -99,7 +99,7 @@ fn a_mistyped_value_is_shown_at_its_key() {
 }
 
 #[test]
-fn values_that_contradict_themselves_are_refused_by_name() {
+fn contradictory_values_are_refused_by_name() {
     let (_, ran) = of_file("[cluster]\nendpoint = \"api.example.com\"\n");
     ran.failed(
         3,
@@ -111,7 +111,7 @@ fn values_that_contradict_themselves_are_refused_by_name() {
 }
 
 #[test]
-fn broken_toml_is_shown_at_its_place() {
+fn broken_toml_is_shown_at_its_position() {
     let (path, ran) = of_file("[cluster]\nname = \"prod\n");
     ran.failed(3, &[&format!("error: {path}:2:"), "2 | name = \"prod"]);
     let (_, ran) = of_file("[cluster]\nname = \"a\"\nname = \"b\"\n");
@@ -119,7 +119,7 @@ fn broken_toml_is_shown_at_its_place() {
 }
 
 #[test]
-fn a_file_that_is_not_there_is_wrong_usage() {
+fn a_missing_file_is_wrong_usage() {
     k8s_bootstrap(&["check-config", "/nowhere/config.toml"]).failed(
         2,
         &[

@@ -45,7 +45,7 @@ fn every_command_and_every_option_is_explained() {
 }
 
 #[test]
-fn the_version_is_the_package_s() {
+fn the_version_is_that_of_the_package() {
     let version = k8s_bootstrap(&["--version"]).printed();
     assert_eq!(
         version,
@@ -54,7 +54,7 @@ fn the_version_is_the_package_s() {
 }
 
 #[test]
-fn wrong_usage_ends_with_2_and_shows_what_is_right() {
+fn wrong_usage_exits_with_2_and_shows_the_right_usage() {
     k8s_bootstrap(&["strat"]).failed(2, &["unrecognized subcommand 'strat'", "--help"]);
     k8s_bootstrap(&["statsu"]).failed(2, &["a similar subcommand exists: 'status'"]);
     k8s_bootstrap(&["status", "--jsn"]).failed(2, &["--jsn", "'--json'"]);
@@ -67,7 +67,7 @@ fn wrong_usage_ends_with_2_and_shows_what_is_right() {
 }
 
 #[test]
-fn without_an_agent_status_fails_and_says_where_to_look() {
+fn without_an_agent_status_fails_and_shows_where_to_look() {
     for args in [
         &["status"][..],
         &["status", "--json"],
@@ -86,7 +86,7 @@ fn without_an_agent_status_fails_and_says_where_to_look() {
 
 /// As in `k8s-bootstrap check-config --defaults | head -1`, with a `head` that always exits first.
 #[test]
-fn a_reader_that_has_gone_is_no_error() {
+fn a_closed_pipe_is_no_error() {
     for args in [
         &["check-config", "--defaults"][..],
         &["user-data"],

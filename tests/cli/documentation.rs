@@ -88,7 +88,7 @@ fn every_example_of_settings_is_accepted() {
 }
 
 #[test]
-fn every_command_line_in_an_example_is_one() {
+fn every_command_line_in_an_example_is_accepted() {
     let mut seen = 0;
     for Block { place, text, .. } in blocks("sh") {
         for line in text.lines() {
@@ -149,7 +149,7 @@ fn every_setting_that_is_named_exists() {
 }
 
 #[test]
-fn every_relative_link_leads_somewhere() {
+fn every_relative_link_has_a_target() {
     for (path, text) in pages() {
         for target in text.split("](").skip(1) {
             let target = target.split([')', '#']).next().unwrap();
@@ -163,7 +163,7 @@ fn every_relative_link_leads_somewhere() {
 }
 
 #[test]
-fn the_policies_are_of_the_form_that_iam_takes() {
+fn the_policies_have_the_form_that_iam_accepts() {
     for name in ["control-plane", "worker"] {
         let text = fs::read(root().join(format!("docs/iam/{name}.json"))).unwrap();
         let policy: serde_json::Value = serde_json::from_slice(&text).unwrap();

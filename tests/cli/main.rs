@@ -37,7 +37,7 @@ impl Ran {
     #[track_caller]
     fn failed(&self, code: i32, said: &[&str]) {
         assert_eq!(self.code, Some(code), "{self:?}");
-        assert_eq!(self.stdout, "", "a failure is no data");
+        assert_eq!(self.stdout, "", "a failure prints no data");
         for part in said {
             assert!(
                 self.stderr.contains(part),
@@ -51,7 +51,7 @@ impl Ran {
     #[track_caller]
     fn printed(self) -> String {
         assert_eq!(self.code, Some(0), "{self:?}");
-        assert_eq!(self.stderr, "", "a success says nothing beside its data");
+        assert_eq!(self.stderr, "", "a success prints nothing but its data");
         self.stdout
     }
 }

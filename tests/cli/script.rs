@@ -63,7 +63,7 @@ fn digest() -> String {
 }
 
 #[tokio::test]
-async fn the_agent_is_fetched_checked_and_told_to_install_itself() {
+async fn the_agent_is_downloaded_verified_and_installed() {
     let server = MockServer::start().await;
     Mock::given(path("/agent"))
         .respond_with(ResponseTemplate::new(200).set_body_string(AGENT))
@@ -83,7 +83,7 @@ async fn the_agent_is_fetched_checked_and_told_to_install_itself() {
 }
 
 #[tokio::test]
-async fn another_file_than_the_digest_says_is_never_run_and_the_right_one_is_when_it_comes() {
+async fn a_file_with_the_wrong_digest_is_never_run_and_the_right_one_is() {
     let server = MockServer::start().await;
     let another = AGENT.replace("called", "unverified");
     Mock::given(path("/agent"))
@@ -103,7 +103,7 @@ async fn another_file_than_the_digest_says_is_never_run_and_the_right_one_is_whe
 }
 
 #[tokio::test]
-async fn the_second_address_is_taken_where_the_first_has_another_file_or_none() {
+async fn the_second_url_is_used_if_the_first_has_the_wrong_file_or_none() {
     for first in [404, 200] {
         let server = MockServer::start().await;
         Mock::given(path("/first"))
@@ -123,7 +123,7 @@ async fn the_second_address_is_taken_where_the_first_has_another_file_or_none() 
 }
 
 #[tokio::test]
-async fn a_server_that_fails_at_first_is_asked_again() {
+async fn a_server_that_fails_at_first_is_retried() {
     let server = MockServer::start().await;
     Mock::given(path("/agent"))
         .respond_with(ResponseTemplate::new(503))

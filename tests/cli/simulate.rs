@@ -3,7 +3,7 @@
 use crate::k8s_bootstrap;
 
 #[test]
-fn seeds_are_played_and_summed_up() {
+fn seeds_are_run_and_summarized() {
     let summary = k8s_bootstrap(&["simulate", "--seed", "5", "--seeds", "20"]).printed();
     assert!(
         summary
@@ -14,7 +14,7 @@ fn seeds_are_played_and_summed_up() {
 }
 
 #[test]
-fn the_summary_is_there_for_programs() {
+fn the_summary_is_printed_as_json() {
     let args = [
         "simulate",
         "--control-planes",

@@ -41,14 +41,14 @@ fn with_the_role_in_a_tag_a_plain_script_is_enough() {
 }
 
 #[test]
-fn the_digest_is_the_binary_s_own() {
+fn the_digest_is_that_of_the_binary() {
     let binary = std::fs::read(cargo_bin("k8s-bootstrap")).unwrap();
     let digest = hex::encode(Sha256::digest(binary));
     assert!(PLAIN.contains(&format!("'{digest}  '")), "{}", *PLAIN);
 }
 
 #[test]
-fn role_and_settings_come_back_from_the_parts() {
+fn role_and_settings_are_read_back_from_the_parts() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("config.toml");
     // Not ASCII, and no newline at its end.
@@ -90,7 +90,7 @@ fn what_the_agent_would_refuse_is_never_printed() {
         .failed(3, &["-:1:", "did you mean `name`?"]);
     k8s_bootstrap(&["user-data", "--config", "/nowhere"]).failed(2, &["cannot read /nowhere"]);
     k8s_bootstrap(&["user-data", "--url", "https://x/'; reboot; '"])
-        .failed(2, &["is no URL to download from"]);
+        .failed(2, &["is not a URL to download from"]);
     for url in [
         "example.com/agent",
         "file:///agent",
@@ -98,11 +98,11 @@ fn what_the_agent_would_refuse_is_never_printed() {
         "",
     ] {
         k8s_bootstrap(&["user-data", "--url", url])
-            .failed(2, &["is no URL to download from", "https://"]);
+            .failed(2, &["is not a URL to download from", "https://"]);
     }
     let large = format!("# {}\n", "x".repeat(16 * 1024));
     with_stdin(&["user-data", "--config", "-"], &large)
-        .failed(2, &["EC2 takes 16384", "hint: gzip it"]);
+        .failed(2, &["EC2 accepts at most 16384", "hint: gzip it"]);
 }
 
 #[test]

@@ -159,7 +159,7 @@ fn outside_of_the_wiring(imports: &Imports) -> Vec<&str> {
 }
 
 #[test]
-fn no_room_imports_itself_through_another() {
+fn no_rooms_import_each_other_in_a_cycle() {
     for (folder, rooms) in [("src", 20), ("lab/src", 20), ("app/src", 5)] {
         let mut imports = rooms_in(folder);
         // Only tests use it, so its imports do not count.
@@ -176,7 +176,7 @@ fn only_the_wiring_names_adapters() {
 }
 
 #[test]
-fn planted_offences_are_found() {
+fn planted_violations_are_found() {
     let rooms = |sources: &[(&str, &str)]| -> Imports {
         let sources = sources.iter();
         sources

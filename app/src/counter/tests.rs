@@ -97,7 +97,7 @@ async fn reaches(counter: &Counter, wanted: impl Fn(&State) -> bool) {
         state.wait_for(|state| wanted(state)),
     )
     .await
-    .expect("the counter gets there")
+    .expect("the counter reaches that state")
     .unwrap();
 }
 
@@ -123,7 +123,7 @@ async fn a_thousand_visitors_at_once_get_a_thousand_numbers_in_a_few_round_trips
     for visitor in visitors {
         match visitor.await.unwrap() {
             Visit::Counted(number) => numbers.push(number),
-            Visit::Kept(_) => panic!("the ledger is there"),
+            Visit::Kept(_) => panic!("the ledger answers"),
         }
     }
     numbers.sort_unstable();
@@ -162,7 +162,7 @@ async fn a_visitor_in_a_quiet_time_waits_for_one_round_trip() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_ledger_that_hangs_holds_the_first_visitor_for_the_limit_and_nobody_after() {
+async fn a_ledger_that_hangs_delays_the_first_visitor_by_the_limit_and_nobody_after() {
     let ledger = Memory::new(Mood::Fine);
     let (counter, _task) = start(&ledger).await;
     ledger.becomes(Mood::Hangs);
@@ -177,7 +177,7 @@ async fn a_ledger_that_hangs_holds_the_first_visitor_for_the_limit_and_nobody_af
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_ledger_that_hangs_from_the_start_holds_nobody() {
+async fn a_ledger_that_hangs_from_the_start_delays_nobody() {
     let (counter, _task) = start(&Memory::new(Mood::Hangs)).await;
     let before = Instant::now();
     assert_eq!(counter.visit().await, Visit::Kept(1));
@@ -185,7 +185,7 @@ async fn a_ledger_that_hangs_from_the_start_holds_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn visits_without_a_ledger_are_counted_when_it_is_there() {
+async fn visits_without_a_ledger_are_counted_once_it_answers() {
     let ledger = Memory::new(Mood::Refuses);
     let (counter, _task) = start(&ledger).await;
     for kept in 1..=5 {
@@ -212,7 +212,7 @@ async fn a_batch_whose_answer_got_lost_is_counted_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_ledger_that_goes_while_nobody_visits_is_noticed() {
+async fn a_ledger_that_fails_while_nobody_visits_is_noticed() {
     let ledger = Memory::new(Mood::Fine);
     let (counter, _task) = start(&ledger).await;
     ledger.becomes(Mood::Hangs);

@@ -42,7 +42,7 @@ impl Archives {
     fn s3(&self) -> Result<&S3> {
         self.s3
             .as_ref()
-            .ok_or_else(|| Error::refused("there is no S3 here"))
+            .ok_or_else(|| Error::refused("no S3 client is configured"))
     }
 
     fn file(&self, path: &Path) -> Result<PathBuf> {

@@ -75,7 +75,7 @@ impl Rejection {
             self.status, self.code, self.message
         ));
         if denied {
-            error.hint(format!("allow the action {wanted} to the IAM role {role}"))
+            error.hint(format!("allow the action {wanted} for the IAM role {role}"))
         } else if credentials {
             error.hint(format!(
                 "check the machine's clock and that the IAM role {role} still exists"
@@ -203,14 +203,14 @@ mod tests {
         };
         assert_eq!(
             denied("UnauthorizedOperation", "You are not authorized."),
-            "allow the action ssm:PutParameter to the IAM role node-role"
+            "allow the action ssm:PutParameter for the IAM role node-role"
         );
         assert_eq!(
             denied(
                 "AccessDeniedException",
                 "user is not authorized to perform: kms:Encrypt on x"
             ),
-            "allow the action kms:Encrypt to the IAM role node-role"
+            "allow the action kms:Encrypt for the IAM role node-role"
         );
     }
 }

@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_termination_hooks_that_wait_are_found_and_completed() {
+    async fn waiting_termination_hooks_are_found_and_completed() {
         let region = Region::new().await;
         let hook = |name: &str, transition: &str| {
             format!(
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_waits_for_an_instance_in_service_or_of_no_group() {
+    async fn no_hook_waits_for_an_instance_in_service_or_without_a_group() {
         let none = answer(
             "<DescribeAutoScalingInstancesResponse><DescribeAutoScalingInstancesResult><AutoScalingInstances/></DescribeAutoScalingInstancesResult></DescribeAutoScalingInstancesResponse>",
         );

@@ -156,7 +156,7 @@ impl Aws {
         let url = self.endpoints.url(call.service)?;
         let url = url
             .join(&call.path)
-            .attempting(|| format!("`{}` is no path of {url}", call.path))?;
+            .attempting(|| format!("`{}` is not a path of {url}", call.path))?;
         let mut retries = BACKOFF.begin(&*self.clock);
         let (mut clock_corrected, mut credentials_renewed) = (false, false);
         loop {
@@ -195,7 +195,7 @@ impl Aws {
             };
             tracing::debug!(
                 action = call.iam_action(), attempts, error = %missed.one_line(),
-                "trying the AWS call again"
+                "retrying the AWS call"
             );
             self.clock.sleep(pause).await;
         }
@@ -226,7 +226,7 @@ impl Aws {
             .text()
             .await
             .map_err(reqwest::Error::without_url)
-            .attempting(|| "the answer from AWS broke off".to_owned())?;
+            .attempting(|| "the answer from AWS was interrupted".to_owned())?;
         Ok(Response { status, date, body })
     }
 
@@ -285,12 +285,12 @@ impl Aws {
             .chunk()
             .await
             .map_err(reqwest::Error::without_url)
-            .attempting(|| format!("the answer from {} broke off", service.name()))?
+            .attempting(|| format!("the answer from {} was interrupted", service.name()))?
         {
             body.extend_from_slice(&part);
             if body.len() > LONGEST_FORWARDED {
                 return Err(Error::failed(format!(
-                    "the answer from {} does not end",
+                    "the answer from {} is too long",
                     service.name()
                 )));
             }
@@ -365,7 +365,7 @@ impl Aws {
         }
         tracing::warn!(
             skew_seconds = skew,
-            "this machine's clock differs from AWS's; signing with theirs"
+            "this machine's clock differs from AWS's; signing with AWS's time"
         );
         self.skew.store(skew, Ordering::Relaxed);
         true

@@ -84,7 +84,7 @@ impl Ec2Api {
             }
             if next == token {
                 return Err(Error::failed(
-                    "EC2 gave the same page of DescribeInstances twice",
+                    "EC2 returned the same page of DescribeInstances twice",
                 ));
             }
             token = next;
@@ -181,7 +181,7 @@ impl Item {
             "" => Ok(None),
             text => text.parse::<Ipv4Addr>().map(Some).attempting(|| {
                 format!(
-                    "EC2 gives instance {} the address `{text}`",
+                    "EC2 reports the invalid address `{text}` for instance {}",
                     self.instance_id
                 )
             }),

@@ -102,10 +102,10 @@ impl Endpoints {
             Some(text) => {
                 let url: Url = text
                     .parse()
-                    .requiring(|| format!("the variable {OVERRIDE}=`{text}` is no URL"))?;
+                    .requiring(|| format!("the variable {OVERRIDE}=`{text}` is not a URL"))?;
                 if !matches!(url.scheme(), "http" | "https") {
                     return Err(Error::refused(format!(
-                        "the variable {OVERRIDE}=`{text}` is no http or https URL"
+                        "the variable {OVERRIDE}=`{text}` is not an http or https URL"
                     )));
                 }
                 Some(url)
@@ -148,7 +148,7 @@ impl Endpoints {
             regional => format!("https://{}.{region}.{suffix}/", regional.name()),
         };
         url.parse()
-            .requiring(|| format!("region `{region}` makes no valid host name"))
+            .requiring(|| format!("region `{region}` does not form a valid host name"))
     }
 }
 
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_global_service_has_one_host_and_one_signing_region_for_each_partition() {
+    fn a_global_service_has_one_host_and_one_signing_region_per_partition() {
         let cases = [
             (
                 "eu-central-1",
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn an_override_serves_all_and_a_wrong_one_names_its_variable() {
+    fn an_override_applies_to_all_services_and_a_wrong_one_names_its_variable() {
         let local = Endpoints::with_override("eu-central-1", Some("http://127.0.0.1:5000"));
         let local = local.unwrap();
         for service in [Service::Ec2, Service::Route53, Service::Ssm] {

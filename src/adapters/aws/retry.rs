@@ -49,7 +49,7 @@ mod tests {
     }
 
     #[test]
-    fn slow_answers_end_it_by_the_deadline() {
+    fn slow_answers_end_the_retries_at_the_deadline() {
         let clock = StoppedClock::showing("2026-01-01T00:00:00Z");
         let mut schedule = BACKOFF.begin(&*clock);
         assert!(schedule.next_pause(&*clock).is_some());

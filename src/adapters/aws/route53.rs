@@ -37,7 +37,7 @@ impl Route53 {
                 let error = self.0.error(call, no, &role);
                 Err(if code == "NoSuchHostedZone" {
                     error.hint(format!(
-                        "dns.zone: `{zone}` is no hosted zone of this account"
+                        "dns.zone: `{zone}` is not a hosted zone of this account"
                     ))
                 } else {
                     error
@@ -95,7 +95,7 @@ impl Dns for Route53 {
             },
         };
         let body = quick_xml::se::to_string(&request)
-            .attempting(|| "cannot form the change of a record set".to_owned())?;
+            .attempting(|| "cannot serialize the change of a record set".to_owned())?;
         let call = Call {
             service: Service::Route53,
             action: "ChangeResourceRecordSets",
@@ -195,14 +195,14 @@ impl Set {
     fn into_record(self, name: &str) -> Result<RecordSet> {
         let (None, Some(ttl), Some(values)) = (self.policy, self.ttl, self.resource_records) else {
             return Err(Error::refused(format!(
-                "{name} is an alias or routes by a policy: it is not overwritten"
+                "{name} is an alias or has a routing policy: it is not overwritten"
             ))
-            .hint("give the agent a name of its own in dns.name, or remove that record set"));
+            .hint("set dns.name to a name that only the agent uses, or remove that record set"));
         };
         let parse = |Value { value }: Value| {
             value
                 .parse()
-                .attempting(|| format!("Route 53 gives {name} the address `{value}`"))
+                .attempting(|| format!("Route 53 has the invalid address `{value}` for {name}"))
         };
         let addresses = values.resource_record.into_iter().map(parse);
         Ok(RecordSet {

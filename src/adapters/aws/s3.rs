@@ -150,7 +150,7 @@ impl S3 {
             Outcome::Rejected(no, role) => return Err(self.error(&request, no, &role)),
         };
         let content = answer.bytes().await.map_err(reqwest::Error::without_url);
-        let content = content.attempting(|| "the transfer broke off".to_owned());
+        let content = content.attempting(|| "the transfer was interrupted".to_owned());
         let content = content.map_err(|error| error.during(self.attempted(&request)))?;
         Ok(Some(content.into()))
     }
@@ -187,7 +187,7 @@ impl S3 {
                 request.query.push(("continuation-token", token));
             }
             let answer = self.done(&request).await?;
-            let unread = || format!("cannot read the list of s3://{bucket}/{prefix}");
+            let unread = || format!("cannot read the listing of s3://{bucket}/{prefix}");
             let text = answer
                 .text()
                 .await
@@ -229,17 +229,17 @@ impl S3 {
         let region = &self.0.endpoints.region;
         let hint = match (rejection.code.as_str(), rejection.status) {
             ("NoSuchBucket", _) => Some(format!(
-                "create the bucket {bucket} in {region}, or name another place"
+                "create the bucket {bucket} in {region}, or use another bucket"
             )),
             ("AccessDenied" | "KMS.DisabledException" | "KMS.NotFoundException", _)
                 if rejection.message.contains("kms:") || rejection.code.starts_with("KMS") =>
             {
                 Some(format!(
-                    "allow kms:GenerateDataKey and kms:Decrypt on the key of snapshots.kms_key to the IAM role {role}, in {region}"
+                    "allow kms:GenerateDataKey and kms:Decrypt on the key of snapshots.kms_key for the IAM role {role}, in {region}"
                 ))
             }
             ("AccessDenied", _) => Some(format!(
-                "allow the action {action} on the bucket {bucket} to the IAM role {role}, and see the bucket's own policy"
+                "allow the action {action} on the bucket {bucket} for the IAM role {role}, and check the bucket's own policy"
             )),
             (
                 "AuthorizationHeaderMalformed"
@@ -248,7 +248,7 @@ impl S3 {
                 _,
             )
             | (_, 301 | 307) => Some(format!(
-                "the bucket {bucket} is in another region than {region}: take one of this region"
+                "the bucket {bucket} is not in {region}: use a bucket in this region"
             )),
             _ => None,
         };
@@ -464,7 +464,7 @@ async fn receive(mut answer: Response, file: &Path) -> Result<()> {
         .chunk()
         .await
         .map_err(reqwest::Error::without_url)
-        .attempting(|| "the transfer broke off".to_owned())?
+        .attempting(|| "the transfer was interrupted".to_owned())?
     {
         bytes += chunk.len() as u64;
         out.write_all(&chunk).await.attempting(writing)?;

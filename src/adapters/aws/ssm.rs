@@ -112,7 +112,7 @@ impl Ssm {
             }
             if next == token {
                 return Err(Error::failed(format!(
-                    "Systems Manager gave the same page of {path} twice"
+                    "Systems Manager returned the same page of {path} twice"
                 )));
             }
             token = next;

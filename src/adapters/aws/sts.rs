@@ -52,7 +52,7 @@ impl Sts for StsApi {
         let (status, body) = self.0.forward(Service::Sts, &proof.0, BODY).await?;
         if (200..300).contains(&status) {
             return caller(&body)
-                .ok_or_else(|| Error::refused("STS names nobody who is a session of a role"));
+                .ok_or_else(|| Error::refused("the caller is not a session of an IAM role"));
         }
         let rejection = Rejection::read(status, &body);
         // Its message can quote what was signed, so it is not passed on.
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_session_of_a_role_is_somebody() {
+    fn only_a_session_of_a_role_is_identified() {
         let found = of(
             "arn:aws-cn:sts::123456789012:assumed-role/node/i-1",
             "123456789012",

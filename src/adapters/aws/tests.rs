@@ -203,7 +203,7 @@ async fn a_terminated_instance_without_address_or_tags_is_listed_too() {
 }
 
 #[tokio::test]
-async fn an_instance_gets_a_tag() {
+async fn an_instance_is_tagged() {
     let region = Region::new().await;
     region.answers([ResponseTemplate::new(200)]).await;
     let tagged = region.ec2.tag("i-1", "a:b", "{\"c\":1}").await;
@@ -226,7 +226,7 @@ async fn a_repeated_page_token_ends_in_an_error_instead_of_a_loop() {
 }
 
 #[tokio::test]
-async fn throttling_is_waited_out_with_growing_pauses() {
+async fn throttled_calls_are_retried_with_growing_pauses() {
     let region = Region::new().await;
     let throttled = || xml_error(503, "RequestLimitExceeded");
     region
@@ -248,7 +248,7 @@ async fn throttling_is_waited_out_with_growing_pauses() {
 }
 
 #[tokio::test]
-async fn endless_throttling_is_given_up_with_the_count_and_the_code() {
+async fn endless_throttling_ends_in_an_error_with_the_count_and_the_code() {
     let region = Region::new().await;
     region
         .answers([xml_error(503, "RequestLimitExceeded")])
@@ -266,7 +266,7 @@ async fn endless_throttling_is_given_up_with_the_count_and_the_code() {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_refuses_connections_is_tried_again_and_named() {
+async fn an_endpoint_that_refuses_connections_is_retried_and_named() {
     // A port that was free a moment ago refuses connections.
     let port = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
@@ -341,7 +341,7 @@ async fn expired_credentials_are_renewed_once() {
 }
 
 #[tokio::test]
-async fn a_missing_permission_is_not_tried_again_and_names_action_and_role() {
+async fn a_missing_permission_is_not_retried_and_names_action_and_role() {
     let region = Region::new().await;
     region
         .answers([xml_error(403, "UnauthorizedOperation")])
@@ -350,7 +350,7 @@ async fn a_missing_permission_is_not_tried_again_and_names_action_and_role() {
     assert_eq!(error.kind(), Kind::Failed);
     assert_eq!(
         error.remedy(),
-        Some("allow the action ec2:DescribeInstances to the IAM role node-role")
+        Some("allow the action ec2:DescribeInstances for the IAM role node-role")
     );
     assert_eq!(region.requests().await.len(), 1);
 }
@@ -380,7 +380,7 @@ async fn a_key_is_created_without_overwriting() {
 }
 
 #[tokio::test]
-async fn a_secret_of_somebody_is_no_value_and_is_never_decrypted() {
+async fn a_secure_string_counts_as_absent_and_is_never_decrypted() {
     let region = Region::new().await;
     let parameter = |kind: &str, value: &str| {
         let body = json!({"Parameter": {"Name": "/k8s-bootstrap/prod/k", "Type": kind, "Value": value, "Version": 1}});
@@ -460,6 +460,6 @@ async fn a_store_error_names_parameter_action_and_remedy() {
     );
     assert_eq!(
         error.remedy(),
-        Some("allow the action ssm:PutParameter to the IAM role node-role")
+        Some("allow the action ssm:PutParameter for the IAM role node-role")
     );
 }

@@ -34,7 +34,7 @@ pub async fn listen() -> Result<TcpListener> {
         .await
         .attempting(|| format!("cannot listen on {LOCAL_ENDPOINT} for the Kubernetes API"))
         .map_err(|error| {
-            error.hint("another program has the port: stop it, or set cluster.endpoint")
+            error.hint("another program uses the port: stop it, or set cluster.endpoint")
         })
 }
 
@@ -75,7 +75,7 @@ async fn pass_on(mut client: TcpStream, candidates: Vec<SocketAddr>, health: &He
                 tokio::select! {
                     ended = copy_bidirectional(&mut client, &mut server) => {
                         if let Err(error) = ended {
-                            debug!(%address, %error, "a connection to the API broke");
+                            debug!(%address, %error, "a connection to the API was interrupted");
                         }
                     }
                     // Closed, so that the client reconnects to a server that works.

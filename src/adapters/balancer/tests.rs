@@ -88,7 +88,7 @@ async fn greeting(address: SocketAddr) -> String {
 }
 
 #[tokio::test]
-async fn the_next_connection_goes_to_a_server_that_lives() {
+async fn the_next_connection_goes_to_a_running_server() {
     let (first, first_task) = server("first").await;
     let (second, _task) = server("second").await;
     let stage = balancer(&[first, second]).await;
@@ -122,7 +122,7 @@ async fn a_server_that_is_not_ready_loses_its_connections_to_one_that_is() {
 }
 
 #[tokio::test]
-async fn with_all_failing_connections_stay_and_every_server_is_tried() {
+async fn while_all_servers_fail_connections_stay_and_each_is_tried() {
     let (first, _first) = server("first").await;
     let servers = [first];
     let stage = balancer(&servers).await;
@@ -143,7 +143,7 @@ async fn with_all_failing_connections_stay_and_every_server_is_tried() {
 }
 
 #[tokio::test]
-async fn ready_servers_come_first_and_unlisted_ones_are_forgotten() {
+async fn ready_servers_come_first_and_unlisted_ones_are_removed() {
     let [a, b, c]: [SocketAddr; 3] =
         ["10.0.0.1:6443", "10.0.0.2:6443", "10.0.0.3:6443"].map(|text| text.parse().unwrap());
     let health = Health::default();
@@ -190,7 +190,7 @@ async fn api_server(status: &'static str) -> (SocketAddr, String) {
 
 /// An API server that is starting forbids everything until it has read its rules.
 #[tokio::test]
-async fn a_server_that_forbids_the_probe_is_ready_once_it_has_done_so_for_long() {
+async fn a_server_that_keeps_forbidding_the_probe_counts_as_ready() {
     let [old, new]: [SocketAddr; 2] =
         ["10.42.0.10:6443", "10.42.0.11:6443"].map(|a| a.parse().unwrap());
     let (health, probe) = (Health::default(), Scripted::default());
@@ -222,7 +222,7 @@ async fn a_server_that_forbids_the_probe_is_ready_once_it_has_done_so_for_long()
 }
 
 #[tokio::test]
-async fn readyz_is_asked_with_the_clusters_ca_only() {
+async fn readyz_is_requested_with_the_clusters_ca_only() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("ca.crt");

@@ -76,7 +76,7 @@ impl HttpDownloads {
         let held = {
             let (place, journal) = (place.clone(), receive::Journal::of(download));
             let held = host::blocking(move || Ok(place.held(&journal))).await;
-            held.attempting(|| format!("cannot look for a part of {}", download.url))?
+            held.attempting(|| format!("cannot check for an earlier part of {}", download.url))?
         };
         let total = Arc::new(AtomicU64::new(0));
         let (pieces, queue) = mpsc::channel(16);
@@ -136,10 +136,10 @@ impl HttpDownloads {
                     received.bytes,
                 )),
                 Outcome::NotAnArchive(why) => Err(Error::refused(format!(
-                    "{} has the wanted sha256 but is no gzipped tar archive of programs: {why}",
+                    "{} has the right sha256 but is not a gzipped tar archive of programs: {why}",
                     download.url
                 ))
-                .hint("pin the release's archive: `url` and `sha256` of its pin")),
+                .hint("set `url` and `sha256` of its pin to those of the release's archive")),
                 Outcome::Installed | Outcome::Interrupted => Err(Error::failed(format!(
                     "{} was interrupted after {at} bytes",
                     download.url
@@ -174,12 +174,12 @@ impl Downloads for HttpDownloads {
             }
             tracing::warn!(
                 url = download.url,
-                "the parts of the download do not fit together; starting over"
+                "the downloaded parts do not match the sha256; starting over"
             );
             place.clear();
         }
         Err(Error::failed(format!(
-            "{} changed or broke while it was downloaded, twice; its parts do not have the sha256 {wanted}",
+            "{} changed or was damaged during the download, twice; its parts do not have the sha256 {wanted}",
             download.url
         ))
         .hint("try again; if it persists, check the mirrors in [downloads.mirrors]"))
@@ -210,11 +210,11 @@ fn late(url: &str, deadline: Duration, at: u64, total: &AtomicU64, last: Option<
         total => format!(" of {total}"),
     };
     let late = format!(
-        "{url} was not downloaded within {} s: {at}{of} bytes came",
+        "{url} was not downloaded within {} s: {at}{of} bytes arrived",
         deadline.as_secs_f32()
     );
     last.map_or_else(|| Error::failed(late.clone()), |last| last.during(late.clone()))
-        .hint("check the way to this server, or name a mirror in [downloads.mirrors]; the next run resumes")
+        .hint("check the network to this server, or set a mirror in [downloads.mirrors]; the next run resumes")
 }
 
 /// The content may be a proxy's login page, or the mirror is still being filled.
@@ -222,7 +222,7 @@ fn wrong_digest(url: &str, wanted: &str, got: &str, bytes: u64) -> Error {
     Error::doubtful(format!(
         "{url} has the wrong sha256: expected {wanted}, got {got} ({bytes} bytes)"
     ))
-    .hint("nothing of it was kept; if the file is the wanted one, put its digest into `sha256` of its pin, otherwise check `url` and [downloads.mirrors]")
+    .hint("the download was discarded; if the file is the right one, put its digest into `sha256` of its pin, otherwise check `url` and [downloads.mirrors]")
 }
 
 /// The digest in lower case, if it is one.
@@ -230,8 +230,10 @@ fn digest(text: &str, url: &str) -> Result<String> {
     if text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit()) {
         return Ok(text.to_ascii_lowercase());
     }
-    Err(Error::refused(format!("`{text}` is no sha256 for {url}"))
-        .hint("a sha256 has 64 hexadecimal digits"))
+    Err(
+        Error::refused(format!("`{text}` is not a sha256 for {url}"))
+            .hint("a sha256 has 64 hexadecimal digits"),
+    )
 }
 
 #[cfg(test)]

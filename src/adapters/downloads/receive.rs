@@ -275,7 +275,7 @@ pub(super) fn no_space(url: &str, folder: &Path, needed: u64) -> Error {
         folder.display(),
         mib(needed)
     ))
-    .hint("free some space or give the instance a larger volume; nothing of the download was kept")
+    .hint("free some space or give the instance a larger volume; the download was discarded")
 }
 
 #[allow(clippy::cast_precision_loss)] // for a person
@@ -289,7 +289,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_disk_that_fills_up_on_the_way_is_told_from_a_break() {
+    fn a_full_disk_is_distinguished_from_an_interrupted_download() {
         let (sender, pieces) = mpsc::channel(4);
         sender
             .try_send(Piece::Bytes(b"some bytes".to_vec()))

@@ -230,7 +230,7 @@ async fn a_deadline_keeps_the_part_and_the_next_run_resumes_it() {
     assert!(
         error
             .one_line()
-            .contains("was not downloaded within 0.8 s: 250000 of 300000 bytes came: "),
+            .contains("was not downloaded within 0.8 s: 250000 of 300000 bytes arrived: "),
         "{error}"
     );
     assert!(error.remedy().unwrap().contains("the next run resumes"));
@@ -291,7 +291,7 @@ async fn a_part_of_another_version_is_not_resumed() {
 }
 
 #[tokio::test]
-async fn a_wrong_digest_ends_the_attempt_and_leaves_nothing_behind_but_the_old_program() {
+async fn a_wrong_digest_ends_the_attempt_and_leaves_only_the_old_program() {
     let root = tempfile::tempdir().unwrap();
     let content = body();
     let bytes = content.clone();
@@ -325,7 +325,7 @@ async fn a_wrong_digest_ends_the_attempt_and_leaves_nothing_behind_but_the_old_p
 }
 
 #[tokio::test]
-async fn a_file_that_the_server_denies_for_a_while_is_no_reason_to_give_up() {
+async fn a_file_that_the_server_denies_for_a_while_is_downloaded_later() {
     let root = tempfile::tempdir().unwrap();
     let content = body();
     let bytes = content.clone();
@@ -350,7 +350,7 @@ async fn a_file_that_the_server_denies_for_a_while_is_no_reason_to_give_up() {
 }
 
 #[tokio::test]
-async fn a_file_that_the_server_lacks_is_said_with_what_to_check() {
+async fn a_missing_file_is_reported_with_what_to_check() {
     let root = tempfile::tempdir().unwrap();
     let server = Server::start(|_, _| answer("404 Not Found", "content-length: 0", b"")).await;
     let error = downloads(root.path())
@@ -371,7 +371,7 @@ async fn a_file_that_the_server_lacks_is_said_with_what_to_check() {
 }
 
 #[tokio::test]
-async fn a_file_that_the_disk_cannot_take_fails_before_anything_is_written() {
+async fn a_file_too_large_for_the_disk_fails_before_anything_is_written() {
     let root = tempfile::tempdir().unwrap();
     let server = Server::start(|_, _| {
         let petabyte = format!("content-length: {}", 1_u64 << 50);
@@ -393,14 +393,14 @@ async fn a_file_that_the_disk_cannot_take_fails_before_anything_is_written() {
         error
             .remedy()
             .unwrap()
-            .contains("nothing of the download was kept")
+            .contains("the download was discarded")
     );
     assert_eq!(server.asked(), 1);
     assert!(files(root.path()).is_empty());
 }
 
 #[tokio::test]
-async fn a_text_is_verified_bounded_and_tried_again() {
+async fn a_text_is_verified_limited_and_retried() {
     let root = tempfile::tempdir().unwrap();
     let server = Server::start(|number, _| match number {
         0 => answer("429 Too Many Requests", "content-length: 0", b""),
@@ -429,7 +429,7 @@ async fn a_text_is_verified_bounded_and_tried_again() {
     );
     let error = downloads.text(&url, "abc").await.unwrap_err();
     assert!(
-        error.one_line().starts_with("`abc` is no sha256 for "),
+        error.one_line().starts_with("`abc` is not a sha256 for "),
         "{error}"
     );
     assert_eq!(server.asked(), 5);

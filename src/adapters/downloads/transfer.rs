@@ -91,7 +91,7 @@ impl Transfer<'_> {
                         url = self.url,
                         at = self.at,
                         error = error.one_line(),
-                        "download broke; resuming"
+                        "download interrupted; resuming"
                     );
                     self.last = Some(error);
                     tokio::time::sleep(pause).await;
@@ -114,7 +114,7 @@ impl Transfer<'_> {
                 Some((Some(start), total)) if start == self.at => (0, total),
                 _ => {
                     return Err(Error::failed(format!(
-                        "{} answered another range than bytes {} and up",
+                        "{} did not return the requested range from byte {}",
                         self.url, self.at
                     ))
                     .into());
@@ -184,7 +184,7 @@ pub(super) async fn whole(client: &reqwest::Client, url: &str, limit: usize) -> 
                 tracing::warn!(
                     url,
                     error = error.one_line(),
-                    "download broke; trying again"
+                    "download interrupted; retrying"
                 );
                 tokio::time::sleep(pause.next().unwrap_or(SILENCE)).await;
             }
@@ -227,11 +227,11 @@ async fn answered(request: reqwest::RequestBuilder, url: &str) -> Result<reqwest
 async fn heard<T>(what: impl Future<Output = T>, url: &str) -> Result<T> {
     tokio::time::timeout(SILENCE, what)
         .await
-        .map_err(|_| Error::failed(format!("{url} was silent for {} s", SILENCE.as_secs())))
+        .map_err(|_| Error::failed(format!("{url} sent nothing for {} s", SILENCE.as_secs())))
 }
 
 fn broke(url: &str, at: u64) -> Error {
-    Error::failed(format!("{url} broke off after {at} bytes"))
+    Error::failed(format!("{url} was interrupted after {at} bytes"))
 }
 
 fn too_large(url: &str, limit: u64) -> Error {

@@ -73,10 +73,10 @@ async fn read(path: &Path) -> Result<Vec<u8>> {
     match tokio::fs::read(path).await {
         Ok(content) => Ok(content),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Error::failed(format!(
-            "no way to etcd: {} does not exist",
+            "cannot connect to etcd: {} does not exist",
             path.display()
         ))
-        .hint("etcd runs on control planes, once they have founded or joined")),
+        .hint("etcd runs on control planes that have founded or joined a cluster")),
         Err(error) => Err(Error::failed(format!("cannot read {}", path.display())).because(&error)),
     }
 }
@@ -84,23 +84,23 @@ async fn read(path: &Path) -> Result<Vec<u8>> {
 fn connect(credentials: &Credentials, silence: Duration) -> Result<Client> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(&credentials.ca) {
-        let certificate = certificate.attempting(|| format!("{CA} is no PEM"))?;
+        let certificate = certificate.attempting(|| format!("{CA} is not PEM"))?;
         roots
             .add(certificate)
-            .attempting(|| format!("{CA} is no usable certificate"))?;
+            .attempting(|| format!("{CA} is not a usable certificate"))?;
     }
     let chain = CertificateDer::pem_slice_iter(&credentials.certificate)
         .collect::<std::result::Result<Vec<_>, _>>()
-        .attempting(|| format!("{CERTIFICATE} is no PEM"))?;
+        .attempting(|| format!("{CERTIFICATE} is not PEM"))?;
     let key = PrivateKeyDer::from_pem_slice(&credentials.key)
-        .attempting(|| format!("{KEY} is no PEM"))?;
+        .attempting(|| format!("{KEY} is not PEM"))?;
     let mut tls =
         ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()
             .attempting(|| "cannot set up TLS".to_owned())?
             .with_root_certificates(roots)
             .with_client_auth_cert(chain, key)
-            .attempting(|| format!("{CERTIFICATE} and {KEY} do not belong together"))?;
+            .attempting(|| format!("{CERTIFICATE} does not match {KEY}"))?;
     tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Client::builder()
         .user_agent(USER_AGENT)

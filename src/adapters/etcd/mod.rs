@@ -140,7 +140,7 @@ impl EtcdGateway {
     }
 
     fn attempted(&self, member: Ipv4Addr, call: &str) -> String {
-        format!("cannot ask etcd at {}", self.url(member, call))
+        format!("cannot call etcd at {}", self.url(member, call))
     }
 
     fn refused(&self, member: Ipv4Addr, call: &str, refusal: &Refusal) -> Error {
@@ -152,7 +152,7 @@ impl EtcdGateway {
         }
         if refusal.is_without_majority() {
             return error.hint(
-                "the majority of etcd's voting members is needed: see `k8s-bootstrap etcd members`",
+                "a majority of etcd's voting members must run: see `k8s-bootstrap etcd members`",
             );
         }
         error
@@ -234,7 +234,9 @@ impl Etcd for EtcdGateway {
         let leading = members
             .iter()
             .find(|member| Some(member.id) == leader)
-            .ok_or_else(|| Error::failed("etcd has no leader that could hand over"))?;
+            .ok_or_else(|| {
+                Error::failed("etcd has no leader that could transfer its leadership")
+            })?;
         let body = json!({"targetID": to.to_string()});
         let call = "maintenance/transfer-leadership";
         self.done::<Value>(leading.address, call, &body)

@@ -36,18 +36,18 @@ impl Seal {
         let database = self.bytes.saturating_sub(DIGEST as u64);
         if database == 0 || !database.is_multiple_of(SECTOR) {
             return Err(Error::failed(format!(
-                "{} bytes are no whole snapshot of etcd",
+                "{} bytes are not a complete etcd snapshot",
                 self.bytes
             ))
-            .hint("it was cut off, or is no snapshot with a digest"));
+            .hint("it was truncated, or has no digest at its end"));
         }
         let mut whole = self.database.clone();
         whole.update(&self.tail);
         if self.database.finalize()[..] != self.tail[..] {
             return Err(Error::failed(
-                "the snapshot's content does not have the digest at its end",
+                "the snapshot's content does not match the digest at its end",
             )
-            .hint("it was damaged on the way or on its disk"));
+            .hint("it was damaged in transit or on disk"));
         }
         Ok(Snapshot {
             bytes: self.bytes,
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_is_whole_however_it_arrives() {
+    fn a_snapshot_is_verified_in_chunks_of_any_size() {
         let snapshot = sealed(&[7; 4096]);
         for at_once in [1, 31, 32, 33, 4096, 9999] {
             let found = verified(&snapshot, at_once).unwrap();
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_or_changed_one_is_not() {
+    fn a_truncated_or_changed_snapshot_is_rejected() {
         let snapshot = sealed(&[7; 4096]);
         let mut changed = snapshot.clone();
         changed[100] ^= 1;
@@ -95,7 +95,7 @@ mod tests {
             ("only a digest", &snapshot[4096..]),
             ("without the digest", &snapshot[..4096]),
             ("without its end", &snapshot[..4127]),
-            ("cut at a page", cut_at_a_page),
+            ("truncated at a page", cut_at_a_page),
             ("changed", &changed),
             ("with another digest", &other_digest),
         ] {

@@ -77,7 +77,7 @@ async fn write(mut answer: Response, part: &Path) -> Result<Snapshot> {
         }
         waiting.drain(..begin);
         if waiting.len() > LONGEST_LINE {
-            return Err(Error::failed("etcd sent what is no stream of a snapshot"));
+            return Err(Error::failed("etcd's answer is not a snapshot stream"));
         }
     }
     if !waiting.is_empty() {
@@ -85,7 +85,7 @@ async fn write(mut answer: Response, part: &Path) -> Result<Snapshot> {
         remaining = Some(put(&mut out, &mut seal, bytes).await.attempting(writing)?);
     }
     if remaining != Some(0) {
-        return Err(Error::failed("the stream of the snapshot broke off"));
+        return Err(Error::failed("the snapshot stream was interrupted"));
     }
     out.sync_all().await.attempting(writing)?;
     seal.verify()
@@ -96,7 +96,7 @@ async fn next(answer: &mut Response) -> Result<Option<impl AsRef<[u8]> + use<>>>
         .chunk()
         .await
         .map_err(reqwest::Error::without_url)
-        .attempting(|| "the stream of the snapshot broke off".to_owned())
+        .attempting(|| "the snapshot stream was interrupted".to_owned())
 }
 
 /// Writes the bytes; returns how many follow.

@@ -17,7 +17,7 @@ fn names(folder: &Path) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_write_makes_its_folders_sets_the_mode_and_leaves_no_temporary_file() {
+async fn a_write_creates_folders_sets_the_mode_and_leaves_no_temporary_file() {
     let root = tempfile::tempdir().unwrap();
     let host = LocalHost::at(root.path());
     let path = Path::new("/etc/containerd/certs.d/_default/hosts.toml");
@@ -50,7 +50,7 @@ async fn a_write_that_cannot_be_finished_leaves_the_old_file_and_no_other() {
 }
 
 #[test]
-fn a_full_disk_says_so_and_what_to_do() {
+fn a_full_disk_is_reported_with_what_to_do() {
     let full = fs::OpenOptions::new()
         .write(true)
         .open("/dev/full")
@@ -72,7 +72,7 @@ async fn paths_that_could_leave_the_root_are_refused() {
 }
 
 #[tokio::test]
-async fn what_does_not_exist_is_none_and_removing_it_is_no_error() {
+async fn an_absent_file_reads_as_none_and_can_be_removed() {
     let root = tempfile::tempdir().unwrap();
     fs::write(root.path().join("file"), "abc").unwrap();
     let host = LocalHost::at(root.path());
@@ -128,7 +128,7 @@ fn an_established_connection_from_a_port_does_not_count_as_listening() {
 }
 
 #[tokio::test]
-async fn the_cgroup_version_is_told_by_the_unified_hierarchy() {
+async fn the_unified_hierarchy_shows_the_cgroup_version() {
     let root = tempfile::tempdir().unwrap();
     let host = LocalHost::at(root.path());
     let facts = host.machine().await.unwrap();
@@ -155,7 +155,7 @@ impl Commands for Recorded {
 }
 
 #[tokio::test]
-async fn a_module_that_is_there_is_not_loaded_and_a_missing_one_says_what_modprobe_said() {
+async fn a_loaded_module_is_skipped_and_a_missing_one_reports_modprobes_error() {
     let root = tempfile::tempdir().unwrap();
     fs::create_dir_all(root.path().join("sys/module/br_netfilter")).unwrap();
     let commands = Arc::new(Recorded::default());
@@ -177,7 +177,7 @@ async fn a_module_that_is_there_is_not_loaded_and_a_missing_one_says_what_modpro
 }
 
 #[tokio::test]
-async fn a_folder_is_listed_in_order_and_a_file_or_nothing_is_no_folder() {
+async fn a_folder_is_listed_in_order_and_anything_else_is_none() {
     let root = tempfile::tempdir().unwrap();
     fs::create_dir_all(root.path().join("etc/m")).unwrap();
     for name in ["b.yaml", "a.yaml"] {

@@ -64,7 +64,7 @@ impl SystemResolver {
         let resolver = self.resolver().await?;
         let found = resolver.lookup_ip(name).await.map_err(|error| {
             io::Error::other(format!(
-                "the resolvers of {} do not know {name}: {error}",
+                "the resolvers in {} cannot resolve {name}: {error}",
                 self.resolv_conf.display()
             ))
         })?;
@@ -82,8 +82,7 @@ impl SystemResolver {
         {
             return Ok(built.resolver.clone());
         }
-        let unusable =
-            |error| io::Error::other(format!("{path} names no usable resolver: {error}"));
+        let unusable = |error| io::Error::other(format!("{path} has no usable resolver: {error}"));
         let (config, mut options) = parse_resolv_conf(&content).map_err(unusable)?;
         options.use_hosts_file = ResolveHosts::Never;
         options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
@@ -167,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_files_are_read_as_their_manual_says() {
+    fn hosts_files_are_parsed_as_documented() {
         let content = "127.0.0.1 localhost\n# 9.9.9.9 a\n10.0.0.1\tA.example a # b\n::1 localhost\nbroken a\n10.0.0.2 a";
         let cases: [(&str, &[&str]); 5] = [
             ("a", &["10.0.0.1", "10.0.0.2"]),
@@ -183,7 +182,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_line_added_to_hosts_counts_at_once_and_needs_no_server() {
+    async fn a_line_added_to_hosts_applies_at_once_and_needs_no_server() {
         let etc = Etc::new();
         assert!(etc.error("node-1").await.contains("cannot read"));
         etc.has("hosts", "10.0.0.7 node-1\n");
@@ -192,7 +191,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_a_configured_server_a_lookup_fails_and_says_why() {
+    async fn without_a_configured_server_a_lookup_fails_with_the_reason() {
         let etc = Etc::new();
         let error = etc.error("dl.k8s.io").await;
         assert!(
@@ -201,7 +200,7 @@ mod tests {
         );
         etc.has("resolv.conf", "search example.com\n");
         let error = etc.error("dl.k8s.io").await;
-        assert!(error.contains("names no usable resolver"), "{error}");
+        assert!(error.contains("has no usable resolver"), "{error}");
     }
 
     #[tokio::test]
@@ -211,7 +210,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_server_of_resolv_conf_is_the_one_asked() {
+    async fn the_server_in_resolv_conf_is_queried() {
         // resolv.conf has no ports, so the server needs port 53 on an address of its own.
         let Ok(socket) = UdpSocket::bind("127.91.7.53:53").await else {
             eprintln!("SKIPPED: binding port 53 needs privileges");
@@ -233,7 +232,7 @@ mod tests {
         assert!(
             etc.error("missing.example.com")
                 .await
-                .contains("do not know missing")
+                .contains("cannot resolve missing")
         );
     }
 

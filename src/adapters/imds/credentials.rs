@@ -54,7 +54,7 @@ impl Imds {
         match (self.fetch_credentials().await, &*held) {
             (Ok(fresh), _) => Ok(held.insert(Arc::new(fresh)).clone()),
             (Err(error), Some(old)) if self.clock.now() < old.expires => {
-                tracing::warn!(error = %error.one_line(), "keeping the role's credentials until they expire");
+                tracing::warn!(error = %error.one_line(), "cannot renew the role's credentials; using them until they expire");
                 Ok(old.clone())
             }
             (Err(error), _) => Err(error),
@@ -88,7 +88,7 @@ impl Imds {
                 expires,
             }),
             Answer { code, message, .. } => Err(Error::failed(format!(
-                "EC2 has no credentials of role {role}: {code} {}",
+                "EC2 has no credentials for role {role}: {code} {}",
                 message.unwrap_or_default()
             ))
             .hint(format!(

@@ -174,7 +174,7 @@ async fn a_token_is_renewed_before_it_expires() {
 }
 
 #[tokio::test]
-async fn a_forgotten_token_is_replaced_once() {
+async fn a_rejected_token_is_replaced_once() {
     let service = Service::empty().await;
     service.grants("old", 21_600, 1).await;
     service.grants("new", 21_600, 1).await;
@@ -193,7 +193,7 @@ async fn a_forgotten_token_is_replaced_once() {
 }
 
 #[tokio::test]
-async fn a_service_that_rejects_every_token_is_an_error_and_no_loop() {
+async fn a_service_that_rejects_every_token_ends_in_an_error_instead_of_a_loop() {
     let service = Service::with_tokens().await;
     service
         .answers("GET", "user-data", ResponseTemplate::new(401))
@@ -204,7 +204,7 @@ async fn a_service_that_rejects_every_token_is_an_error_and_no_loop() {
 }
 
 #[tokio::test]
-async fn a_service_that_is_off_is_refused_with_the_command() {
+async fn a_disabled_service_is_refused_with_the_command_that_enables_it() {
     let service = Service::empty().await;
     service
         .answers("PUT", "api/token", ResponseTemplate::new(403))
@@ -236,7 +236,7 @@ async fn version_1_alone_is_refused_and_never_used() {
 }
 
 #[tokio::test]
-async fn an_unreachable_service_is_tried_for_a_minute() {
+async fn an_unreachable_service_is_retried_for_a_minute() {
     // A port that was free a moment ago refuses connections.
     let port = {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -246,7 +246,7 @@ async fn an_unreachable_service_is_tried_for_a_minute() {
     let base = format!("http://127.0.0.1:{port}");
     let imds = Imds::at(&base, &Clients::new().unwrap(), clock.clone()).unwrap();
     let error = imds.user_data().await.unwrap_err();
-    assert_eq!(error.kind(), Kind::Failed, "a late network may still come");
+    assert_eq!(error.kind(), Kind::Failed, "the network may come up later");
     assert!(error.one_line().contains("refused"), "{error}");
     assert!(
         remedy(&error).contains("--http-endpoint enabled"),
@@ -259,7 +259,7 @@ async fn an_unreachable_service_is_tried_for_a_minute() {
 }
 
 #[tokio::test]
-async fn a_failing_service_is_tried_again() {
+async fn a_failing_service_is_retried() {
     let service = Service::with_tokens().await;
     Mock::given(path("/latest/user-data"))
         .respond_with(ResponseTemplate::new(503))
@@ -299,13 +299,13 @@ async fn tags_are_read_one_by_one_and_a_vanished_one_is_left_out() {
 }
 
 #[tokio::test]
-async fn tags_that_are_not_offered_are_none() {
+async fn tags_are_none_if_the_service_does_not_offer_them() {
     let service = Service::with_tokens().await;
     assert_eq!(service.imds.tags().await.unwrap(), None);
 }
 
 #[tokio::test]
-async fn notices_are_there_only_while_something_is_about_to_happen() {
+async fn notices_exist_only_while_an_event_is_pending() {
     let service = Service::with_tokens().await;
     assert_eq!(service.imds.notices().await.unwrap(), Notices::default());
     let lifecycle = "meta-data/autoscaling/target-lifecycle-state";
@@ -331,13 +331,13 @@ async fn notices_are_there_only_while_something_is_about_to_happen() {
 }
 
 #[tokio::test]
-async fn no_user_data_is_none() {
+async fn absent_user_data_is_none() {
     let service = Service::with_tokens().await;
     assert_eq!(service.imds.user_data().await.unwrap(), None);
 }
 
 #[tokio::test]
-async fn a_document_of_another_shape_names_its_url() {
+async fn an_unexpected_document_is_an_error_with_its_url() {
     let service = Service::with_tokens().await;
     service
         .has("dynamic/instance-identity/document", "{}")
@@ -351,7 +351,7 @@ async fn a_document_of_another_shape_names_its_url() {
 }
 
 #[tokio::test]
-async fn credentials_are_kept_until_five_minutes_before_their_end() {
+async fn credentials_are_cached_until_five_minutes_before_they_expire() {
     let service = Service::with_tokens().await;
     service
         .has_credentials("ASIA1", "2026-01-01T06:00:00Z", 1)
@@ -370,7 +370,7 @@ async fn credentials_are_kept_until_five_minutes_before_their_end() {
 }
 
 #[tokio::test]
-async fn credentials_that_cannot_be_renewed_serve_to_their_end() {
+async fn credentials_that_cannot_be_renewed_are_used_until_they_expire() {
     let service = Service::with_tokens().await;
     service
         .has_credentials("ASIA1", "2026-01-01T06:00:00Z", 1)
@@ -384,7 +384,7 @@ async fn credentials_that_cannot_be_renewed_serve_to_their_end() {
 }
 
 #[tokio::test]
-async fn an_instance_without_a_role_says_the_remedy_and_finds_one_that_comes_later() {
+async fn an_instance_without_a_role_gets_a_hint_and_finds_a_role_attached_later() {
     let service = Service::with_tokens().await;
     service.has_document().await;
     let error = service.imds.credentials().await.unwrap_err();

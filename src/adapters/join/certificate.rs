@@ -78,7 +78,7 @@ fn config([certificate, ca, key]: &[Zeroizing<Vec<u8>>; 3]) -> Result<ServerConf
         .attempting(|| "cannot set up TLS".to_owned())?
         .with_no_client_auth()
         .with_single_cert(chain, key)
-        .attempting(|| format!("{} does not fit its key", paths::API_SERVER))?;
+        .attempting(|| format!("{} does not match its key", paths::API_SERVER))?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
 }

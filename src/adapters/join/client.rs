@@ -57,15 +57,15 @@ impl JoinClient {
             proof: self.0.prove(&nonce, &applicant.cluster).await?,
         };
         let body = serde_json::to_vec(&application)
-            .attempting(|| "cannot form the application".to_owned())?;
+            .attempting(|| "cannot serialize the application".to_owned())?;
         let answer = client.post(format!("{base}/join")).body(body).send().await;
         let answer = accepted(answer).await?;
         // serde_json's own message would quote the ticket.
-        let admission: Admission =
-            serde_json::from_str(&answer).map_err(|_| Error::failed("the answer is no ticket"))?;
+        let admission: Admission = serde_json::from_str(&answer)
+            .map_err(|_| Error::failed("the answer is not a join ticket"))?;
         if ca_cert_hash(admission.ca.as_bytes())? != pin {
             return Err(Error::failed(
-                "the ticket names another CA than the cluster's record",
+                "the ticket's CA is not the one in the cluster's record",
             ));
         }
         Ok(JoinTicket {
@@ -103,11 +103,11 @@ async fn accepted(answer: reqwest::Result<Response>) -> Result<String> {
         .chunk()
         .await
         .map_err(reqwest::Error::without_url)
-        .attempting(|| "the answer broke off".to_owned())?
+        .attempting(|| "the answer was interrupted".to_owned())?
     {
         body.extend_from_slice(&part);
         if body.len() > LONGEST {
-            return Err(Error::failed("the answer does not end"));
+            return Err(Error::failed("the answer is too long"));
         }
     }
     let text = String::from_utf8_lossy(&body).into_owned();

@@ -42,7 +42,7 @@ pub fn config(hash: &str) -> Result<ClientConfig> {
 }
 
 /// The error if another server answers.
-const NOT_OURS: &str = "the server does not show the CA that the cluster's record names";
+const NOT_OURS: &str = "the server does not present the CA in the cluster's record";
 
 impl ServerCertVerifier for Pin {
     fn verify_server_cert(

@@ -60,9 +60,9 @@ const HEADERS: usize = 24;
 pub async fn listen(address: Ipv4Addr, port: u16) -> Result<TcpListener> {
     TcpListener::bind((address, port))
         .await
-        .attempting(|| format!("cannot listen on {address}:{port} for nodes that join"))
+        .attempting(|| format!("cannot listen on {address}:{port} for joining nodes"))
         .map_err(|error| {
-            error.hint("another program has the port: stop it, or choose one by join.port")
+            error.hint("another program uses the port: stop it, or set another join.port")
         })
 }
 
@@ -79,7 +79,7 @@ pub async fn serve(
             Ok(accepted) => accepted,
             Err(error) => {
                 // Usually out of file descriptors: existing connections must continue.
-                warn!("cannot accept a connection of a joiner: {error}");
+                warn!("cannot accept a joiner's connection: {error}");
                 tokio::time::sleep(ACCEPT).await;
                 continue;
             }
@@ -127,7 +127,7 @@ async fn connection(
     let config = match certificate.config().await {
         Ok(config) => config,
         Err(error) => {
-            let reason = "there is no certificate to show";
+            let reason = "there is no certificate to present";
             return log(source, &Refusal::unavailable(reason, &error));
         }
     };
@@ -154,7 +154,10 @@ async fn connection(
         .serve_connection(TokioIo::new(stream), answer)
         .await;
     if let Err(error) = served {
-        log(source, &Refusal::malformed(format!("no request: {error}")));
+        log(
+            source,
+            &Refusal::malformed(format!("invalid request: {error}")),
+        );
     }
 }
 
@@ -165,17 +168,17 @@ async fn answer(
     times: Times,
 ) -> Result<String, Refusal> {
     if request.uri().query().is_some() {
-        return Err(Refusal::malformed("no request has a query"));
+        return Err(Refusal::malformed("the request must not have a query"));
     }
     match (request.method(), request.uri().path()) {
         (&Method::GET, "/nonce") => service.nonce(source),
         (&Method::POST, "/join") => {
             let admission = service.join(source, &body(request, times).await?).await?;
             serde_json::to_string(&admission)
-                .map_err(|_| Refusal::malformed("the answer cannot be formed"))
+                .map_err(|_| Refusal::malformed("the answer cannot be serialized"))
         }
-        (_, "/nonce" | "/join") => Err(Refusal::malformed("the method is another")),
-        _ => Err(Refusal::unknown("there is nothing at that path")),
+        (_, "/nonce" | "/join") => Err(Refusal::malformed("the method is not allowed")),
+        _ => Err(Refusal::unknown("there is no such path")),
     }
 }
 
@@ -188,7 +191,7 @@ async fn body(request: Request<Incoming>, times: Times) -> Result<Bytes, Refusal
         if error.is::<LengthLimitError>() {
             return Refusal::large("the body is too large");
         }
-        Refusal::malformed("the body broke off")
+        Refusal::malformed("the body was interrupted")
     })?;
     Ok(body.to_bytes())
 }

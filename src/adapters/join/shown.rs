@@ -73,7 +73,7 @@ impl ServerCertVerifier for AnApiServers {
         if is_an_api_servers(end_entity) {
             return Ok(ServerCertVerified::assertion());
         }
-        Err(Error::General("this is no API server".to_owned()))
+        Err(Error::General("this is not an API server".to_owned()))
     }
 
     fn verify_tls12_signature(
@@ -165,7 +165,7 @@ mod tests {
         let nobody = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = nobody.local_addr().unwrap();
         drop(nobody);
-        assert!(!looks.shows_a_cluster(address).await, "nobody there");
+        assert!(!looks.shows_a_cluster(address).await, "nothing listens");
     }
 
     #[tokio::test]

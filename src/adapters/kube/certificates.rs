@@ -35,7 +35,7 @@ fn told(event: watcher::Result<Event<CertificateSigningRequest>>) -> Option<Resu
         }
         Ok(_) => None,
         Err(error) => Some(Err(Error::failed(
-            "cannot follow CertificateSigningRequests",
+            "cannot watch CertificateSigningRequests",
         )
         .because(&error))),
     }
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn those_that_wait_and_those_that_come_are_told_of_until_the_watch_is_refused() {
+    async fn pending_and_new_requests_are_announced_until_the_watch_is_refused() {
         let approved = json!([{"type": "Approved", "status": "True"}]);
         let list = json!({
             "apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequestList",

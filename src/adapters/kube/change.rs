@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_what_carries_the_owners_label_is_deleted() {
+    async fn only_objects_with_the_owners_label_are_deleted() {
         let (_mock, client) = server().await;
         let a = ObjectRef::of(&config_map("a", None));
         assert!(!delete(&client, "other", &a).await.unwrap());
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_one_that_was_seen_is_deleted_and_no_other() {
+    async fn only_the_object_that_was_seen_is_deleted() {
         let (_mock, client) = server().await;
         let mut seen = config_map("a", None);
         seen["metadata"]["uid"] = "u-1".into();
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_kind_is_listed_in_one_namespace_or_in_all_and_an_unknown_one_is_empty() {
+    async fn a_kind_is_listed_in_one_namespace_or_in_all_and_an_unknown_kind_is_empty() {
         let (_mock, client) = server().await;
         let listed = async |kind: &str, namespace| {
             let found = list(&client, "v1", kind, namespace).await.unwrap();
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_change_is_laid_over_one_part_by_the_rules_of_its_kind() {
+    async fn a_change_is_a_strategic_merge_patch_of_one_part() {
         let node = ObjectRef {
             api_version: "v1".to_owned(),
             kind: "Node".to_owned(),
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_eviction_begins_is_held_by_a_budget_or_comes_too_late() {
+    async fn an_eviction_begins_is_blocked_by_a_budget_or_finds_no_pod() {
         let pod = ObjectRef {
             api_version: "v1".to_owned(),
             kind: "Pod".to_owned(),
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn pods_are_asked_for_by_the_only_selector_that_nodes_may_use() {
+    async fn pods_are_listed_by_the_only_selector_that_nodes_may_use() {
         let list = json!({"apiVersion": "v1", "kind": "PodList", "metadata": {},
             "items": [{"metadata": {"name": "a", "namespace": "x"}}]});
         let (mock, client) = answering("GET", "/api/v1/pods", 200, &list).await;
@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_writer_that_came_second_is_told_so() {
+    async fn a_conflicting_write_is_reported() {
         let (_mock, client) = server().await;
         let written = async |object: Value| compare_and_set(&client, &object).await.unwrap();
         assert!(written(config_map("a", Some("7"))).await);

@@ -162,9 +162,9 @@ async fn resolve(endpoint: &str) -> Result<(Option<String>, SocketAddr)> {
     }
     let wrong = || {
         Error::refused(format!(
-            "cluster.endpoint `{endpoint}` is not `local` or `name:port`"
+            "cluster.endpoint `{endpoint}` is neither `local` nor `host:port`"
         ))
-        .hint("an example: \"api.example.com:6443\"")
+        .hint("example: \"api.example.com:6443\"")
     };
     let (host, port) = endpoint.rsplit_once(':').ok_or_else(wrong)?;
     let port: u16 = port.parse().map_err(|_| wrong())?;
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_is_made_again_when_its_kubeconfig_or_its_certificate_has_changed() {
+    async fn a_client_is_rebuilt_when_its_kubeconfig_or_certificate_changes() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("admin.conf");
         let pem = folder.path().join("kubelet.pem");
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn before_there_is_a_kubeconfig_the_error_names_the_files() {
+    async fn without_a_kubeconfig_the_error_names_the_files() {
         let connection =
             Connection::to(vec!["/nonexistent/admin.conf".into()], "127.0.0.1:1".into());
         let Err(error) = connection.client().await else {

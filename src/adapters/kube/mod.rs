@@ -70,7 +70,7 @@ async fn is_ready(connection: &Connection) -> Result<bool> {
     let client = connection.client().await?;
     let request = http::Request::get("/readyz")
         .body(Vec::new())
-        .map_err(|e| Error::failed("cannot ask /readyz").because(&e))?;
+        .map_err(|e| Error::failed("cannot request /readyz").because(&e))?;
     match client.request_text(request).await {
         Ok(_) => Ok(true),
         Err(error) => {
@@ -227,8 +227,9 @@ impl Cluster for KubeCluster {
             .await;
             match found {
                 Ok(Some(found)) => {
-                    let found = serde_json::to_value(found)
-                        .map_err(|e| Error::failed(format!("{name} from the API")).because(&e))?;
+                    let found = serde_json::to_value(found).map_err(|e| {
+                        Error::failed(format!("cannot read {name} from the API")).because(&e)
+                    })?;
                     missing.extend(rollout::missing(&found));
                 }
                 Ok(None) => missing.push(format!("{name} does not exist")),

@@ -29,7 +29,7 @@ pub fn missing(object: &Value) -> Option<String> {
             status("desiredNumberScheduled"),
         ),
         "Deployment" | "StatefulSet" | "DaemonSet" => {
-            return Some(format!("{kind} {name} not seen by its controller"));
+            return Some(format!("{kind} {name} not observed by its controller"));
         }
         "Job" => (
             status("succeeded"),
@@ -66,7 +66,7 @@ mod tests {
             (
                 "new",
                 workload("DaemonSet", json!({}), json!({})),
-                Some("DaemonSet x not seen by its controller"),
+                Some("DaemonSet x not observed by its controller"),
             ),
             (
                 "old generation",
@@ -75,7 +75,7 @@ mod tests {
                     json!({}),
                     json!({"observedGeneration": 1, "updatedReplicas": 1, "availableReplicas": 1}),
                 ),
-                Some("Deployment x not seen by its controller"),
+                Some("Deployment x not observed by its controller"),
             ),
             (
                 "two of three",
@@ -100,7 +100,7 @@ mod tests {
                 Some("DaemonSet x 1/3"),
             ),
             (
-                "no node wants it",
+                "no node matches",
                 workload(
                     "DaemonSet",
                     json!({}),
@@ -118,7 +118,7 @@ mod tests {
                 None,
             ),
             (
-                "an old replica too many",
+                "one old replica left",
                 workload(
                     "Deployment",
                     json!({"replicas": 2}),
@@ -127,7 +127,7 @@ mod tests {
                 Some("Deployment x 1/2"),
             ),
             (
-                "scaled to nothing",
+                "scaled to zero",
                 workload("Deployment", json!({"replicas": 0}), seen(json!({}))),
                 None,
             ),

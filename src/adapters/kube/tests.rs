@@ -121,7 +121,7 @@ fn object(api_version: &str, kind: &str, name: &str) -> Value {
 }
 
 #[tokio::test]
-async fn definitions_and_namespaces_come_before_what_needs_them() {
+async fn definitions_and_namespaces_are_applied_before_what_needs_them() {
     let server = Server::start(|_, _| None).await;
     let mut definition = definition();
     definition.as_object_mut().unwrap().remove("status");
@@ -150,7 +150,7 @@ async fn definitions_and_namespaces_come_before_what_needs_them() {
 }
 
 #[tokio::test]
-async fn a_webhook_that_is_not_up_yet_is_tried_again() {
+async fn an_apply_is_retried_until_its_webhook_answers() {
     let server =
         Server::start(|_, n| (n <= 2).then(|| status(500, "failed calling webhook"))).await;
     server
@@ -162,7 +162,7 @@ async fn a_webhook_that_is_not_up_yet_is_tried_again() {
 }
 
 #[tokio::test]
-async fn what_the_api_server_finds_invalid_is_refused_at_once_with_its_words() {
+async fn an_invalid_object_is_refused_at_once_with_the_api_servers_message() {
     let server =
         Server::start(|_, n| (n == 1).then(|| status(422, "spec.mode: Unsupported value"))).await;
     let error = server
@@ -178,7 +178,7 @@ async fn what_the_api_server_finds_invalid_is_refused_at_once_with_its_words() {
 }
 
 #[tokio::test]
-async fn an_unknown_field_is_refused_at_once_although_it_comes_as_500() {
+async fn an_unknown_field_is_refused_at_once_although_the_status_is_500() {
     let said = "failed to create typed patch object (/s; /v1, Kind=ConfigMap): .porks: field not declared in schema";
     let server = Server::start(move |_, n| (n == 1).then(|| status(500, said))).await;
     let error = server
@@ -239,7 +239,7 @@ async fn readiness_rollouts_and_objects_are_read() {
 }
 
 #[tokio::test]
-async fn a_server_that_starts_is_not_ready_and_a_closed_port_is_an_error() {
+async fn a_starting_server_is_not_ready_and_a_closed_port_is_an_error() {
     let mock = MockServer::start().await;
     Mock::given(any())
         .respond_with(status(500, "[-]poststarthook/rbac/bootstrap-roles failed"))
@@ -262,7 +262,7 @@ async fn a_server_that_starts_is_not_ready_and_a_closed_port_is_an_error() {
 }
 
 #[tokio::test]
-async fn listed_objects_say_what_they_are() {
+async fn listed_objects_have_their_kind_and_version() {
     let server = Server::start(|_, _| None).await;
     let nodes = server.cluster().list("v1", "Node", None).await.unwrap();
     assert_eq!(ObjectRef::of(&nodes[0]).to_string(), "Node n1");

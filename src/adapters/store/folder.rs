@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-    async fn of_many_creators_exactly_one_wins_and_its_value_stays() {
+    async fn exactly_one_of_many_creators_wins_and_its_value_stays() {
         let shared = shared();
         for round in 0..50 {
             let key = format!("founder/{round}");
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_folder_keeps_a_stores_promises() {
+    async fn a_folder_fulfils_the_contract_of_a_store() {
         crate::testing::promises(&shared().store).await;
     }
 

@@ -21,7 +21,7 @@ fn check_key(key: &str) -> Result<()> {
         return Ok(());
     }
     Err(Error::refused(format!(
-        "the store cannot have the key `{key}`: keys are segments of letters, digits, `_`, `.` and `-` between single `/`"
+        "invalid store key `{key}`: keys are segments of letters, digits, `_`, `.` and `-`, separated by single `/`"
     )))
 }
 

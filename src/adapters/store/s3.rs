@@ -43,7 +43,7 @@ impl S3Store {
             return Ok(None);
         };
         let text = String::from_utf8(content)
-            .attempting(|| format!("s3://{}/{name} is no text", self.bucket))?;
+            .attempting(|| format!("s3://{}/{name} is not text", self.bucket))?;
         Ok(Some(text))
     }
 }

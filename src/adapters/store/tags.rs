@@ -101,7 +101,7 @@ impl TagStore {
         let peers = self.peers().await?;
         if peers.len() != self.control_planes {
             return Err(Error::failed(format!(
-                "without a store {} control planes elect one, and EC2 lists {}",
+                "without a store, {} control planes elect the founder, but EC2 lists {}",
                 self.control_planes,
                 peers.len()
             ))
@@ -110,7 +110,7 @@ impl TagStore {
         match peers.first() {
             Some(first) if first.id == self.me.instance_id => Ok(()),
             first => Err(Error::failed(format!(
-                "without a store {}, which was launched first, founds the cluster",
+                "without a store, {} founds the cluster, since it was launched first",
                 first.map_or("the instance", |first| first.id.as_str())
             ))),
         }
@@ -175,7 +175,7 @@ impl Store for TagStore {
 
     async fn delete(&self, key: &str) -> Result<()> {
         Err(Error::refused(format!(
-            "what is recorded in tags, such as `{key}`, goes with its instances"
+            "a record in tags, such as `{key}`, is removed only with its instances"
         ))
         .hint("remove the tag from every control plane, or terminate them"))
     }
@@ -226,20 +226,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_the_first_of_all_may_claim() {
+    async fn only_the_control_plane_launched_first_may_claim() {
         let region = Region::new([instance(2), instance(1)]);
         let claim = async |last| region.store(last).create("founder/1", "me").await;
         let error = claim(1).await.unwrap_err();
         assert!(
             error
                 .one_line()
-                .contains("3 control planes elect one, and EC2 lists 2"),
+                .contains("3 control planes elect the founder, but EC2 lists 2"),
             "{error}"
         );
         region.ec2.list([instance(2), instance(1), instance(3)]);
         let error = claim(2).await.unwrap_err();
         assert!(
-            error.one_line().contains("i-1, which was launched first"),
+            error.one_line().contains("i-1 founds the cluster"),
             "{error}"
         );
         assert_eq!(claim(1).await.unwrap(), Created::Yes);
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_claim_that_ec2_does_not_show_yet_is_not_made_anew() {
+    async fn a_claim_that_ec2_does_not_show_yet_is_not_made_twice() {
         let region = Region::new([1, 2, 3].map(instance));
         let store = region.store(1);
         store.create("founder/1", "first").await.unwrap();
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_no_tag_can_hold_is_refused() {
+    async fn a_value_too_long_for_a_tag_is_refused() {
         let region = Region::new([1, 2, 3].map(instance));
         let long = "x".repeat(257);
         let error = region
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_lost_record_is_written_again_by_the_only_one_that_is_left() {
+    async fn a_lost_record_is_written_again_by_the_only_control_plane_left() {
         let region = Region::new([instance(7)]);
         let store = region.store(7);
         for (key, value) in [("founder/2", "claim"), ("initialized/2", "yes")] {
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_wrote_an_entry_may_write_the_next_however_many_there_are() {
+    async fn the_writer_of_an_entry_may_write_the_next_whatever_the_number_of_control_planes() {
         let region = Region::new([1, 2, 3].map(instance));
         region.store(1).create("founder/1", "one").await.unwrap();
         region.ec2.list([instance(1), instance(3)]);

@@ -53,7 +53,7 @@ fn with_programs(fake: &FakeWorld) {
     fake.on("/usr/local/bin/kubeadm reset", |_, files| {
         assert!(
             !files.has(paths::ADMIN_CONF),
-            "kubeadm asks an API that is gone"
+            "kubeadm would wait for an API that is gone"
         );
         files.delete(paths::KUBELET_CONF);
         output(0, "", "")
@@ -73,7 +73,7 @@ fn with_programs(fake: &FakeWorld) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cluster_counts_as_given_up_when_looks_of_minutes_agree() {
+async fn a_cluster_is_abandoned_once_observations_of_minutes_agree() {
     let (fake, agent) = joined().await;
     assert!(timeout(AGREED, agent.until_abandoned()).await.is_err());
     founder_is_gone(&fake);
@@ -81,14 +81,14 @@ async fn a_cluster_counts_as_given_up_when_looks_of_minutes_agree() {
     let why = agent.until_abandoned().await.unwrap();
     assert_eq!(
         why,
-        "cluster uid lost its founder i-cp before it had anything to lose"
+        "cluster uid lost its founder i-cp before it was settled"
     );
     let took = fake.clock.since_noon().saturating_sub(begun);
     assert!(took >= Duration::from_mins(3) && took < AGREED, "{took:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_settled_cluster_is_never_abandoned_and_nobody_checks_any_more() {
+async fn a_settled_cluster_is_never_abandoned_and_no_longer_checked() {
     let (fake, agent) = joined().await;
     fake.settled().await;
     founder_is_gone(&fake);
@@ -119,7 +119,7 @@ async fn a_founder_never_abandons_its_cluster() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_founder_remembers_that_its_cluster_is_settled() {
+async fn a_founder_keeps_the_settled_record_across_restarts() {
     let fake = FakeWorld::founded().recorded("uid", "i-1").await;
     let agent = founder(&fake).await;
     fake.settled().await;
@@ -133,7 +133,7 @@ async fn a_founder_remembers_that_its_cluster_is_settled() {
 
 /// The sequence that once destroyed a cluster: its founder was replaced, then one key was lost.
 #[tokio::test(start_paused = true)]
-async fn a_lost_key_makes_no_node_start_over_and_is_written_again() {
+async fn a_lost_key_is_written_again_and_no_node_starts_over() {
     let (fake, _) = joined().await;
     fake.settled().await;
     let me = control_plane("i-2");
@@ -158,7 +158,7 @@ async fn a_lost_key_makes_no_node_start_over_and_is_written_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_that_knows_nothing_of_a_settling_does_not_start_over_while_the_api_answers() {
+async fn a_node_without_the_settled_record_does_not_start_over_while_the_api_answers() {
     let (fake, agent) = joined().await;
     founder_is_gone(&fake);
     fake.cluster.down(false);
@@ -173,7 +173,7 @@ async fn a_node_that_knows_nothing_of_a_settling_does_not_start_over_while_the_a
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_voter_of_etcd_does_not_start_over() {
+async fn an_etcd_voter_does_not_start_over() {
     let fake = FakeWorld::new().recorded("uid", "i-cp").await;
     let me = control_plane("i-2");
     fake.ec2.list([running(&me, 10), terminated("i-cp")]);
@@ -192,14 +192,14 @@ async fn a_voter_of_etcd_does_not_start_over() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn ec2_or_a_store_that_is_away_is_no_reason_to_start_over() {
+async fn a_failing_ec2_or_store_is_no_reason_to_start_over() {
     let (fake, agent) = joined().await;
-    fake.ec2.fail_with(|| Error::failed("EC2 is away"));
+    fake.ec2.fail_with(|| Error::failed("EC2 does not answer"));
     assert!(timeout(AGREED, agent.until_abandoned()).await.is_err());
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_starts_over_takes_the_cluster_off_the_machine_and_forgets_it_last() {
+async fn starting_over_removes_the_clusters_data_and_then_the_journal() {
     let (fake, agent) = joined().await;
     with_programs(&fake);
     for path in [paths::ADMIN_CONF, paths::KUBELET_CONF, paths::JOINED] {
@@ -223,7 +223,7 @@ async fn who_starts_over_takes_the_cluster_off_the_machine_and_forgets_it_last()
 }
 
 #[tokio::test(start_paused = true)]
-async fn whatever_interrupts_it_the_membership_is_there_until_nothing_else_is() {
+async fn an_interrupted_start_over_keeps_the_membership_until_all_else_is_removed() {
     let (fake, agent) = joined().await;
     with_programs(&fake);
     for path in [paths::KUBELET_CONF, paths::JOINED] {
@@ -244,7 +244,7 @@ async fn whatever_interrupts_it_the_membership_is_there_until_nothing_else_is() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_that_is_up_ends_its_steady_state_when_its_cluster_is_given_up() {
+async fn the_steady_state_ends_when_the_cluster_is_abandoned() {
     let (fake, agent) = joined().await;
     founder_is_gone(&fake);
     let end = timeout(AGREED, agent.stay()).await.unwrap();
@@ -252,7 +252,7 @@ async fn a_node_that_is_up_ends_its_steady_state_when_its_cluster_is_given_up() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_join_under_way_ends_when_its_cluster_is_given_up() {
+async fn a_join_in_progress_ends_when_its_cluster_is_abandoned() {
     let (fake, agent) = joined().await;
     with_programs(&fake);
     let clock = fake.clock.clone();
@@ -272,7 +272,7 @@ async fn a_join_under_way_ends_when_its_cluster_is_given_up() {
     let boot = agent.boot_by(&[], &removal, |_| Ok(waits.into()));
     let outcome = tokio::select! {
         outcome = boot => outcome,
-        () = ends => panic!("it waits on"),
+        () = ends => panic!("the join does not end"),
     };
     let error = outcome.unwrap_err();
     assert!(
@@ -289,7 +289,9 @@ struct Waits;
 #[async_trait::async_trait]
 impl Step for Waits {
     async fn check(&self, _: &crate::ports::World) -> crate::error::Result<crate::steps::State> {
-        Ok(crate::steps::State::Differs("it waits".to_owned()))
+        Ok(crate::steps::State::Differs(
+            "the ticket is missing".to_owned(),
+        ))
     }
 
     async fn apply(

@@ -21,7 +21,7 @@ async fn once(agent: &Agent) -> Result<Probe<Choice>> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_five_control_planes_at_once_one_founds() {
+async fn one_of_five_simultaneous_control_planes_founds() {
     // One store and one EC2 for all, a host for each.
     let shared = FakeWorld::new();
     let hosts: Vec<FakeWorld> = (0..5).map(|_| shared.another_host()).collect();
@@ -61,7 +61,7 @@ async fn of_five_control_planes_at_once_one_founds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_instance_that_is_not_fit_claims_nothing() {
+async fn an_instance_that_fails_preflight_claims_nothing() {
     let fake = FakeWorld::new();
     let me = control_plane("i-1");
     fake.ec2.list([running(&me, 10)]);
@@ -107,7 +107,7 @@ impl Store for Lagging {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_claim_that_the_store_does_not_list_yet_is_not_made_again_without_a_pause() {
+async fn a_claim_that_the_store_does_not_list_yet_is_retried_after_a_pause() {
     let fake = FakeWorld::new();
     let me = control_plane("i-1");
     fake.ec2.list([running(&me, 10)]);
@@ -127,7 +127,7 @@ async fn a_claim_that_the_store_does_not_list_yet_is_not_made_again_without_a_pa
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_answer_without_the_record_does_not_refuse_a_member() {
+async fn one_answer_without_the_record_refuses_no_member() {
     let fake = FakeWorld::new();
     let me = control_plane("i-1");
     fake.ec2.list([running(&me, 10)]);
@@ -157,7 +157,7 @@ async fn one_answer_without_the_record_does_not_refuse_a_member() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_choice_is_written_down_before_it_is_acted_on() {
+async fn the_choice_is_recorded_before_it_is_carried_out() {
     let fake = FakeWorld::new();
     let me = control_plane("i-1");
     fake.ec2.list([running(&me, 10)]);
@@ -172,7 +172,7 @@ async fn the_choice_is_written_down_before_it_is_acted_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_gives_up_after_the_deadline_and_says_what_it_waited_for() {
+async fn a_worker_gives_up_at_the_deadline_and_reports_what_it_waited_for() {
     let fake = FakeWorld::new();
     let me = worker("i-1");
     fake.ec2.list([running(&me, 10)]);

@@ -12,7 +12,7 @@ use crate::{
 };
 
 #[test]
-fn what_the_metadata_service_says_is_a_notice_with_its_time() {
+fn each_interruption_is_a_notice_with_its_deadline() {
     let now: Timestamp = "2026-11-23T12:00:00Z".parse().unwrap();
     let spot = |action: &str| Notices {
         interruption: Some(Interruption {
@@ -38,7 +38,7 @@ fn what_the_metadata_service_says_is_a_notice_with_its_time() {
     for (case, notices, hooks, expected) in [
         ("nothing", Notices::default(), vec![], None),
         ("a warning only", warned, vec![], None),
-        ("taken back", spot("terminate"), vec![], of(Why::Spot, 105)),
+        ("interrupted", spot("terminate"), vec![], of(Why::Spot, 105)),
         (
             "hibernated",
             spot("hibernate"),
@@ -67,7 +67,7 @@ fn what_the_metadata_service_says_is_a_notice_with_its_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_a_machine_that_goes_down_leaves_and_ec2_knows_whether_for_good() {
+async fn only_a_shutdown_leaves_the_cluster_and_ec2_shows_if_it_is_a_termination() {
     let me = worker("i-1");
     let in_state = |state| Instance {
         state,
@@ -100,7 +100,7 @@ async fn only_a_machine_that_goes_down_leaves_and_ec2_knows_whether_for_good() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_machine_that_ec2_says_nothing_of_may_come_back() {
+async fn without_an_answer_from_ec2_the_machine_may_come_back() {
     let fake = FakeWorld::new();
     fake.on("systemctl is-system-running", |_, _| {
         output(1, "stopping\n", "")
@@ -139,7 +139,7 @@ fn node(fake: &FakeWorld, agent: &Agent) -> Value {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_terminated_worker_empties_itself_and_asks_to_be_deleted() {
+async fn a_terminated_worker_drains_itself_and_marks_its_node_as_left() {
     let fake = FakeWorld::new();
     let agent = member(&fake, worker("i-1")).await;
     fake.on("systemctl is-system-running", |_, _| {
@@ -159,7 +159,7 @@ async fn a_terminated_worker_empties_itself_and_asks_to_be_deleted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reboot_leaves_pods_where_their_data_is() {
+async fn a_reboot_marks_the_node_not_ready_and_evicts_no_pod() {
     let fake = FakeWorld::new();
     let agent = member(&fake, worker("i-1")).await;
     fake.on("systemctl is-system-running", |_, _| {
@@ -186,7 +186,7 @@ async fn a_restarted_agent_does_not_leave() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_budget_that_holds_to_the_end_holds_nothing_else() {
+async fn a_blocking_disruption_budget_delays_nothing_else() {
     let fake = FakeWorld::new();
     let agent = member(&fake, worker("i-1")).await;
     fake.cluster.budget(Some("no"));
@@ -201,7 +201,7 @@ async fn a_budget_that_holds_to_the_end_holds_nothing_else() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cluster_that_does_not_answer_does_not_hold_the_machine_up() {
+async fn a_cluster_that_does_not_answer_does_not_delay_the_shutdown() {
     let fake = FakeWorld::new();
     let agent = member(&fake, worker("i-1")).await;
     fake.cluster.down(true);
@@ -215,7 +215,7 @@ async fn a_cluster_that_does_not_answer_does_not_hold_the_machine_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_notice_is_heard_while_the_node_is_kept() {
+async fn a_notice_ends_the_steady_state() {
     let fake = FakeWorld::new();
     let agent = member(&fake, worker("i-1")).await;
     let keep = agent.stay();
@@ -229,7 +229,7 @@ async fn a_notice_is_heard_while_the_node_is_kept() {
     };
     let end = tokio::select! {
         end = keep => end,
-        () = hear => unreachable!("nothing ends it"),
+        () = hear => unreachable!("the task never ends"),
     };
     assert!(
         matches!(&end, End::Notice(notice) if notice.why == Why::Group),

@@ -51,7 +51,7 @@ async fn work_for(time: Duration, keep: &mut Pin<&mut impl Future<Output = End>>
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_that_is_not_ready_is_degraded_with_its_kubelets_message_until_it_is() {
+async fn a_node_is_degraded_with_its_kubelets_message_until_it_is_ready() {
     let fake = FakeWorld::new();
     let agent = member(&fake, worker("i-1")).await;
     let status = agent.reporter.subscribe();
@@ -71,13 +71,13 @@ async fn a_node_that_is_not_ready_is_degraded_with_its_kubelets_message_until_it
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_that_the_api_does_not_show_is_degraded() {
+async fn a_node_that_the_api_does_not_list_is_degraded() {
     let fake = FakeWorld::new();
     let agent = member(&fake, worker("i-1")).await;
     fake.cluster.node_conditions([None]);
     let (stage, message) = cycle(&agent, false).await;
     assert_eq!(stage, Stage::Degraded);
-    assert_eq!(message, format!("the cluster has no node {ME} any more"));
+    assert_eq!(message, format!("the cluster no longer has the node {ME}"));
     fake.cluster.down(true);
     let (stage, message) = cycle(&agent, false).await;
     assert_eq!(stage, Stage::Degraded);
@@ -85,7 +85,7 @@ async fn a_node_that_the_api_does_not_show_is_degraded() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_ec2_api_that_is_away_is_said_beside_and_leaves_the_node_ready() {
+async fn a_failing_ec2_api_is_reported_and_the_node_stays_ready() {
     let fake = FakeWorld::new();
     let agent = member(&fake, worker("i-1")).await;
     fake.ec2
@@ -101,7 +101,7 @@ async fn an_ec2_api_that_is_away_is_said_beside_and_leaves_the_node_ready() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_only_a_person_can_mend_is_said_beside_and_the_agent_goes_on() {
+async fn what_only_a_person_can_fix_is_reported_and_the_agent_goes_on() {
     let fake = FakeWorld::new();
     let agent = member(&fake, worker("i-1")).await;
     fake.ec2
@@ -135,7 +135,7 @@ async fn a_control_plane_removes_the_blanket_approval_whenever_it_comes_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_control_plane_remembers_the_id_of_etcds_cluster_and_reports_its_members() {
+async fn a_control_plane_records_the_id_of_etcds_cluster_and_reports_its_members() {
     let fake = FakeWorld::founded();
     fake.etcd.voter(ME, 10);
     let agent = member(&fake, control_plane("i-1")).await;
@@ -150,7 +150,7 @@ async fn a_control_plane_remembers_the_id_of_etcds_cluster_and_reports_its_membe
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_check_mends_a_removed_file_and_only_that() {
+async fn a_full_check_repairs_a_removed_file_and_only_that() {
     let founder = FakeWorld::founded().recorded("uid", "i-cp").await;
     let fake = founder.another_host().with_a_whole_kernel().with_a_way_in();
     let agent = member(&fake, worker("i-1")).await;
@@ -166,7 +166,10 @@ async fn a_full_check_mends_a_removed_file_and_only_that() {
     work_for(CYCLE / 2, &mut keep).await;
     fake.files.delete(sysctl);
     work_for(Duration::from_mins(59), &mut keep).await;
-    assert!(!fake.files.has(sysctl), "the cheap look does all the work");
+    assert!(
+        !fake.files.has(sysctl),
+        "the check of each cycle repairs everything"
+    );
     work_for(CYCLE * 2, &mut keep).await;
     assert_eq!(fake.files.get(sysctl), Some(before));
     assert_eq!(fake.downloads.fetched().len(), downloads);
@@ -179,7 +182,7 @@ async fn a_full_check_mends_a_removed_file_and_only_that() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_check_that_cannot_be_carried_out_is_said_beside() {
+async fn a_failed_full_check_is_reported_and_the_node_stays_ready() {
     let founder = FakeWorld::founded().recorded("uid", "i-cp").await;
     let fake = founder.another_host().with_a_whole_kernel().with_a_way_in();
     let agent = member(&fake, worker("i-1")).await;
@@ -197,7 +200,7 @@ async fn a_full_check_that_cannot_be_carried_out_is_said_beside() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_is_told_of_and_finds_its_api_servers_while_a_full_check_downloads() {
+async fn status_and_api_servers_are_updated_while_a_full_check_downloads() {
     let founder = FakeWorld::founded().recorded("uid", "i-cp").await;
     let fake = founder.another_host().with_a_whole_kernel().with_a_way_in();
     let me = worker("i-1");
@@ -222,7 +225,7 @@ async fn a_node_is_told_of_and_finds_its_api_servers_while_a_full_check_download
 }
 
 #[test]
-fn all_instances_together_ask_about_four_times_a_second_at_most() {
+fn all_instances_together_make_about_four_calls_a_second_at_most() {
     let pause = |role, instances| between_looks(role, instances).as_secs();
     for (instances, seconds) in [
         (0, 30),
@@ -238,7 +241,7 @@ fn all_instances_together_ask_about_four_times_a_second_at_most() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn in_a_small_cluster_each_cycle_has_its_look_however_long_ec2_takes() {
+async fn in_a_small_cluster_each_cycle_observes_however_slow_ec2_is() {
     let fake = FakeWorld::founded().recorded("uid", "i-cp").await;
     fake.settled().await;
     let agent = member(&fake, worker("i-1")).await;
@@ -264,7 +267,7 @@ impl Probe for Ready {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_of_a_large_cluster_asks_seldom_until_it_loses_an_api_server() {
+async fn a_worker_of_a_large_cluster_asks_rarely_until_it_loses_an_api_server() {
     let fake = FakeWorld::founded().recorded("uid", "i-cp").await;
     fake.settled().await;
     let mut agent = member(&fake, worker("i-1")).await;

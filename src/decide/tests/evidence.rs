@@ -4,7 +4,7 @@ use super::*;
 
 /// What each claim rests on.
 #[test]
-fn a_claim_waits_for_more_looks_where_it_rests_on_less() {
+fn a_claim_on_weaker_grounds_needs_longer_agreement() {
     use InstanceState::{Stopped, Terminated};
     let forgotten = |mut seen: Observation| {
         seen.record.claims[0].time = at("2026-11-23T11:00:00Z");
@@ -56,12 +56,12 @@ fn a_claim_waits_for_more_looks_where_it_rests_on_less() {
 }
 
 #[test]
-fn nobody_founds_beside_a_control_plane_that_shows_a_cluster() {
+fn nobody_founds_while_a_control_plane_shows_a_cluster() {
     use InstanceState::{Stopped, Stopping, Terminated};
     let me = control_plane(ME);
     for (case, seen, expected) in [
         (
-            "the record is lost, or lies elsewhere",
+            "the record is lost, or in another store",
             world().where_other_shows_a_cluster(),
             "refuse",
         ),
@@ -71,7 +71,7 @@ fn nobody_founds_beside_a_control_plane_that_shows_a_cluster() {
             "wait",
         ),
         (
-            "its founder is gone, and it has not started over",
+            "the claim's holder is gone, and the other one has not started over",
             world().claimed_by("i-3").where_other_shows_a_cluster(),
             "wait",
         ),
@@ -96,7 +96,7 @@ fn nobody_founds_beside_a_control_plane_that_shows_a_cluster() {
             "wait",
         ),
         (
-            "another one is stopped and may have joined what the dead one recorded",
+            "another one is stopped and may have joined the recorded cluster",
             {
                 let mut seen = world().claimed_by("i-3").initialized();
                 let gone = instance("i-3", Role::ControlPlane, Terminated);
@@ -128,19 +128,19 @@ fn nobody_founds_beside_a_control_plane_that_shows_a_cluster() {
 }
 
 #[test]
-fn who_remembers_that_its_cluster_is_settled_goes_on_whatever_the_store_says() {
+fn a_node_that_remembers_its_settled_cluster_goes_on_whatever_the_store_lists() {
     use InstanceState::Terminated;
     for (case, seen) in [
         ("the record is lost", world()),
-        ("the founder is terminated and the settling entry lost", {
+        ("the founder is terminated and the settled entry is lost", {
             world().initialized().where_other_is(Terminated)
         }),
         (
-            "somebody took over in the place of the lost entry",
+            "another instance took over with the key of the lost entry",
             world().initialized().claimed_by("i-3"),
         ),
         (
-            "and has founded and settled another",
+            "and has founded and settled another cluster",
             world().initialized().claimed_by("i-3").settled(),
         ),
         ("the claim alone is lost", {
@@ -161,7 +161,7 @@ fn who_remembers_that_its_cluster_is_settled_goes_on_whatever_the_store_says() {
 }
 
 #[test]
-fn nobody_starts_over_while_the_cluster_lives() {
+fn nobody_starts_over_while_the_cluster_exists() {
     let joined = || {
         world()
             .initialized()
@@ -177,7 +177,7 @@ fn nobody_starts_over_while_the_cluster_lives() {
     let nothing = Evidence::default;
     let (join, over) = ("join uid-1", "start over");
     for (case, evidence, before, after) in [
-        ("nothing of it is there", nothing(), over, over),
+        ("no trace of the cluster", nothing(), over, over),
         (
             "its API answers",
             Evidence {
@@ -197,7 +197,7 @@ fn nobody_starts_over_while_the_cluster_lives() {
             "refuse",
         ),
         (
-            "other control planes show a cluster, which may be as good as gone",
+            "other control planes show a cluster, which may not work any more",
             Evidence {
                 control_planes: vec!["i-3".to_owned()],
                 ..nothing()
@@ -214,7 +214,7 @@ fn nobody_starts_over_while_the_cluster_lives() {
 }
 
 #[test]
-fn the_machines_are_looked_at_before_what_rests_on_their_silence_and_only_then() {
+fn machines_are_probed_only_before_decisions_that_rest_on_absence() {
     use InstanceState::Terminated;
     let me = control_plane(ME);
     for (case, seen, expected) in [

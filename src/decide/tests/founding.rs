@@ -31,7 +31,7 @@ fn a_control_plane_decides() {
             "wait",
         ),
         (
-            "its holder is dying: it may still write",
+            "its holder is shutting down: it may still write",
             world().claimed_by(OTHER).where_other_is(ShuttingDown),
             "wait",
         ),
@@ -54,7 +54,7 @@ fn a_control_plane_decides() {
             "found uid-2",
         ),
         (
-            "I took over, whatever the one before founded with its last breath",
+            "I took over, although my predecessor recorded a cluster before it ended",
             world()
                 .initialized()
                 .where_other_is(Terminated)
@@ -71,7 +71,7 @@ fn a_control_plane_decides() {
             "found uid-2",
         ),
         (
-            "I was taken over from",
+            "another instance took over my claim",
             world()
                 .claimed_by(ME)
                 .claimed_by(OTHER)
@@ -105,7 +105,7 @@ fn a_control_plane_decides() {
             "found uid-1",
         ),
         (
-            "I brought it back from a backup",
+            "I restored it from a backup",
             world()
                 .settled()
                 .where_other_is(Terminated)
@@ -118,7 +118,7 @@ fn a_control_plane_decides() {
 }
 
 #[test]
-fn a_control_plane_that_is_none_by_its_tags_would_not_be_found_by_anyone() {
+fn a_control_plane_without_the_role_tag_is_refused() {
     let mut seen = world();
     seen.instances[0].role = None;
     assert_eq!(verdict(&decide(&control_plane(ME), &seen)), "refuse");
@@ -150,7 +150,7 @@ fn nothing_is_decided_before_ec2_lists_this_instance() {
 }
 
 #[test]
-fn a_claim_whose_holder_ec2_has_forgotten_long_ago_is_free() {
+fn a_claim_is_free_once_ec2_has_long_stopped_listing_its_holder() {
     // Half an hour old is not old enough.
     for (claimed, expected) in [
         ("2026-11-23T11:00:00Z", "claim 2"),
@@ -165,7 +165,7 @@ fn a_claim_whose_holder_ec2_has_forgotten_long_ago_is_free() {
 }
 
 #[test]
-fn a_worker_says_that_it_waits_for_a_new_founder() {
+fn a_worker_reports_that_it_waits_for_a_new_founder() {
     let seen = world()
         .initialized()
         .where_other_is(InstanceState::Terminated);
@@ -175,13 +175,14 @@ fn a_worker_says_that_it_waits_for_a_new_founder() {
     assert_eq!(
         why,
         format!(
-            "{OTHER}, which claimed before, is terminated: another control plane has to found it"
+            "{OTHER}, which claimed to found the cluster, is terminated: \
+             another control plane has to found the cluster"
         )
     );
 }
 
 #[test]
-fn waiting_for_a_stopped_founder_of_a_recorded_cluster_says_what_a_person_can_do() {
+fn a_wait_for_a_stopped_founder_names_what_a_person_can_do() {
     let seen = world().initialized().where_other_is(InstanceState::Stopped);
     let Decision::Wait { why } = decide(&control_plane(ME), &seen) else {
         panic!("not waiting");

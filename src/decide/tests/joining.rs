@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn a_control_plane_joins_what_has_a_future() {
+fn a_control_plane_joins_a_cluster_that_is_settled_or_has_its_founder() {
     use InstanceState::{Pending, ShuttingDown, Stopped, Terminated};
     let me = control_plane(ME);
     let long_ago = |mut seen: Observation| {
@@ -19,7 +19,7 @@ fn a_control_plane_joins_what_has_a_future() {
             "join uid-1",
         ),
         (
-            "its founder is stopped, and it has nobody else",
+            "its founder is stopped, and it is not settled",
             world().initialized().where_other_is(Stopped),
             "wait",
         ),
@@ -29,12 +29,12 @@ fn a_control_plane_joins_what_has_a_future() {
             "join uid-1",
         ),
         (
-            "its founder is dying: it may still be settled",
+            "its founder is shutting down: it may still be settled",
             world().initialized().where_other_is(ShuttingDown),
             "wait",
         ),
         (
-            "its founder is terminated and it had nothing to lose",
+            "its founder is terminated, and it is not settled",
             world().initialized().where_other_is(Terminated),
             "claim 2",
         ),
@@ -44,7 +44,7 @@ fn a_control_plane_joins_what_has_a_future() {
             "wait",
         ),
         (
-            "its founder is long forgotten",
+            "EC2 no longer lists its founder",
             long_ago(world().initialized().without_other()),
             "claim 2",
         ),
@@ -59,7 +59,7 @@ fn a_control_plane_joins_what_has_a_future() {
             "refuse",
         ),
         (
-            "somebody took over",
+            "another instance took over",
             {
                 let mut seen = world().initialized().claimed_by("i-3");
                 seen.instances
@@ -69,7 +69,7 @@ fn a_control_plane_joins_what_has_a_future() {
             "wait",
         ),
         (
-            "a list that lacks how to know the settled cluster",
+            "the settled cluster's `initialized` record is missing",
             {
                 let mut seen = world().settled();
                 seen.record.initialized.clear();
@@ -83,12 +83,12 @@ fn a_control_plane_joins_what_has_a_future() {
             "refuse",
         ),
         (
-            "I founded what is settled, lost my disk, others live",
+            "I founded the settled cluster and lost my disk; others run",
             world().claimed_by(ME).settled(),
             "join uid-1",
         ),
         (
-            "I founded what is settled, lost my disk, am alone",
+            "I founded the settled cluster, lost my disk and am alone",
             world().claimed_by(ME).settled().without_other(),
             "refuse",
         ),

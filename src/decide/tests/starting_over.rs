@@ -3,18 +3,22 @@
 use super::*;
 
 #[test]
-fn who_joined_starts_over_only_where_nothing_is_lost() {
+fn a_joined_node_starts_over_only_if_nothing_is_lost() {
     use InstanceState::{ShuttingDown, Stopped, Terminated};
     let joined = |seen: Observation| seen.remembering(Origin::Joined, "uid-1");
     for (case, seen, expected) in [
-        ("it lives", joined(world().initialized()), "join uid-1"),
+        (
+            "its founder runs",
+            joined(world().initialized()),
+            "join uid-1",
+        ),
         (
             "its founder is stopped",
             joined(world().initialized().where_other_is(Stopped)),
             "join uid-1",
         ),
         (
-            "its founder is dying",
+            "its founder is shutting down",
             joined(world().initialized().where_other_is(ShuttingDown)),
             "join uid-1",
         ),
@@ -34,28 +38,28 @@ fn who_joined_starts_over_only_where_nothing_is_lost() {
             "join uid-1",
         ),
         (
-            "somebody took over",
+            "another instance took over",
             joined(world().initialized().claimed_by("i-3")),
             "start over",
         ),
         (
-            "what somebody else founded is settled",
+            "another instance took over, and its cluster is settled",
             joined(world().initialized().claimed_by("i-3").settled()),
             "start over",
         ),
         (
-            "it is another one, of which nobody knows",
+            "the store records another cluster",
             world().settled().remembering(Origin::Joined, "uid-9"),
             "refuse",
         ),
-        ("the record is lost: never found", joined(world()), "refuse"),
+        ("the record is lost", joined(world()), "refuse"),
         (
             "half of the record is lost",
             joined(world().claimed_by(OTHER)),
             "refuse",
         ),
         (
-            "I founded it: there is nothing of it but what I have",
+            "I founded it: only I have its data",
             world()
                 .claimed_by(ME)
                 .initialized()
@@ -71,7 +75,7 @@ fn who_joined_starts_over_only_where_nothing_is_lost() {
 }
 
 #[test]
-fn why_a_cluster_was_given_up_is_said_in_the_same_words_before_and_after_the_takeover() {
+fn the_reason_for_abandoning_is_the_same_before_and_after_a_takeover() {
     let me = worker(ME);
     let joined = world()
         .initialized()
@@ -83,13 +87,13 @@ fn why_a_cluster_was_given_up_is_said_in_the_same_words_before_and_after_the_tak
     };
     assert_eq!(
         *why,
-        format!("cluster uid-1 lost its founder {OTHER} before it had anything to lose")
+        format!("cluster uid-1 lost its founder {OTHER} before it was settled")
     );
     assert_eq!(decide(&me, &joined.claimed_by("i-3")), before);
 }
 
 #[test]
-fn a_wall_clock_that_is_set_makes_no_looks_agree() {
+fn a_step_of_the_wall_clock_makes_no_observations_agree() {
     let me = control_plane(ME);
     let mut agreement = Agreement::default();
     let mut seen = world()

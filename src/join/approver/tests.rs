@@ -62,7 +62,7 @@ fn outcome(fake: &FakeWorld, name: &str) -> String {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_gets_one_certificate_and_goes_when_the_kubelet_speaks_for_itself() {
+async fn a_token_gets_one_certificate_and_is_deleted_once_the_kubelet_uses_it() {
     let (fake, user) = with_token().await;
     let ask = |name: &str| {
         let request = request(name, CLIENT, &user, "system:bootstrappers");
@@ -94,12 +94,12 @@ async fn a_token_gets_one_certificate_and_goes_when_the_kubelet_speaks_for_itsel
     cycle(&fake.ports(), "demo").await.unwrap();
     assert_eq!(
         outcome(&fake, "third"),
-        "Denied: k8s-bootstrap: its token does not exist any more"
+        "Denied: k8s-bootstrap: its token no longer exists"
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_that_two_requests_use_at_once_serves_one() {
+async fn of_two_simultaneous_requests_with_one_token_one_is_approved() {
     let (fake, user) = with_token().await;
     for name in ["one", "two"] {
         let request = request(name, CLIENT, &user, "system:bootstrappers");
@@ -120,7 +120,7 @@ async fn a_token_that_two_requests_use_at_once_serves_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_at_its_end_gets_nothing() {
+async fn an_expired_token_gets_nothing() {
     let (fake, user) = with_token().await;
     tokio::time::sleep(tokens::TTL).await;
     let request = request("late", CLIENT, &user, "system:bootstrappers");
@@ -144,7 +144,7 @@ async fn a_serving_request_waits_while_ec2_does_not_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_that_is_left_to_people_asks_ec2_nothing() {
+async fn a_request_that_is_left_to_people_makes_no_call_to_ec2() {
     let fake = FakeWorld::new();
     fake.ec2.fail_with(|| Error::failed("asked"));
     let theirs = request("theirs", SERVING, "kubernetes-admin", "system:masters");
@@ -159,7 +159,7 @@ async fn settle() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_is_decided_when_it_comes_and_nobody_looks_in_between() {
+async fn requests_are_decided_on_arrival_without_polling() {
     let (fake, user) = with_token().await;
     let world = fake.ports();
     tokio::spawn(async move { keep(&world, "demo").await });
@@ -175,7 +175,7 @@ async fn a_request_is_decided_when_it_comes_and_nobody_looks_in_between() {
 
 /// A cycle drops a client whose credentials are refused; the watch alone does not.
 #[tokio::test(start_paused = true)]
-async fn who_cannot_follow_looks_before_following_again() {
+async fn after_a_failed_watch_requests_are_listed_before_the_next_watch() {
     let fake = FakeWorld::new();
     let world = fake.ports();
     tokio::spawn(async move { keep(&world, "demo").await });
@@ -191,7 +191,7 @@ async fn who_cannot_follow_looks_before_following_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_failed_look_left_is_looked_at_again() {
+async fn requests_that_a_failed_cycle_left_are_retried() {
     let fake = FakeWorld::new();
     fake.ec2.fail_with(|| Error::failed("throttled"));
     let node = format!("system:node:{NODE}");

@@ -144,27 +144,27 @@ fn a_kubelets_own_requests_are_approved() {
 }
 
 #[test]
-fn a_token_becomes_no_other_node_and_nothing_more_than_a_node() {
+fn a_token_admits_no_other_node_and_nothing_more_than_a_node() {
     let cases: [(&str, Change, &str); 15] = [
         (
             "another node's name",
             |d| d.name("system:node:ip-10-42-0-12.eu-central-1.compute.internal"),
-            "another than",
+            "a name other than",
         ),
         (
             "a control plane's name",
             |d| d.name("system:node:ip-10-42-0-10.eu-central-1.compute.internal"),
-            "another than",
+            "a name other than",
         ),
         (
             "a user's name",
             |d| d.name("kubernetes-admin"),
-            "another than",
+            "a name other than",
         ),
         (
             "the name in capitals",
             |d| d.name(&format!("system:node:{}", NODE.to_uppercase())),
-            "another than",
+            "a name other than",
         ),
         (
             "the administrators' group",
@@ -173,7 +173,7 @@ fn a_token_becomes_no_other_node_and_nothing_more_than_a_node() {
         ),
         ("no group", |d| drop(d.names.remove(0)), "organization"),
         (
-            "an organizational unit too",
+            "an additional organizational unit",
             |d| {
                 d.names
                     .push((DnType::OrganizationalUnitName, "x".to_owned()));
@@ -192,7 +192,7 @@ fn a_token_becomes_no_other_node_and_nothing_more_than_a_node() {
         ),
         ("no usage", |d| d.usages.clear(), "usages"),
         (
-            "no client's usage",
+            "no client usage",
             |d| d.usages = vec!["digital signature"],
             "usages",
         ),
@@ -207,7 +207,7 @@ fn a_token_becomes_no_other_node_and_nothing_more_than_a_node() {
             "alternative",
         ),
         (
-            "an extension too",
+            "an additional extension",
             |d| {
                 let extension = CustomExtension::from_oid_content(&[2, 5, 29, 19], vec![48, 0]);
                 d.params.custom_extensions.push(extension);
@@ -228,19 +228,19 @@ fn a_token_becomes_no_other_node_and_nothing_more_than_a_node() {
 }
 
 #[test]
-fn a_token_that_is_not_ours_or_has_had_its_use_opens_nothing() {
+fn a_foreign_expired_or_used_token_gets_no_certificate() {
     let cases = [
-        ("no token any more", None, "does not exist"),
+        ("a deleted token", None, "no longer exists"),
         (
             "a token of kubeadm",
             Some(Bound {
                 node: None,
                 ..token()
             }),
-            "not made by a join service",
+            "not created by a join service",
         ),
         (
-            "a token at its end",
+            "an expired token",
             Some(Bound {
                 expires: Some(NOW.parse().unwrap()),
                 ..token()
@@ -248,7 +248,7 @@ fn a_token_that_is_not_ours_or_has_had_its_use_opens_nothing() {
             "expired",
         ),
         (
-            "a token without an end",
+            "a token without an expiration",
             Some(Bound {
                 expires: None,
                 ..token()
@@ -270,7 +270,7 @@ fn a_token_that_is_not_ours_or_has_had_its_use_opens_nothing() {
 }
 
 #[test]
-fn a_node_serves_by_no_name_or_address_but_its_own() {
+fn a_serving_certificate_has_only_the_nodes_own_names_and_addresses() {
     let cases: [(&str, Change, &str); 13] = [
         (
             "the API's name",
@@ -299,7 +299,7 @@ fn a_node_serves_by_no_name_or_address_but_its_own() {
             "extensions",
         ),
         (
-            "nothing at all",
+            "no names at all",
             |d| d.sans(&[], &[]),
             "no alternative names",
         ),
@@ -327,10 +327,10 @@ fn a_node_serves_by_no_name_or_address_but_its_own() {
         (
             "another node's subject",
             |d| d.name(&format!("system:node:{CONTROL_PLANE}")),
-            "another than",
+            "a name other than",
         ),
         (
-            "a user out of the group",
+            "a user outside the group",
             |d| d.groups.clear(),
             "system:nodes",
         ),
@@ -363,7 +363,7 @@ fn a_node_serves_by_no_name_or_address_but_its_own() {
 }
 
 #[test]
-fn others_signers_and_other_peoples_requests_are_left_alone() {
+fn requests_to_other_signers_or_by_other_users_are_left_alone() {
     let mut other_signer = Draft::client();
     other_signer.signer = "example.com/signer";
     assert_eq!(verdict(other_signer, None), Verdict::Leave);
@@ -377,7 +377,7 @@ fn others_signers_and_other_peoples_requests_are_left_alone() {
 }
 
 #[test]
-fn a_rotation_is_kubernetes_own_business_and_another_nodes_name_is_denied() {
+fn a_rotation_is_left_to_kubernetes_and_another_nodes_name_is_denied() {
     let rotation = |name: &str| {
         let mut draft = Draft::client();
         draft.username = format!("system:node:{NODE}");
@@ -387,11 +387,11 @@ fn a_rotation_is_kubernetes_own_business_and_another_nodes_name_is_denied() {
     };
     assert_eq!(rotation(&format!("system:node:{NODE}")), Verdict::Leave);
     let other = rotation(&format!("system:node:{CONTROL_PLANE}"));
-    denied("another's name", &other, "another than");
+    denied("another's name", &other, "a name other than");
 }
 
 #[test]
-fn what_cannot_be_read_is_denied() {
+fn an_unreadable_request_is_denied() {
     let key = KeyPair::generate().unwrap();
     let certificate = CertificateParams::new([])
         .unwrap()

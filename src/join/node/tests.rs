@@ -41,7 +41,7 @@ fn applicant(labels: &[(&str, &str)], taints: &[(&str, &str)]) -> Applicant {
 }
 
 #[test]
-fn a_node_is_what_the_joiners_own_agent_makes_of_the_same_facts() {
+fn the_node_equals_what_the_joiners_agent_derives_from_the_same_facts() {
     let tags = [
         ("k8s-bootstrap:label:team", "blue"),
         ("k8s-bootstrap:taint:gpu", "yes:NoSchedule"),
@@ -71,7 +71,7 @@ fn a_node_is_what_the_joiners_own_agent_makes_of_the_same_facts() {
 }
 
 #[test]
-fn ec2s_word_counts_before_the_applicants() {
+fn tags_in_ec2_override_the_applicants_labels() {
     let tags = [("k8s-bootstrap:label:team", "blue")];
     let liar = applicant(&[("team", "red"), ("x", "y")], &[]);
     let node = node(&liar, &instance(&tags), "eu-central-1").unwrap();
@@ -80,7 +80,7 @@ fn ec2s_word_counts_before_the_applicants() {
 }
 
 #[test]
-fn labels_that_no_kubelet_may_give_itself_are_refused() {
+fn labels_that_a_kubelet_may_not_set_are_refused() {
     for (key, value) in [
         ("node-restriction.kubernetes.io/secure", "yes"),
         ("node-role.kubernetes.io/control-plane", ""),
@@ -99,13 +99,13 @@ fn labels_that_no_kubelet_may_give_itself_are_refused() {
 }
 
 #[tokio::test]
-async fn a_node_of_an_instance_that_is_gone_is_replaced_and_its_own_is_kept() {
+async fn a_gone_instances_node_is_replaced_and_the_joiners_own_is_kept() {
     let fake = FakeWorld::new();
     let world = fake.ports();
     let wanted = node(&applicant(&[], &[]), &instance(&[]), "eu-central-1").unwrap();
     put(&world, &wanted, NodeIs::Missing).await.unwrap();
     let error = put(&world, &wanted, NodeIs::Missing).await.unwrap_err();
-    assert!(error.one_line().contains("somebody else"), "{error}");
+    assert!(error.one_line().contains("another client"), "{error}");
 
     let mut own = wanted.clone();
     own["spec"]["unschedulable"] = true.into();

@@ -6,7 +6,7 @@ use super::*;
 use crate::testing::{self, FakeWorld};
 
 #[test]
-fn the_hash_is_that_of_the_public_key_alone() {
+fn the_hash_covers_only_the_public_key() {
     use rcgen::{CertificateParams, KeyPair, PublicKeyData};
     let key = KeyPair::generate().unwrap();
     // `openssl x509 -pubkey | openssl pkey -pubin -outform der | sha256sum` digests these bytes.
@@ -29,7 +29,7 @@ fn the_hash_is_that_of_the_public_key_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_key_of_uploaded_certificates_is_found_in_what_kubeadm_says() {
+async fn the_key_of_uploaded_certificates_is_read_from_kubeadms_output() {
     let key = upload_certificates(&FakeWorld::founded().ports()).await;
     assert_eq!(key.unwrap().expose_secret(), "ab".repeat(32));
 

@@ -92,7 +92,7 @@ async fn one_leads_until_its_lease_ends() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_vanishes_from_an_addon_is_removed_and_what_is_not_its_own_stays() {
+async fn objects_that_vanish_from_an_addon_are_removed_and_foreign_ones_stay() {
     let fake = FakeWorld::new();
     fake.files.put("/one", config_maps(&["a", "b", "c"]));
     let mut upkeep = upkeep("i-1", ONE);
@@ -110,7 +110,7 @@ async fn what_vanishes_from_an_addon_is_removed_and_what_is_not_its_own_stays() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_addon_that_is_switched_off_goes_but_data_namespaces_and_definitions_stay() {
+async fn a_disabled_addon_is_removed_but_data_namespaces_and_crds_stay() {
     let fake = FakeWorld::new();
     let kept = KEPT.map(|kind| manifest(kind, "kept")).concat();
     fake.files.put("/one", config_maps(&["a"]) + &kept);
@@ -145,7 +145,7 @@ async fn what_the_founder_applied_is_never_removed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_object_that_moves_to_another_addon_is_never_away() {
+async fn an_object_that_moves_to_another_addon_is_never_deleted() {
     let fake = FakeWorld::new();
     fake.files.put("/one", config_maps(&["a", "b"]));
     fake.files.put("/two", config_maps(&["c"]));
@@ -166,7 +166,7 @@ async fn an_object_that_moves_to_another_addon_is_never_away() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_bad_manifest_is_named_and_stops_neither_its_neighbours_nor_other_addons() {
+async fn a_bad_manifest_is_named_and_blocks_neither_other_manifests_nor_other_addons() {
     let fake = FakeWorld::new();
     fake.files.put("/one/1-bad.yaml", config_maps(&["bad"]));
     fake.files.put("/one/2-good.yaml", config_maps(&["good"]));
@@ -183,7 +183,7 @@ async fn a_bad_manifest_is_named_and_stops_neither_its_neighbours_nor_other_addo
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failed_addon_pauses_and_a_changed_one_is_tried_at_once() {
+async fn a_failed_addon_is_retried_after_a_pause_and_a_changed_one_at_once() {
     let fake = FakeWorld::new();
     fake.files.put("/one", "[");
     let mut upkeep = upkeep("i-1", ONE);
@@ -213,7 +213,7 @@ fn pauses_double_up_to_ten_minutes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_interrupted_attempt_forgets_nothing_that_it_applied() {
+async fn an_interrupted_attempt_has_recorded_all_that_it_applied() {
     let fake = FakeWorld::new();
     fake.files.put("/one/1.yaml", config_maps(&["a"]));
     fake.files.put("/one/2.yaml", config_maps(&["b"]));
@@ -228,7 +228,7 @@ async fn an_interrupted_attempt_forgets_nothing_that_it_applied() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn manifests_that_are_not_there_remove_nothing() {
+async fn missing_manifests_remove_nothing() {
     let fake = FakeWorld::new();
     fake.files.put("/one", config_maps(&["a"]));
     let mut upkeep = upkeep("i-1", ONE);
@@ -240,7 +240,7 @@ async fn manifests_that_are_not_there_remove_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rollout_is_said_and_waited_for_by_nobody() {
+async fn a_rollout_is_reported_and_blocks_nothing() {
     let fake = FakeWorld::new();
     fake.files.put("/one", config_maps(&["a"]));
     let missing = vec!["Deployment x/a 0/1".to_owned()];

@@ -60,7 +60,7 @@ fn record(lasts: &[u8]) -> RecordSet {
 }
 
 #[test]
-fn a_worker_counts_while_api_and_ec2_both_let_it() {
+fn a_worker_is_in_the_record_unless_the_api_or_ec2_excludes_it() {
     use InstanceState::{Pending, ShuttingDown, Stopped, Stopping, Terminated};
     let both = || vec![instance(1), instance(2)];
     let but = |state| vec![instance(1), ending(2, state)];
@@ -90,12 +90,12 @@ fn a_worker_counts_while_api_and_ec2_both_let_it() {
             both(),
             record(&[1]),
         ),
-        ("going", node(2), but(ShuttingDown), record(&[1])),
-        ("gone", node(2), but(Terminated), record(&[1])),
+        ("shutting down", node(2), but(ShuttingDown), record(&[1])),
+        ("terminated", node(2), but(Terminated), record(&[1])),
         ("stopping", node(2), but(Stopping), record(&[1])),
         ("stopped", node(2), but(Stopped), record(&[1])),
         (
-            "called new by a slow EC2",
+            "still pending in EC2's list",
             node(2),
             but(Pending),
             record(&[1, 2]),
@@ -114,7 +114,7 @@ fn a_worker_counts_while_api_and_ec2_both_let_it() {
 }
 
 #[test]
-fn the_last_addresses_stay_and_what_is_as_wanted_is_not_written() {
+fn the_last_addresses_stay_and_an_unchanged_record_is_not_written() {
     let workers = [1, 2].map(|last| Worker::of(&node(last)).unwrap());
     let leaves =
         |workers: &[Worker], instances: &[Instance], record: Option<&RecordSet>| match decide(
@@ -127,7 +127,7 @@ fn the_last_addresses_stay_and_what_is_as_wanted_is_not_written() {
             Verdict::Write(record) => format!("writes {record:?}"),
         };
     let same = leaves(&workers, &[], Some(&record(&[1, 2])));
-    assert_eq!(same, "it is as wanted");
+    assert_eq!(same, "it is up to date");
     for record in [None, Some(&record(&[1]))] {
         assert!(leaves(&[], &[], record).contains("last known addresses stay"));
         let gone = [1, 2].map(|last| ending(last, InstanceState::Terminated));
@@ -141,7 +141,7 @@ fn the_last_addresses_stay_and_what_is_as_wanted_is_not_written() {
 }
 
 #[test]
-fn without_ec2s_answer_workers_leave_and_none_comes() {
+fn without_an_answer_from_ec2_workers_are_only_removed() {
     let workers = [1, 2, 3].map(|last| Worker::of(&node(last)).unwrap());
     let there = record(&[1, 2, 9]);
     let verdict = decide(&workers, None, Some(&there), &wish());
@@ -151,7 +151,7 @@ fn without_ec2s_answer_workers_leave_and_none_comes() {
 }
 
 #[test]
-fn public_addresses_are_ec2s_and_who_has_none_is_left_out() {
+fn public_addresses_come_from_ec2_and_a_worker_without_one_is_left_out() {
     let wish = Wish {
         addresses: Addresses::Public,
         ..wish()
@@ -170,7 +170,7 @@ fn public_addresses_are_ec2s_and_who_has_none_is_left_out() {
 }
 
 #[test]
-fn a_record_set_takes_no_more_than_400_addresses() {
+fn a_record_set_has_400_addresses_at_most() {
     let worker = |n: u16| Worker {
         instance: format!("i-{n}"),
         address: Some(Ipv4Addr::from(0x0a2a_0000 + u32::from(n))),
@@ -211,7 +211,7 @@ async fn a_second_writer_of_the_record_set_is_named() {
     let report = look_again(&fake, written).await.unwrap();
     let trouble = report.trouble.unwrap();
     assert!(
-        trouble.contains("it stood for 10.42.0.1 and stands for 10.42.0.7"),
+        trouble.contains("it has changed from 10.42.0.1 to 10.42.0.7"),
         "{trouble}"
     );
     assert_eq!(report.addresses, record(&[1]).addresses);
@@ -228,7 +228,7 @@ async fn a_second_writer_of_the_record_set_is_named() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_terminated_worker_leaves_the_record_and_comes_not_back_while_ec2_is_silent() {
+async fn a_terminated_worker_stays_out_of_the_record_while_ec2_does_not_answer() {
     let fake = FakeWorld::new();
     fake.cluster.put(node(1));
     fake.cluster.put(node(2));
@@ -253,7 +253,7 @@ async fn a_terminated_worker_leaves_the_record_and_comes_not_back_while_ec2_is_s
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_does_not_lead_writes_and_reports_nothing() {
+async fn a_follower_writes_and_reports_nothing() {
     let fake = FakeWorld::new();
     fake.cluster.put(node(1));
     let other = leader::lead(&fake.ports(), "i-other").await.unwrap();
@@ -263,7 +263,7 @@ async fn who_does_not_lead_writes_and_reports_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_record_set_that_cannot_be_kept_is_said_with_its_remedy() {
+async fn a_failure_to_maintain_the_record_set_is_reported_with_its_hint() {
     let fake = FakeWorld::new();
     fake.cluster.put(node(1));
     fake.dns

@@ -106,7 +106,7 @@ fn a_terminated_control_plane_loses_its_member_first_and_then_its_node() {
 }
 
 #[test]
-fn whoever_may_come_back_keeps_its_place() {
+fn an_instance_that_may_come_back_keeps_its_member_and_node() {
     use InstanceState::{Pending, Running, ShuttingDown, Stopped, Stopping};
     for state in [Pending, Running, ShuttingDown, Stopped, Stopping] {
         let survey = three(member(3, false), node(3, false), state);
@@ -115,7 +115,7 @@ fn whoever_may_come_back_keeps_its_place() {
 }
 
 #[test]
-fn a_majority_of_healthy_voters_must_be_left() {
+fn a_majority_of_healthy_voters_must_remain() {
     // Two of three are dead: nothing can be removed, and a person is notified.
     let mut survey = three(member(3, false), node(3, false), InstanceState::Terminated);
     survey.members[1].healthy = false;
@@ -143,19 +143,19 @@ fn a_majority_of_healthy_voters_must_be_left() {
 }
 
 #[test]
-fn half_of_those_left_are_no_majority_of_them() {
+fn half_of_the_remaining_voters_are_no_majority() {
     // EC2 reports the third as terminated, but it still answers; one of the two others does not.
     let mut survey = three(member(3, true), node(3, true), InstanceState::Terminated);
     survey.members[1].healthy = false;
     let (acts, troubles) = healed(&survey);
     assert_eq!(acts, [""; 0]);
-    assert!(troubles[0].contains("cannot be taken out"), "{troubles:?}");
+    assert!(troubles[0].contains("cannot be removed"), "{troubles:?}");
     survey.members[1].healthy = true;
     assert_eq!(healed(&survey).0, ["member 3"]);
 }
 
 #[test]
-fn of_two_the_dead_one_cannot_go() {
+fn of_two_voters_the_dead_one_cannot_be_removed() {
     let survey = Survey {
         members: vec![member(1, true), member(2, false)],
         nodes: vec![node(1, true), node(2, false)],
@@ -173,7 +173,7 @@ fn of_two_the_dead_one_cannot_go() {
 }
 
 #[test]
-fn members_go_one_at_a_time() {
+fn members_are_removed_one_at_a_time() {
     let mut survey = three(member(3, false), node(3, false), InstanceState::Terminated);
     for number in 4..=5 {
         survey.members.push(member(number, number == 4));
@@ -189,7 +189,7 @@ fn members_go_one_at_a_time() {
 }
 
 #[test]
-fn a_dead_workers_node_goes_and_foreign_nodes_stay() {
+fn a_dead_workers_node_is_deleted_and_foreign_nodes_stay() {
     let mut survey = three(member(3, true), node(3, true), InstanceState::Running);
     survey.nodes.push(node(7, true));
     survey
@@ -202,7 +202,7 @@ fn a_dead_workers_node_goes_and_foreign_nodes_stay() {
 }
 
 #[test]
-fn who_is_missing_from_ec2s_answers_is_dead_only_after_a_while_and_if_silent() {
+fn an_instance_that_ec2_does_not_list_is_dead_only_after_a_while_and_if_silent() {
     let mut survey = three(member(3, false), node(3, false), InstanceState::Running);
     survey.instances.pop();
     let missing = missing("i-3");
@@ -215,7 +215,7 @@ fn who_is_missing_from_ec2s_answers_is_dead_only_after_a_while_and_if_silent() {
 }
 
 #[test]
-fn a_learner_whose_instance_died_before_it_started_makes_way_soon() {
+fn a_learner_whose_instance_died_before_it_started_is_removed_soon() {
     let mut survey = three(learner(3), node(3, false), InstanceState::Terminated);
     // Its Node was created first and identifies the instance, though the member has no name.
     survey.nodes.pop();
@@ -241,7 +241,7 @@ fn a_successor_with_the_same_address_does_not_keep_a_dead_member() {
 }
 
 #[test]
-fn a_dead_member_whose_node_is_gone_is_not_taken_for_who_has_its_address_now() {
+fn a_dead_member_without_a_node_is_not_linked_to_the_new_owner_of_its_address() {
     // The Node was deleted by a person, or by the agent that left.
     let mut survey = three(member(3, false), node(3, false), InstanceState::Terminated);
     survey.nodes.pop();
@@ -272,7 +272,7 @@ fn a_dead_member_whose_node_is_gone_is_not_taken_for_who_has_its_address_now() {
 }
 
 #[test]
-fn a_learner_that_is_stopped_makes_way_after_ten_minutes_and_a_voter_never_does() {
+fn a_stopped_learner_is_removed_after_ten_minutes_and_a_voter_never() {
     let ten = Duration::from_mins(10);
     let started = || Seen {
         member: Member {
@@ -312,14 +312,14 @@ fn a_learner_that_is_stopped_makes_way_after_ten_minutes_and_a_voter_never_does(
 }
 
 #[test]
-fn nobody_takes_itself_out() {
+fn no_control_plane_removes_itself() {
     let mut survey = three(member(3, true), node(3, true), InstanceState::Running);
     survey.instances[0].state = InstanceState::Terminated;
     assert_eq!(healed(&survey), (vec![], vec![]));
 }
 
 #[test]
-fn a_lost_majority_is_told_with_the_names_of_the_silent() {
+fn a_lost_majority_is_reported_with_the_names_of_silent_members() {
     let members = [
         member(1, true),
         member(2, false),
@@ -377,7 +377,7 @@ impl Stage {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dead_control_plane_is_gone_after_two_cycles() {
+async fn a_dead_control_plane_is_removed_after_two_cycles() {
     let stage = Stage::new();
     let mut healing = Healing::default();
     stage.0.etcd.stop(3);
@@ -391,7 +391,7 @@ async fn a_dead_control_plane_is_gone_after_two_cycles() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_was_terminated_and_has_lost_its_tags_is_gone_as_soon() {
+async fn a_terminated_control_plane_without_tags_is_removed_as_soon() {
     let stage = Stage::new();
     let mut healing = Healing::default();
     stage.0.etcd.stop(3);
@@ -402,11 +402,7 @@ async fn one_that_was_terminated_and_has_lost_its_tags_is_gone_as_soon() {
         .list([instance(1, running), instance(2, running)]);
     stage.0.ec2.untagged([instance(3, running)]);
     stage.cycle(&mut healing).await;
-    assert_eq!(
-        stage.left().await,
-        (3, 3),
-        "it may lack no more than its tags"
-    );
+    assert_eq!(stage.left().await, (3, 3), "only its tags may be missing");
     stage
         .0
         .ec2
@@ -417,7 +413,7 @@ async fn one_that_was_terminated_and_has_lost_its_tags_is_gone_as_soon() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_does_not_lead_takes_nobody_out() {
+async fn a_follower_removes_nobody() {
     let stage = Stage::new();
     lead(&stage.0.ports(), "i-2").await.unwrap();
     stage.0.etcd.stop(3);
@@ -427,7 +423,7 @@ async fn who_does_not_lead_takes_nobody_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_majority_it_says_so_and_does_not_even_ask_the_api() {
+async fn a_lost_majority_is_reported_even_if_the_api_is_down() {
     let stage = Stage::new();
     stage.0.etcd.stop(2);
     stage.0.etcd.stop(3);
@@ -437,7 +433,7 @@ async fn without_a_majority_it_says_so_and_does_not_even_ask_the_api() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_is_away_is_measured_by_a_clock_that_nobody_sets() {
+async fn an_absence_is_measured_by_the_monotonic_clock() {
     let stage = Stage::new();
     let mut healing = Healing::default();
     stage.0.etcd.stop(3);

@@ -53,7 +53,7 @@ fn alarmed(asked: Asked, member: u64, alarm: Alarm) -> Asked {
 }
 
 #[test]
-fn a_file_is_made_smaller_where_half_of_it_is_empty_or_it_nears_its_quota() {
+fn a_database_is_defragmented_if_half_of_it_is_empty_or_it_nears_its_quota() {
     let with_quota = |quota, bytes, in_use| Database {
         bytes: bytes * MIB,
         in_use: in_use * MIB,
@@ -83,7 +83,7 @@ fn a_file_is_made_smaller_where_half_of_it_is_empty_or_it_nears_its_quota() {
 }
 
 #[test]
-fn one_member_is_due_at_a_time_the_leader_last_and_only_while_all_is_well() {
+fn one_member_is_due_at_a_time_the_leader_last_and_only_while_all_are_healthy() {
     let (fat, lean) = ((400, 100), (400, 300));
     let of = |id, (bytes, in_use)| member(id, bytes, in_use);
     let resting = |id| BTreeSet::from([id]);
@@ -146,7 +146,7 @@ fn one_member_is_due_at_a_time_the_leader_last_and_only_while_all_is_well() {
 }
 
 #[test]
-fn the_full_ones_are_made_smaller_the_leader_last_if_their_data_leave_room() {
+fn full_members_are_defragmented_the_leader_last_if_their_data_leave_room() {
     let quota = QUOTA / MIB;
     let members = [
         member(1, quota, 10),
@@ -162,7 +162,7 @@ fn the_full_ones_are_made_smaller_the_leader_last_if_their_data_leave_room() {
 }
 
 #[test]
-fn alarms_are_said_as_what_they_are_and_not_as_silence() {
+fn alarms_are_reported_as_alarms_and_not_as_silence() {
     let quota = QUOTA / MIB;
     let fine = || member(2, 20, 10);
     assert_eq!(troubles(&[fine(), silent(member(3, 20, 10))]), [""; 0]);
@@ -170,7 +170,7 @@ fn alarms_are_said_as_what_they_are_and_not_as_silence() {
         (
             "garbage",
             vec![alarmed(member(1, quota, 10), 1, Alarm::NoSpace), fine()],
-            "(alarm NOSPACE of n1) and takes no writes but deletions: the agent next to",
+            "(alarm NOSPACE of n1) and accepts only deletions: the agent next to",
         ),
         (
             "data",
@@ -178,7 +178,7 @@ fn alarms_are_said_as_what_they_are_and_not_as_silence() {
                 alarmed(member(1, quota, quota - 1), 1, Alarm::NoSpace),
                 fine(),
             ],
-            "on n1 8191 MiB of 8192 MiB are data in use. Delete objects",
+            "on n1, 8191 MiB of 8192 MiB are in use. Delete objects",
         ),
         (
             "corrupt",
@@ -230,7 +230,7 @@ impl Stage {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_database_takes_writes_again_without_a_person() {
+async fn a_full_database_accepts_writes_again_without_a_person() {
     let mut stage = Stage::new();
     stage.fill(100);
     let report = stage.cycle().await;
@@ -256,7 +256,7 @@ async fn a_full_database_takes_writes_again_without_a_person() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_the_agent_next_to_etcds_leader_makes_room() {
+async fn only_the_agent_next_to_etcds_leader_frees_space() {
     let mut stage = Stage::new();
     stage
         .fake
@@ -286,7 +286,7 @@ async fn a_database_full_of_data_keeps_its_alarm_until_something_is_deleted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_member_that_does_not_answer_keeps_nobody_from_writing() {
+async fn a_silent_member_does_not_block_the_alarms_end() {
     let mut stage = Stage::new();
     stage.fill(100);
     stage.fake.etcd.stop(3);
@@ -316,7 +316,7 @@ async fn the_leader_defragments_one_member_in_a_cycle_and_each_once_an_hour() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_does_not_lead_defragments_nothing() {
+async fn a_follower_defragments_nothing() {
     let mut stage = Stage::new();
     lead(&stage.fake.ports(), "i-2").await.unwrap();
     stage.fake.etcd.database(2, 400 * MIB, 100 * MIB, 100 * MIB);
@@ -325,7 +325,7 @@ async fn who_does_not_lead_defragments_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_alarm_of_a_member_that_was_taken_out_goes_with_it() {
+async fn the_alarm_of_a_removed_member_is_cleared() {
     let mut stage = Stage::new();
     stage.fake.etcd.alarm(3, Alarm::Corrupt);
     stage.cycle().await;

@@ -87,7 +87,7 @@ fn the_cluster_is_that_of_the_last_claim_once_it_is_initialized() {
 }
 
 #[test]
-fn a_key_that_no_agent_writes_is_refused_and_others_keys_are_let_be() {
+fn an_unknown_key_is_refused_and_keys_of_others_are_ignored() {
     for key in ["founder/x", "founder", "initialized", "initialized/"] {
         let error = Record::of(&[(key.to_owned(), String::new())].into()).unwrap_err();
         assert_eq!(error.kind(), Kind::Refused, "{key}");
@@ -108,7 +108,7 @@ async fn store(words: &str) -> MemoryStore {
 }
 
 #[tokio::test]
-async fn of_a_takeover_and_a_settling_exactly_one_happens() {
+async fn exactly_one_of_a_takeover_and_a_settling_happens() {
     let taken = store("c1 i1").await;
     let second = Claim::new(2, "i-2", time());
     assert_eq!(claim(&taken, &second).await.unwrap(), Created::Yes);
@@ -152,7 +152,7 @@ async fn a_cluster_is_recorded_under_the_number_of_its_claim() {
 }
 
 #[tokio::test]
-async fn what_a_store_lost_of_a_settled_cluster_is_written_again() {
+async fn lost_keys_of_a_settled_cluster_are_written_again() {
     let whole = stored("c2 i2 s2");
     let kept = Record::of(&whole).unwrap().settled_record("uid-2").unwrap();
     let keys: Vec<&String> = whole.keys().collect();
@@ -179,7 +179,7 @@ async fn what_a_store_lost_of_a_settled_cluster_is_written_again() {
 }
 
 #[tokio::test]
-async fn a_lost_key_whose_place_another_cluster_has_taken_is_named() {
+async fn a_lost_key_that_another_cluster_has_taken_is_named() {
     let record = Record::of(&stored("c1 i1 s1")).unwrap();
     let kept = record.settled_record("uid-1").unwrap();
     let taken = store("c1 i1 c2").await;
@@ -189,14 +189,14 @@ async fn a_lost_key_whose_place_another_cluster_has_taken_is_named() {
     assert!(
         error
             .one_line()
-            .starts_with("the store's `founder/2` is not of cluster uid-1"),
+            .starts_with("the store's `founder/2` does not belong to cluster uid-1"),
         "{error}"
     );
     assert_eq!(taken.list("").await.unwrap().len(), 3);
 }
 
 #[test]
-fn only_the_whole_record_of_the_settled_cluster_is_kept() {
+fn only_the_complete_record_of_the_settled_cluster_is_kept() {
     for (words, kept) in [
         ("c1 i1 s1", true),
         ("c1 i1", false),

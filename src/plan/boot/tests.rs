@@ -36,7 +36,7 @@ fn names(phases: &[Phase<Action>]) -> Vec<&str> {
 }
 
 #[test]
-fn each_phase_comes_after_phases_that_stand_above_it() {
+fn each_phase_depends_only_on_phases_above_it() {
     for settings in [load(&[]).unwrap(), without_preloading()] {
         for phases in every_plan(&settings) {
             let mut above = BTreeSet::new();
@@ -46,7 +46,7 @@ fn each_phase_comes_after_phases_that_stand_above_it() {
                 }
                 assert!(
                     above.insert(phase.name.as_str()),
-                    "{} stands twice",
+                    "{} is listed twice",
                     phase.name
                 );
                 assert!(
@@ -82,7 +82,7 @@ fn host_phases() -> usize {
 }
 
 #[test]
-fn a_worker_holds_nothing_of_a_control_plane() {
+fn a_worker_has_no_phases_of_a_control_plane() {
     let phases = plan(&worker("i-1"), Origin::Joined, &load(&[]).unwrap());
     assert_eq!(
         names(&phases),
@@ -113,7 +113,7 @@ fn a_worker_holds_nothing_of_a_control_plane() {
 }
 
 #[test]
-fn every_control_plane_is_marked_and_has_the_file_by_which_kubeadm_uploads_certificates() {
+fn every_control_plane_is_marked_and_has_the_config_for_uploading_certificates() {
     for phases in every_plan(&load(&[]).unwrap()) {
         let joins_as_control_plane_or_founds = names(&phases).contains(&"no-blanket-approval");
         let written = phases.iter().any(|phase| {
@@ -126,7 +126,7 @@ fn every_control_plane_is_marked_and_has_the_file_by_which_kubeadm_uploads_certi
 }
 
 #[test]
-fn certificates_are_made_while_images_load() {
+fn certificates_are_created_while_images_load() {
     let phases = plan(&control_plane("i-1"), Origin::Founded, &load(&[]).unwrap());
     let mut needs = vec!["kubeadm-certs"];
     let mut all = BTreeSet::new();

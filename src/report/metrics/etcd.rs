@@ -78,9 +78,17 @@ pub fn register(registry: &mut Registry, report: &EtcdReport) {
     registry.register("etcd_alarm", "1 for an alarm that a member raised", alarms);
     registry.register("etcd_leader", "1 for the member that leads", leads);
     for (name, help, family) in [
-        ("etcd_database_size", "Size of a member's file", sizes),
-        ("etcd_database_in_use", "What of it holds data", in_use),
-        ("etcd_database_quota", "What the file may grow to", quotas),
+        (
+            "etcd_database_size",
+            "Size of a member's database file",
+            sizes,
+        ),
+        (
+            "etcd_database_in_use",
+            "How much of the file holds data",
+            in_use,
+        ),
+        ("etcd_database_quota", "Maximum size of the file", quotas),
     ] {
         registry.register_with_unit(name, help, Unit::Bytes, family);
     }
@@ -94,7 +102,7 @@ pub fn register(registry: &mut Registry, report: &EtcdReport) {
     );
     registry.register(
         "etcd_alarms_ended",
-        "Alarms that this agent has ended since it started",
+        "Alarms that this agent has cleared since it started",
         ended,
     );
 }

@@ -183,7 +183,13 @@ async fn who_may_restore() {
         ),
         ("another runs", with(Running), false, false, "i-1"),
         ("another is stopped", with(Stopped), false, false, "i-1"),
-        ("another is dying", with(ShuttingDown), false, false, "i-1"),
+        (
+            "another is shutting down",
+            with(ShuttingDown),
+            false,
+            false,
+            "i-1",
+        ),
         ("by force", with(Running), true, true, ""),
         (
             "its own etcd works",
@@ -213,7 +219,7 @@ async fn who_may_restore() {
 }
 
 #[test]
-fn a_backup_is_named_by_its_place_or_its_manifest() {
+fn a_backup_is_named_by_its_destination_or_its_manifest() {
     let bucket = "s3://backups/prod";
     let name = Name::of("uid", &format!("{STAMP}.json"));
     for (from, to, expected) in [
@@ -235,7 +241,7 @@ fn a_backup_is_named_by_its_place_or_its_manifest() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lost_record_is_written_again_only_where_nobody_else_may_have_it() {
+async fn a_lost_record_is_rebuilt_only_if_no_other_control_plane_may_have_it() {
     use InstanceState::{Running, Stopped, Terminated};
     let (_, cluster) = backed_up().await;
     let me = control_plane("i-9");
@@ -264,7 +270,7 @@ async fn a_lost_record_is_written_again_only_where_nobody_else_may_have_it() {
         ("lost", lost(&alone), &ours, ""),
         // The same command again, after only its claim was written.
         ("half written", seen(&cluster, &alone), &ours, ""),
-        ("another lives", lost(&[("i-1", Running)]), &ours, "i-1"),
+        ("another runs", lost(&[("i-1", Running)]), &ours, "i-1"),
         (
             "another is stopped",
             lost(&[("i-1", Stopped)]),
@@ -367,7 +373,7 @@ async fn a_failed_restore_leaves_the_machine_as_it_was() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_restore_that_was_killed_anywhere_goes_on_and_nothing_starts_in_between() {
+async fn a_restore_killed_at_any_point_continues_and_nothing_starts_in_between() {
     let (old, cluster) = backed_up().await;
     let mut acts = 0;
     loop {
@@ -403,7 +409,7 @@ async fn a_restore_that_was_killed_anywhere_goes_on_and_nothing_starts_in_betwee
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_backup_that_is_not_whole_or_not_this_clusters_changes_nothing() {
+async fn an_incomplete_backup_or_one_of_another_cluster_changes_nothing() {
     let (old, cluster) = backed_up().await;
     let other = Initialized {
         cluster_uid: "other".to_owned(),
@@ -417,12 +423,17 @@ async fn a_backup_that_is_not_whole_or_not_this_clusters_changes_nothing() {
     let damage: [(&str, Harm, &Initialized, &str); 7] = [
         ("another cluster", |_| {}, &other, "the store records other"),
         ("another CA", |_| {}, &foreign_ca, "sha256:00"),
-        ("cut", |new| cut(new, "db"), &cluster, "cut off or damaged"),
         (
-            "keys cut",
+            "truncated",
+            |new| cut(new, "db"),
+            &cluster,
+            "truncated or damaged",
+        ),
+        (
+            "keys truncated",
             |new| cut(new, "pki.tar"),
             &cluster,
-            "cut off or damaged",
+            "truncated or damaged",
         ),
         (
             "no manifest",
@@ -450,7 +461,7 @@ async fn a_backup_that_is_not_whole_or_not_this_clusters_changes_nothing() {
     }
     let empty = old.another_host();
     let error = newest_of(&empty.ports(), &place(), "uid").await;
-    assert!(error.unwrap_err().one_line().contains("no whole backup"));
+    assert!(error.unwrap_err().one_line().contains("no complete backup"));
 }
 
 /// What is done to a backup.

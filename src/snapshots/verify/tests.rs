@@ -77,7 +77,7 @@ async fn left_alone(fake: &FakeWorld) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_backup_is_proved_readable_in_a_folder_of_its_own() {
+async fn a_backup_is_verified_by_a_trial_restore_in_a_separate_folder() {
     let fake = backed_up(8).await;
     let found = verified(&fake).await.unwrap();
     assert_eq!((found.revision, found.keys), (700, 8));
@@ -97,7 +97,7 @@ async fn a_backup_is_proved_readable_in_a_folder_of_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_backup_that_cannot_be_restored_is_said_and_leaves_nothing() {
+async fn a_backup_that_cannot_be_restored_is_reported_and_leaves_nothing() {
     let fake = backed_up(8).await;
     fake.on("/usr/local/bin/ctr --namespace k8s.io run", |_, _| {
         output(1, "", "Error: database is damaged")
@@ -109,7 +109,7 @@ async fn a_backup_that_cannot_be_restored_is_said_and_leaves_nothing() {
     let error = verified(&empty).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Refused);
     assert!(
-        error.one_line().contains("once it is restored 0 at"),
+        error.one_line().contains("after a trial restore 0 at"),
         "{error}"
     );
     left_alone(&empty).await;

@@ -47,7 +47,7 @@ fn unfold(document: Value, objects: &mut Vec<Value>) -> Result<()> {
         && document["metadata"]["name"].is_string();
     if !named {
         return Err(Error::refused(format!(
-            "document {} of the manifest is no Kubernetes object: it lacks apiVersion, kind or metadata.name",
+            "document {} of the manifest is not a Kubernetes object: it lacks apiVersion, kind or metadata.name",
             objects.len() + 1
         )));
     }
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn anchors_and_merge_keys_are_unfolded() {
+    fn anchors_and_merge_keys_are_resolved() {
         let text = format!("{HEAD}a: &a {{x: 1}}\nb: *a\nc:\n  <<: *a\n  y: 2\n");
         let object = &objects(&text).unwrap()[0];
         assert_eq!(object["b"], json!({"x": 1}));
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn documents_empty_documents_and_lists_are_told_apart() {
+    fn documents_empty_documents_and_lists_are_distinguished() {
         let list = "apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: Pod, metadata: {name: p}}\n";
         let text = format!("---\n# only a comment\n---\n{HEAD}---\n{list}---\n");
         let kinds: Vec<Value> = objects(&text)
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_object_is_refused_with_its_place() {
+    fn a_document_that_is_no_object_is_refused_with_its_number() {
         let error = objects(&format!("{HEAD}---\nkind: Pod\n")).unwrap_err();
         assert_eq!(error.kind(), Kind::Refused);
         assert!(error.one_line().contains("document 2"), "{error}");

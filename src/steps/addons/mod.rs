@@ -70,7 +70,7 @@ impl Addon {
     /// their contents.
     pub async fn digest(&self, world: &World) -> Result<String> {
         let patches = serde_json::to_string(&self.patches)
-            .requiring(|| format!("add-on {}: cannot print its patches", self.name))?;
+            .requiring(|| format!("add-on {}: cannot serialize its patches", self.name))?;
         let mut digest = Sha256::new();
         for source in &self.sources {
             let part = source::digest(source, world).await;
@@ -183,7 +183,9 @@ impl Step for Addon {
         let digest = self.digest(world).await?;
         Ok(match Record::read(world, &self.name).await {
             Ok(Some(record)) if record.digest == digest => State::AsWanted,
-            Ok(Some(_)) => State::Differs(format!("another version of {} was applied", self.name)),
+            Ok(Some(_)) => {
+                State::Differs(format!("a different version of {} was applied", self.name))
+            }
             Ok(None) => State::Differs(format!("{} was not applied", self.name)),
             Err(error) => State::Differs(format!("{}: {}", self.name, error.one_line())),
         })
@@ -245,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn the_network_is_the_founders_and_the_rest_the_leaders_in_order() {
+    fn the_founder_applies_the_network_and_the_leader_the_rest_in_order() {
         let mut settings = settings();
         let calico = settings.addons["calico"].clone();
         let with = |order, enabled| crate::config::Addon {
@@ -309,7 +311,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn another_patch_is_another_addon_but_another_mirror_is_not() {
+    async fn a_new_patch_changes_an_addon_but_a_new_mirror_does_not() {
         let fake = fake();
         let (world, mut addon) = (fake.ports(), addon());
         addon.apply(&world, &Notes::unread()).await.unwrap();
@@ -338,7 +340,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_folder_gives_its_manifests_in_the_order_of_their_names() {
+    async fn the_manifests_of_a_folder_are_sorted_by_name() {
         let fake = fake();
         let world = fake.ports();
         let addon = from("file:///m");
@@ -370,7 +372,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_agents_own_manifests_are_objects_and_each_comes_after_its_namespace() {
+    async fn embedded_manifests_contain_objects_and_come_after_their_namespaces() {
         for (name, _) in crate::config::EMBEDDED {
             let addon = from(&format!("embedded:{name}"));
             let manifests = addon.manifests(&fake().ports()).await.unwrap();
@@ -397,7 +399,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_defaults_make_default_classes_and_let_rules_without_a_host_in() {
+    async fn the_defaults_set_default_classes_and_allow_ingress_rules_without_a_host() {
         let settings = settings();
         let fake = fake();
         let object = |kind: &str, name: &str, more: &str| {

@@ -14,13 +14,18 @@ pub fn apply(patch: &Patch, objects: &mut [Value]) -> Result<()> {
         .clone()
         .map(|steps| serde_json::from_value(Value::Array(steps)))
         .transpose()
-        .requiring(|| format!("the patch for {} is no RFC 6902 patch", selection(patch)))?;
+        .requiring(|| {
+            format!(
+                "the patch for {} is not an RFC 6902 patch",
+                selection(patch)
+            )
+        })?;
     if patch.merge.is_none() && steps.is_none() {
         return Err(Error::refused(format!(
             "the patch for {} changes nothing",
             selection(patch)
         ))
-        .hint("give it `merge` (an object laid over) or `json` (RFC 6902)"));
+        .hint("give it `merge` (an object to merge) or `json` (RFC 6902)"));
     }
     let mut selected = 0;
     for object in objects.iter_mut().filter(|object| selects(patch, object)) {
@@ -34,8 +39,12 @@ pub fn apply(patch: &Patch, objects: &mut [Value]) -> Result<()> {
                 text(&object["kind"]),
                 text(&object["metadata"]["name"])
             );
-            json_patch::patch(object, steps)
-                .requiring(|| format!("the patch for {} does not fit {name}", selection(patch)))?;
+            json_patch::patch(object, steps).requiring(|| {
+                format!(
+                    "the patch for {} cannot be applied to {name}",
+                    selection(patch)
+                )
+            })?;
         }
     }
     if selected == 0 {
@@ -48,7 +57,7 @@ pub fn apply(patch: &Patch, objects: &mut [Value]) -> Result<()> {
             "the patch for {} selects no object",
             selection(patch)
         ))
-        .hint(format!("there are: {}", there.join(", "))));
+        .hint(format!("the objects are: {}", there.join(", "))));
     }
     Ok(())
 }
@@ -155,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_json_patch_reaches_into_lists() {
+    fn a_json_patch_changes_list_items() {
         let mut objects = objects();
         let json = Some(vec![
             json!({"op": "add", "path": "/spec/containers/0/env", "value": []}),
@@ -172,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_patch_that_selects_nothing_is_refused_by_name() {
+    fn a_patch_that_selects_nothing_is_refused_with_its_selector() {
         let merge = Some(json!({}));
         let error = apply(
             &Patch {
@@ -204,7 +213,7 @@ mod tests {
         assert!(
             error
                 .one_line()
-                .contains("does not fit DaemonSet calico-node"),
+                .contains("cannot be applied to DaemonSet calico-node"),
             "{error}"
         );
     }

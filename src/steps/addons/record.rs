@@ -78,7 +78,7 @@ impl Record {
                 .as_str()
                 .map(serde_json::from_str::<Vec<ObjectRef>>)
                 .transpose()
-                .attempting(|| format!("read `{field}` of {}", ObjectRef::of(object)))
+                .attempting(|| format!("cannot read `{field}` of {}", ObjectRef::of(object)))
         };
         Ok(Self {
             digest: data["digest"].as_str().unwrap_or_default().to_owned(),
@@ -110,7 +110,7 @@ pub fn holds(list: &[ObjectRef], object: &ObjectRef) -> bool {
 }
 
 fn list(objects: &[ObjectRef]) -> Result<Value> {
-    let text =
-        serde_json::to_string(objects).attempting(|| "print an add-on's objects".to_owned())?;
+    let text = serde_json::to_string(objects)
+        .attempting(|| "cannot serialize an add-on's objects".to_owned())?;
     Ok(Value::String(text))
 }

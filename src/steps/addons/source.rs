@@ -67,7 +67,7 @@ async fn files(path: &Path, world: &World) -> Result<Vec<Text>> {
         let Some(content) = world.host.read(&path).await? else {
             // If a missing file counted as empty, everything from it would be removed.
             return Err(Error::failed(format!("{place} does not exist"))
-                .hint("put the manifests there on every control plane, or switch the add-on off"));
+                .hint("put the manifests there on every control plane, or disable the add-on"));
         };
         let text = String::from_utf8(content).requiring(|| format!("{place} is not UTF-8 text"))?;
         texts.push(Text { place, text });

@@ -26,7 +26,7 @@ impl Step for Cordon {
         let node = get(world, &self.node).await?;
         Ok(match node {
             Some(node) if !Node(&node).is_cordoned() => {
-                State::Differs(format!("pods may still come to {}", self.node))
+                State::Differs(format!("{} is not cordoned", self.node))
             }
             _ => State::AsWanted,
         })
@@ -58,7 +58,10 @@ impl Step for Uncordon {
             .as_ref()
             .and_then(|node| Node(node).annotation(LEAVING));
         Ok(since.map_or(State::AsWanted, |since| {
-            State::Differs(format!("its agent cordoned {} at {since}", self.node))
+            State::Differs(format!(
+                "{} has been cordoned by its agent since {since}",
+                self.node
+            ))
         }))
     }
 

@@ -96,7 +96,7 @@ impl Step for LeaveEtcd {
     async fn check(&self, world: &World) -> Result<State> {
         let (own, _) = self.own(world).await?;
         Ok(own.map_or(State::AsWanted, |own| {
-            State::Differs(format!("member {} of etcd is on {}", own.hex(), self.node))
+            State::Differs(format!("etcd member {} is on {}", own.hex(), self.node))
         }))
     }
 
@@ -113,8 +113,9 @@ impl Step for LeaveEtcd {
                 });
             seen.push((other, healthy));
         }
-        let heir = judge(&own, &seen)
-            .map_err(|why| Error::refused(format!("member {} stays in etcd: {why}", own.hex())))?;
+        let heir = judge(&own, &seen).map_err(|why| {
+            Error::refused(format!("etcd member {} cannot leave: {why}", own.hex()))
+        })?;
         if let Some(heir) = heir
             && world.etcd.leader().await? == Some(own.id)
         {
@@ -138,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_leaves_only_where_a_healthy_majority_stays() {
+    fn a_member_leaves_only_if_a_healthy_majority_remains() {
         let voter = |id, healthy| (member(id, false), healthy);
         let learner = (member(9, true), true);
         for (case, others, expected) in [
@@ -150,7 +151,7 @@ mod tests {
             ),
             ("of two", vec![voter(2, true)], Ok(Some(2))),
             (
-                "of two, the other ill",
+                "of two, the other unhealthy",
                 vec![voter(2, false)],
                 Err("only 0 of the 1 other voters are healthy"),
             ),
@@ -160,12 +161,12 @@ mod tests {
                 Ok(Some(2)),
             ),
             (
-                "of three, one ill",
+                "of three, one unhealthy",
                 vec![voter(2, false), voter(3, true)],
                 Err("only 1 of the 2 other voters are healthy"),
             ),
             (
-                "of four, one ill",
+                "of four, one unhealthy",
                 vec![voter(2, false), voter(3, true), voter(4, true)],
                 Ok(Some(3)),
             ),

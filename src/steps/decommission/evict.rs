@@ -57,11 +57,11 @@ impl Evict {
                 reference.name
             );
             if !pod["metadata"]["deletionTimestamp"].is_null() {
-                left.push(format!("{name} is ending"));
+                left.push(format!("{name} is terminating"));
                 continue;
             }
             match world.cluster.evict(&reference).await {
-                Ok(Eviction::Begun) => left.push(format!("{name} is ending")),
+                Ok(Eviction::Begun) => left.push(format!("{name} is terminating")),
                 Ok(Eviction::Gone) => {}
                 Ok(Eviction::Held(why)) => left.push(format!("{name}: {why}")),
                 // One pod that cannot be evicted must not block the others.
@@ -82,13 +82,13 @@ impl Step for Evict {
         let count = self.pods(world).await?.len();
         Ok(match count {
             0 => State::AsWanted,
-            count => State::Differs(format!("{count} pods are to go from {}", self.node)),
+            count => State::Differs(format!("{count} pods must be evicted from {}", self.node)),
         })
     }
 
     async fn apply(&self, world: &World, notes: &Notes) -> Result<()> {
         let backoff = Backoff::local(Duration::from_secs(self.seconds));
-        let what = format!("the pods of {} to go", self.node);
+        let what = format!("the pods on {} to terminate", self.node);
         wait::until(world.clock.as_ref(), notes, backoff, &what, || {
             self.look(world)
         })

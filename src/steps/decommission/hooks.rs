@@ -24,7 +24,7 @@ impl Step for CompleteHooks {
         Ok(match hooks.first() {
             None => State::AsWanted,
             Some(hook) => State::Differs(format!(
-                "the hook {} of {} waits for {}",
+                "the lifecycle hook {} of {} waits for {}",
                 hook.name, hook.group, self.instance
             )),
         })

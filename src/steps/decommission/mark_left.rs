@@ -30,7 +30,7 @@ impl Step for MarkLeft {
         Ok(if node.as_ref().is_none_or(marked) {
             State::AsWanted
         } else {
-            State::Differs(format!("the cluster still counts on {}", self.node))
+            State::Differs(format!("{} is not marked as left", self.node))
         })
     }
 

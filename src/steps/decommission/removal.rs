@@ -142,7 +142,7 @@ impl Step for Removal {
     async fn check(&self, world: &World) -> Result<State> {
         let left = self.left(world).await?;
         Ok(left.map_or(State::AsWanted, |left| {
-            State::Differs(format!("{left} is there"))
+            State::Differs(format!("{left} still exists"))
         }))
     }
 

@@ -73,7 +73,7 @@ async fn a_node_that_a_person_cordoned_stays_cordoned() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_node_nothing_is_to_be_done() {
+async fn without_a_node_there_is_nothing_to_do() {
     let fake = FakeWorld::new();
     let node = || NODE.to_owned();
     fake.holds(&cordon()).await;
@@ -97,7 +97,7 @@ async fn without_a_node_nothing_is_to_be_done() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_is_called_unready_before_its_kubelet_falls_silent() {
+async fn a_node_is_set_not_ready_before_its_kubelet_stops() {
     let fake = FakeWorld::new();
     fake.cluster.put(node(false));
     fake.carry_out(&Unready {
@@ -110,7 +110,7 @@ async fn a_node_is_called_unready_before_its_kubelet_falls_silent() {
 }
 
 #[test]
-fn pods_of_the_node_itself_and_those_that_have_ended_stay() {
+fn daemonset_pods_static_pods_and_finished_pods_are_not_evicted() {
     let with = |path: &str, value: Value| {
         let mut pod = pod("a");
         let (parent, key) = path.rsplit_once('/').unwrap();
@@ -125,7 +125,7 @@ fn pods_of_the_node_itself_and_those_that_have_ended_stay() {
     for (case, pod, goes) in [
         ("of a Deployment", owned("ReplicaSet", true), true),
         ("of a StatefulSet", owned("StatefulSet", true), true),
-        ("of nobody", pod("a"), true),
+        ("without an owner", pod("a"), true),
         ("pending", with("/status/phase", json!("Pending")), true),
         ("of a DaemonSet", owned("DaemonSet", true), false),
         (
@@ -145,7 +145,7 @@ fn pods_of_the_node_itself_and_those_that_have_ended_stay() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_pod_that_may_go_goes_and_a_budget_is_respected_to_the_end_of_the_time() {
+async fn all_other_pods_are_evicted_and_a_disruption_budget_is_respected_until_the_deadline() {
     let fake = FakeWorld::new();
     let evict = Evict {
         node: NODE.to_owned(),
@@ -167,7 +167,7 @@ async fn every_pod_that_may_go_goes_and_a_budget_is_respected_to_the_end_of_the_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pod_that_is_ending_is_waited_for_and_not_evicted_again() {
+async fn a_terminating_pod_is_waited_for_and_not_evicted_again() {
     let fake = FakeWorld::new();
     let mut ending = pod("a");
     ending["metadata"]["deletionTimestamp"] = "2026-11-23T12:00:00Z".into();
@@ -177,11 +177,14 @@ async fn a_pod_that_is_ending_is_waited_for_and_not_evicted_again() {
         seconds: 5,
     };
     let error = fake.apply(&evict).await.unwrap_err();
-    assert!(error.one_line().contains("visits/a is ending"), "{error}");
+    assert!(
+        error.one_line().contains("visits/a is terminating"),
+        "{error}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn visitors_are_served_for_so_long_after_the_cordon() {
+async fn requests_are_served_for_the_configured_time_after_the_cordon() {
     let fake = FakeWorld::new();
     fake.cluster.put(node(false));
     fake.carry_out(&cordon()).await;
@@ -192,7 +195,7 @@ async fn visitors_are_served_for_so_long_after_the_cordon() {
     };
     assert_eq!(
         fake.differs(&linger).await,
-        "visitors may know w1 for 25 s more"
+        "DNS answers may name w1 for 25 s more"
     );
     fake.apply(&linger).await.unwrap();
     assert_eq!(fake.clock.since_noon(), Duration::from_secs(35));
@@ -200,7 +203,7 @@ async fn visitors_are_served_for_so_long_after_the_cordon() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_is_left_by_its_instance() {
+async fn a_node_is_marked_as_left_by_its_instance() {
     let fake = FakeWorld::new();
     fake.cluster.put(node(false));
     let left = MarkLeft {
@@ -212,7 +215,7 @@ async fn a_node_is_left_by_its_instance() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_hook_that_waits_is_completed() {
+async fn every_waiting_hook_is_completed() {
     let fake = FakeWorld::new();
     let hook = |name: &str| Hook {
         group: "workers".to_owned(),
@@ -227,7 +230,7 @@ async fn every_hook_that_waits_is_completed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_leading_member_hands_over_before_it_leaves_etcd_and_the_only_one_stays() {
+async fn a_leader_transfers_leadership_before_it_leaves_etcd_and_the_only_voter_stays() {
     let fake = FakeWorld::new();
     let own = fake.etcd.voter("cp1", 10);
     fake.etcd.local(10);

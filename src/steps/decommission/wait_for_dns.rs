@@ -46,7 +46,7 @@ impl Step for WaitForDns {
     async fn check(&self, world: &World) -> Result<State> {
         Ok(self.left(world).await?.map_or(State::AsWanted, |left| {
             State::Differs(format!(
-                "visitors may know {} for {} s more",
+                "DNS answers may name {} for {} s more",
                 self.node,
                 left.as_secs_f64().ceil()
             ))
@@ -55,7 +55,7 @@ impl Step for WaitForDns {
 
     async fn apply(&self, world: &World, notes: &Notes) -> Result<()> {
         if let Some(left) = self.left(world).await? {
-            notes.waiting_for("resolvers to forget this node's address");
+            notes.waiting_for("DNS caches to drop this node's address");
             world.clock.sleep(left).await;
         }
         Ok(())

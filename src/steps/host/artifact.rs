@@ -114,7 +114,7 @@ fn digest(name: &str, pin: &Pin, arch: &str) -> Result<String> {
     };
     if digest.len() != 64 || !digest.bytes().all(|b| b.is_ascii_hexdigit()) {
         return Err(Error::refused(format!(
-            "pins.{name}.sha256.{arch} is `{digest}`, which is no sha256"
+            "pins.{name}.sha256.{arch} is `{digest}`, which is not a sha256"
         ))
         .hint("a sha256 has 64 hexadecimal digits, as `sha256sum` prints them"));
     }
@@ -131,15 +131,15 @@ fn address(name: &str, pin: &Pin, arch: &str) -> Result<String> {
             "pins.{name}.url has an unknown placeholder: {}",
             pin.url
         ))
-        .hint("only {version} and {arch} are filled in"));
+        .hint("only {version} and {arch} are replaced"));
     }
-    let url =
-        url::Url::parse(&address).requiring(|| format!("pins.{name}.url is no URL: {address}"))?;
+    let url = url::Url::parse(&address)
+        .requiring(|| format!("pins.{name}.url is not a URL: {address}"))?;
     if !matches!(url.scheme(), "https" | "http") {
-        return Err(Error::refused(format!(
-            "pins.{name}.url is not fetched over HTTP: {address}"
-        ))
-        .hint("use an https:// address; the digest guards http:// ones too"));
+        return Err(
+            Error::refused(format!("pins.{name}.url is not an HTTP URL: {address}"))
+                .hint("use an https:// URL; an http:// one is verified by its digest too"),
+        );
     }
     Ok(address)
 }
@@ -191,7 +191,7 @@ impl Artifact {
 async fn is_installed(host: &dyn Host, path: &Path, sha256: &str) -> Result<Option<String>> {
     Ok(match host.sha256(path).await? {
         None => Some(format!("{} is missing", path.display())),
-        Some(found) if found != sha256 => Some(format!("{} is another file", path.display())),
+        Some(found) if found != sha256 => Some(format!("{} has another sha256", path.display())),
         Some(_) => None,
     })
 }

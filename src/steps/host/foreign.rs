@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn networkd_keeps_what_is_not_its_own_over_its_next_start() {
+    async fn networkd_keeps_foreign_routes_and_rules_at_its_next_start() {
         let machine = with("systemd-networkd.service");
         machine.carry_out(&ForeignNetworks::wanted()).await;
         let text = machine.files.get(NETWORKD).unwrap();
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_manager_of_networks_leaves_the_interfaces_of_pods() {
+    async fn network_manager_does_not_manage_the_interfaces_of_pods() {
         let machine = with("NetworkManager.service");
         machine.carry_out(&ForeignNetworks::wanted()).await;
         let text = machine.files.get(MANAGER).unwrap();
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn where_neither_runs_nothing_is_written() {
+    async fn if_neither_runs_nothing_is_written() {
         with("nothing").holds(&ForeignNetworks::wanted()).await;
     }
 }

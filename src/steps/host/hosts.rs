@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn an_older_block_is_replaced_and_half_a_block_does_not_swallow_the_rest() {
+    fn an_older_block_is_replaced_and_an_incomplete_block_does_not_remove_the_rest() {
         let old = format!("a\n{}b\n", BLOCK.replace("10.0.0.1 ", "10.9.9.9 "));
         let after = hosts([10, 0, 0, 1]).within(old.as_bytes());
         assert_eq!(String::from_utf8_lossy(&after), format!("a\nb\n{BLOCK}"));

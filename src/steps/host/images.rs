@@ -48,7 +48,7 @@ impl Images {
                 || image.contains(char::is_whitespace)
             {
                 return Err(
-                    Error::refused(format!("`{image}` is no image with its registry's host"))
+                    Error::refused(format!("`{image}` does not name its registry's host"))
                         .hint("write it in full, such as docker.io/library/redis:8, in `images` of the add-on or in [kubernetes]"),
                 );
             }
@@ -143,7 +143,7 @@ fn refusal(said: &str, error: Error) -> Error {
     {
         return error
             .unless_it_passes()
-            .hint("the registry does not let this node pull the image without credentials: check its name and [images.mirrors]");
+            .hint("the registry refuses to serve the image without credentials: check its name and [images.mirrors]");
     }
     error
 }
@@ -162,15 +162,15 @@ impl Step for Images {
         // Before containerd runs nothing can be asked, so everything is to be pulled.
         let Ok(missing) = self.missing(world).await else {
             return Ok(State::Differs(format!(
-                "containerd cannot be asked for {} images",
+                "containerd does not list its images; {} are needed",
                 self.images.len()
             )));
         };
         Ok(match missing[..] {
             [] => State::AsWanted,
-            [one] => State::Differs(format!("{one} is not there")),
+            [one] => State::Differs(format!("{one} is not pulled yet")),
             [first, ..] => State::Differs(format!(
-                "{first} and {} more images are not there",
+                "{first} and {} more images are not pulled yet",
                 missing.len() - 1
             )),
         })

@@ -179,7 +179,7 @@ impl Step for Kernel {
                     tracing::warn!(
                         module = feature.module,
                         error = error.one_line(),
-                        "cannot tell whether the kernel has it"
+                        "cannot determine whether the kernel has this feature"
                     );
                 }
                 (Err(error), _) => {

@@ -117,7 +117,7 @@ impl Step for PodLimits {
         let host = world.host.as_ref();
         let Some(wanted) = &self.files else {
             if host.exists(Path::new(UNIT_FILE)).await? {
-                return Ok(State::Differs(format!("{UNIT} is there")));
+                return Ok(State::Differs(format!("{UNIT} still exists")));
             }
             return Ok(State::AsWanted);
         };
@@ -134,7 +134,7 @@ impl Step for PodLimits {
             return Ok(State::AsWanted);
         }
         Ok(State::Differs(
-            "the table inet k8s-bootstrap is not as it was loaded".to_owned(),
+            "the nftables table inet k8s-bootstrap was changed".to_owned(),
         ))
     }
 
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn rules_that_somebody_empties_are_loaded_again() {
+    async fn deleted_rules_are_loaded_again() {
         let fake = FakeWorld::new();
         let limits = PodLimits::wanted(&settings());
         fake.carry_out(&limits).await;
@@ -203,14 +203,14 @@ mod tests {
             fake.commands.state().rules = lost;
             assert_eq!(
                 fake.differs(&limits).await,
-                "the table inet k8s-bootstrap is not as it was loaded"
+                "the nftables table inet k8s-bootstrap was changed"
             );
             fake.carry_out(&limits).await;
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn other_settings_are_other_rules_and_none_are_no_unit() {
+    async fn changed_settings_change_the_rules_and_without_limits_the_unit_is_removed() {
         let fake = FakeWorld::new();
         let mut settings = settings();
         fake.carry_out(&PodLimits::wanted(&settings)).await;

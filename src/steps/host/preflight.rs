@@ -143,7 +143,7 @@ impl Preflight {
                 problems.push(Problem::for_a_person(
                     format!("{setting} {range} overlaps the VPC's {network}"),
                     format!(
-                        "give {setting} a private range that is not among the VPC's: {}",
+                        "give {setting} a private range that does not overlap the VPC's: {}",
                         vpc.join(", ")
                     ),
                 ));
@@ -185,8 +185,8 @@ impl Preflight {
         let mut problems = Vec::new();
         if !machine.root {
             problems.push(Problem::for_a_person(
-                "this is not run as root",
-                "start it by its unit, `systemctl start k8s-bootstrap`, or with sudo",
+                "the agent does not run as root",
+                "start it with `systemctl start k8s-bootstrap` or with sudo",
             ));
         }
         if machine.cpus < self.cpus {
@@ -195,7 +195,7 @@ impl Preflight {
                     "a {role} needs {} CPUs, this machine has {}",
                     self.cpus, machine.cpus
                 ),
-                "take an instance type with at least 2 vCPUs, such as c7i-flex.large",
+                "use an instance type with at least 2 vCPUs, such as c7i-flex.large",
             ));
         }
         if machine.memory_bytes < self.memory_bytes {
@@ -205,22 +205,22 @@ impl Preflight {
                     self.memory_bytes / 1_000_000,
                     machine.memory_bytes / 1_000_000
                 ),
-                "take an instance type with at least 2 GiB of memory, such as c7i-flex.large",
+                "use an instance type with at least 2 GiB of memory, such as c7i-flex.large",
             ));
         }
         if machine.cgroup_version < 2 && !self.allow_cgroup_v1 {
             problems.push(Problem::for_a_person(
                 "this machine runs the legacy cgroup hierarchy, version 1",
-                "take an image with cgroup v2 (Ubuntu 22.04 or later); only if that cannot be, set node.allow_cgroup_v1 = true",
+                "use an image with cgroup v2 (Ubuntu 22.04 or later); only if that is impossible, set node.allow_cgroup_v1 = true",
             ));
         }
         if machine.arch != self.arch {
             problems.push(Problem::for_a_person(
                 format!(
-                    "EC2 calls this instance {}, the agent was built for {}",
+                    "EC2 reports {} for this instance, but the agent was built for {}",
                     self.arch, machine.arch
                 ),
-                "start the binary of the instance's architecture",
+                "use the agent's binary for the instance's architecture",
             ));
         }
         problems
@@ -255,10 +255,10 @@ impl Preflight {
         }
         Ok(Some(Problem::for_a_person(
             format!(
-                "this image has no {}, which pods with host ports need and what keeps pods from the instance's metadata",
+                "this image has no {}, which pods with host ports need, and which blocks pods from the instance's metadata",
                 self.packet_filters.join(" and no ")
             ),
-            "take an image that has it, or install it first in the user-data: `apt-get install --yes nftables` or `dnf install --assumeyes nftables`",
+            "use an image that has it, or install it first in the user-data: `apt-get install --yes nftables` or `dnf install --assumeyes nftables`",
         )))
     }
 }

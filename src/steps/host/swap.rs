@@ -104,7 +104,7 @@ impl Step for Swap {
             }
         }
         for swap in in_use(&files::text(host, Path::new(SWAPS)).await?) {
-            notes.waiting_for(format!("the swap {} to empty", swap.display()));
+            notes.waiting_for(format!("the swap {} to be emptied", swap.display()));
             host.swap_off(&swap).await.map_err(|error| {
                 error.hint(
                     "run `swapoff -a`, or set kubelet.config.failSwapOn = false to keep the swap",
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernels_list_is_read_with_its_escapes() {
+    fn the_kernels_swap_list_is_read_with_its_escapes() {
         let swaps = "Filename\t\t\t\tType\t\tSize\n/dev/nvme1n1p2                          partition\t2097148\t\t0\t\t-2\n/my\\040swap file 1 0 -3\n";
         assert_eq!(
             in_use(swaps),

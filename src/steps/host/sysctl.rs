@@ -98,13 +98,13 @@ async fn set(host: &dyn Host, key: &str, wanted: &str) -> Result<()> {
     }
     host.set_kernel_parameter(&path(key), wanted)
         .await
-        .map_err(|error| error.during(format!("the kernel does not take {key} = {wanted}")))?;
+        .map_err(|error| error.during(format!("the kernel rejects {key} = {wanted}")))?;
     let found = value(host, key).await?;
     if found.as_deref() == Some(wanted) {
         return Ok(());
     }
     Err(Error::failed(format!(
-        "the kernel does not keep {key} = {wanted}: it reads {}",
+        "the kernel did not apply {key} = {wanted}: the value is {}",
         found.as_deref().unwrap_or("nothing")
     )))
 }
@@ -116,7 +116,7 @@ impl Step for Sysctl {
         for (key, wanted) in &self.required {
             let found = value(host, key).await?;
             if found.as_ref() != Some(wanted) {
-                let found = found.as_deref().unwrap_or("not there");
+                let found = found.as_deref().unwrap_or("missing");
                 return Ok(State::Differs(format!("{key} is {found}, not {wanted}")));
             }
         }
@@ -127,10 +127,9 @@ impl Step for Sysctl {
         let host = world.host.as_ref();
         for (key, wanted) in &self.required {
             set(host, key, wanted).await.map_err(|error| {
-                error
-                    .hint(format!(
-                        "pods need it: make {key} writable, and for net.bridge.* have br_netfilter loaded"
-                    ))
+                error.hint(format!(
+                    "pods need it: make {key} writable, and for net.bridge.* load br_netfilter"
+                ))
             })?;
         }
         let mut untaken = Vec::new();
@@ -145,7 +144,7 @@ impl Step for Sysctl {
         if !untaken.is_empty() {
             tracing::warn!(
                 parameters = untaken.join(" "),
-                "the kernel does not let these be set here; the node works without them"
+                "the kernel does not allow these parameters here; the node works without them"
             );
         }
         files::write(host, &[self.file()]).await

@@ -57,7 +57,7 @@ mod tests {
     use crate::testing::FakeWorld;
 
     #[tokio::test(start_paused = true)]
-    async fn kubeadms_blanket_approval_goes_and_the_one_for_rotation_stays() {
+    async fn kubeadms_blanket_approval_is_removed_and_the_one_for_rotation_stays() {
         let fake = FakeWorld::new();
         for name in [
             "kubeadm:node-autoapprove-bootstrap",

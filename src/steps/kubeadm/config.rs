@@ -92,14 +92,14 @@ pub fn kubelet_patch(
 /// A JSON document as it is written to a file.
 pub fn pretty(document: &Value) -> Result<String> {
     let mut text = serde_json::to_string_pretty(document)
-        .requiring(|| "cannot print a kubeadm document as JSON".to_owned())?;
+        .requiring(|| "cannot serialize a kubeadm document".to_owned())?;
     text.push('\n');
     Ok(text)
 }
 
 fn merged(document: &impl Serialize, overrides: &Overrides) -> Result<Value> {
     let mut value = serde_json::to_value(document)
-        .requiring(|| "cannot turn a kubeadm document into JSON".to_owned())?;
+        .requiring(|| "cannot convert a kubeadm document to JSON".to_owned())?;
     json_patch::merge(&mut value, &Value::Object(overrides.clone()));
     Ok(value)
 }
@@ -345,7 +345,7 @@ fn kubelet(settings: &Settings) -> Result<KubeletConfiguration> {
 fn cluster_dns(service_cidr: &str) -> Result<IpAddr> {
     let refused = |why: &str| {
         Error::refused(format!("cluster.service_cidr `{service_cidr}` {why}"))
-            .hint("give one IPv4 range such as \"10.96.0.0/12\"")
+            .hint("use one IPv4 range such as \"10.96.0.0/12\"")
     };
     let (address, length) = service_cidr
         .split_once('/')
@@ -355,7 +355,7 @@ fn cluster_dns(service_cidr: &str) -> Result<IpAddr> {
         .map_err(|_| refused("does not start with an IPv4 address"))?;
     let length: u32 = length
         .parse()
-        .map_err(|_| refused("does not end with a length"))?;
+        .map_err(|_| refused("does not end with a prefix length"))?;
     if length > 28 {
         return Err(refused("is smaller than /28, too small for a cluster"));
     }

@@ -139,7 +139,7 @@ impl BootstrapTokenSpec {
     /// kubeadm requires one; the agents make the real tokens themselves when a node joins.
     pub fn unusable() -> Self {
         Self {
-            description: "made by kubeadm because it must; opens nothing",
+            description: "required by kubeadm; grants nothing",
             ttl: "1s",
             usages: vec!["authentication"],
             groups: vec!["system:bootstrappers:k8s-bootstrap:nobody"],

@@ -34,12 +34,12 @@ impl Step for EtcdData {
             return Ok(State::AsWanted);
         }
         Err(Error::refused(format!(
-            "etcd's data are gone: this instance was a member of etcd's cluster {cluster}, and {} does not exist",
+            "etcd's data is missing: this instance was a member of etcd cluster {cluster}, but {} does not exist",
             paths::ETCD_MEMBER
         ))
         .hint(
-            "if they are on a disk that is not mounted, mount it and restart the kubelet; while other control planes \
-             work, terminate this instance and launch another; else k8s-bootstrap etcd restore --from latest",
+            "if it is on a disk that is not mounted, mount it and restart the kubelet; if other control planes \
+             work, terminate this instance and launch another; otherwise run k8s-bootstrap etcd restore --from latest",
         ))
     }
 
@@ -56,7 +56,7 @@ mod tests {
     use crate::{error::Kind, testing::FakeWorld};
 
     #[tokio::test]
-    async fn etcd_never_starts_over_without_the_data_that_it_had() {
+    async fn etcd_never_starts_again_without_its_data() {
         let fake = FakeWorld::new();
         let step = EtcdData {
             instance: "i-1".to_owned(),

@@ -49,7 +49,7 @@ impl Step for ConfigFiles {
         for (path, wanted) in &self.files {
             match world.host.read(Path::new(path)).await? {
                 Some(found) if found == wanted.as_bytes() => {}
-                Some(_) => return Ok(State::Differs(format!("{path} has other content"))),
+                Some(_) => return Ok(State::Differs(format!("{path} has different content"))),
                 None => return Ok(State::Differs(format!("{path} does not exist"))),
             }
         }

@@ -12,6 +12,7 @@ use tracing::warn;
 use super::{
     config,
     kubeconfig::{self, Credentials},
+    pki,
 };
 use crate::{
     config::Settings,
@@ -102,7 +103,7 @@ impl Join {
             world.clock.as_ref(),
             notes,
             Backoff::remote(Duration::from_secs(self.deadline)),
-            "a control plane to let this node in",
+            "a control plane to admit this node",
             || async {
                 let record = record::read(world.store.as_ref()).await?;
                 let cluster = record.cluster();
@@ -140,9 +141,8 @@ impl Join {
         )
         .await
         .map_err(|error| {
-            error.hint(
-                "the reason stands in the control plane's journal as well: journalctl -u k8s-bootstrap",
-            )
+            error
+                .hint("the control plane's journal has the reason too: journalctl -u k8s-bootstrap")
         })
     }
 
@@ -155,7 +155,7 @@ impl Join {
         if self.applicant.role == Role::ControlPlane
             && !world.host.exists(Path::new(paths::JOINED)).await?
         {
-            return Ok(Some("kubeadm join has not come to its end".to_owned()));
+            return Ok(Some("kubeadm join has not finished".to_owned()));
         }
         Ok(None)
     }
@@ -183,7 +183,7 @@ impl Join {
             world.clock.as_ref(),
             notes,
             Backoff::local(MEMBER_STARTS),
-            "what an interrupted join left",
+            "the etcd member of an interrupted join",
             || self.vote(world),
         )
         .await;
@@ -195,7 +195,7 @@ impl Join {
         let left = self.leave().apply(world, notes).await;
         left.map(|()| false).map_err(|stays| {
             Error::failed(format!("{}; {}", unready.one_line(), stays.one_line()))
-                .during("this node is not reset, since etcd may need the data that it has")
+                .during("this node is not reset, since etcd may need its data")
                 .hint(
                     "see `k8s-bootstrap etcd members`; start the control planes that are down, or terminate \
                      this instance and launch another",
@@ -208,7 +208,7 @@ impl Join {
         let Some(own) = self.leave().vote(world).await? else {
             return Ok(Probe::Done(false));
         };
-        let who = format!("member {} of etcd, which has a vote here", own.hex());
+        let who = format!("etcd member {}, a voter on this node", own.hex());
         if let Some(missing) = kubelet_identity(world).await? {
             return Ok(Probe::NotYet(format!("{who}, has no kubelet: {missing}")));
         }
@@ -266,6 +266,9 @@ impl Join {
         let deadline = Duration::from_secs(self.deadline);
         let ticket = self.ticket(world, notes).await?;
         self.clear_way(world).await?;
+        if is_control_plane {
+            pki::clear(world.host.as_ref()).await?;
+        }
         for (path, content) in [
             (paths::DISCOVERY_CONF, self.discovery(&ticket)?),
             (paths::JOIN_CONFIG, self.file(&ticket)?),
@@ -296,7 +299,7 @@ impl Join {
         // If this fails, the next one waits until the join lock expires. Retrying the join instead
         // would mean leaving first.
         if let Err(error) = JOIN_LOCK.release(world, &self.applicant.instance).await {
-            warn!("cannot give the turn to join back: {}", error.one_line());
+            warn!("cannot release the join lock: {}", error.one_line());
         }
         Ok(())
     }
@@ -310,7 +313,9 @@ impl Step for Join {
         }
         for path in [paths::BOOTSTRAP_KUBELET_CONF, paths::JOIN_CONFIG] {
             if world.host.exists(Path::new(path)).await? {
-                return Ok(State::Differs(format!("{path} still holds a join token")));
+                return Ok(State::Differs(format!(
+                    "{path} still contains a join token"
+                )));
             }
         }
         Ok(State::AsWanted)

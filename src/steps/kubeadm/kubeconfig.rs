@@ -27,7 +27,7 @@ pub fn examine(text: &[u8], ca: Option<&[u8]>) -> Result<Credentials, String> {
     let trusted = file["clusters"][0]["cluster"]["certificate-authority-data"]
         .as_str()
         .and_then(|data| BASE64_STANDARD.decode(data).ok())
-        .ok_or("names no cluster CA")?;
+        .ok_or("contains no cluster CA")?;
     if let Some(ca) = ca
         && der(&trusted).is_none_or(|trusted| Some(trusted) != der(ca))
     {
@@ -42,7 +42,7 @@ pub fn examine(text: &[u8], ca: Option<&[u8]>) -> Result<Credentials, String> {
             .as_str()
             .and_then(|data| BASE64_STANDARD.decode(data).ok())
             .and_then(|pem| der(&pem))
-            .ok_or_else(|| format!("has no whole {part}"))?;
+            .ok_or_else(|| format!("has no complete {part}"))?;
     }
     Ok(Credentials::Embedded)
 }
@@ -73,7 +73,7 @@ mod tests {
     use crate::testing;
 
     #[test]
-    fn a_file_cut_short_at_any_byte_is_never_taken_for_whole() {
+    fn a_file_truncated_at_any_byte_is_never_accepted() {
         let pki = testing::Pki::new();
         let ca = pki.files["ca.crt"].clone();
         let whole = testing::kubeconfig(&ca);
@@ -85,13 +85,13 @@ mod tests {
         for end in 0..whole.trim_end().len() - 4 {
             assert!(
                 examine(&whole.as_bytes()[..end], Some(&ca)).is_err(),
-                "cut at {end}"
+                "truncated at {end}"
             );
         }
     }
 
     #[test]
-    fn a_file_of_an_earlier_attempt_is_told_apart() {
+    fn a_file_of_an_earlier_attempt_is_recognized() {
         let old = testing::kubeconfig(&testing::Pki::new().files["ca.crt"]);
         let ca = testing::Pki::new().files["ca.crt"].clone();
         let error = examine(old.as_bytes(), Some(&ca)).unwrap_err();
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn people_get_an_address_that_leads_there_and_the_same_credentials() {
+    fn people_get_a_reachable_address_and_the_same_credentials() {
         let pki = testing::Pki::new();
         let admin = testing::kubeconfig(&pki.files["ca.crt"]);
         let text = for_people(admin.as_bytes(), "10.42.0.10:6443").unwrap();

@@ -85,12 +85,15 @@ pub async fn examine(host: &dyn Host) -> Result<Verdict> {
 pub async fn cure(host: &dyn Host) -> Result<()> {
     let verdict = examine(host).await?;
     if let Some(ca) = &verdict.keyless {
-        return Err(Error::refused(format!("{}/{ca}.crt is there without its key", paths::PKI))
-            .hint("put the key back, or remove the certificate if this node is to found a new cluster"));
+        return Err(
+            Error::refused(format!("{}/{ca}.crt exists without its key", paths::PKI)).hint(
+                "restore the key, or remove the certificate if this node is to found a new cluster",
+            ),
+        );
     }
     if verdict.foundations && host.exists(Path::new(paths::ETCD_MEMBER)).await? {
         return Err(Error::refused(format!(
-            "{} but {} holds a cluster's data: a new one would lock everyone out",
+            "{}, but {} has a cluster's data: a new one would invalidate all credentials",
             verdict.reason(),
             paths::ETCD
         ))
@@ -98,6 +101,17 @@ pub async fn cure(host: &dyn Host) -> Result<()> {
     }
     for name in verdict.remove.keys() {
         host.remove(&path(name)).await?;
+    }
+    Ok(())
+}
+
+/// Removes half-written files of a control plane that joins: it gets its authorities from the
+/// others and makes the rest again.
+pub async fn clear(host: &dyn Host) -> Result<()> {
+    let verdict = examine(host).await?;
+    let keyless = verdict.keyless.iter().map(|ca| format!("{ca}.crt"));
+    for name in verdict.remove.into_keys().chain(keyless) {
+        host.remove(&path(&name)).await?;
     }
     Ok(())
 }

@@ -55,7 +55,7 @@ impl Step for ApiReady {
                 if world.cluster.ready().await? {
                     Ok(Probe::Done(()))
                 } else {
-                    Ok(Probe::NotYet("/readyz does not say ok".to_owned()))
+                    Ok(Probe::NotYet("/readyz does not return ok".to_owned()))
                 }
             },
         )
@@ -89,13 +89,13 @@ mod tests {
         let shown = shown.borrow().clone().unwrap();
         assert_eq!(
             shown,
-            "the API server at 127.0.0.1:7443: /readyz does not say ok"
+            "the API server at 127.0.0.1:7443: /readyz does not return ok"
         );
         assert_eq!(step.check(&fake.ports()).await.unwrap(), State::AsWanted);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_api_that_never_comes_is_given_up_with_a_reason() {
+    async fn an_api_that_never_becomes_ready_is_an_error_with_a_reason() {
         let fake = FakeWorld::new();
         fake.cluster.ready_after(usize::MAX);
         let step = ApiReady::new(&testing::settings());

@@ -55,13 +55,13 @@ impl KubeletCertificate {
         };
         if is_over(used, world) {
             return Ok(Some(format!(
-                "the kubelet's certificate ended at {}",
+                "the kubelet's certificate expired at {}",
                 used.not_after
             )));
         }
         Ok((embedded.is_some() && own.is_some()).then(|| {
             format!(
-                "{} holds a certificate that never rotates",
+                "{} contains a certificate that is never rotated",
                 paths::KUBELET_CONF
             )
         }))
@@ -141,7 +141,7 @@ impl KubeletCertificate {
             Ok(if own.is_some_and(|own| !is_over(own, world)) {
                 Probe::Done(())
             } else {
-                Probe::NotYet(format!("{} is the old one", paths::KUBELET_CLIENT))
+                Probe::NotYet(format!("{} is still the old one", paths::KUBELET_CLIENT))
             })
         })
         .await
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_node_whose_kubelet_has_no_certificate_yet_or_a_good_one_is_left_alone() {
+    async fn a_node_whose_kubelet_has_no_certificate_yet_or_a_valid_one_is_left_alone() {
         let me = worker("i-1");
         FakeWorld::new().holds(&step(&me)).await;
         node(&Pki::new()).holds(&step(&me)).await;
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_worker_is_let_in_again_by_the_proof_of_its_identity() {
+    async fn a_worker_is_admitted_again_by_a_proof_of_its_identity() {
         let fake = node(&Pki::between(OVER.0, OVER.1)).with_a_way_in();
         fake.record("uid", "i-cp").await;
         let fresh = fresh();
@@ -245,7 +245,7 @@ mod tests {
         let step = step(&worker("i-1"));
         assert_eq!(
             fake.differs(&step).await,
-            "the kubelet's certificate ended at 2026-11-01T00:00:00Z"
+            "the kubelet's certificate expired at 2026-11-01T00:00:00Z"
         );
         fake.carry_out(&step).await;
         assert!(!fake.files.has(paths::BOOTSTRAP_KUBELET_CONF));
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_token_does_not_stay_where_the_kubelet_gets_no_certificate() {
+    async fn the_token_is_removed_even_if_the_kubelet_gets_no_certificate() {
         let fake = node(&Pki::between(OVER.0, OVER.1)).with_a_way_in();
         fake.record("uid", "i-cp").await;
         let error = fake.apply(&step(&worker("i-1"))).await.unwrap_err();
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_control_plane_signs_its_kubelets_certificate_itself_and_asks_nobody() {
+    async fn a_control_plane_signs_its_kubelets_certificate_without_a_join_service() {
         let fake = control_plane_over();
         fake.cluster.down(true);
         fake.carry_out(&step(&control_plane("i-1"))).await;
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_control_plane_that_was_killed_while_it_did_goes_on() {
+    async fn a_control_plane_killed_while_signing_continues() {
         for kubeadm_or_kubelet in [
             "kubeadm init phase kubeconfig kubelet",
             "systemctl restart",

@@ -56,20 +56,20 @@ pub fn check_room(
         .saturating_sub(EVICTION_THRESHOLD);
     if memory_left < LEAST_MEMORY {
         return Err(Error::refused(format!(
-            "of {} MiB of memory the reservations leave {} MiB for pods; {} MiB are the least",
+            "of {} MiB of memory only {} MiB remain for pods; {} MiB are required",
             memory_bytes / MIB,
             memory_left / MIB,
             LEAST_MEMORY / MIB
         ))
-        .hint("take a larger instance type, or lower kubeReserved and systemReserved in [kubelet.config]"));
+        .hint("use a larger instance type, or lower kubeReserved and systemReserved in [kubelet.config]"));
     }
     let cpu_total = 1000 * cpus as u64;
     let cpu_left = cpu_total.saturating_sub(sum("cpu", millicpu_of));
     if cpu_left < LEAST_MILLICPU {
         return Err(Error::refused(format!(
-            "of {cpu_total} millicores the reservations leave {cpu_left} for pods; {LEAST_MILLICPU} are the least"
+            "of {cpu_total}m CPU only {cpu_left}m remain for pods; {LEAST_MILLICPU}m are required"
         ))
-        .hint("take a larger instance type, or lower kubeReserved and systemReserved in [kubelet.config]"));
+        .hint("use a larger instance type, or lower kubeReserved and systemReserved in [kubelet.config]"));
     }
     Ok(())
 }
@@ -157,20 +157,26 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_would_be_useless_is_refused() {
+    fn a_node_with_too_little_left_for_pods_is_refused() {
         let kube = json!({"cpu": "70m", "memory": "1023Mi"});
         check_room(2, 4 * GIB, std::slice::from_ref(&kube)).unwrap();
 
         let error = check_room(2, 4 * GIB, &[kube, json!({"memory": "3Gi"})]).unwrap_err();
         assert_eq!(error.kind(), crate::error::Kind::Refused);
-        assert!(error.one_line().contains("leave 0 MiB for pods"), "{error}");
+        assert!(
+            error.one_line().contains("only 0 MiB remain for pods"),
+            "{error}"
+        );
 
         let error = check_room(2, 4 * GIB, &[json!({"cpu": "1.8"})]).unwrap_err();
-        assert!(error.one_line().contains("leave 200 for pods"), "{error}");
+        assert!(
+            error.one_line().contains("only 200m remain for pods"),
+            "{error}"
+        );
     }
 
     #[test]
-    fn quantities_are_read_as_kubernetes_reads_them() {
+    fn quantities_are_parsed_as_in_kubernetes() {
         assert_eq!(bytes("512Mi"), Some(512 * MIB));
         assert_eq!(bytes("2G"), Some(2_000_000_000));
         assert_eq!(bytes("many"), None);

@@ -73,7 +73,7 @@ impl PhaseResult {
                 Ok(match kubeconfig::examine(&text, None) {
                     Ok(Credentials::File(_)) => None,
                     Ok(Credentials::Embedded) => Some(format!(
-                        "{} holds a certificate that never rotates",
+                        "{} contains a certificate that is never rotated",
                         paths::KUBELET_CONF
                     )),
                     Err(why) => Some(format!("{} {why}", paths::KUBELET_CONF)),
@@ -111,7 +111,9 @@ async fn preflight(host: &dyn Host) -> Result<Option<String>> {
             return Ok(None);
         }
     }
-    Ok(Some("kubeadm has not checked this host".to_owned()))
+    Ok(Some(
+        "kubeadm's preflight checks have not passed".to_owned(),
+    ))
 }
 
 async fn kubeconfig(host: &dyn Host, name: &str) -> Result<Option<String>> {
@@ -137,7 +139,7 @@ async fn static_pod(host: &dyn Host, name: &str) -> Result<Option<String>> {
             && pod["spec"]["volumes"].is_array()
             && pod["status"].is_object()
     });
-    Ok((!whole).then(|| format!("{} is not a whole pod", path.display())))
+    Ok((!whole).then(|| format!("{} is not a complete pod manifest", path.display())))
 }
 
 async fn kubelet(world: &World) -> Result<Option<String>> {
@@ -145,7 +147,7 @@ async fn kubelet(world: &World) -> Result<Option<String>> {
         return Ok(Some(format!("{} does not exist", paths::KUBELET_CONFIG)));
     };
     if yaml(&content).is_none_or(|config| config["kind"] != "KubeletConfiguration") {
-        return Ok(Some(format!("{} is not whole", paths::KUBELET_CONFIG)));
+        return Ok(Some(format!("{} is incomplete", paths::KUBELET_CONFIG)));
     }
     if !world.host.exists(Path::new(paths::KUBELET_FLAGS)).await? {
         return Ok(Some(format!("{} does not exist", paths::KUBELET_FLAGS)));

@@ -45,7 +45,7 @@ async fn the_cluster_is_recorded_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_was_taken_over_from_records_and_settles_nothing() {
+async fn a_founder_that_was_taken_over_records_and_settles_nothing() {
     let fake = FakeWorld::founded();
     fake.claimed(1, "uid-1", "i-1").await;
     fake.claimed(2, "uid-2", "i-2").await;

@@ -90,7 +90,7 @@ impl Part {
     /// Makes the kubelet restart it.
     pub async fn restart(self, host: &dyn Host) -> Result<()> {
         let path = self.manifest();
-        let unreadable = || format!("{} is not a whole pod", path.display());
+        let unreadable = || format!("{} is not a complete pod manifest", path.display());
         let (Some(manifest), Some(wanted)) = (host.read(&path).await?, self.digest(host).await?)
         else {
             return Err(Error::failed(format!("{} does not exist", path.display())));
@@ -116,7 +116,7 @@ impl Part {
             return Ok(Some(format!("{pod} does not exist")));
         };
         if said(&found) != Some(&wanted) {
-            return Ok(Some(format!("{pod} is still the one from before")));
+            return Ok(Some(format!("{pod} has not been restarted yet")));
         }
         Ok((!is_ready(&found)).then(|| format!("{pod} is not Ready")))
     }
@@ -226,9 +226,6 @@ status: {}
         fake.files.put("/etc/kubernetes/scheduler.conf", "two");
         assert!(part.is_stale(host, false).await.unwrap());
         fake.files.put(FILE, &MANIFEST[..200]);
-        assert!(
-            !part.is_stale(host, true).await.unwrap(),
-            "kubeadm's to repair"
-        );
+        assert!(!part.is_stale(host, true).await.unwrap(), "left to kubeadm");
     }
 }

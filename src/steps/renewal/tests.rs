@@ -93,7 +93,7 @@ async fn apply(fake: &FakeWorld, which: Which) -> Result<()> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_due_is_renewed_and_its_readers_are_started_again() {
+async fn due_certificates_are_renewed_and_their_readers_restarted() {
     let fake = world(OLD);
     let due = step(Which::Due);
     assert_eq!(
@@ -122,7 +122,7 @@ async fn new_certificates_and_parts_that_kubeadm_started_are_left_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_has_expired_is_renewed_at_once_without_any_api() {
+async fn expired_certificates_are_renewed_at_once_without_the_api() {
     let fake = world(OVER);
     fake.cluster.down(true);
     fake.cluster.ready_after(usize::MAX);
@@ -137,7 +137,7 @@ async fn what_has_expired_is_renewed_at_once_without_any_api() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_person_may_ask_for_all_before_they_are_due() {
+async fn a_person_may_renew_all_certificates_before_they_are_due() {
     let fake = world(NEW);
     ask_for_all(fake.host.as_ref()).await.unwrap();
     // Here kubeadm writes another run's certificates.
@@ -150,7 +150,7 @@ async fn a_person_may_ask_for_all_before_they_are_due() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_part_is_stopped_while_etcd_or_the_api_is_unwell() {
+async fn no_part_is_stopped_while_etcd_or_the_api_is_unhealthy() {
     type Hurt = (&'static str, fn(&FakeWorld));
     let hurts: [Hurt; 2] = [
         ("etcd", |fake: &FakeWorld| fake.etcd.stop(1)),
@@ -170,20 +170,20 @@ async fn no_part_is_stopped_while_etcd_or_the_api_is_unwell() {
         // The certificates are renewed, and the remaining work is still known.
         assert_eq!(
             fake.differs(&step(Which::Due)).await,
-            "kube-apiserver runs with an earlier apiserver"
+            "kube-apiserver still runs with the old apiserver"
         );
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_next_part_waits_until_the_last_one_is_ready() {
+async fn the_next_part_waits_until_the_previous_one_is_ready() {
     let fake = world(OLD);
     // There is no kubelet to follow the manifests.
     let error = fake.apply(&step(Which::Due)).await.unwrap_err();
     assert!(
         error
             .one_line()
-            .contains("kube-apiserver with its renewed certificate"),
+            .contains("kube-apiserver to run with its renewed certificate"),
         "{error}"
     );
     assert_eq!(annotated(&fake.files), ["kube-apiserver"]);
@@ -191,7 +191,7 @@ async fn the_next_part_waits_until_the_last_one_is_ready() {
 
 /// Both need the API server but not each other.
 #[tokio::test(start_paused = true)]
-async fn once_the_api_server_is_back_the_other_parts_are_started_together() {
+async fn once_the_api_server_is_back_the_other_parts_are_restarted_together() {
     let fake = world(OLD);
     let world = fake.ports();
     let notes = Notes::unread();
@@ -208,10 +208,10 @@ async fn once_the_api_server_is_back_the_other_parts_are_started_together() {
     };
     let error = tokio::select! {
         outcome = &mut work => outcome.unwrap_err(),
-        () = started => unreachable!("it waits for ever"),
+        () = started => unreachable!("it never ends"),
     };
     assert!(
-        error.one_line().contains("kube-controller-manager with"),
+        error.one_line().contains("kube-controller-manager to run"),
         "{error}"
     );
     assert_eq!(annotated(&fake.files).len(), 3);
@@ -220,7 +220,7 @@ async fn once_the_api_server_is_back_the_other_parts_are_started_together() {
 /// Kills the agent at each call of kubeadm, in each state in which kubeadm may leave its two files,
 /// and lets the next agent continue.
 #[tokio::test(start_paused = true)]
-async fn whatever_a_kill_leaves_the_next_agent_goes_on() {
+async fn after_a_kill_at_any_point_the_next_agent_continues() {
     let fresh = Pki::between(NEW.0, NEW.1).on_disk();
     for at in 0..10 {
         for torn in ["nothing", "a key", "an empty file", "both"] {

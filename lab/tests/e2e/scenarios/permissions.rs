@@ -274,7 +274,7 @@ pub fn control_planes_that_their_group_ends_name_each_action_that_their_policy_l
         machines.extend(alone);
     }
     let gone = |machine: &str| {
-        let left = |e: &Value| e["MESSAGE"] == "this node has left";
+        let left = |e: &Value| e["MESSAGE"] == "this node has left the cluster";
         let said = stage.journal(machine)?.iter().any(left);
         ensure(said, format!("{machine} has not said that it left"))
     };

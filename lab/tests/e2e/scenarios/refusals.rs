@@ -99,7 +99,10 @@ pub fn a_wrong_digest_is_refused_and_leaves_nothing(stage: &Stage) -> Result<(),
         let said = said.ok_or("nothing is said of the digest")?;
         ensure(text(&said["MESSAGE"]).contains(right), said.to_string())?;
         let hint = text(&said["HINT"]);
-        ensure(hint.contains("nothing of it was kept"), said.to_string())
+        ensure(
+            hint.contains("the download was discarded"),
+            said.to_string(),
+        )
     })?;
     stage.shell(
         &name,

@@ -34,7 +34,7 @@ async fn listed(sets: &str) -> Result<Option<RecordSet>> {
 }
 
 #[tokio::test]
-async fn the_addresses_of_the_very_name_are_read() {
+async fn only_the_addresses_of_the_exact_name_are_read() {
     let records = "<TTL>30</TTL><ResourceRecords><ResourceRecord><Value>10.0.0.5</Value></ResourceRecord><ResourceRecord><Value>10.0.0.4</Value></ResourceRecord></ResourceRecords>";
     let expected = RecordSet {
         addresses: [[10, 0, 0, 4].into(), [10, 0, 0, 5].into()].into(),
@@ -52,7 +52,7 @@ async fn the_addresses_of_the_very_name_are_read() {
 }
 
 #[tokio::test]
-async fn an_alias_or_a_policy_is_not_taken_for_ours() {
+async fn a_record_set_with_an_alias_or_a_policy_is_refused() {
     let alias = "<AliasTarget><HostedZoneId>Z2</HostedZoneId><DNSName>lb.example.com.</DNSName><EvaluateTargetHealth>false</EvaluateTargetHealth></AliasTarget>";
     let weighted = "<SetIdentifier>a</SetIdentifier><Weight>1</Weight><TTL>30</TTL><ResourceRecords><ResourceRecord><Value>10.0.0.4</Value></ResourceRecord></ResourceRecords>";
     for rest in [alias, weighted] {
@@ -65,7 +65,7 @@ async fn an_alias_or_a_policy_is_not_taken_for_ours() {
 }
 
 #[tokio::test]
-async fn a_record_is_written_whole_and_signed_for_the_global_service() {
+async fn a_record_set_is_written_in_full_and_signed_for_the_global_service() {
     let region = Region::new().await;
     let throttled = ResponseTemplate::new(400).set_body_string(format!(
         "<ErrorResponse xmlns=\"{NAMESPACE}\"><Error><Type>Sender</Type><Code>Throttling</Code><Message>Rate exceeded</Message></Error></ErrorResponse>"
@@ -80,7 +80,7 @@ async fn a_record_is_written_whole_and_signed_for_the_global_service() {
     let dns = &region.route53;
     dns.write("Z1", "www.example.com", &record).await.unwrap();
     let requests = region.requests().await;
-    assert_eq!(requests.len(), 2, "throttling is waited out");
+    assert_eq!(requests.len(), 2, "throttling is retried");
     assert_eq!(requests[1].url.path(), format!("{RRSET}/"));
     let signed = requests[1].headers["authorization"].to_str().unwrap();
     assert!(
@@ -94,15 +94,15 @@ async fn a_record_is_written_whole_and_signed_for_the_global_service() {
 }
 
 #[tokio::test]
-async fn a_denied_call_and_a_wrong_zone_say_what_to_do() {
+async fn a_denied_call_and_a_wrong_zone_have_a_hint() {
     for (code, remedy) in [
         (
             "AccessDenied",
-            "allow the action route53:ListResourceRecordSets to the IAM role node-role",
+            "allow the action route53:ListResourceRecordSets for the IAM role node-role",
         ),
         (
             "NoSuchHostedZone",
-            "dns.zone: `Z1` is no hosted zone of this account",
+            "dns.zone: `Z1` is not a hosted zone of this account",
         ),
     ] {
         let region = Region::new().await;

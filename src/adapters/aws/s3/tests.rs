@@ -189,7 +189,7 @@ impl Stand {
 }
 
 #[tokio::test]
-async fn an_object_comes_back_and_one_that_is_there_stays() {
+async fn an_object_is_read_back_and_never_overwritten() {
     let stand = Stand::new().await;
     let content = vec![7; 300_000];
     stand.put("prod/uid/one.db", &content).await.unwrap();
@@ -213,7 +213,7 @@ async fn a_wrong_clock_is_corrected_from_the_answer() {
 }
 
 #[tokio::test]
-async fn what_is_written_is_encrypted_with_the_users_key_where_one_is_given() {
+async fn objects_are_encrypted_with_the_configured_key() {
     let mut stand = Stand::new().await;
     stand.put("plain", b"1").await.unwrap();
     let key = "arn:aws:kms:eu-central-1:123456789012:key/abc";
@@ -250,7 +250,7 @@ async fn a_listing_has_all_pages_and_removal_can_be_repeated() {
 }
 
 #[tokio::test]
-async fn a_busy_bucket_is_asked_again_with_the_whole_file() {
+async fn a_request_to_a_busy_bucket_is_retried_with_the_whole_file() {
     let stand = Stand::new().await;
     stand.bucket.busy.store(2, Ordering::SeqCst);
     stand.put("one", b"whole").await.unwrap();
@@ -269,9 +269,9 @@ async fn a_refusal_names_bucket_action_and_remedy() {
         (
             403,
             "AccessDenied",
-            "s3:PutObject on the bucket backups to the IAM role node-role",
+            "s3:PutObject on the bucket backups for the IAM role node-role",
         ),
-        (301, "PermanentRedirect", "another region than eu-central-1"),
+        (301, "PermanentRedirect", "is not in eu-central-1"),
     ] {
         *stand.bucket.refusal.lock().unwrap() = Some((status, code));
         let error = stand.put("one", b"x").await.unwrap_err();
@@ -283,7 +283,7 @@ async fn a_refusal_names_bucket_action_and_remedy() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_leaves_no_file() {
+async fn a_missing_object_leaves_no_file() {
     let stand = Stand::new().await;
     let error = stand.get("nothing").await.unwrap_err();
     assert!(error.one_line().contains("NoSuchKey"), "{error}");
@@ -291,7 +291,7 @@ async fn what_is_not_there_leaves_no_file() {
 }
 
 #[tokio::test]
-async fn a_bucket_keeps_what_a_store_promises() {
+async fn a_bucket_fulfils_the_contract_of_a_store() {
     let stand = Stand::new().await;
     let store = S3Store::new(stand.s3.clone(), "backups", "/k8s-bootstrap", "prod");
     promises(&store).await;

@@ -109,7 +109,7 @@ async fn an_archive_with_a_wrong_digest_never_reaches_its_folder() {
 }
 
 #[tokio::test]
-async fn an_archive_cut_off_before_it_was_pinned_is_refused_and_leaves_nothing() {
+async fn a_broken_archive_with_the_pinned_digest_is_refused_and_leaves_nothing() {
     let whole = tar_gz(&[("bridge", &body())]);
     let mut noise = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     noise.write_all(b"no tar at all").unwrap();
@@ -134,7 +134,7 @@ async fn an_archive_cut_off_before_it_was_pinned_is_refused_and_leaves_nothing()
         assert_eq!(error.kind(), Kind::Refused, "case {number}: {error}");
         let text = error.one_line();
         assert!(
-            text.contains("has the wanted sha256 but is no gzipped tar archive")
+            text.contains("has the right sha256 but is not a gzipped tar archive")
                 && text.contains(why),
             "case {number}: {error}"
         );
@@ -143,7 +143,7 @@ async fn an_archive_cut_off_before_it_was_pinned_is_refused_and_leaves_nothing()
 }
 
 #[tokio::test]
-async fn a_download_that_is_called_off_leaves_its_part_and_no_unpacked_file() {
+async fn a_cancelled_download_leaves_its_part_and_no_unpacked_file() {
     let root = tempfile::tempdir().unwrap();
     let archive = tar_gz(&[("bridge", &body()), ("noise", &noise(400_000))]);
     let digest = sha(&archive);

@@ -19,7 +19,7 @@ async fn renewed_certificates_are_used_at_once() {
 }
 
 #[tokio::test]
-async fn a_machine_without_etcd_says_so() {
+async fn a_machine_without_etcd_is_an_error_with_a_hint() {
     let folder = tempfile::tempdir().unwrap();
     let error = EtcdGateway::new(folder.path()).members().await.unwrap_err();
     assert!(

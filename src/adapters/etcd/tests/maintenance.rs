@@ -4,7 +4,7 @@ use super::*;
 use crate::ports::{Alarm, Database};
 
 #[tokio::test]
-async fn the_leader_itself_is_asked_to_hand_over() {
+async fn the_leader_itself_transfers_the_leadership() {
     let stand = Stand::of(2).await;
     stand.on(0, "cluster/member/list", 200, MEMBERS);
     stand.on(
@@ -21,7 +21,7 @@ async fn the_leader_itself_is_asked_to_hand_over() {
     );
     stand.on(0, "maintenance/status", 200, status("7", 9, 9));
     stand.etcd.transfer_leadership(7).await.unwrap();
-    assert!(stand.asked(1).is_empty(), "it leads already");
+    assert!(stand.asked(1).is_empty(), "it is the leader already");
 }
 
 #[tokio::test]
@@ -37,7 +37,7 @@ async fn there_may_be_no_leader() {
 }
 
 #[tokio::test]
-async fn in_step_is_who_follows_the_same_leader_and_keeps_up() {
+async fn a_member_is_in_step_if_it_follows_the_same_leader_and_keeps_up() {
     let stand = Stand::of(2).await;
     stand.on(0, "maintenance/status", 200, status("7", 9_000, 9_000));
     let alarm = r#"{"leader":"7","raftIndex":"9000","raftAppliedIndex":"9000","errors":["memberID:8 alarm:NOSPACE "]}"#;
@@ -56,7 +56,7 @@ async fn in_step_is_who_follows_the_same_leader_and_keeps_up() {
 }
 
 #[tokio::test]
-async fn a_member_says_its_alarms_and_the_size_of_its_database() {
+async fn a_member_reports_its_alarms_and_the_size_of_its_database() {
     let stand = Stand::of(1).await;
     // etcd uses both spellings of protobuf's text, depending on its version.
     let said = r#"{"header":{"cluster_id":"17","member_id":"7","revision":"700"},"leader":"7",
@@ -76,7 +76,7 @@ async fn a_member_says_its_alarms_and_the_size_of_its_database() {
 }
 
 #[tokio::test]
-async fn room_is_made_by_the_calls_that_etcd_knows() {
+async fn space_is_freed_by_compaction_and_defragmentation() {
     let stand = Stand::of(2).await;
     stand.on(0, "kv/compaction", 200, r#"{"header":{}}"#);
     stand.etcd.compact(700).await.unwrap();

@@ -27,7 +27,7 @@ async fn members_are_read_with_their_ids_names_and_addresses() {
 }
 
 #[tokio::test]
-async fn without_a_majority_the_members_are_those_that_were_known_last() {
+async fn without_a_majority_the_last_known_members_are_listed() {
     let stand = Stand::of(1).await;
     stand.when(0, "cluster/member/list", |body| {
         if body["linearizable"] == true {
@@ -40,7 +40,7 @@ async fn without_a_majority_the_members_are_those_that_were_known_last() {
 }
 
 #[tokio::test]
-async fn another_member_knows_the_members_too() {
+async fn members_can_be_listed_by_another_member() {
     let stand = Stand::of(2).await;
     stand.on(1, "cluster/member/list", 200, MEMBERS);
     let other = Ipv4Addr::from([127, 0, 0, 2]);
@@ -49,7 +49,7 @@ async fn another_member_knows_the_members_too() {
 }
 
 #[tokio::test]
-async fn a_member_that_is_not_there_is_removed_already() {
+async fn removing_an_absent_member_succeeds() {
     let stand = Stand::of(1).await;
     let gone = r#"{"code":5,"message":"etcdserver: member not found"}"#;
     stand.on(0, "cluster/member/remove", 404, gone);
@@ -61,7 +61,7 @@ async fn a_member_that_is_not_there_is_removed_already() {
 }
 
 #[tokio::test]
-async fn a_refused_removal_says_what_etcd_says_and_what_to_do() {
+async fn a_refused_removal_reports_etcds_message_and_what_to_do() {
     let stand = Stand::of(1).await;
     for (status, body) in [
         (
@@ -83,7 +83,7 @@ async fn a_refused_removal_says_what_etcd_says_and_what_to_do() {
 }
 
 #[tokio::test]
-async fn a_call_that_waits_for_a_majority_ends_and_says_whom_to_ask() {
+async fn a_call_that_waits_for_a_majority_times_out_with_a_hint() {
     let stand = Stand::of(1).await;
     // A listener that never answers: connections wait in its queue.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -96,7 +96,7 @@ async fn a_call_that_waits_for_a_majority_ends_and_says_whom_to_ask() {
 }
 
 #[tokio::test]
-async fn a_learner_is_promoted_and_one_that_votes_is_left() {
+async fn a_learner_is_promoted_and_a_voter_is_left_alone() {
     let stand = Stand::of(1).await;
     let call = "cluster/member/promote";
     stand.on(0, call, 200, r#"{"header":{}}"#);

@@ -21,7 +21,7 @@ fn stream(snapshot: &[u8]) -> String {
 }
 
 #[tokio::test]
-async fn a_snapshot_is_written_whole_and_for_its_owner_alone() {
+async fn a_snapshot_is_complete_and_readable_only_by_its_owner() {
     use std::os::unix::fs::PermissionsExt;
     let stand = Stand::of(1).await;
     let content = sealed(&[3; 4096]);
@@ -45,16 +45,16 @@ async fn a_broken_snapshot_leaves_no_file() {
     let mut changed = content.clone();
     changed[17] ^= 1;
     for (case, lines, said) in [
-        ("cut", whole[..two_lines].to_owned(), "broke off"),
-        ("empty", String::new(), "broke off"),
+        ("cut", whole[..two_lines].to_owned(), "was interrupted"),
+        ("empty", String::new(), "was interrupted"),
         (
-            "an error within",
+            "an error in the stream",
             format!("{}{trouble}\n", &whole[..two_lines]),
             "server stopped",
         ),
         ("damaged", stream(&changed), "digest"),
-        ("no stream", "<html>".to_owned(), "cannot be read"),
-        ("endless", "x".repeat(3 << 20), "no stream"),
+        ("not JSON", "<html>".to_owned(), "cannot be read"),
+        ("endless", "x".repeat(3 << 20), "not a snapshot stream"),
     ] {
         stand.snapshot_is(&lines);
         let (taken, left) = stand.take().await;

@@ -76,7 +76,7 @@ async fn a_control_plane_with_the_control_planes_own_role_gets_the_certificate_k
 }
 
 #[tokio::test]
-async fn a_third_control_plane_is_let_in_once_the_store_says_that_the_cluster_stays() {
+async fn a_third_control_plane_is_admitted_once_the_cluster_is_recorded_as_settled() {
     let keys = Keys::of("ASIASECOND", ACCOUNT, "control-planes", "i-w");
     let stage = Stage::knowing(keys.clone()).await;
     stage.ec2_lists(|instance| instance.role = Some(Role::ControlPlane));
@@ -94,12 +94,12 @@ async fn a_third_control_plane_is_let_in_once_the_store_says_that_the_cluster_st
 }
 
 #[tokio::test]
-async fn other_accounts_and_users_are_nobody() {
+async fn other_accounts_and_users_are_refused() {
     for (case, keys, reason) in [
         (
             "another account",
             Keys::of("ASIAOTHER", "999999999999", "workers", "i-w"),
-            "another account",
+            "another AWS account",
         ),
         (
             "a user",
@@ -134,7 +134,7 @@ async fn other_accounts_and_users_are_nobody() {
 }
 
 #[tokio::test]
-async fn roles_are_those_of_the_lists() {
+async fn only_listed_roles_may_join() {
     let stage = Stage::set(|s| s.join.worker_roles = vec!["nodes".to_owned()]).await;
     let outcome = stage.join().await;
     stage.not_let_in(
@@ -172,7 +172,7 @@ async fn roles_are_those_of_the_lists() {
 }
 
 #[tokio::test]
-async fn a_worker_gets_no_control_planes_material_whatever_its_role() {
+async fn a_worker_gets_no_certificate_key_whatever_its_role() {
     let keys = Keys::of("ASIASECOND", ACCOUNT, "control-planes", "i-w");
     let stage = Stage::knowing(keys.clone()).await;
     let wish = Applicant {
@@ -190,7 +190,7 @@ async fn a_worker_gets_no_control_planes_material_whatever_its_role() {
 }
 
 #[tokio::test]
-async fn ec2_must_know_the_instance_as_running_here_and_at_that_address() {
+async fn ec2_must_list_the_instance_as_running_in_this_cluster_at_that_address() {
     let stage = Stage::new().await;
     let others_only = || {
         stage
@@ -213,7 +213,7 @@ async fn ec2_must_know_the_instance_as_running_here_and_at_that_address() {
     ] {
         stage.clock.forward(Duration::from_secs(5));
         stage.ec2_lists(|instance| instance.state = state);
-        stage.not_let_in(&format!("{state:?}"), stage.join().await, "does not run");
+        stage.not_let_in(&format!("{state:?}"), stage.join().await, "as running");
     }
     for address in [None, Some([10, 42, 0, 11].into())] {
         stage.clock.forward(Duration::from_secs(5));
@@ -227,8 +227,8 @@ async fn ec2_must_know_the_instance_as_running_here_and_at_that_address() {
         .fail_with(|| crate::error::Error::failed("throttled by secret account details"));
     let outcome = stage.join().await;
     let said = outcome.as_ref().err().map(crate::error::Error::one_line);
-    assert!(!said.unwrap().contains("details"), "the cause is ours");
-    stage.not_let_in("EC2 is away", outcome, "EC2 does not answer now");
+    assert!(!said.unwrap().contains("details"), "the cause is not shown");
+    stage.not_let_in("EC2 does not answer", outcome, "EC2 does not answer now");
 }
 
 #[tokio::test]
@@ -260,10 +260,10 @@ async fn names_of_others_are_refused() {
         .post(&json!({"applicant": wish, "proof": proof}))
         .await;
     stage.refused(
-        "another cluster by word alone",
+        "another cluster in the application only",
         answer,
         403,
-        "this is another cluster",
+        "this control plane belongs to another cluster",
     );
 }
 
@@ -276,7 +276,7 @@ fn there(provider: &str, ready: &str) -> Value {
 }
 
 #[tokio::test]
-async fn the_name_of_a_node_that_is_ready_is_its_own() {
+async fn the_name_of_a_ready_node_is_refused_to_other_instances() {
     let stage = Stage::new().await;
     for provider in ["aws:///eu-central-1a/i-0", "aws:///eu-central-1a/xi-w", ""] {
         stage.fake.cluster.put(there(provider, "True"));
@@ -298,7 +298,7 @@ async fn the_name_of_a_node_that_is_ready_is_its_own() {
 }
 
 #[tokio::test]
-async fn a_node_that_ties_a_member_of_etcd_to_a_dead_instance_is_not_replaced() {
+async fn a_node_that_links_an_etcd_member_to_a_dead_instance_is_not_replaced() {
     let keys = Keys::of("ASIASECOND", ACCOUNT, "control-planes", "i-w");
     for role in [Role::Worker, Role::ControlPlane] {
         let stage = Stage::knowing(keys.clone()).await;
@@ -313,7 +313,7 @@ async fn a_node_that_ties_a_member_of_etcd_to_a_dead_instance_is_not_replaced() 
         stage.not_let_in(
             role.as_str(),
             stage.join_as(&keys, &wish).await,
-            "of an instance that had this address before",
+            "an instance that had this address before",
         );
         let objects = stage.fake.cluster.objects();
         assert_eq!(objects[&format!("Node {NODE}")], dead, "{role}");
@@ -339,7 +339,7 @@ async fn labels_beyond_a_kubelets_rights_are_refused() {
 }
 
 #[tokio::test]
-async fn an_api_that_is_away_lets_nobody_in() {
+async fn no_node_is_admitted_while_the_api_is_down() {
     let stage = Stage::new().await;
     stage.fake.cluster.down(true);
     let outcome = stage.join().await;

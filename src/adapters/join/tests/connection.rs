@@ -56,19 +56,24 @@ async fn logged(stage: &Stage, case: &str, reason: &str) {
 async fn only_the_two_requests_are_answered() {
     let stage = Stage::new().await;
     for (method, path, status, reason) in [
-        ("GET", "/join", 400, "the method is another"),
-        ("PUT", "/join", 400, "the method is another"),
-        ("POST", "/nonce", 400, "the method is another"),
-        ("GET", "/", 404, "nothing at that path"),
-        ("GET", "/nonce/../join", 400, "the method is another"),
-        ("GET", "/nonce?n=100", 400, "no request has a query"),
+        ("GET", "/join", 400, "the method is not allowed"),
+        ("PUT", "/join", 400, "the method is not allowed"),
+        ("POST", "/nonce", 400, "the method is not allowed"),
+        ("GET", "/", 404, "there is no such path"),
+        ("GET", "/nonce/../join", 400, "the method is not allowed"),
+        (
+            "GET",
+            "/nonce?n=100",
+            400,
+            "the request must not have a query",
+        ),
         (
             "POST",
             "/join?Action=AssumeRole",
             400,
-            "no request has a query",
+            "the request must not have a query",
         ),
-        ("POST", "/join", 400, "not of the expected form"),
+        ("POST", "/join", 400, "is malformed"),
     ] {
         let answer = stage.request(method, path).send().await.unwrap();
         let answer = (answer.status().as_u16(), answer.text().await.unwrap());
@@ -82,12 +87,12 @@ async fn only_the_two_requests_are_answered() {
             .await
             .unwrap();
         let answer = (answer.status().as_u16(), answer.text().await.unwrap());
-        stage.refused(body, answer, 400, "not of the expected form");
+        stage.refused(body, answer, 400, "is malformed");
     }
 }
 
 #[tokio::test]
-async fn a_body_beyond_its_bounds_is_not_read() {
+async fn an_oversized_body_is_not_read() {
     let stage = Stage::new().await;
     let large = raw(
         &stage,
@@ -111,7 +116,7 @@ async fn a_body_beyond_its_bounds_is_not_read() {
 }
 
 #[tokio::test]
-async fn who_is_slow_is_not_waited_for() {
+async fn slow_connections_are_closed() {
     let stage = Stage::new().await;
     let body = b"POST /join HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{";
     let answer = raw(&stage, body).await;
@@ -119,7 +124,7 @@ async fn who_is_slow_is_not_waited_for() {
     logged(&stage, "a slow body", "the body took too long").await;
 
     raw(&stage, b"GET /nonce HTTP/1.1\r\nhost: ").await;
-    logged(&stage, "a slow header", "no request").await;
+    logged(&stage, "a slow header", "invalid request").await;
 
     let mut silent = TcpStream::connect(stage.address).await.unwrap();
     let closed = timeout(END, silent.read_to_end(&mut Vec::new())).await;
@@ -133,7 +138,7 @@ async fn who_is_slow_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn headers_beyond_their_bounds_are_not_read() {
+async fn oversized_headers_are_not_read() {
     let stage = Stage::new().await;
     let many: String = (0..100).map(|n| format!("x-{n}: 1\r\n")).collect();
     let long = format!("x: {}\r\n", "1".repeat(20_000));
@@ -144,7 +149,7 @@ async fn headers_beyond_their_bounds_are_not_read() {
         )
         .await;
         assert!(answer.starts_with("HTTP/1.1 431"), "{case}: {answer}");
-        logged(&stage, case, "no request").await;
+        logged(&stage, case, "invalid request").await;
     }
     let both =
         b"POST /join HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\n{}";
@@ -161,7 +166,7 @@ async fn a_connection_carries_one_request() {
 }
 
 #[tokio::test]
-async fn what_is_no_tls_is_closed() {
+async fn connections_without_tls_are_closed() {
     let stage = Stage::new().await;
     let mut stream = TcpStream::connect(stage.address).await.unwrap();
     stream
@@ -185,7 +190,7 @@ async fn one_address_gets_few_nonces_and_few_connections() {
         "nonces",
         ninth,
         429,
-        "too many nonces are out for this address",
+        "too many unused nonces for this address",
     );
 
     // A burst of 20 in total, then nothing: not even a handshake.
@@ -194,7 +199,7 @@ async fn one_address_gets_few_nonces_and_few_connections() {
         refused += usize::from(stage.request("GET", "/nonce").send().await.is_err());
     }
     assert_eq!(refused, 9);
-    stage.logged("connections", "this address asks too often");
+    stage.logged("connections", "this address makes too many requests");
     stage.clock.forward(Duration::from_mins(2));
     stage.join().await.unwrap();
 
@@ -213,7 +218,7 @@ async fn one_address_gets_few_nonces_and_few_connections() {
 
 /// A joiner sends nothing to a server that is not a control plane of its cluster.
 #[tokio::test]
-async fn a_joiner_trusts_the_pinned_ca_and_an_api_servers_name_alone() {
+async fn a_joiner_trusts_only_the_pinned_ca_and_the_name_of_an_api_server() {
     let stage = Stage::new().await;
     let ask = async |stage: &Stage, pin: &str| {
         let client = crate::adapters::join::JoinClient::new(stage.fake.sts.clone());
@@ -223,9 +228,9 @@ async fn a_joiner_trusts_the_pinned_ca_and_an_api_servers_name_alone() {
     };
     let other = ca_cert_hash(&Pki::new().files["ca.crt"]).unwrap();
     let error = ask(&stage, &other).await.unwrap_err();
-    assert!(error.contains("does not show the CA"), "{error}");
+    assert!(error.contains("does not present the CA"), "{error}");
     let error = ask(&stage, "").await.unwrap_err();
-    assert!(error.contains("does not show the CA"), "{error}");
+    assert!(error.contains("does not present the CA"), "{error}");
 
     // The pinned CA, with a certificate that another CA signed.
     let strange = Pki::new();
@@ -260,7 +265,7 @@ async fn a_joiner_trusts_the_pinned_ca_and_an_api_servers_name_alone() {
 }
 
 #[tokio::test]
-async fn a_renewed_certificate_is_shown_without_a_restart() {
+async fn a_renewed_certificate_is_served_without_a_restart() {
     let mut stage = Stage::new().await;
     stage.join_as(&workers(), &applicant()).await.unwrap();
     let renewed = Pki::new();

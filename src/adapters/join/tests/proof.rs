@@ -15,7 +15,7 @@ use crate::join::{CLUSTER_HEADER, NONCE_HEADER};
 type Change<T> = fn(&mut T);
 
 #[tokio::test]
-async fn nonces_are_good_once_for_a_minute_and_for_who_asked() {
+async fn a_nonce_is_valid_once_for_a_minute_and_for_its_requester() {
     let stage = Stage::new().await;
     let nonce = stage.nonce().await;
     let proof = workers().sign(&stage.honest(&nonce));
@@ -49,7 +49,7 @@ async fn nonces_are_good_once_for_a_minute_and_for_who_asked() {
 }
 
 #[tokio::test]
-async fn a_proof_that_let_somebody_in_lets_nobody_in_again() {
+async fn a_proof_is_accepted_only_once() {
     let stage = Stage::new().await;
     let proof = workers().sign(&stage.honest(&stage.nonce().await));
     let (status, _) = stage.prove(&proof).await;
@@ -73,7 +73,7 @@ fn flip_signature(headers: &mut [(String, String)]) {
 
 /// The signed request differs from what the server forwards: STS notices that.
 #[tokio::test]
-async fn whatever_else_is_signed_does_not_fit_what_is_forwarded() {
+async fn a_signature_of_any_other_request_is_refused() {
     let stage = Stage::new().await;
     let cases: [(&str, Change<Signed>); 9] = [
         ("another body", |s| {
@@ -106,7 +106,7 @@ async fn whatever_else_is_signed_does_not_fit_what_is_forwarded() {
 
 /// A member that the form does not have is rejected; its value is never used.
 #[tokio::test]
-async fn nobody_tells_the_server_where_to_send_a_proof_or_what() {
+async fn an_application_cannot_change_what_is_forwarded_or_where() {
     let stage = Stage::new().await;
     let honest = workers().sign(&stage.honest(&stage.nonce().await));
     for (member, value) in [
@@ -120,11 +120,11 @@ async fn nobody_tells_the_server_where_to_send_a_proof_or_what() {
         let mut application = json!({"applicant": applicant(), "proof": honest});
         application[member] = value.into();
         let answer = stage.post(&application).await;
-        stage.refused(member, answer, 400, "not of the expected form");
+        stage.refused(member, answer, 400, "is malformed");
         let mut application = json!({"applicant": applicant(), "proof": honest});
         application["applicant"][member] = value.into();
         let answer = stage.post(&application).await;
-        stage.refused(member, answer, 400, "not of the expected form");
+        stage.refused(member, answer, 400, "is malformed");
         stage.clock.forward(Duration::from_secs(5));
     }
     assert!(stage.sts.received_requests().await.unwrap().is_empty());
@@ -149,21 +149,26 @@ fn edit(headers: &mut Headers, name: &str, change: impl Fn(&str) -> String) {
 }
 
 #[tokio::test]
-async fn a_proof_has_its_headers_each_once_and_all_of_them_signed() {
+async fn a_proof_has_each_header_once_and_all_of_them_signed() {
     let stage = Stage::new().await;
     let cases: [(&str, u16, &str, Change<Headers>); 21] = [
-        ("a host", 400, "no proof has", |h| {
+        ("a host", 400, "an unexpected header", |h| {
             drop_header(h, "content-type");
             add(h, "host", "sts.example.com");
         }),
-        ("a header in capitals", 400, "no proof has", |h| {
+        ("a header in capitals", 400, "an unexpected header", |h| {
             drop_header(h, "x-amz-date");
             add(h, "X-Amz-Date", "20261123T120000Z");
         }),
-        ("a header of the forwarding", 400, "no proof has", |h| {
-            drop_header(h, "content-type");
-            add(h, "transfer-encoding", "chunked");
-        }),
+        (
+            "a header of the forwarding",
+            400,
+            "an unexpected header",
+            |h| {
+                drop_header(h, "content-type");
+                add(h, "transfer-encoding", "chunked");
+            },
+        ),
         ("one header more", 400, "too many headers", |h| {
             add(h, "x-more", "1");
         }),
@@ -204,7 +209,7 @@ async fn a_proof_has_its_headers_each_once_and_all_of_them_signed() {
         (
             "a signed header that is missing",
             400,
-            "does not carry",
+            "does not contain",
             |h| {
                 drop_header(h, "x-amz-security-token");
             },
@@ -235,20 +240,25 @@ async fn a_proof_has_its_headers_each_once_and_all_of_them_signed() {
         ("an unsigned host", 403, "header host is not signed", |h| {
             edit(h, "authorization", |v| v.replace("host;", ""));
         }),
-        ("another content type", 400, "another content type", |h| {
+        ("another content type", 400, "the wrong content type", |h| {
             edit(h, "content-type", |_| "application/json".to_owned());
         }),
         ("a header with a line break", 400, "not printable", |h| {
             edit(h, "x-amz-date", |v| format!("{v}\r\nhost: example.com"));
         }),
-        ("a header without an end", 400, "too long", |h| {
+        ("an endless header", 400, "too long", |h| {
             edit(h, "x-amz-security-token", |_| "x".repeat(5000));
         }),
-        ("another algorithm", 400, "no Signature Version 4", |h| {
-            edit(h, "authorization", |v| {
-                v.replace("AWS4-HMAC-SHA256", "AWS4-ECDSA-P256-SHA256")
-            });
-        }),
+        (
+            "another algorithm",
+            400,
+            "not an AWS Signature Version 4",
+            |h| {
+                edit(h, "authorization", |v| {
+                    v.replace("AWS4-HMAC-SHA256", "AWS4-ECDSA-P256-SHA256")
+                });
+            },
+        ),
     ];
     let nonce = stage.nonce().await;
     for (case, status, reason, change) in cases {
@@ -278,34 +288,34 @@ async fn a_proof_for_another_service_or_region_is_not_forwarded() {
 }
 
 #[tokio::test]
-async fn an_sts_that_redirects_fails_or_never_ends_lets_nobody_in() {
+async fn no_node_is_admitted_if_sts_redirects_fails_or_never_ends() {
     let stage = Stage::new().await;
     let trap = MockServer::start().await;
     let cases = [
         (
             "a redirect",
             ResponseTemplate::new(302).insert_header("location", trap.uri()),
-            "STS gives no verdict",
+            "STS cannot verify the proof",
         ),
         (
             "an error",
             ResponseTemplate::new(500),
-            "STS gives no verdict",
+            "STS cannot verify the proof",
         ),
         (
             "throttling",
             ResponseTemplate::new(400).set_body_string(
                 "<ErrorResponse><Error><Code>Throttling</Code></Error></ErrorResponse>",
             ),
-            "STS gives no verdict",
+            "STS cannot verify the proof",
         ),
         (
-            "an answer without an end",
+            "an endless answer",
             ResponseTemplate::new(200).set_body_bytes(vec![b'x'; 1 << 20]),
-            "STS gives no verdict",
+            "STS cannot verify the proof",
         ),
         (
-            "an answer that names nobody",
+            "an answer without a caller",
             ResponseTemplate::new(200).set_body_string("<html/>"),
             "STS does not accept",
         ),
@@ -322,7 +332,7 @@ async fn an_sts_that_redirects_fails_or_never_ends_lets_nobody_in() {
 }
 
 #[tokio::test]
-async fn an_sts_that_is_busy_for_a_moment_is_asked_again_with_the_same_proof() {
+async fn a_throttled_sts_call_is_retried_with_the_same_proof() {
     let stage = Stage::new().await;
     let busy = "<ErrorResponse><Error><Code>Throttling</Code></Error></ErrorResponse>";
     Mock::given(matchers::any())

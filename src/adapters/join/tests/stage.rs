@@ -236,7 +236,7 @@ impl Stage {
     pub fn not_let_in(&self, case: &str, outcome: Result<JoinTicket>, reason: &str) {
         let error = match outcome {
             Err(error) => error.one_line(),
-            Ok(_) => panic!("{case}: let in"),
+            Ok(_) => panic!("{case}: admitted"),
         };
         assert!(error.contains(reason), "{case}: {error}");
         self.logged(case, reason);

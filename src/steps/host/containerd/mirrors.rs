@@ -41,7 +41,9 @@ fn file(upstream: &str, mirrors: &[String]) -> Result<File> {
 /// A table per mirror. Written by hand, since containerd tries them in the file's order.
 fn host(upstream: &str, mirror: &str) -> Result<String> {
     let place = || {
-        format!("images.mirrors.\"{upstream}\" has `{mirror}`, which is no address of a registry")
+        format!(
+            "images.mirrors.\"{upstream}\" has `{mirror}`, which is not the address of a registry"
+        )
     };
     let hint = "write it as https://host, https://host:port or with a path";
     let url = url::Url::parse(mirror)
@@ -76,7 +78,7 @@ fn valid_host(upstream: &str) -> Result<&str> {
         return Ok(upstream);
     }
     Err(Error::refused(format!(
-        "images.mirrors has `{upstream}`, which is no registry's host"
+        "images.mirrors has `{upstream}`, which is not the host of a registry"
     ))
-    .hint("name the host of the images, such as docker.io or registry.example.com:5000, or \"*\""))
+    .hint("use the host of the images, such as docker.io or registry.example.com:5000, or \"*\""))
 }

@@ -53,19 +53,19 @@ fn a_pin_that_cannot_be_used_is_refused_with_its_place() {
             |pin| {
                 pin.sha256.insert("amd64".into(), "abc".into());
             },
-            "error: pins.runc.sha256.amd64 is `abc`, which is no sha256\n  hint: a sha256 has 64 hexadecimal digits, as `sha256sum` prints them",
+            "error: pins.runc.sha256.amd64 is `abc`, which is not a sha256\n  hint: a sha256 has 64 hexadecimal digits, as `sha256sum` prints them",
         ),
         (
             |pin| pin.url = "https://host/{flavour}".into(),
-            "error: pins.runc.url has an unknown placeholder: https://host/{flavour}\n  hint: only {version} and {arch} are filled in",
+            "error: pins.runc.url has an unknown placeholder: https://host/{flavour}\n  hint: only {version} and {arch} are replaced",
         ),
         (
             |pin| pin.url = "ftp://host/runc".into(),
-            "error: pins.runc.url is not fetched over HTTP: ftp://host/runc\n  hint: use an https:// address; the digest guards http:// ones too",
+            "error: pins.runc.url is not an HTTP URL: ftp://host/runc\n  hint: use an https:// URL; an http:// one is verified by its digest too",
         ),
         (
             |pin| pin.url = "runc".into(),
-            "error: pins.runc.url is no URL: runc\n  because: relative URL without a base",
+            "error: pins.runc.url is not a URL: runc\n  because: relative URL without a base",
         ),
     ];
     for (spoil, text) in cases {
@@ -104,7 +104,7 @@ async fn a_program_is_downloaded_when_its_digest_differs() {
     machine.files.put("/usr/local/bin/kubectl", "old");
     assert_eq!(
         machine.differs(&kubectl).await,
-        "kubectl 1.36.3: /usr/local/bin/kubectl is another file"
+        "kubectl 1.36.3: /usr/local/bin/kubectl has another sha256"
     );
     machine.apply(&kubectl).await.unwrap();
     assert_eq!(
@@ -116,7 +116,7 @@ async fn a_program_is_downloaded_when_its_digest_differs() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_archive_is_there_only_while_each_of_its_files_is() {
+async fn an_archive_counts_as_installed_only_with_all_of_its_files() {
     let machine = FakeWorld::new();
     let plugins = Artifact::wanted("cni-plugins", &settings(), &identity(Role::Worker)).unwrap();
     assert_eq!(

@@ -120,7 +120,7 @@ async fn parameters_are_set_now_and_for_every_boot() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_limit_that_is_higher_already_stays() {
+async fn a_limit_that_is_already_higher_is_kept() {
     let machine = FakeWorld::new().with_a_whole_kernel();
     machine
         .files
@@ -150,12 +150,12 @@ async fn an_advisory_parameter_that_a_container_may_not_set_is_no_error() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_required_parameter_that_the_kernel_refuses_or_forgets_is_an_error_naming_it() {
+async fn a_required_parameter_that_the_kernel_rejects_or_does_not_apply_is_an_error() {
     let machine = FakeWorld::new().with_a_whole_kernel();
     machine.host.kernel().read_only.insert("ip_forward");
     let error = machine.apply(&sysctl()).await.unwrap_err().to_string();
     assert!(
-        error.starts_with("error: the kernel does not take net.ipv4.ip_forward = 1\n  because: cannot set /proc/sys/net/ipv4/ip_forward"),
+        error.starts_with("error: the kernel rejects net.ipv4.ip_forward = 1\n  because: cannot set /proc/sys/net/ipv4/ip_forward"),
         "{error}"
     );
     assert!(
@@ -171,7 +171,9 @@ async fn a_required_parameter_that_the_kernel_refuses_or_forgets_is_an_error_nam
     machine.host.kernel().stubborn.insert("ip_forward");
     let error = machine.apply(&sysctl()).await.unwrap_err().to_string();
     assert!(
-        error.starts_with("error: the kernel does not keep net.ipv4.ip_forward = 1: it reads 0\n"),
+        error.starts_with(
+            "error: the kernel did not apply net.ipv4.ip_forward = 1: the value is 0\n"
+        ),
         "{error}"
     );
 }
@@ -198,7 +200,7 @@ async fn swap_is_turned_off_now_and_in_fstab() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn swap_stays_where_the_kubelet_is_configured_to_live_with_it() {
+async fn swap_is_kept_if_the_kubelet_is_configured_to_tolerate_it() {
     let machine = FakeWorld::new();
     let swaps = "Filename Type Size Used Priority\n/swap.img file 1 0 -2\n";
     machine.files.put("/proc/swaps", swaps);

@@ -26,7 +26,7 @@ async fn refusal(machine: &FakeWorld, role: Role) -> String {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fit_machine_passes_in_both_roles() {
+async fn a_suitable_machine_passes_in_both_roles() {
     let machine = FakeWorld::new();
     for role in [Role::ControlPlane, Role::Worker] {
         assert_eq!(
@@ -37,13 +37,13 @@ async fn a_fit_machine_passes_in_both_roles() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_control_plane_too_small_is_refused_and_all_that_is_wrong_is_said_at_once() {
+async fn a_control_plane_that_is_too_small_is_refused_with_all_problems_at_once() {
     let machine = FakeWorld::new();
     machine.host.kernel().facts.cpus = 1;
     machine.host.kernel().facts.memory_bytes = 1_000_000_000;
     assert_eq!(
         refusal(&machine, Role::ControlPlane).await,
-        "error: a control-plane needs 2 CPUs, this machine has 1; a control-plane needs 1700 MB of memory, this machine has 1000 MB\n  hint: take an instance type with at least 2 vCPUs, such as c7i-flex.large; take an instance type with at least 2 GiB of memory, such as c7i-flex.large"
+        "error: a control-plane needs 2 CPUs, this machine has 1; a control-plane needs 1700 MB of memory, this machine has 1000 MB\n  hint: use an instance type with at least 2 vCPUs, such as c7i-flex.large; use an instance type with at least 2 GiB of memory, such as c7i-flex.large"
     );
     assert_eq!(
         machine.check(&preflight(Role::Worker)).await.unwrap(),
@@ -52,12 +52,12 @@ async fn a_control_plane_too_small_is_refused_and_all_that_is_wrong_is_said_at_o
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_is_not_root_is_refused() {
+async fn an_agent_without_root_is_refused() {
     let machine = FakeWorld::new();
     machine.host.kernel().facts.root = false;
     assert_eq!(
         refusal(&machine, Role::Worker).await,
-        "error: this is not run as root\n  hint: start it by its unit, `systemctl start k8s-bootstrap`, or with sudo"
+        "error: the agent does not run as root\n  hint: start it with `systemctl start k8s-bootstrap` or with sudo"
     );
 }
 
@@ -78,13 +78,13 @@ async fn cgroup_v1_is_refused_without_the_explicit_override() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn ranges_of_the_vpc_are_refused_on_a_machine_that_is_no_node_yet() {
+async fn ranges_of_the_vpc_are_refused_on_a_machine_that_is_not_a_node_yet() {
     let machine = FakeWorld::new();
     machine.metadata.add_network("10.100.0.0/16");
     let wanted = preflight(Role::ControlPlane);
     assert_eq!(
         refusal(&machine, Role::ControlPlane).await,
-        "error: cluster.service_cidr 10.96.0.0/12 overlaps the VPC's 10.100.0.0/16\n  hint: give cluster.service_cidr a private range that is not among the VPC's: 10.42.0.0/16, 10.100.0.0/16"
+        "error: cluster.service_cidr 10.96.0.0/12 overlaps the VPC's 10.100.0.0/16\n  hint: give cluster.service_cidr a private range that does not overlap the VPC's: 10.42.0.0/16, 10.100.0.0/16"
     );
     // A VPC may get another network later. A node that already runs keeps running.
     machine.files.put("/etc/kubernetes/kubelet.conf", "");
@@ -92,7 +92,7 @@ async fn ranges_of_the_vpc_are_refused_on_a_machine_that_is_no_node_yet() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_image_without_a_packet_filter_is_refused_before_a_pod_misses_it() {
+async fn an_image_without_a_packet_filter_is_refused() {
     let machine = FakeWorld::new();
     machine.files.delete("/usr/sbin/nft");
     let text = refusal(&machine, Role::Worker).await;
@@ -114,7 +114,7 @@ async fn an_image_without_a_packet_filter_is_refused_before_a_pod_misses_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_taken_port_6443_is_refused_unless_it_is_this_nodes_own() {
+async fn port_6443_in_use_is_refused_unless_by_this_node_itself() {
     let machine = FakeWorld::new();
     machine.files.listening_on(6443);
     assert_eq!(
@@ -133,7 +133,7 @@ async fn a_taken_port_6443_is_refused_unless_it_is_this_nodes_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_disk_fails_so_that_it_is_looked_at_again() {
+async fn a_full_disk_is_an_error_that_is_retried() {
     let machine = FakeWorld::new();
     machine.host.kernel().facts.disk_free_bytes = 100 << 20;
     let error = machine.check(&preflight(Role::Worker)).await.unwrap_err();

@@ -65,7 +65,7 @@ SystemdCgroup = true
 }
 
 #[test]
-fn the_users_configuration_is_merged_over_key_by_key() {
+fn the_users_configuration_is_merged_key_by_key() {
     let mut settings = settings();
     settings.containerd.config = serde_json::from_value(json!({
         "debug": {"level": "debug"},
@@ -87,7 +87,7 @@ fn the_users_configuration_is_merged_over_key_by_key() {
 }
 
 #[test]
-fn what_toml_cannot_say_is_refused_with_its_place() {
+fn a_value_that_toml_cannot_express_is_refused_with_its_place() {
     let mut settings = settings();
     settings
         .containerd
@@ -155,22 +155,22 @@ fn a_mirror_that_is_no_registry_is_refused_with_its_place() {
         (
             "docker.io",
             "mirror.example.com",
-            "error: images.mirrors.\"docker.io\" has `mirror.example.com`, which is no address of a registry\n",
+            "error: images.mirrors.\"docker.io\" has `mirror.example.com`, which is not the address of a registry\n",
         ),
         (
             "docker.io",
             "ftp://mirror",
-            "error: images.mirrors.\"docker.io\" has `ftp://mirror`, which is no address of a registry\n",
+            "error: images.mirrors.\"docker.io\" has `ftp://mirror`, which is not the address of a registry\n",
         ),
         (
             "../../etc",
             "https://mirror",
-            "error: images.mirrors has `../../etc`, which is no registry's host\n",
+            "error: images.mirrors has `../../etc`, which is not the host of a registry\n",
         ),
         (
             "https://docker.io",
             "https://mirror",
-            "error: images.mirrors has `https://docker.io`, which is no registry's host\n",
+            "error: images.mirrors has `https://docker.io`, which is not the host of a registry\n",
         ),
     ] {
         let mut settings = settings();
@@ -212,7 +212,7 @@ async fn containerd_is_started_once_and_again_only_when_its_files_change() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_restart_cut_off_after_the_files_were_written_is_made_up_for() {
+async fn a_restart_that_failed_after_the_files_were_written_is_repeated() {
     let machine = FakeWorld::new();
     machine.carry_out(&containerd()).await;
     machine.files.put(CONFIG, "version = 3\n");
@@ -234,7 +234,7 @@ async fn a_restart_cut_off_after_the_files_were_written_is_made_up_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_containerd_that_never_answers_is_given_up_with_what_it_said() {
+async fn a_containerd_that_never_answers_is_an_error_with_its_output() {
     let machine = FakeWorld::new();
     machine
         .commands
@@ -278,7 +278,7 @@ async fn the_kubelets_unit_is_enabled_and_not_started() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_unit_written_just_before_a_crash_is_read_by_systemd_afterwards() {
+async fn a_unit_written_just_before_a_crash_is_reloaded_afterwards() {
     let machine = FakeWorld::new();
     let unit = KubeletUnit::wanted(&settings(), &identity(Role::Worker)).unwrap();
     machine.carry_out(&unit).await;
@@ -334,7 +334,7 @@ fn an_image_without_its_registry_is_refused() {
     assert_eq!(error.kind(), Kind::Refused);
     assert!(
         error.to_string().starts_with(
-            "error: `calico/node:v3` is no image with its registry's host\n  hint: write it in full"
+            "error: `calico/node:v3` does not name its registry's host\n  hint: write it in full"
         ),
         "{error}"
     );
@@ -351,7 +351,7 @@ async fn missing_images_are_pulled_three_at_a_time_through_the_mirrors() {
         .insert("registry.k8s.io/pause:3.10.2".into());
     assert_eq!(
         machine.differs(&images).await,
-        "registry.k8s.io/etcd:3.6.8-0 and 5 more images are not there"
+        "registry.k8s.io/etcd:3.6.8-0 and 5 more images are not pulled yet"
     );
     machine.commands.ran();
     machine.carry_out(&images).await;
@@ -365,7 +365,7 @@ async fn missing_images_are_pulled_three_at_a_time_through_the_mirrors() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_image_that_is_denied_ends_the_attempt_and_a_broken_pull_is_tried_until_late() {
+async fn a_denied_image_ends_the_attempt_and_a_broken_pull_is_retried_until_the_deadline() {
     let images = Images::wanted(&settings(), &identity(Role::Worker)).unwrap();
     let pull = "/usr/local/bin/ctr --namespace k8s.io images pull";
     let machine = FakeWorld::new();

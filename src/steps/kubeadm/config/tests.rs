@@ -42,7 +42,7 @@ fn a_joining_control_planes_document() {
 }
 
 #[test]
-fn overrides_are_laid_over_every_document() {
+fn overrides_are_merged_into_every_document() {
     let mut settings = testing::settings();
     let table = |value: Value| value.as_object().unwrap().clone();
     settings.kubeadm.cluster = table(json!({"networking": {"dnsDomain": "example.internal"}}));
@@ -102,7 +102,7 @@ fn reservations_that_leave_nothing_are_refused() {
 }
 
 #[test]
-fn labels_that_the_kubelet_would_refuse_are_refused_before_it() {
+fn labels_that_the_kubelet_would_refuse_are_refused_before_it_starts() {
     for (key, allowed) in [
         ("team", true),
         ("example.com/team", true),
@@ -156,7 +156,7 @@ fn kernels_are_compared_by_number() {
 }
 
 #[test]
-fn a_named_endpoint_is_taken_as_it_is() {
+fn a_configured_endpoint_is_used_unchanged() {
     let mut settings = testing::settings();
     assert_eq!(endpoint(&settings), "127.0.0.1:7443");
     settings.cluster.endpoint = "api.example.com:6443".to_owned();

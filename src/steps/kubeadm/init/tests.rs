@@ -38,7 +38,7 @@ fn a_worker_never_founds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn configuration_is_written_for_root_alone_and_only_when_it_differs() {
+async fn configuration_is_readable_only_by_root_and_written_only_when_it_differs() {
     let fake = FakeWorld::new();
     let identity = testing::identity(Role::ControlPlane);
     let step = ConfigFiles::init(&testing::settings(), &identity, &testing::machine()).unwrap();
@@ -49,11 +49,11 @@ async fn configuration_is_written_for_root_alone_and_only_when_it_differs() {
         assert_eq!(fake.files.mode(path), 0o600);
     }
     fake.files.put(paths::KUBELET_PATCH, "{}");
-    assert!(fake.differs(&step).await.contains("other content"));
+    assert!(fake.differs(&step).await.contains("different content"));
 }
 
 #[tokio::test(start_paused = true)]
-async fn certificates_half_written_by_a_killed_run_are_cured() {
+async fn certificates_half_written_by_a_killed_run_are_replaced() {
     let fake = FakeWorld::new();
     let pki = testing::Pki::new().files;
     for (name, content) in &pki {
@@ -63,7 +63,7 @@ async fn certificates_half_written_by_a_killed_run_are_cured() {
     fake.on("kubeadm init phase certs all", move |_, host| {
         assert!(
             !host.has("/etc/kubernetes/pki/apiserver.key"),
-            "kubeadm would stop here"
+            "kubeadm would fail here"
         );
         for name in ["apiserver.crt", "apiserver.key"] {
             host.put(Path::new(paths::PKI).join(name), &pki[name]);
@@ -80,7 +80,7 @@ async fn certificates_half_written_by_a_killed_run_are_cured() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_a_broken_kubeconfig_is_made_anew() {
+async fn only_a_broken_kubeconfig_is_replaced() {
     let fake = FakeWorld::new();
     let ca = testing::Pki::new().files["ca.crt"].clone();
     fake.files.put(paths::CA, &ca);
@@ -109,7 +109,7 @@ async fn only_a_broken_kubeconfig_is_made_anew() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_manifest_cut_short_is_not_taken_for_a_pod() {
+async fn a_truncated_manifest_is_not_accepted_as_a_pod() {
     let fake = FakeWorld::new();
     let step = phase(InitPhase::Etcd);
     let whole = "apiVersion: v1\nkind: Pod\nspec:\n  containers:\n  - image: etcd:1\n  volumes:\n  - name: x\nstatus: {}\n";
@@ -117,11 +117,15 @@ async fn a_manifest_cut_short_is_not_taken_for_a_pod() {
     assert_eq!(step.check(&fake.ports()).await.unwrap(), State::AsWanted);
     fake.files
         .put("/etc/kubernetes/manifests/etcd.yaml", &whole[..70]);
-    assert!(fake.differs(&step).await.contains("not a whole pod"));
+    assert!(
+        fake.differs(&step)
+            .await
+            .contains("not a complete pod manifest")
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_kubelet_must_be_configured_and_run() {
+async fn the_kubelet_must_be_configured_and_running() {
     let fake = FakeWorld::new();
     let step = phase(InitPhase::KubeletStart);
     assert!(
@@ -140,7 +144,7 @@ async fn the_kubelet_must_be_configured_and_run() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_api_that_does_not_answer_has_not_got_the_result() {
+async fn a_phase_is_not_done_while_the_api_does_not_answer() {
     let fake = FakeWorld::new();
     let step = phase(InitPhase::UploadConfig);
     fake.cluster.down(true);
@@ -174,7 +178,7 @@ async fn a_control_plane_is_marked_by_its_label() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_kubelets_certificate_is_waited_for_before_it_may_rotate() {
+async fn kubelet_finalize_waits_for_the_kubelets_certificate() {
     let fake = FakeWorld::new();
     let error = phase(InitPhase::KubeletFinalize)
         .apply(&fake.ports(), &Notes::unread())
@@ -190,10 +194,14 @@ async fn the_kubelets_certificate_is_waited_for_before_it_may_rotate() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn preflight_runs_once_and_not_on_a_node_that_is_already_one() {
+async fn preflight_runs_once_and_a_failure_is_not_recorded() {
     let fake = FakeWorld::new();
     let step = phase(InitPhase::Preflight);
-    assert!(fake.differs(&step).await.contains("has not checked"));
+    assert!(
+        fake.differs(&step)
+            .await
+            .contains("preflight checks have not passed")
+    );
     step.apply(&fake.ports(), &Notes::unread()).await.unwrap();
     assert_eq!(step.check(&fake.ports()).await.unwrap(), State::AsWanted);
 

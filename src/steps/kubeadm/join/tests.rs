@@ -75,7 +75,7 @@ async fn a_worker_joins_and_leaves_no_token_behind() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failed_join_says_why_and_leaves_no_token_behind() {
+async fn a_failed_join_reports_why_and_leaves_no_token_behind() {
     let fake = open(Role::Worker).await;
     fake.on("kubeadm join", |_, _| {
         testing::output(1, "", "[ERROR Port-10250]: Port 10250 is in use")
@@ -89,7 +89,7 @@ async fn a_failed_join_says_why_and_leaves_no_token_behind() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_killed_join_left_is_cleared_before_the_next() {
+async fn the_leftovers_of_a_killed_join_are_removed_before_the_next() {
     let fake = open(Role::Worker).await;
     for path in [paths::BOOTSTRAP_KUBELET_CONF, paths::CA, paths::JOIN_CONFIG] {
         fake.files.put(path, "half");
@@ -97,9 +97,12 @@ async fn what_a_killed_join_left_is_cleared_before_the_next() {
     fake.on("kubeadm join", |_, host| {
         assert!(
             !host.has(paths::BOOTSTRAP_KUBELET_CONF),
-            "preflight would refuse"
+            "kubeadm's preflight checks would fail"
         );
-        assert!(!host.has(paths::CA), "preflight would refuse");
+        assert!(
+            !host.has(paths::CA),
+            "kubeadm's preflight checks would fail"
+        );
         member(host);
         testing::output(0, "", "")
     });
@@ -119,16 +122,16 @@ async fn a_worker_whose_kubelet_got_its_certificate_never_joins_again() {
     fake.files.put(paths::JOIN_CONFIG, TOKEN);
     let (world, step) = (fake.ports(), step(Role::Worker));
     let State::Differs(reason) = step.check(&world).await.unwrap() else {
-        panic!("a token on the disk went unnoticed");
+        panic!("a token on disk was not detected");
     };
-    assert!(reason.contains("still holds a join token"));
+    assert!(reason.contains("still contains a join token"));
     step.apply(&world, &Notes::unread()).await.unwrap();
     assert_eq!(step.check(&world).await.unwrap(), State::AsWanted);
     assert_eq!(joins(&fake), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_control_plane_killed_on_the_way_is_reset_and_joins_again() {
+async fn a_control_plane_killed_while_joining_is_reset_and_joins_again() {
     let fake = open(Role::ControlPlane).await;
     member(&fake.files);
     fake.files
@@ -154,8 +157,51 @@ async fn a_control_plane_killed_on_the_way_is_reset_and_joins_again() {
     assert!(ran[0].starts_with("kubeadm reset --force"), "{ran:?}");
 }
 
+/// kubeadm stops at a file that it cannot read, on every attempt: a full disk leaves such files.
 #[tokio::test(start_paused = true)]
-async fn a_joiner_that_nobody_lets_in_says_what_each_control_plane_said() {
+async fn a_control_planes_half_written_certificates_are_removed_before_it_joins_again() {
+    let fake = open(Role::ControlPlane).await;
+    let pki = |name: &str| format!("{}/{name}", paths::PKI);
+    for (name, content) in testing::Pki::new().files {
+        fake.files.put(pki(&name), content);
+    }
+    fake.files.put(pki("etcd/server.crt"), "");
+    fake.on("kubeadm join", move |_, host| {
+        for gone in ["etcd/server.crt", "etcd/server.key"] {
+            assert!(!host.has(pki(gone)), "kubeadm would stop at {gone}");
+        }
+        for stays in ["ca.crt", "apiserver.crt", "etcd/peer.crt"] {
+            assert!(host.has(pki(stays)), "{stays} was whole");
+        }
+        member(host);
+        testing::output(0, "", "")
+    });
+    let (world, step) = (fake.ports(), step(Role::ControlPlane));
+    step.apply(&world, &Notes::unread()).await.unwrap();
+    assert_eq!(joins(&fake), 1);
+    let ran = fake.commands.ran();
+    assert!(!ran.iter().any(|line| line.starts_with("kubeadm reset")));
+}
+
+/// A joiner's authorities are copies: none is worth keeping without its key.
+#[tokio::test(start_paused = true)]
+async fn a_copied_authority_without_its_key_does_not_stop_a_join() {
+    let fake = open(Role::ControlPlane).await;
+    let ca = format!("{}/ca.crt", paths::PKI);
+    let content = testing::Pki::new().files["ca.crt"].clone();
+    fake.files.put(ca.clone(), content);
+    fake.on("kubeadm join", move |_, host| {
+        assert!(!host.has(ca.clone()), "kubeadm would stop");
+        member(host);
+        testing::output(0, "", "")
+    });
+    let (world, step) = (fake.ports(), step(Role::ControlPlane));
+    step.apply(&world, &Notes::unread()).await.unwrap();
+    assert_eq!(joins(&fake), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_joiner_reports_the_reason_of_each_control_plane() {
     let no_cluster = FakeWorld::new();
     let abandoned = open(Role::Worker).await;
     abandoned.claimed(2, "uid-2", "i-new").await;
@@ -173,7 +219,7 @@ async fn a_joiner_that_nobody_lets_in_says_what_each_control_plane_said() {
         (no_control_plane, "EC2 lists no running control plane"),
         (
             refused,
-            "10.42.0.2:7444 lets nobody in; 10.42.0.3:7444 lets nobody in",
+            "10.42.0.2:7444 admits no node; 10.42.0.3:7444 admits no node",
         ),
     ] {
         let error = step(Role::Worker)
@@ -249,7 +295,7 @@ async fn a_voter_whose_api_is_ready_has_joined() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_voter_that_the_others_need_is_never_reset_and_time_may_repair_it() {
+async fn a_voter_that_the_others_need_is_never_reset_and_may_recover() {
     let (fake, step, own) = promoted().await;
     let third = fake.etcd.voter("cp3", 12);
     fake.etcd.stop(third.id);
@@ -267,7 +313,7 @@ async fn a_voter_that_the_others_need_is_never_reset_and_time_may_repair_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_voter_whose_kubelet_is_no_node_is_not_a_member_of_the_cluster() {
+async fn a_voter_whose_kubelet_has_no_certificate_has_not_joined() {
     let (fake, step, _) = promoted().await;
     let third = fake.etcd.voter("cp3", 12);
     fake.etcd.stop(third.id);
@@ -283,7 +329,7 @@ async fn a_voter_that_is_never_ready_leaves_etcd_before_it_is_reset() {
     fake.etcd.stop(own.id);
     let etcd = fake.etcd.clone();
     fake.on("kubeadm reset", move |_, _| {
-        assert_eq!(etcd.count(), 2, "wiped before it left");
+        assert_eq!(etcd.count(), 2, "reset before it left etcd");
         testing::output(0, "", "")
     });
     fake.carry_out(&step).await;
@@ -293,7 +339,7 @@ async fn a_voter_that_is_never_ready_leaves_etcd_before_it_is_reset() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_has_data_of_etcd_is_not_reset_while_no_member_says_who_votes() {
+async fn a_node_with_etcd_data_is_not_reset_while_no_member_lists_the_voters() {
     let (fake, step, own) = promoted().await;
     fake.ec2.list([]);
     fake.etcd.stop(own.id);

@@ -11,12 +11,12 @@ fn removed(verdict: &Verdict) -> Vec<&str> {
 }
 
 #[test]
-fn a_whole_folder_needs_nothing() {
+fn a_complete_folder_needs_nothing() {
     assert!(judge(&testing::Pki::new().files).is_whole());
 }
 
 #[test]
-fn an_empty_folder_has_nothing_in_the_way() {
+fn in_an_empty_folder_there_is_nothing_to_remove() {
     let verdict = judge(&BTreeMap::new());
     assert!(verdict.remove.is_empty());
     assert_eq!(verdict.missing.len(), 22);
@@ -24,7 +24,7 @@ fn an_empty_folder_has_nothing_in_the_way() {
 }
 
 #[test]
-fn a_key_written_just_before_the_kill_is_removed() {
+fn a_key_without_its_certificate_is_removed() {
     let mut files = testing::Pki::new().files;
     files.remove("apiserver.crt");
     let verdict = judge(&files);
@@ -33,7 +33,7 @@ fn a_key_written_just_before_the_kill_is_removed() {
 }
 
 #[test]
-fn a_certificate_cut_short_goes_with_its_key() {
+fn a_truncated_certificate_is_removed_with_its_key() {
     let mut files = testing::Pki::new().files;
     files.get_mut("etcd/peer.crt").unwrap().truncate(100);
     assert_eq!(removed(&judge(&files)), ["etcd/peer.crt", "etcd/peer.key"]);
@@ -44,7 +44,7 @@ fn a_certificate_cut_short_goes_with_its_key() {
 }
 
 #[test]
-fn a_new_ca_makes_its_leaves_worthless_and_no_others() {
+fn a_new_ca_invalidates_only_its_own_leaves() {
     let mut files = testing::Pki::new().files;
     for name in ["front-proxy-ca.crt", "front-proxy-ca.key"] {
         files.insert(name.into(), testing::Pki::new().files[name].clone());
@@ -62,7 +62,7 @@ fn a_new_ca_makes_its_leaves_worthless_and_no_others() {
 }
 
 #[test]
-fn a_half_written_ca_takes_its_leaves_with_it() {
+fn a_half_written_ca_is_removed_with_its_leaves() {
     let mut files = testing::Pki::new().files;
     files.remove("front-proxy-ca.crt");
     let verdict = judge(&files);
@@ -78,7 +78,7 @@ fn a_half_written_ca_takes_its_leaves_with_it() {
 }
 
 #[test]
-fn service_account_keys_are_made_anew_only_when_damaged() {
+fn service_account_keys_are_replaced_only_if_damaged() {
     let mut files = testing::Pki::new().files;
     files.remove("sa.pub");
     let verdict = judge(&files);
@@ -127,7 +127,7 @@ async fn a_ca_without_its_key_is_left_to_a_person() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cluster_with_data_gets_no_new_foundations_in_place_of_lost_ones() {
+async fn a_cluster_with_data_gets_no_new_ca_or_service_account_keys() {
     for lost in [
         &["ca.crt", "ca.key"][..],
         &["etcd/ca.crt", "etcd/ca.key"],

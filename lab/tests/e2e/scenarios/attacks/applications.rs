@@ -105,7 +105,7 @@ pub fn the_join_service_lets_nobody_be_more_than_itself(stage: &Stage) -> Result
             "another cluster by word alone",
             Says(&|a| a.applicant["cluster"] = "other".into()),
             403,
-            "this is another cluster",
+            "this control plane belongs to another cluster",
         ),
         (
             "a proof for another cluster",
@@ -149,7 +149,7 @@ pub fn the_join_service_lets_nobody_be_more_than_itself(stage: &Stage) -> Result
             "an invented nonce",
             Says(&|a| a.nonce = "0123456789abcdef0123456789abcdef".into()),
             403,
-            "unknown here, or used before",
+            "unknown here or was used before",
         ),
         (
             "an unsigned nonce",
@@ -171,19 +171,19 @@ pub fn the_join_service_lets_nobody_be_more_than_itself(stage: &Stage) -> Result
             "a host to send it to",
             Sends(&|a| a["proof"][0][0] = "host".into()),
             400,
-            "a header that no proof has",
+            "an unexpected header",
         ),
         (
             "a method to send it by",
             Sends(&|a| a["method"] = "GET".into()),
             400,
-            "not of the expected form",
+            "is malformed",
         ),
         (
             "an applicant with more to say",
             Sends(&|a| a["applicant"]["region"] = "us-east-1".into()),
             400,
-            "not of the expected form",
+            "is malformed",
         ),
     ];
     for (from, rows) in [(&w1, half), (&w2, other_half)] {
@@ -212,7 +212,7 @@ pub fn the_join_service_lets_nobody_be_more_than_itself(stage: &Stage) -> Result
     of(
         "another address's nonce",
         cp1.nonce(server)?,
-        "given to another address",
+        "issued to another address",
     )?;
     of(
         "an instance of another cluster",
@@ -225,7 +225,7 @@ pub fn the_join_service_lets_nobody_be_more_than_itself(stage: &Stage) -> Result
     let gone = until(30, "its keys", || Foothold::on(stage, &gone))?;
     stage.lab(&["terminate", &gone.machine, "--hard"])?;
     for (case, signer, reason) in [
-        ("a terminated instance", &gone, "does not run"),
+        ("a terminated instance", &gone, "as running"),
         ("another address", &w1, "the instance's private address"),
     ] {
         let application = signer.sign(&signer.honest(elsewhere.nonce(server)?))?;
@@ -248,14 +248,14 @@ pub fn the_join_service_lets_nobody_be_more_than_itself(stage: &Stage) -> Result
             "--data-binary @- 'https://SERVER/join?Action=AssumeRole'",
             "{}",
             400,
-            "no request has a query",
+            "the request must not have a query",
         ),
         (
             "another path",
             "https://SERVER/token",
             "",
             404,
-            "nothing at that path",
+            "there is no such path",
         ),
         ("no TLS", "http://SERVER/nonce", "", 0, "TLS failed"),
     ] {
@@ -278,7 +278,7 @@ pub fn the_join_service_lets_nobody_be_more_than_itself(stage: &Stage) -> Result
     refusals.expect("a proof that was used", &w1, &again, 403, "used before")?;
 
     let often = elsewhere.curl(server, "https://SERVER/[1-60]", "")?;
-    let reason = "this address asks too often";
+    let reason = "this address makes too many requests";
     refusals.expect("a flood", &elsewhere, &often, 0, reason)?;
 
     each_is_logged(stage, "cp1", before, &refusals.0)?;

@@ -151,7 +151,7 @@ pub fn a_persons_token_makes_no_node(stage: &Stage) -> Result<(), Failed> {
         until(30, "the token", || person.run("get csr", "").map(drop))?;
         let denials = person.is_denied(
             || Draft::client(&by.own),
-            &[("a-persons-token", &|_| {}, "not made by a join service")],
+            &[("a-persons-token", &|_| {}, "not created by a join service")],
         )?;
         // Not earlier: otherwise the approver would find no token, and log that instead.
         stage.exec("cp1", &["kubeadm", "token", "delete", token])?;
@@ -214,22 +214,22 @@ fn denied_to_a_joiner(by: &Cast, joiner: &Client) -> Result<Vec<String>, Failed>
             (
                 "another-nodes-name",
                 &|d| d.name = user(&by.other.node),
-                "another than",
+                "a name other than",
             ),
             (
                 "a-control-planes-name",
                 &|d| d.name = user(&by.leader.node),
-                "another than",
+                "a name other than",
             ),
             (
                 "a-persons-name",
                 &|d| d.name = "kubernetes-admin".into(),
-                "another than",
+                "a name other than",
             ),
             (
                 "the-name-in-capitals",
                 &|d| d.name = user(&by.own.node.to_uppercase()),
-                "another than",
+                "a name other than",
             ),
             (
                 "another-nodes-name-by-its-word",
@@ -237,7 +237,7 @@ fn denied_to_a_joiner(by: &Cast, joiner: &Client) -> Result<Vec<String>, Failed>
                     d.username = Some(user(&by.other.node));
                     d.name = user(&by.other.node);
                 },
-                "another than",
+                "a name other than",
             ),
             (
                 "the-administrators-group",

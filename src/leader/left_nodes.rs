@@ -36,7 +36,7 @@ pub async fn cycle(world: &World, me: &str) -> Result<()> {
         }
         let name = Node(&node).name();
         if world.cluster.delete_seen(&node).await? {
-            info!("deleted Node {name}, whose instance has left");
+            info!("deleted Node {name}, whose instance has left the cluster");
         }
     }
     Ok(())
@@ -60,13 +60,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_leader_deletes_who_has_left_and_nobody_else() {
+    async fn the_leader_deletes_only_nodes_that_have_left() {
         let fake = FakeWorld::new();
         for node in [
             node("stays", "i-1", ""),
             node("left", "i-2", "i-2"),
             node("left-and-still-votes", "i-4", "i-4"),
-            node("has-the-name-of-one-who-left", "i-3", "i-0"),
+            node("has-the-name-of-a-left-node", "i-3", "i-0"),
         ] {
             fake.cluster.put(node);
         }
@@ -80,7 +80,7 @@ mod tests {
             left,
             [
                 "Lease kube-system/k8s-bootstrap-leader",
-                "Node has-the-name-of-one-who-left",
+                "Node has-the-name-of-a-left-node",
                 "Node left-and-still-votes",
                 "Node stays"
             ]
