@@ -16,14 +16,15 @@ use crate::{
     plan::Phase,
     ports::World,
     steps::{State, Step},
-    wait::{Notes, relay, within},
+    wait::{
+        Notes, relay,
+        schedules::{DOUBTFUL_PHASE, PHASE},
+        within,
+    },
 };
 
-/// The first pause after an error that a person must fix unless it passes.
-const SLOW: Duration = Duration::from_secs(5);
-/// The longest pause after such an error.
-const SLOWEST: Duration = Duration::from_mins(1);
-/// How long all attempts must end with the same such error before it is final.
+/// How long all attempts must end with the same error that a person must fix unless it passes,
+/// before it is final.
 const AGREEMENT: Duration = Duration::from_mins(5);
 
 /// The state of a phase.
@@ -234,9 +235,8 @@ impl Runner {
     /// Checks; if the state differs, applies and verifies; retries after errors that may pass by
     /// themselves.
     ///
-    /// Pauses between attempts: 1 s, 2 s, 4 s … 30 s, jittered, until the phase's deadline; 5 s …
-    /// 60 s after an error that a person must fix unless it passes, until it is clear that it does
-    /// not.
+    /// By the schedule [`PHASE`] until the phase's deadline; after an error that a person must fix
+    /// unless it passes by [`DOUBTFUL_PHASE`], until it is clear that it does not.
     async fn check_apply_verify<A: Step + Serialize>(
         &self,
         phase: &Phase<A>,
@@ -244,7 +244,7 @@ impl Runner {
         begun: Timestamp,
     ) -> Result<PhaseState> {
         let inputs = inputs_of(&phase.step)?;
-        let mut pause = Duration::from_secs(1);
+        let mut pauses = PHASE.pauses();
         let mut applied = false;
         let mut doubt = Doubt::default();
         loop {
@@ -255,8 +255,10 @@ impl Runner {
                 Ok(()) => break,
                 Err(error) => doubt.settle(error, self.world.clock.elapsed())?,
             };
-            let slow = error.kind() == Kind::Doubtful;
-            pause = pause.max(if slow { SLOW } else { Duration::ZERO });
+            pauses.follow(match error.kind() {
+                Kind::Doubtful => DOUBTFUL_PHASE,
+                _ => PHASE,
+            });
             warn!(
                 PHASE = phase.name,
                 HINT = error.remedy(),
@@ -265,15 +267,8 @@ impl Runner {
                 error.one_line()
             );
             notes.waiting_for(format!("another attempt, because {}", error.one_line()));
-            self.world
-                .clock
-                .sleep(pause.mul_f64(0.5 + 0.5 * self.world.clock.jitter()))
-                .await;
-            pause = (pause * 2).min(if slow {
-                SLOWEST
-            } else {
-                Duration::from_secs(30)
-            });
+            let clock = self.world.clock.as_ref();
+            clock.sleep(pauses.next(clock)).await;
         }
         let now = self.world.clock.now();
         self.enter(

@@ -1,4 +1,7 @@
-//! Waiting: always for a stated reason, always with a deadline.
+//! Waiting: always for a stated reason, always with a deadline, always by one of [`schedules`].
+
+mod backoff;
+pub mod schedules;
 
 use std::{convert::Infallible, time::Duration};
 
@@ -8,6 +11,8 @@ use crate::{
     error::{Error, Kind, Result},
     ports::Clock,
 };
+
+pub use backoff::{Backoff, Jitter, Pauses, Retries, Schedule};
 
 /// Through this a step says what it waits for; shown in `systemctl status` and `/status`.
 #[derive(Debug, Clone)]
@@ -52,41 +57,10 @@ pub enum Probe<T> {
     NotYet(String),
 }
 
-/// How long to wait and how often to probe.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Backoff {
-    /// The wait fails after this time.
-    pub deadline: Duration,
-    /// The first pause between two probes; it grows by half each time.
-    pub first: Duration,
-    /// The longest pause.
-    pub longest: Duration,
-}
-
-impl Backoff {
-    /// 100 ms growing to 2 s: for things on this machine.
-    pub fn local(deadline: Duration) -> Self {
-        Self {
-            deadline,
-            first: Duration::from_millis(100),
-            longest: Duration::from_secs(2),
-        }
-    }
-
-    /// 500 ms growing to 5 s: for services with rate limits, such as the EC2 API.
-    pub fn remote(deadline: Duration) -> Self {
-        Self {
-            deadline,
-            first: Duration::from_millis(500),
-            longest: Duration::from_secs(5),
-        }
-    }
-}
-
-/// Probes until the probe is done or the deadline has passed.
+/// Probes until the probe is done or the deadline has passed. The last probe is not before the
+/// deadline: what is waited for may take all of that time.
 ///
 /// An error that may pass by itself counts as "not yet"; one that a person must fix ends the wait.
-/// Pauses are jittered (half to whole), so that a fleet does not probe in step.
 pub async fn until<T, F>(
     clock: &dyn Clock,
     notes: &Notes,
@@ -99,7 +73,7 @@ where
     F: Future<Output = Result<Probe<T>>> + Send,
 {
     let end = clock.elapsed() + backoff.deadline;
-    let mut pause = backoff.first;
+    let mut pauses = backoff.schedule.pauses();
     loop {
         let (reason, cause) = match probe().await {
             Ok(Probe::Done(value)) => return Ok(value),
@@ -107,14 +81,13 @@ where
             Err(error) if error.kind() == Kind::Failed => (error.one_line(), Some(error)),
             Err(error) => return Err(error),
         };
-        if clock.elapsed() >= end {
+        if clock.elapsed() >= end || pauses.are_spent() {
             let seconds = backoff.deadline.as_secs();
             let error = cause.unwrap_or_else(|| Error::failed(reason));
             return Err(error.during(format!("gave up after {seconds} s waiting for {what}")));
         }
         notes.waiting_for(format!("{what}: {reason}"));
-        clock.sleep(pause.mul_f64(0.5 + 0.5 * clock.jitter())).await;
-        pause = (pause * 3 / 2).min(backoff.longest);
+        clock.sleep(pauses.next(clock)).await;
     }
 }
 

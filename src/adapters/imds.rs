@@ -5,7 +5,7 @@
 //! that is an error with a hint.
 //!
 //! Early in boot the service may not be reachable yet, and rarely it answers 5xx. Both are retried
-//! for 60 s in total; each pause is drawn from half to all of 0.1 s · 2ⁿ, at most 5 s.
+//! for 60 s in total, by the schedule [`METADATA`].
 
 mod credentials;
 
@@ -22,6 +22,7 @@ use super::http::Clients;
 use crate::{
     error::{Context, Error, Result},
     ports::{Clock, InstanceFacts, Metadata, Notices},
+    wait::schedules::METADATA,
 };
 
 pub use credentials::RoleCredentials;
@@ -34,8 +35,6 @@ const TOKEN_TTL: u32 = 21_600;
 /// Tokens and credentials are renewed when less than this is left of their lifetime.
 const RENEW_BEFORE: Duration = Duration::from_mins(5);
 const DEADLINE: Duration = Duration::from_mins(1);
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Holds the instance's id on Nitro, which makes hints exact if the service is off.
 const ASSET_TAG: &str = "/sys/class/dmi/id/board_asset_tag";
 
@@ -168,8 +167,8 @@ impl Imds {
 
     /// Sends until the service gives an answer that waiting would not change.
     async fn send(&self, request: &RequestBuilder) -> Result<Response> {
-        let end = self.clock.elapsed() + DEADLINE;
-        let mut pause = FIRST_PAUSE;
+        let clock = self.clock.as_ref();
+        let mut retries = METADATA.within(DEADLINE).begin(clock);
         loop {
             let request = request
                 .try_clone()
@@ -197,14 +196,11 @@ impl Imds {
                     modify_own_options()
                 )),
             };
-            if self.clock.elapsed() + pause >= end {
+            let Some(pause) = retries.next_pause(clock) else {
                 return Err(missed);
-            }
+            };
             tracing::debug!(error = %missed.one_line(), "retrying the metadata service");
-            self.clock
-                .sleep(pause.mul_f64(0.5 + 0.5 * self.clock.jitter()))
-                .await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            clock.sleep(pause).await;
         }
     }
 

@@ -4,8 +4,6 @@
 //! remove the cluster from their machines and decide as if they had never joined. They forget the
 //! membership last, so that after any interruption the next start comes to the same result.
 
-use std::time::Duration;
-
 use serde::Serialize;
 use tracing::{info, warn};
 
@@ -17,10 +15,8 @@ use crate::{
     observe::Origin,
     plan::Phase,
     steps::Step,
+    wait::schedules::UNSETTLED,
 };
-
-/// How often a node of a cluster that is not settled checks whether it was abandoned.
-const LOOK: Duration = Duration::from_secs(30);
 
 impl Agent {
     /// Returns why this node's cluster was abandoned, once several looks agree that it was;
@@ -45,7 +41,7 @@ impl Agent {
                 }
             }
             if self.runner.memory().await.settled.is_none() {
-                self.world.clock.sleep(LOOK).await;
+                self.world.clock.sleep(UNSETTLED).await;
             }
         }
     }

@@ -15,11 +15,8 @@ use crate::{
     plan::{self, Notice, decommission::Why},
     ports::{Command, Hook, Interruption, Notices, World},
     report::Stage,
-    wait::within,
+    wait::{schedules::NOTICES, within},
 };
-
-/// How often to poll the metadata service for notices, as EC2's documentation advises.
-pub const POLL: Duration = Duration::from_secs(5);
 
 /// Reserved for the last phases, out of the time that a notice gives.
 const MARGIN: Duration = Duration::from_secs(15);
@@ -124,7 +121,7 @@ impl Agent {
                     trouble = Some(line);
                 }
             }
-            self.world.clock.sleep(POLL).await;
+            self.world.clock.sleep(NOTICES).await;
         }
     }
 

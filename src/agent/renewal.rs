@@ -20,9 +20,6 @@ use crate::{
     },
 };
 
-/// How often certificates are checked.
-pub const CYCLE: Duration = Duration::from_secs(10);
-
 /// How often the same warning is repeated in the journal.
 const REMINDER: Duration = Duration::from_hours(24);
 

@@ -11,10 +11,8 @@ use crate::{
     error::Result,
     observe::{Origin, Settled, record},
     ports::{OWNER_LABEL, World},
+    wait::schedules::UNSETTLED,
 };
-
-/// How often a founder checks until its boot is done.
-const LOOK: Duration = Duration::from_secs(30);
 
 /// The cluster is settled after this even if an add-on is not ready.
 const LATEST: Duration = Duration::from_hours(1);
@@ -25,7 +23,7 @@ impl Agent {
     pub(super) async fn settle_in_time(&self) -> Infallible {
         let mut said = None;
         loop {
-            self.world.clock.sleep(LOOK).await;
+            self.world.clock.sleep(UNSETTLED).await;
             let trouble = self.settle_if_used().await.err();
             let trouble = trouble.map(|error| error.one_line());
             if let Some(line) = trouble.as_ref().filter(|_| trouble != said) {

@@ -16,21 +16,15 @@ use crate::{
     ports::Role,
     report::Stage,
     snapshots::Subject,
-    wait::Every,
+    wait::{
+        Every,
+        schedules::{self, CYCLE, FULL_CHECK, HEALING},
+    },
 };
-
-/// How often the cheap checks run: peers, the node's condition.
-const CYCLE: Duration = Duration::from_secs(30);
 
 /// Workers of a large cluster look at their peers less often, so that all instances together make
 /// about four calls a second. EC2 allows an account about twenty a second and throttles the rest.
 const SHARE: Duration = Duration::from_millis(250);
-
-/// How often every phase is checked again, including digests of programs.
-const FULL_CHECK: Duration = Duration::from_hours(1);
-
-/// How often etcd members and Nodes are compared with EC2; a joining successor waits for it.
-const HEALING: Duration = Duration::from_secs(10);
 
 /// How long a node of this role waits between looks at its peers if it loses no API server.
 fn between_looks(role: Role, instances: usize) -> Duration {
@@ -79,7 +73,7 @@ impl Agent {
     /// Reports when certificates expire, and renews what is due on a control plane.
     async fn renew_certificates(&self) -> Infallible {
         let mut warnings = renewal::Warnings::default();
-        let mut cycles = self.every(renewal::CYCLE);
+        let mut cycles = self.every(schedules::CERTIFICATES);
         loop {
             cycles.tick().await;
             let renewed = renewal::renew(&self.world, &self.runner, &self.settings, &self.me).await;
@@ -135,7 +129,7 @@ impl Agent {
 
     /// Deletes the Nodes of instances that have left.
     async fn remove_left_nodes(&self) -> Infallible {
-        let mut cycles = self.every(left_nodes::CYCLE);
+        let mut cycles = self.every(schedules::LEFT_NODES);
         loop {
             cycles.tick().await;
             if let Err(error) = left_nodes::cycle(&self.world, &self.me.instance_id).await {
@@ -147,7 +141,7 @@ impl Agent {
     /// A separate loop, and a more frequent one: clients wait for it.
     async fn reconcile_dns(&self) -> Infallible {
         let (me, cluster) = (&self.me.instance_id, &self.me.cluster);
-        let mut cycles = self.every(dns::CYCLE);
+        let mut cycles = self.every(schedules::DNS);
         let (mut said, mut written) = (None, None);
         loop {
             cycles.tick().await;

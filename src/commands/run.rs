@@ -21,13 +21,8 @@ use crate::{
     ports::{Host, MachineFacts, Role},
     report::{Reporter, Stage},
     runner::Runner,
-    wait::{Backoff, Notes, Probe, relay, until},
+    wait::{Backoff, Notes, Probe, relay, schedules::REFUSAL, until},
 };
-
-/// How often a node in use checks whether a refusal has been fixed.
-const LOOK_AGAIN: Duration = Duration::from_secs(30);
-/// The longest pause on a node not in use: pauses start at `LOOK_AGAIN` and double.
-const LONGEST_PAUSE: Duration = Duration::from_mins(5);
 
 /// How long to wait for EC2 to identify this instance before the agent starts over.
 const LEARNING: Duration = Duration::from_mins(30);
@@ -65,9 +60,9 @@ async fn live_on(
     reporter: &Arc<Reporter>,
     signals: &mut ShutdownSignals,
 ) -> Result<()> {
-    let host = wiring.host.as_ref();
+    let (host, clock) = (wiring.host.as_ref(), wiring.clock.as_ref());
     let mut said = None;
-    let mut pause = LOOK_AGAIN;
+    let mut pauses = REFUSAL.pauses();
     loop {
         let refusal = match live(wiring, balancer, reporter.clone(), signals).await {
             Err(error) if error.kind() == Kind::Refused => error,
@@ -83,19 +78,17 @@ async fn live_on(
                 info!("the node is in use: its API balancer keeps running until that is fixed");
             }
         }
-        reporter.stage(Stage::Failed, line.clone(), wiring.clock.now());
+        reporter.stage(Stage::Failed, line.clone(), clock.now());
         said = Some(line);
         systemd::ready();
         tokio::select! {
             never = report_meanwhile(host, reporter) => match never {},
             () = signals.wait() => return Ok(()),
-            () = wiring.clock.sleep(pause) => {}
+            () = clock.sleep(pauses.next(clock)) => {}
         }
-        pause = if in_use {
-            LOOK_AGAIN
-        } else {
-            (pause * 2).min(LONGEST_PAUSE)
-        };
+        if in_use {
+            pauses = REFUSAL.pauses();
+        }
     }
 }
 

@@ -1,12 +1,10 @@
 //! `status`: what the running agent reports about itself.
 
-use std::time::Duration;
-
 use super::print;
 use crate::{
     adapters::{report, wiring::Wiring},
     error::{Context, Result},
-    wait::Every,
+    wait::{Every, schedules::STATUS},
 };
 
 /// `status`: asks the running agent.
@@ -14,7 +12,7 @@ pub async fn status(as_json: bool, watch: bool) -> Result<()> {
     let wiring = Wiring::new()?;
     let mut shown = None;
     // Without --watch the first answer ends the loop.
-    let mut looks = Every::new(wiring.clock.as_ref(), Duration::from_secs(1));
+    let mut looks = Every::new(wiring.clock.as_ref(), STATUS);
     loop {
         looks.tick().await;
         let status = report::ask(wiring.host.as_ref(), &wiring.clients).await?;

@@ -2,8 +2,6 @@
 //!
 //! All of them check every request; the API server lets one decide on it.
 
-use std::time::Duration;
-
 use futures::StreamExt;
 use serde_json::{Value, json};
 use tracing::{debug, info, warn};
@@ -15,10 +13,8 @@ use super::{
 use crate::{
     error::{Error, Result},
     ports::World,
+    wait::schedules::APPROVAL,
 };
-
-/// The pause after a failure, such as throttling by EC2. Pending requests are then reported again.
-const PAUSE: Duration = Duration::from_secs(1);
 
 /// The most notices of pending requests that one cycle covers.
 const AT_ONCE: usize = 1000;
@@ -34,7 +30,7 @@ pub async fn keep(world: &World, cluster: &str) {
                 error.one_line()
             );
         }
-        world.clock.sleep(PAUSE).await;
+        world.clock.sleep(APPROVAL).await;
     }
 }
 

@@ -19,7 +19,7 @@ use crate::{
         record::{self, Record},
         references,
     },
-    wait::within,
+    wait::{Pauses, schedules::ADDON, within},
 };
 
 /// The deadline for applying one add-on: shorter than the Lease, which is renewed first, so two
@@ -28,12 +28,6 @@ const ATTEMPT: Duration = Duration::from_secs(40);
 
 /// How long one object may be refused for temporary reasons; the next cycle tries again.
 const SERVED_WITHIN: Duration = Duration::from_secs(5);
-
-/// The pause after an add-on's first failure; it doubles with each further one.
-const FIRST_PAUSE: Duration = Duration::from_secs(30);
-
-/// The longest pause.
-const LONGEST_PAUSE: Duration = Duration::from_mins(10);
 
 /// Objects of these kinds hold what only a person may delete: data, or objects of others.
 const KEPT: [&str; 4] = [
@@ -57,7 +51,7 @@ pub struct Upkeep {
 #[derive(Debug, Clone)]
 struct Trouble {
     digest: String,
-    failures: u32,
+    pauses: Pauses,
     /// On the monotonic clock.
     next: Duration,
     message: String,
@@ -178,11 +172,11 @@ impl Upkeep {
                 ATTEMPT.as_secs()
             )),
         };
-        let failures = match self.troubles.get(&addon.name) {
-            Some(trouble) if trouble.digest == digest => trouble.failures + 1,
-            _ => 1,
+        let mut pauses = match self.troubles.remove(&addon.name) {
+            Some(trouble) if trouble.digest == digest => trouble.pauses,
+            _ => ADDON.pauses(),
         };
-        let pause = pause_after(failures);
+        let pause = pauses.next(world.clock.as_ref());
         let line = error.one_line();
         warn!(
             HINT = error.remedy(),
@@ -191,7 +185,7 @@ impl Upkeep {
         );
         let trouble = Trouble {
             digest,
-            failures,
+            pauses,
             next: now + pause,
             message: line.clone(),
         };
@@ -206,11 +200,6 @@ enum Interrupted {
     ByLeader(String),
     /// The API does not answer.
     ByError(Error),
-}
-
-fn pause_after(failures: u32) -> Duration {
-    let doubled = 2_u32.saturating_pow(failures.saturating_sub(1));
-    FIRST_PAUSE.saturating_mul(doubled).min(LONGEST_PAUSE)
 }
 
 /// Applies an add-on and keeps its record up to date.

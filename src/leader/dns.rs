@@ -20,9 +20,6 @@ use crate::{
     wait::within,
 };
 
-/// How often to check the workers: two checks and a write fit into 30 s.
-pub const CYCLE: Duration = Duration::from_secs(10);
-
 /// How long to wait for EC2: while it throttles, the API's report is enough to remove a worker.
 const EC2_ANSWERS: Duration = Duration::from_secs(5);
 

@@ -1,7 +1,5 @@
 //! Deletes the Nodes whose own agents have marked them as left: a worker may not delete its own.
 
-use std::time::Duration;
-
 use serde_json::Value;
 use tracing::info;
 
@@ -12,9 +10,6 @@ use crate::{
     ports::World,
     steps::decommission::LEFT,
 };
-
-/// How often to look for marked Nodes.
-pub const CYCLE: Duration = Duration::from_secs(10);
 
 /// Whether the node's current instance has marked it as left. A mark with another instance's id is
 /// from an earlier instance with the same name.

@@ -8,10 +8,7 @@
 //! taken either. Then the agent on the node of etcd's leader acts: it compacts up to now,
 //! defragments each full member, and disarms the alarm.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::future::join_all;
 use jiff::Timestamp;
@@ -23,13 +20,11 @@ use crate::{
     identity::Identity,
     ports::{Alarm, Database, Etcd, Member, MemberStatus, RaisedAlarm, World},
     report::{EtcdReport, MemberReport, MemberState},
+    wait::schedules::AFTER_DEFRAGMENTATION,
 };
 
 /// Files smaller than this, or than half of their quota, are not defragmented.
 const WORTHWHILE: u64 = 100 << 20;
-
-/// How long a member is left alone after a defragmentation, whatever the result.
-const PAUSE: Duration = Duration::from_hours(1);
 
 /// A member and its answer to a status request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -280,7 +275,8 @@ impl Maintenance {
     async fn act(&mut self, world: &World, me: &Identity, members: &[Asked]) -> Result<bool> {
         if !is_alarmed(members) {
             let now = world.clock.now();
-            self.defragmented.retain(|_, at| now < *at + PAUSE);
+            self.defragmented
+                .retain(|_, at| now < *at + AFTER_DEFRAGMENTATION);
             let resting = self.defragmented.keys().copied().collect();
             let Some(member) = due(members, &resting) else {
                 return Ok(false);

@@ -15,10 +15,8 @@ use crate::{
     ports::{Place, World},
     report::SnapshotReport,
     snapshots::{self, Subject, Taken},
+    wait::schedules::BACKUP,
 };
-
-/// The pause after a failure.
-const PAUSE: Duration = Duration::from_mins(5);
 
 /// What one control plane remembers from cycle to cycle.
 #[derive(Debug)]
@@ -100,7 +98,7 @@ impl Schedule {
                 warn!(HINT = error.remedy(), "{}", error.one_line());
                 self.report.failures += 1;
                 self.report.trouble = error.one_line();
-                self.next = Some(now + PAUSE);
+                self.next = Some(now + BACKUP);
             }
         }
     }
@@ -201,7 +199,7 @@ mod tests {
         fake.etcd.voter("a", 10);
         let paused = schedule.cycle(&world, subject("i-1")).await.unwrap();
         assert_eq!((paused.failures, backups(&fake).await), (1, 0));
-        pass(&fake, PAUSE.as_secs()).await;
+        pass(&fake, BACKUP.as_secs()).await;
         let repaired = schedule.cycle(&world, subject("i-1")).await.unwrap();
         assert_eq!((repaired.failures, repaired.trouble.as_str()), (1, ""));
         assert_eq!(backups(&fake).await, 1);

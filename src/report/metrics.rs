@@ -10,7 +10,10 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::{AddonState, Stage, Status};
+use super::{
+    AddonReport, AddonState, CertificateReport, DnsReport, PhaseReport, SnapshotReport, Stage,
+    Status,
+};
 use crate::{
     error::{Context, Result},
     ports::Role,
@@ -50,6 +53,24 @@ struct StateLabel {
 /// The metrics in the `OpenMetrics` text format.
 pub fn text(status: &Status) -> Result<String> {
     let mut registry = Registry::with_prefix("k8s_bootstrap");
+    agent(&mut registry, status);
+    stage(&mut registry, status);
+    phases(&mut registry, &status.phases);
+    addons(&mut registry, &status.addons);
+    dns(&mut registry, status.dns.as_ref());
+    if let Some(report) = &status.snapshots {
+        snapshots(&mut registry, report);
+    }
+    if let Some(report) = &status.etcd {
+        etcd::register(&mut registry, report);
+    }
+    certificates(&mut registry, &status.certificates);
+    let mut text = String::new();
+    encode(&mut text, &registry).attempting(|| "cannot encode the metrics".to_owned())?;
+    Ok(text)
+}
+
+fn agent(registry: &mut Registry, status: &Status) {
     let text_of = |value: &Option<String>| value.clone().unwrap_or_default();
     registry.register(
         "agent",
@@ -64,6 +85,9 @@ pub fn text(status: &Status) -> Result<String> {
             ("kubernetes", text_of(&status.kubernetes)),
         ]),
     );
+}
+
+fn stage(registry: &mut Registry, status: &Status) {
     let stages = Family::<StageLabel, Gauge>::default();
     for stage in [
         Stage::Starting,
@@ -89,20 +113,19 @@ pub fn text(status: &Status) -> Result<String> {
         Unit::Seconds,
         since,
     );
-    let phases = Family::<StateLabel, Gauge>::default();
+}
+
+fn phases(registry: &mut Registry, phases: &[PhaseReport]) {
+    let states = Family::<StateLabel, Gauge>::default();
     for state in ["pending", "running", "held", "done", "failed"] {
-        let count = status
-            .phases
-            .iter()
-            .filter(|p| word(&p.state) == state)
-            .count();
-        phases
+        let count = phases.iter().filter(|p| word(&p.state) == state).count();
+        states
             .get_or_create(&StateLabel { state })
             .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
-    registry.register("phases", "Phases of the plan by state", phases);
+    registry.register("phases", "Phases of the plan by state", states);
     let durations = Family::<PhaseLabel, Gauge<f64, std::sync::atomic::AtomicU64>>::default();
-    for phase in &status.phases {
+    for phase in phases {
         if let PhaseState::Done { duration_ms } = phase.state {
             let label = PhaseLabel {
                 phase: phase.name.clone(),
@@ -117,22 +140,28 @@ pub fn text(status: &Status) -> Result<String> {
         Unit::Seconds,
         durations,
     );
-    let addons = Family::<AddonLabel, Gauge>::default();
-    for addon in &status.addons {
+}
+
+fn addons(registry: &mut Registry, addons: &[AddonReport]) {
+    let ready = Family::<AddonLabel, Gauge>::default();
+    for addon in addons {
         let label = AddonLabel {
             addon: addon.name.clone(),
         };
-        addons
+        ready
             .get_or_create(&label)
             .set(i64::from(addon.state == AddonState::Applied));
     }
     registry.register(
         "addon_ready",
         "On the leader: 1 for an add-on that is applied and runs",
-        addons,
+        ready,
     );
+}
+
+fn dns(registry: &mut Registry, dns: Option<&DnsReport>) {
     let records = Family::<NameLabel, Gauge>::default();
-    if let Some(dns) = &status.dns {
+    if let Some(dns) = dns {
         let label = NameLabel {
             name: dns.name.clone(),
         };
@@ -144,34 +173,35 @@ pub fn text(status: &Status) -> Result<String> {
         "On the leader: addresses of workers in the DNS record set",
         records,
     );
-    if let Some(report) = &status.snapshots {
-        let (last, bytes, failures) = <(Gauge, Gauge, Gauge)>::default();
-        last.set(report.last_good.map_or(0, jiff::Timestamp::as_second));
-        bytes.set(i64::try_from(report.bytes).unwrap_or(i64::MAX));
-        failures.set(i64::try_from(report.failures).unwrap_or(i64::MAX));
-        registry.register_with_unit(
-            "snapshot_last_good",
-            "On the leader: when the last good backup was taken, as Unix time; 0 for never",
-            Unit::Seconds,
-            last,
-        );
-        registry.register_with_unit(
-            "snapshot_size",
-            "On the leader: size of the last snapshot of etcd that this agent took",
-            Unit::Bytes,
-            bytes,
-        );
-        registry.register(
-            "snapshot_failures",
-            "On the leader: backups that failed since this agent started",
-            failures,
-        );
-    }
-    if let Some(report) = &status.etcd {
-        etcd::register(&mut registry, report);
-    }
+}
+
+fn snapshots(registry: &mut Registry, report: &SnapshotReport) {
+    let (last, bytes, failures) = <(Gauge, Gauge, Gauge)>::default();
+    last.set(report.last_good.map_or(0, jiff::Timestamp::as_second));
+    bytes.set(i64::try_from(report.bytes).unwrap_or(i64::MAX));
+    failures.set(i64::try_from(report.failures).unwrap_or(i64::MAX));
+    registry.register_with_unit(
+        "snapshot_last_good",
+        "On the leader: when the last good backup was taken, as Unix time; 0 for never",
+        Unit::Seconds,
+        last,
+    );
+    registry.register_with_unit(
+        "snapshot_size",
+        "On the leader: size of the last snapshot of etcd that this agent took",
+        Unit::Bytes,
+        bytes,
+    );
+    registry.register(
+        "snapshot_failures",
+        "On the leader: backups that failed since this agent started",
+        failures,
+    );
+}
+
+fn certificates(registry: &mut Registry, certificates: &[CertificateReport]) {
     let ends = Family::<CertificateLabel, Gauge>::default();
-    for certificate in &status.certificates {
+    for certificate in certificates {
         let label = CertificateLabel {
             certificate: certificate.name.clone(),
         };
@@ -184,9 +214,6 @@ pub fn text(status: &Status) -> Result<String> {
         Unit::Seconds,
         ends,
     );
-    let mut text = String::new();
-    encode(&mut text, &registry).attempting(|| "cannot encode the metrics".to_owned())?;
-    Ok(text)
 }
 
 fn word(state: &PhaseState) -> &'static str {
@@ -205,10 +232,7 @@ mod tests {
     use super::*;
     use crate::{
         ports::{Alarm, Database},
-        report::{
-            AddonReport, CertificateReport, DnsReport, EtcdReport, MemberReport, MemberState,
-            PhaseReport, SnapshotReport,
-        },
+        report::{EtcdReport, MemberReport, MemberState},
     };
 
     #[test]

@@ -65,6 +65,95 @@ async fn pauses_grow_by_half_up_to_the_longest_and_are_jittered() {
     }
 }
 
+#[test]
+fn every_schedule_grows_to_its_longest_pause() {
+    use schedules::{
+        ADDON, APPLY, AWS, DOUBTFUL_PHASE, DOWNLOAD, LOCAL, METADATA, PHASE, REFUSAL, REMOTE,
+    };
+    // In milliseconds, with the clock's jitter of one half.
+    for (name, schedule, pauses) in [
+        ("LOCAL", LOCAL, [75, 112, 168, 253, 379, 569, 854, 1281]),
+        (
+            "REMOTE",
+            REMOTE,
+            [375, 562, 843, 1265, 1898, 2847, 3750, 3750],
+        ),
+        (
+            "PHASE",
+            PHASE,
+            [750, 1500, 3000, 6000, 12_000, 22_500, 22_500, 22_500],
+        ),
+        (
+            "DOUBTFUL_PHASE",
+            DOUBTFUL_PHASE,
+            [3750, 7500, 15_000, 30_000, 45_000, 45_000, 45_000, 45_000],
+        ),
+        (
+            "REFUSAL",
+            REFUSAL,
+            [
+                30_000, 60_000, 120_000, 240_000, 300_000, 300_000, 300_000, 300_000,
+            ],
+        ),
+        (
+            "ADDON",
+            ADDON,
+            [
+                30_000, 60_000, 120_000, 240_000, 480_000, 600_000, 600_000, 600_000,
+            ],
+        ),
+        (
+            "AWS",
+            AWS,
+            [250, 500, 1000, 2000, 4000, 8000, 10_000, 10_000],
+        ),
+        (
+            "METADATA",
+            METADATA,
+            [75, 150, 300, 600, 1200, 2400, 3750, 3750],
+        ),
+        (
+            "APPLY",
+            APPLY,
+            [200, 400, 800, 1600, 3200, 5000, 5000, 5000],
+        ),
+        (
+            "DOWNLOAD",
+            DOWNLOAD,
+            [300, 600, 1200, 2400, 4800, 9600, 15_000, 15_000],
+        ),
+    ] {
+        let clock = StoppedClock::showing(NOON);
+        let mut run = schedule.pauses();
+        let drawn = pauses.map(|_| run.next(&*clock).as_millis());
+        assert_eq!(drawn, pauses, "{name}");
+    }
+}
+
+#[test]
+fn an_error_of_another_kind_does_not_make_the_next_pause_shorter() {
+    use schedules::{DOUBTFUL_PHASE, PHASE};
+    let clock = StoppedClock::showing(NOON);
+    let mut pauses = PHASE.pauses();
+    let mut next = |schedule| {
+        pauses.follow(schedule);
+        pauses.next(&*clock).as_millis()
+    };
+    assert_eq!((next(PHASE), next(DOUBTFUL_PHASE)), (750, 3750));
+    let slower = [(); 4].map(|()| next(DOUBTFUL_PHASE));
+    assert_eq!(slower, [7500, 15_000, 30_000, 45_000]);
+    assert_eq!((next(PHASE), next(PHASE)), (45_000, 22_500));
+}
+
+#[tokio::test]
+async fn a_schedule_with_few_attempts_ends_a_wait_before_its_deadline() {
+    let clock = StoppedClock::showing(NOON);
+    let backoff = schedules::AWS.within(Duration::from_hours(1));
+    let (outcome, looks, _) = wait_for(&clock, backoff, |_| Ok(not_yet())).await;
+    outcome.unwrap_err();
+    assert_eq!((looks, clock.waits().len()), (8, 7));
+}
+
 #[tokio::test]
 async fn a_wait_ends_at_its_deadline_with_the_last_reason() {
     let clock = StoppedClock::showing(NOON);
@@ -81,7 +170,10 @@ async fn a_wait_ends_at_its_deadline_with_the_last_reason() {
     assert_eq!(looks, waits.len() + 1);
     let total: Duration = waits.iter().sum();
     assert!(total >= backoff.deadline, "gave up early: {total:?}");
-    assert!(total < backoff.deadline + backoff.longest, "{total:?}");
+    assert!(
+        total < backoff.deadline + backoff.schedule.longest,
+        "{total:?}"
+    );
 }
 
 #[tokio::test]
@@ -136,7 +228,10 @@ async fn a_step_of_the_wall_clock_neither_ends_nor_prolongs_a_wait() {
         outcome.unwrap_err();
         let total: Duration = clock.waits().iter().sum();
         assert!(total >= backoff.deadline, "{hours} h: {total:?}");
-        assert!(total < backoff.deadline + backoff.longest, "{total:?}");
+        assert!(
+            total < backoff.deadline + backoff.schedule.longest,
+            "{total:?}"
+        );
     }
 }
 

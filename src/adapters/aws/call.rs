@@ -23,12 +23,13 @@ use super::{
     CredentialSource,
     answer::Rejection,
     endpoint::{Endpoints, Service},
-    retry::{Schedule, is_transient},
+    retry::{BACKOFF, is_transient},
 };
 use crate::{
     adapters::{http::Clients, imds::RoleCredentials},
     error::{Context, Error, Result},
     ports::Clock,
+    wait::schedules::AWS,
 };
 
 /// AWS accepts signatures that are up to five minutes off; if the clocks differ by less than this,
@@ -156,7 +157,7 @@ impl Aws {
         let url = url
             .join(&call.path)
             .attempting(|| format!("`{}` is not a path of {url}", call.path))?;
-        let mut schedule = Schedule::begin(&*self.clock);
+        let mut retries = BACKOFF.begin(&*self.clock);
         let (mut clock_corrected, mut credentials_renewed) = (false, false);
         loop {
             let credentials = self.credentials.current().await;
@@ -185,8 +186,8 @@ impl Aws {
                 }
                 Err(error) => error,
             };
-            let attempts = schedule.attempt;
-            let Some(pause) = schedule.next_pause(&*self.clock) else {
+            let attempts = retries.attempt();
+            let Some(pause) = retries.next_pause(&*self.clock) else {
                 return Err(missed.during(format!(
                     "{}: gave up after {attempts} attempts",
                     self.attempted(call)
@@ -252,11 +253,11 @@ impl Aws {
         headers: &[(String, String)],
         body: &'static str,
     ) -> Result<(u16, String)> {
-        let mut schedule = Schedule::within(self.clock.as_ref(), FORWARDING);
+        let mut retries = AWS.within(FORWARDING).begin(self.clock.as_ref());
         loop {
             let (status, said) = self.forward_once(service, headers, body).await?;
             let later = is_transient(status, &Rejection::read(status, &said).code);
-            let pause = later.then(|| schedule.next_pause(self.clock.as_ref()));
+            let pause = later.then(|| retries.next_pause(self.clock.as_ref()));
             let Some(pause) = pause.flatten() else {
                 return Ok((status, said));
             };

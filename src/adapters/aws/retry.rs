@@ -1,58 +1,13 @@
 //! Which calls are retried, and when.
 //!
-//! Up to eight attempts within 90 s. The pause before attempt n + 1 is drawn evenly from nothing to
-//! 0.5 s · 2ⁿ⁻¹, at most 20 s ("full jitter"), so that nodes that were throttled together do not
-//! retry together:
-//!
-//! ```text
-//! before attempt   2    3    4    5    6    7     8
-//! at most        0.5    1    2    4    8   16    20 s
-//! ```
-//!
-//! If the error lasts longer, the caller's own, slower wait retries.
+//! Up to eight attempts within 90 s, by the schedule [`AWS`].
 
 use std::time::Duration;
 
-use jiff::Timestamp;
+use crate::wait::{Backoff, schedules::AWS};
 
-use crate::ports::Clock;
-
-const ATTEMPTS: u32 = 8;
-const DEADLINE: Duration = Duration::from_secs(90);
-const FIRST: Duration = Duration::from_millis(500);
-const LONGEST: Duration = Duration::from_secs(20);
-
-/// The attempts of one call.
-pub(super) struct Schedule {
-    end: Timestamp,
-    /// The number of attempts, including the current one.
-    pub attempt: u32,
-}
-
-impl Schedule {
-    pub fn begin(clock: &dyn Clock) -> Self {
-        Self::within(clock, DEADLINE)
-    }
-
-    /// For a call that somebody is waiting for: its attempts begin within this time.
-    pub fn within(clock: &dyn Clock, time: Duration) -> Self {
-        Self {
-            end: clock.now() + time,
-            attempt: 1,
-        }
-    }
-
-    /// The pause before the next attempt; `None` after the last one.
-    pub fn next_pause(&mut self, clock: &dyn Clock) -> Option<Duration> {
-        let ceiling = FIRST.saturating_mul(1 << (self.attempt - 1)).min(LONGEST);
-        let pause = ceiling.mul_f64(clock.jitter());
-        if self.attempt >= ATTEMPTS || clock.now() + pause >= self.end {
-            return None;
-        }
-        self.attempt += 1;
-        Some(pause)
-    }
-}
+/// For a call whose answer no other node waits for.
+pub(super) const BACKOFF: Backoff = AWS.within(Duration::from_secs(90));
 
 /// Whether the service asks to retry later.
 pub(super) fn is_transient(status: u16, code: &str) -> bool {
@@ -87,7 +42,7 @@ mod tests {
     #[test]
     fn pauses_double_to_a_ceiling_and_end_after_eight_attempts() {
         let clock = StoppedClock::showing("2026-01-01T00:00:00Z");
-        let mut schedule = Schedule::begin(&*clock);
+        let mut schedule = BACKOFF.begin(&*clock);
         let pauses: Vec<u128> =
             std::iter::from_fn(|| schedule.next_pause(&*clock).map(|p| p.as_millis())).collect();
         assert_eq!(pauses, [250, 500, 1000, 2000, 4000, 8000, 10_000]);
@@ -96,7 +51,7 @@ mod tests {
     #[test]
     fn slow_answers_end_the_retries_at_the_deadline() {
         let clock = StoppedClock::showing("2026-01-01T00:00:00Z");
-        let mut schedule = Schedule::begin(&*clock);
+        let mut schedule = BACKOFF.begin(&*clock);
         assert!(schedule.next_pause(&*clock).is_some());
         clock.forward(Duration::from_mins(2));
         assert_eq!(schedule.next_pause(&*clock), None);

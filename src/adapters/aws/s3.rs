@@ -33,7 +33,7 @@ use super::{
     answer::Rejection,
     call::{Aws, date_of},
     endpoint::Service,
-    retry::{Schedule, is_transient},
+    retry::{BACKOFF, is_transient},
 };
 use crate::{
     adapters::{host, imds::RoleCredentials},
@@ -267,7 +267,7 @@ impl S3 {
     async fn call(&self, request: &Request<'_>) -> Result<Outcome> {
         let aws = &self.0;
         let url = self.url(request)?;
-        let mut schedule = Schedule::begin(&*aws.clock);
+        let mut retries = BACKOFF.begin(&*aws.clock);
         let (mut clock_corrected, mut credentials_renewed) = (false, false);
         loop {
             let credentials = aws.credentials.current().await;
@@ -297,8 +297,8 @@ impl S3 {
                 }
                 Err(error) => error,
             };
-            let attempts = schedule.attempt;
-            let Some(pause) = schedule.next_pause(&*aws.clock) else {
+            let attempts = retries.attempt();
+            let Some(pause) = retries.next_pause(&*aws.clock) else {
                 return Err(missed.during(format!(
                     "{}: gave up after {attempts} attempts",
                     self.attempted(request)

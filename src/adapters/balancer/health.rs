@@ -15,10 +15,8 @@ use tracing::{info, warn};
 use crate::{
     error::{Context, Error, Result},
     ports::ApiHealth,
+    wait::schedules::API_SERVERS,
 };
-
-/// The time between two probes of a server.
-const PAUSE: Duration = Duration::from_secs(2);
 
 /// How long one probe may take.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
@@ -113,7 +111,7 @@ impl Health {
 
     /// Probes the listed servers until the process ends.
     pub async fn watch_over(&self, servers: watch::Receiver<Vec<SocketAddr>>, probe: &dyn Probe) {
-        let mut rounds = interval(PAUSE);
+        let mut rounds = interval(API_SERVERS);
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             rounds.tick().await;

@@ -19,6 +19,7 @@ use tracing::{debug, warn};
 use crate::{
     error::{Context, Result},
     kubernetes::LOCAL_ENDPOINT,
+    wait::schedules::ACCEPT,
 };
 
 pub use health::{Answer, Health, Probe, ReadyzProbe};
@@ -53,7 +54,7 @@ pub async fn serve(
                     error = error.to_string(),
                     "cannot accept a connection to the API"
                 );
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                tokio::time::sleep(ACCEPT).await;
                 continue;
             }
         };

@@ -15,6 +15,7 @@ use super::receive::{Piece, no_space};
 use crate::{
     adapters::host,
     error::{Error, Kind, Result},
+    wait::schedules::DOWNLOAD,
 };
 
 /// A server that is silent for this long counts as gone.
@@ -23,12 +24,12 @@ const SILENCE: Duration = Duration::from_secs(30);
 /// The largest file that is accepted from a server, whatever it announces.
 const LARGEST: u64 = 4 << 30;
 
-/// Pauses between attempts: 200 ms doubling to 10 s, each extended by up to its own length. They
-/// start over whenever bytes arrived.
+/// The pauses of the schedule [`DOWNLOAD`]; backon's jitter is [`crate::wait::Jitter::Added`].
 fn pauses() -> impl Iterator<Item = Duration> + Send {
     ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(200))
-        .with_max_delay(Duration::from_secs(10))
+        .with_min_delay(DOWNLOAD.first)
+        .with_factor(DOWNLOAD.factor)
+        .with_max_delay(DOWNLOAD.longest)
         .with_jitter()
         .without_max_times()
         .build()

@@ -25,6 +25,7 @@ use super::Certificate;
 use crate::{
     error::{Context, Result},
     join::{JoinService, Refusal},
+    wait::schedules::ACCEPT,
 };
 
 /// How long a connection may take.
@@ -79,7 +80,7 @@ pub async fn serve(
             Err(error) => {
                 // Usually out of file descriptors: existing connections must continue.
                 warn!("cannot accept a joiner's connection: {error}");
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                tokio::time::sleep(ACCEPT).await;
                 continue;
             }
         };

@@ -13,12 +13,14 @@ use kube::{
     runtime::wait::{await_condition, conditions},
 };
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::timeout;
 
 use super::{connection::Connection, failed, is_refusal};
 use crate::{
+    adapters::clock::SystemClock,
     error::{Error, Result},
-    ports::OWNER_LABEL,
+    ports::{Clock, OWNER_LABEL},
+    wait::schedules::APPLY,
 };
 
 /// The field manager, and the value of the managed-by label.
@@ -114,8 +116,7 @@ async fn one(
 ) -> Result<()> {
     let what = format!("apply {}", name(object));
     // Such as webhooks whose pods are starting, and kinds that are not served yet.
-    let end = Instant::now() + served_within;
-    let mut pause = Duration::from_millis(200);
+    let mut retries = APPLY.within(served_within).begin(&SystemClock);
     loop {
         let error = match attempt(client, kinds, object).await {
             Ok(true) => return Ok(()),
@@ -134,11 +135,10 @@ async fn one(
                 error
             }
         };
-        if Instant::now() + pause > end {
+        let Some(pause) = retries.next_pause(&SystemClock) else {
             return Err(error);
-        }
-        sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_secs(5));
+        };
+        SystemClock.sleep(pause).await;
         *kinds = Kinds::default();
     }
 }

@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use tokio::time::timeout;
 

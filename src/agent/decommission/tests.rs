@@ -220,7 +220,7 @@ async fn a_notice_ends_the_steady_state() {
     let agent = member(&fake, worker("i-1")).await;
     let keep = agent.stay();
     let hear = async {
-        tokio::time::sleep(POLL).await;
+        tokio::time::sleep(NOTICES).await;
         fake.metadata.notice(Notices {
             terminated_by_group: true,
             ..Notices::default()

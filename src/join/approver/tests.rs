@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
+use std::time::Duration;
+
 use base64::{Engine, prelude::BASE64_STANDARD};
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, SanType};
 use secrecy::ExposeSecret;
@@ -183,7 +185,7 @@ async fn after_a_failed_watch_requests_are_listed_before_the_next_watch() {
         fake.certificates.refuse_followers();
         settle().await;
         assert_eq!(fake.certificates.looks(), before);
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(APPROVAL).await;
         assert!(fake.certificates.looks() > before);
     }
 }
@@ -200,7 +202,7 @@ async fn requests_that_a_failed_cycle_left_are_retried() {
     settle().await;
     assert_eq!(fake.certificates.outcome("serving"), None);
     fake.ec2.list([instance()]);
-    tokio::time::sleep(PAUSE).await;
+    tokio::time::sleep(APPROVAL).await;
     settle().await;
     assert!(outcome(&fake, "serving").starts_with("Approved"));
 }

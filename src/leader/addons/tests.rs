@@ -5,7 +5,7 @@ use serde_json::json;
 use super::*;
 use crate::{
     config::{Fragment, load},
-    testing::FakeWorld,
+    testing::{FakeWorld, StoppedClock},
 };
 
 fn upkeep(me: &str, toml: &str) -> Upkeep {
@@ -189,11 +189,11 @@ async fn a_failed_addon_is_retried_after_a_pause_and_a_changed_one_at_once() {
     let mut upkeep = upkeep("i-1", ONE);
     let mut tries = Vec::new();
     for cycle in 0..16 {
-        let before = upkeep.troubles.get("one").map_or(0, |t| t.failures);
+        let before = upkeep.troubles.get("one").map(|t| t.next);
         let upkept = upkeep.cycle(&fake.ports()).await.unwrap();
         assert_eq!(states(&upkept), [("one", "failed")]);
         assert!(upkeep.troubles["one"].message.contains("/one"));
-        if upkeep.troubles["one"].failures > before {
+        if upkeep.troubles.get("one").map(|t| t.next) > before {
             tries.push(cycle * 30);
         }
         pass(&fake, 30).await;
@@ -206,8 +206,10 @@ async fn a_failed_addon_is_retried_after_a_pause_and_a_changed_one_at_once() {
 
 #[test]
 fn pauses_double_up_to_ten_minutes() {
-    let pauses = [1, 2, 3, 5, 6, 100].map(|n| pause_after(n).as_secs());
-    assert_eq!(pauses, [30, 60, 120, 480, 600, 600]);
+    let clock = StoppedClock::showing("2026-11-23T12:00:00Z");
+    let mut pauses = ADDON.pauses();
+    let pauses = [(); 7].map(|()| pauses.next(&*clock).as_secs());
+    assert_eq!(pauses, [30, 60, 120, 240, 480, 600, 600]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -310,7 +310,7 @@ async fn the_leader_defragments_one_member_in_a_cycle_and_each_once_an_hour() {
     stage.fake.etcd.database(1, 400 * MIB, 100 * MIB, 100 * MIB);
     stage.cycle().await;
     assert_eq!(stage.fake.etcd.maintained(), [""; 0]);
-    stage.fake.ports().clock.sleep(PAUSE).await;
+    stage.fake.ports().clock.sleep(AFTER_DEFRAGMENTATION).await;
     stage.cycle().await;
     assert_eq!(stage.fake.etcd.maintained(), ["defragment 1"]);
 }
