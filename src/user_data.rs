@@ -11,18 +11,23 @@ use crate::{
 /// The agent's own script; see cloud-init/bootstrap.sh.
 const SCRIPT: &str = include_str!("../cloud-init/bootstrap.sh");
 
+/// The script's first command.
+const SET: &str = "set -eu\n";
+
 /// The most that EC2 accepts, before base64.
 pub const LIMIT: usize = 16 * 1024;
 
 /// Builds the user-data. The agent is downloaded from the first of `urls` that has it.
 ///
 /// `role` and `config` (TOML) go into a separate MIME part. Without either, a plain script is
-/// enough and the role comes from the tag `k8s-bootstrap:role`.
+/// enough and the role comes from the tag `k8s-bootstrap:role`. `proxy` are the variables with which
+/// the agent is downloaded.
 pub fn form(
     urls: &[String],
     sha256: &str,
     role: Option<Role>,
     config: Option<&str>,
+    proxy: &[(&str, String)],
 ) -> Result<String> {
     let unfit = |url: &&String| url.contains(['\'', '\n']) || !is_fetched_over_http(url);
     if let Some(url) = urls.iter().find(unfit) {
@@ -32,6 +37,7 @@ pub fn form(
     let get: Vec<String> = urls.iter().map(|url| format!("get '{url}'")).collect();
     let script = SCRIPT.replace("@SHA256@", sha256);
     let script = script.replace("@GET@", &get.join(" || "));
+    let script = script.replacen(SET, &format!("{SET}{}", exports(proxy)), 1);
     let role = role.map(|role| format!("node.role = \"{role}\"\n"));
     let parts: Vec<&str> = role.as_deref().into_iter().chain(config).collect();
     let text = if parts.is_empty() {
@@ -47,6 +53,18 @@ pub fn form(
         .hint("gzip it (the agent and cloud-init unpack it), or put the settings into the image as /etc/k8s-bootstrap/config.toml"));
     }
     Ok(text)
+}
+
+/// A line that exports these variables, in both spellings: curl ignores `HTTP_PROXY`.
+fn exports(variables: &[(&str, String)]) -> String {
+    if variables.is_empty() {
+        return String::new();
+    }
+    let one = |(name, value): &(&str, String)| {
+        format!(" {name}='{value}' {}='{value}'", name.to_lowercase())
+    };
+    let all: String = variables.iter().map(one).collect();
+    format!("export{all}\n")
 }
 
 fn is_fetched_over_http(url: &str) -> bool {
@@ -86,7 +104,7 @@ mod tests {
 
     #[test]
     fn a_role_by_tag_needs_nothing_but_the_script() {
-        let text = form(&urls(), "00ff", None, None).unwrap();
+        let text = form(&urls(), "00ff", None, None, &[]).unwrap();
         assert!(text.starts_with("#!/bin/sh\n"));
         assert!(text.contains("get 'https://example.com/a'; }") && text.contains("'00ff  '"));
         assert!(
@@ -102,6 +120,7 @@ mod tests {
             "00",
             Some(Role::Worker),
             Some("cluster.name = 'x'\n"),
+            &[],
         )
         .unwrap();
         let settings = load(&fragments(text.as_bytes()).unwrap()).unwrap();
@@ -110,9 +129,27 @@ mod tests {
     }
 
     #[test]
+    fn the_agent_is_downloaded_through_the_proxy() {
+        let mut settings = crate::testing::settings();
+        settings.proxy.https = "http://proxy:3128".to_owned();
+        let variables = settings.proxy.variables(&settings.no_proxy());
+        let text = form(&urls(), "00", None, None, &variables).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        let at = lines.iter().position(|line| *line == "set -eu").unwrap();
+        let export = lines[at + 1];
+        assert!(
+            export.starts_with(
+                "export HTTPS_PROXY='http://proxy:3128' https_proxy='http://proxy:3128' NO_PROXY='"
+            ),
+            "{export}"
+        );
+        assert!(export.contains("no_proxy='localhost,"), "{export}");
+    }
+
+    #[test]
     fn user_data_beyond_ec2s_limit_is_refused() {
         let config = format!("# {}\n", "x".repeat(LIMIT));
-        let error = form(&urls(), "00", None, Some(&config)).unwrap_err();
+        let error = form(&urls(), "00", None, Some(&config), &[]).unwrap_err();
         assert!(
             error.to_string().contains("EC2 accepts at most 16384"),
             "{error}"

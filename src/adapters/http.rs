@@ -8,12 +8,15 @@ pub mod resolver;
 
 use std::{sync::Arc, time::Duration};
 
-use reqwest::{Client, ClientBuilder, redirect::Policy};
+use reqwest::{Client, ClientBuilder, NoProxy, redirect::Policy};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_native_certs::CertificateResult;
 
 use self::resolver::SystemResolver;
-use crate::error::{Context, Result};
+use crate::{
+    config::Settings,
+    error::{Context, Result},
+};
 
 /// The `User-Agent` of all requests.
 pub const USER_AGENT: &str = concat!("k8s-bootstrap/", env!("CARGO_PKG_VERSION"));
@@ -23,6 +26,8 @@ pub const USER_AGENT: &str = concat!("k8s-bootstrap/", env!("CARGO_PKG_VERSION")
 pub struct Clients {
     tls: ClientConfig,
     resolver: SystemResolver,
+    /// The settings' proxies; if there are none, the environment's variables count.
+    proxies: Vec<reqwest::Proxy>,
 }
 
 impl Clients {
@@ -43,17 +48,39 @@ impl Clients {
         Ok(Self {
             tls,
             resolver: SystemResolver::default(),
+            proxies: Vec::new(),
         })
     }
 
-    fn builder(&self) -> ClientBuilder {
-        Client::builder()
-            .user_agent(USER_AGENT)
-            .tls_backend_preconfigured(self.tls.clone())
-            .dns_resolver(Arc::new(self.resolver.clone()))
+    /// The same clients behind the settings' proxy, if there is one.
+    pub fn behind(&self, settings: &Settings) -> Result<Self> {
+        let (http, https) = (&settings.proxy.http, &settings.proxy.https);
+        let direct = NoProxy::from_string(&settings.no_proxy());
+        let mut clients = self.clone();
+        for (url, proxy) in [
+            (http, reqwest::Proxy::http(http)),
+            (https, reqwest::Proxy::https(https)),
+        ] {
+            if !url.is_empty() {
+                let proxy = proxy.attempting(|| format!("cannot use the proxy {url}"))?;
+                clients.proxies.push(proxy.no_proxy(direct.clone()));
+            }
+        }
+        Ok(clients)
     }
 
-    /// For release sites and mirrors: uses proxy variables and follows redirects; 10 s to connect,
+    fn builder(&self) -> ClientBuilder {
+        let proxies = self.proxies.iter().cloned();
+        proxies.fold(
+            Client::builder()
+                .user_agent(USER_AGENT)
+                .tls_backend_preconfigured(self.tls.clone())
+                .dns_resolver(Arc::new(self.resolver.clone())),
+            ClientBuilder::proxy,
+        )
+    }
+
+    /// For release sites and mirrors: uses the proxy and follows redirects; 10 s to connect,
     /// and 30 s without a byte end a transfer.
     pub fn downloads(&self) -> Result<Client> {
         self.builder()
@@ -63,7 +90,7 @@ impl Clients {
             .attempting(|| "cannot set up the HTTP client for downloads".to_owned())
     }
 
-    /// For AWS APIs: uses proxy variables, returns a redirect like any other answer (a signature is
+    /// For AWS APIs: uses the proxy, returns a redirect like any other answer (a signature is
     /// valid for one host), 5 s to connect, 20 s for the whole call.
     pub fn aws(&self) -> Result<Client> {
         self.builder()
@@ -201,6 +228,28 @@ mod tests {
         }
         let direct = clients.metadata().unwrap().get(NOBODY).send().await;
         assert!(direct.unwrap_err().is_connect());
+    }
+
+    #[tokio::test]
+    async fn the_settings_proxy_is_used_except_for_what_is_requested_directly() {
+        let proxy = MockServer::start().await;
+        Mock::given(matchers::any())
+            .respond_with(ResponseTemplate::new(418))
+            .mount(&proxy)
+            .await;
+        let mut settings = crate::testing::settings();
+        settings.proxy.http = proxy.uri();
+        let clients = Clients::new().unwrap().behind(&settings).unwrap();
+        for client in [clients.downloads(), clients.aws()] {
+            let client = client.unwrap();
+            // No lookup: the proxy resolves the name.
+            let proxied = client.get("http://release.example/").send().await.unwrap();
+            assert_eq!(proxied.status(), 418);
+            let direct = client.get(NOBODY).send().await;
+            assert!(direct.unwrap_err().is_connect());
+        }
+        let metadata = clients.metadata().unwrap().get(NOBODY).send().await;
+        assert!(metadata.unwrap_err().is_connect());
     }
 
     #[tokio::test]

@@ -66,21 +66,23 @@ impl Wiring {
         })
     }
 
-    /// The EC2 API of a region, with this instance's role.
-    pub fn ec2(&self, region: &str) -> Result<Arc<dyn Ec2>> {
-        Ok(Arc::new(Ec2Api::new(self.aws(region)?)))
+    /// The EC2 API of a region, with this instance's role and the settings' proxy.
+    pub fn ec2(&self, region: &str, settings: &Settings) -> Result<Arc<dyn Ec2>> {
+        let clients = self.clients.behind(settings)?;
+        Ok(Arc::new(Ec2Api::new(self.aws(region, &clients)?)))
     }
 
-    fn aws(&self, region: &str) -> Result<Arc<Aws>> {
+    fn aws(&self, region: &str, clients: &Clients) -> Result<Arc<Aws>> {
         let endpoints = Endpoints::of(region)?;
         let (credentials, clock) = (self.imds.clone(), self.clock.clone());
-        let aws = Aws::new(&self.clients, endpoints, credentials, clock)?;
+        let aws = Aws::new(clients, endpoints, credentials, clock)?;
         Ok(Arc::new(aws))
     }
 
     /// All ports, for this instance in its cluster.
     pub fn world(&self, settings: &Settings, me: &Identity) -> Result<World> {
-        let aws = self.aws(&me.region)?;
+        let clients = self.clients.behind(settings)?;
+        let aws = self.aws(&me.region, &clients)?;
         let store: Arc<dyn Store> = match settings.store.kind {
             StoreKind::Ssm => Arc::new(SsmStore::new(
                 Ssm::new(aws.clone()),
@@ -121,7 +123,7 @@ impl Wiring {
             host: self.host.clone(),
             commands: self.commands.clone(),
             downloads: Arc::new(HttpDownloads::new(
-                self.clients.downloads()?,
+                clients.downloads()?,
                 settings.downloads.parallel,
                 Duration::from_secs(settings.deadlines.download),
             )),

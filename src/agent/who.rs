@@ -25,11 +25,11 @@ struct Named {
 /// there late, or never if the instance does not expose them, and the host name is not the private
 /// DNS name if the VPC's DHCP options set a custom domain.
 ///
-/// `ec2` connects to the API of a region.
+/// `ec2` connects to the API of a region, through the proxy of the settings that are known so far.
 pub async fn who_am_i(
     metadata: &dyn Metadata,
     host: &dyn Host,
-    ec2: impl Fn(&str) -> Result<Arc<dyn Ec2>> + Send,
+    ec2: impl Fn(&str, &Settings) -> Result<Arc<dyn Ec2>> + Send,
 ) -> Result<(Settings, Identity, MachineFacts)> {
     let facts = metadata.facts().await?;
     let mut sources = Sources {
@@ -53,7 +53,7 @@ pub async fn who_am_i(
     let name = match known {
         Some(name) if offered.is_some() && is_complete(&sources)? => name,
         known => {
-            let api = ec2(&facts.region)?;
+            let api = ec2(&facts.region, &sources.clone().settings()?)?;
             let instance = itself(api.as_ref(), &facts).await?;
             let name = match known {
                 Some(name) => name,
@@ -157,7 +157,7 @@ mod tests {
     }
 
     async fn resolved(fake: &FakeWorld) -> Result<Identity> {
-        let ec2 = |_: &str| -> Result<Arc<dyn Ec2>> { Ok(fake.ec2.clone()) };
+        let ec2 = |_: &str, _: &Settings| -> Result<Arc<dyn Ec2>> { Ok(fake.ec2.clone()) };
         let known = who_am_i(fake.metadata.as_ref(), fake.host.as_ref(), ec2).await?;
         Ok(known.1)
     }

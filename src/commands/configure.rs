@@ -88,15 +88,20 @@ fn plan_somewhere(settings: &Settings, role: Role) -> Result<()> {
 
 /// `user-data`: for launch templates.
 pub fn user_data(urls: &[String], role: Option<Role>, config: Option<&Path>) -> Result<()> {
-    let settings = config.map(read_text).transpose()?;
-    if let (Some(path), Some(text)) = (config, &settings) {
-        check(&path.display().to_string(), text)?;
+    let text = config.map(read_text).transpose()?;
+    let mut proxy = Vec::new();
+    if let (Some(path), Some(text)) = (config, &text) {
+        let path = path.display().to_string();
+        check(&path, text)?;
+        let settings = config::load(&[Fragment::parse(&path, text)?])?;
+        proxy = settings.proxy.variables(&settings.no_proxy());
     }
     let sha256 = hex::encode(Sha256::digest(own_binary()?));
     print(&crate::user_data::form(
         urls,
         &sha256,
         role,
-        settings.as_deref(),
+        text.as_deref(),
+        &proxy,
     )?)
 }

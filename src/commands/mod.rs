@@ -35,7 +35,7 @@ pub use status::status;
 
 /// This instance's settings, identity and machine.
 async fn who_am_i(wiring: &Wiring) -> Result<(Settings, Identity, MachineFacts)> {
-    let connect = |region: &str| wiring.ec2(region);
+    let connect = |region: &str, settings: &Settings| wiring.ec2(region, settings);
     agent::who_am_i(wiring.imds.as_ref(), wiring.host.as_ref(), connect).await
 }
 

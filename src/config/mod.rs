@@ -7,6 +7,7 @@ mod embedded;
 mod known;
 mod load;
 mod network;
+mod proxy;
 mod settings;
 pub mod tags;
 pub mod user_data;

@@ -29,6 +29,7 @@ pub struct Settings {
     pub containerd: Component,
     pub images: Images,
     pub downloads: Downloads,
+    pub proxy: Proxy,
     pub pins: BTreeMap<String, Pin>,
     pub addons: BTreeMap<String, Addon>,
     pub dns: Dns,
@@ -60,6 +61,16 @@ pub struct Node {
     pub labels: BTreeMap<String, String>,
     pub taints: BTreeMap<String, String>,
     pub allow_cgroup_v1: bool,
+}
+
+/// `[proxy]`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Proxy {
+    pub http: String,
+    pub https: String,
+    pub no_proxy: Vec<String>,
 }
 
 /// `[pods]`

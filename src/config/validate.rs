@@ -1,7 +1,7 @@
 //! Checks of settings that types cannot express.
 
 use super::{
-    EMBEDDED, Network, Settings, Snapshots, Source, StoreKind, embedded, known,
+    EMBEDDED, Network, Settings, Snapshots, Source, StoreKind, embedded, known, proxy,
     settings::{Certificates, Dns},
 };
 use crate::{
@@ -70,6 +70,7 @@ pub fn validate(settings: &Settings) -> Result<()> {
         .hint("the default is 90"));
     }
     certificates(&settings.certificates)?;
+    proxy::validate(&settings.proxy)?;
     if settings.dns.enabled {
         dns(&settings.dns)?;
     }

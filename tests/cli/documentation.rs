@@ -232,7 +232,7 @@ fn the_user_data_in_the_readme_is_what_the_command_prints() {
     let sha256 = between("echo '", "  '");
     assert_eq!(sha256.len(), 64, "{sha256}");
     assert_eq!(
-        user_data::form(&[url], &sha256, None, None).unwrap(),
+        user_data::form(&[url], &sha256, None, None, &[]).unwrap(),
         example.text
     );
 }

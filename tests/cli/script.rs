@@ -25,7 +25,7 @@ impl Boot {
     /// Runs the script with these download paths; the first one that has the agent is used.
     async fn from(server: &MockServer, paths: &[&str], sha256: &str) -> Self {
         let urls: Vec<String> = paths.iter().map(|at| server.uri() + at).collect();
-        let script = form(&urls, sha256, None, None).unwrap();
+        let script = form(&urls, sha256, None, None, &[]).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let here = folder.path().to_str().unwrap();
         assert!(script.contains("/usr/local/bin/"), "{script}");

@@ -48,7 +48,7 @@ impl Containerd {
         let mut files = vec![
             (
                 Path::new("/etc/systemd/system").join(UNIT),
-                UNIT_TEXT.replace("{version}", &pin.version),
+                unit(settings, &pin.version),
             ),
             (
                 "/etc/containerd/config.toml".into(),
@@ -58,6 +58,17 @@ impl Containerd {
         files.extend(mirrors::files(settings)?);
         Ok(Self { files })
     }
+}
+
+/// The unit; images are pulled through the proxy of the settings, if there is one.
+fn unit(settings: &Settings, version: &str) -> String {
+    let proxy = settings.proxy.variables(&settings.no_proxy());
+    let lines = proxy
+        .iter()
+        .map(|(name, value)| format!("Environment=\"{name}={value}\"\n"));
+    UNIT_TEXT
+        .replace("{version}", version)
+        .replace("{environment}", &lines.collect::<String>())
 }
 
 /// Why containerd does not answer its clients; `None` if it does.
