@@ -66,7 +66,7 @@ pub struct Node {
 /// `[proxy]`
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[allow(missing_docs)]
+#[allow(missing_docs, clippy::struct_field_names)] // NO_PROXY is what everybody calls it
 pub struct Proxy {
     pub http: String,
     pub https: String,

@@ -186,11 +186,12 @@ fn accelerator(layout: &Layout, image: &VmImage) -> Result<&'static str> {
 
 fn boots_with_kvm(image: &VmImage) -> bool {
     let seconds = TRIAL.as_secs().to_string();
-    let words = ["--signal=KILL", &seconds, QEMU];
     let options = [
         "-nodefaults",
         "-display",
         "none",
+        "-serial",
+        "stdio",
         "-no-reboot",
         "-m",
         "512",
@@ -199,12 +200,13 @@ fn boots_with_kvm(image: &VmImage) -> bool {
         "-cpu",
         "host",
         "-append",
-        "panic=-1",
+        "panic=-1 console=ttyS0",
         "-kernel",
     ];
     let kernel = image.kernel.to_string_lossy();
-    let words = [&words[..], &options, &[&kernel]].concat();
-    run("timeout", &words).is_ok()
+    let words = [&["--signal=KILL", &seconds, QEMU], &options[..], &[&kernel]].concat();
+    // A processor that faults resets the machine too, without a word of the kernel.
+    run("timeout", &words).is_ok_and(|console| console.contains("Kernel panic"))
 }
 
 /// Presses the power button; `hard` pulls the plug.
