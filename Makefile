@@ -6,7 +6,7 @@ CARGO ?= cargo
 LAB    = $(CARGO) run --quiet --package lab --
 RELEASE = $(CARGO) build --release --locked --package k8s-bootstrap
 
-.PHONY: demo test check unit e2e e2e-certificates bench-app build tools audit mutants clean-lab
+.PHONY: demo test check unit e2e e2e-vm e2e-certificates bench-app build tools audit mutants clean-lab
 
 demo: tools build
 	$(LAB) up --control-planes 1 --workers 2
@@ -45,6 +45,15 @@ SCENARIOS ?=
 
 e2e: tools build
 	SCENARIOS="$(SCENARIOS)" $(CARGO) test --workspace --locked --features lab/e2e --test e2e
+
+# A worker with a kernel of its own, its reboot included. Takes half an hour where the processor is
+# emulated.
+VM = a_virtual_machine_joins_with_the_defaults its_pods_reach_others_while_networkd_restarts \
+     pods_on_its_own_network_do_not_reach_the_metadata a_rebooted_virtual_machine_comes_back \
+     a_terminated_virtual_machine_leaves
+
+e2e-vm:
+	$(MAKE) e2e SCENARIOS="$(VM)"
 
 # Years in minutes: three control planes and two workers with certificates valid for ten minutes.
 # Takes two hours; fewer rounds: make e2e-certificates RENEWALS=3 SWITCH_OFFS=1 CLUSTERS=1

@@ -55,6 +55,11 @@ const SCENARIOS: &[Scenario] = in_this_order![
     life::a_stopped_node_comes_back,
     workload::the_count_goes_on_after_redis_and_its_machine_restart,
     life::the_api_of_ec2_restarts_and_nobody_minds,
+    vm::a_virtual_machine_joins_with_the_defaults,
+    vm::its_pods_reach_others_while_networkd_restarts,
+    vm::pods_on_its_own_network_do_not_reach_the_metadata,
+    vm::a_rebooted_virtual_machine_comes_back,
+    vm::a_terminated_virtual_machine_leaves,
     control_planes::founders_die_before_and_after_they_have_recorded_their_clusters,
     refusals::a_wrong_role_tag_is_refused,
     refusals::a_missing_cluster_tag_is_refused,
@@ -89,10 +94,6 @@ const SCENARIOS: &[Scenario] = in_this_order![
     record::a_control_plane_with_another_store_founds_nothing_and_names_the_cluster,
     control_planes::a_reset_control_plane_leaves_etcd_and_may_join_again,
     certificates::it_comes_back_after_every_certificate_has_expired,
-    vm::a_virtual_machine_joins_with_the_defaults,
-    vm::its_pods_reach_others_while_networkd_restarts,
-    vm::pods_on_its_own_network_do_not_reach_the_metadata,
-    vm::a_rebooted_virtual_machine_comes_back,
     disaster::the_cluster_comes_back_from_a_backup,
     life::down_leaves_nothing_behind,
 ];
@@ -103,14 +104,25 @@ const ALWAYS: [&str; 2] = [
     "down_leaves_nothing_behind",
 ];
 
-/// The scenarios in `names`, separated by spaces, in the order of their list; all if it is empty.
+/// Scenarios that take too long for every run where the processor is emulated: `make e2e-vm`.
+const BY_NAME_ONLY: [&str; 5] = [
+    "a_virtual_machine_joins_with_the_defaults",
+    "its_pods_reach_others_while_networkd_restarts",
+    "pods_on_its_own_network_do_not_reach_the_metadata",
+    "a_rebooted_virtual_machine_comes_back",
+    "a_terminated_virtual_machine_leaves",
+];
+
+/// The scenarios in `names`, separated by spaces, in the order of their list; if it is empty, all
+/// except the longest.
 fn chosen(names: &str) -> Result<Vec<&'static Scenario>, String> {
     let names: Vec<&str> = names.split_whitespace().collect();
     let known = |name: &str| SCENARIOS.iter().any(|(known, _)| *known == name);
     if let Some(unknown) = names.iter().find(|name| !known(name)) {
         return Err(format!("SCENARIOS: there is no scenario `{unknown}`"));
     }
-    let wanted = |name: &str| names.is_empty() || names.contains(&name) || ALWAYS.contains(&name);
+    let by_default = |name: &str| names.is_empty() && !BY_NAME_ONLY.contains(&name);
+    let wanted = |name: &str| by_default(name) || names.contains(&name) || ALWAYS.contains(&name);
     Ok(SCENARIOS.iter().filter(|(name, _)| wanted(name)).collect())
 }
 

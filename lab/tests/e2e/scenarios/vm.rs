@@ -179,6 +179,13 @@ pub fn a_rebooted_virtual_machine_comes_back(stage: &Stage) -> Result<(), Failed
     })?;
     holds(stage, &vm, &KERNEL)?;
     let has = address(stage)?;
-    ensure(has == had, format!("addresses were {had}, are {has}"))?;
-    stage.lab(&["terminate", &vm]).map(drop)
+    ensure(has == had, format!("addresses were {had}, are {has}"))
+}
+
+/// The power button reaches the agent, and the Node goes with the instance.
+pub fn a_terminated_virtual_machine_leaves(stage: &Stage) -> Result<(), Failed> {
+    let vm = machine(stage)?;
+    let node = text(&stage.agent(&vm)?["node"]);
+    stage.lab(&["terminate", &vm])?;
+    until(120, "the end of its Node", || stage.has_no_node(&node))
 }
