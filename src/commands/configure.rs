@@ -20,14 +20,16 @@ pub fn check_config(file: Option<&Path>, defaults: bool) -> Result<()> {
     let Some(file) = file.filter(|_| !defaults) else {
         return print(config::DEFAULTS);
     };
-    let text = read_text(file)?;
-    check(&file.display().to_string(), &text)?;
+    check(load(file, &read_text(file)?)?)?;
     print(&format!("{}: valid", file.display()))
 }
 
+fn load(file: &Path, text: &str) -> Result<Settings> {
+    config::load(&[Fragment::parse(file.display().to_string(), text)?])
+}
+
 /// Rejects what every node would reject in these settings, whatever its instance.
-fn check(origin: &str, text: &str) -> Result<()> {
-    let mut settings = config::load(&[Fragment::parse(origin, text)?])?;
+fn check(mut settings: Settings) -> Result<()> {
     if settings.cluster.name.is_empty() {
         // The tag may provide it.
         "example".clone_into(&mut settings.cluster.name);
@@ -91,10 +93,9 @@ pub fn user_data(urls: &[String], role: Option<Role>, config: Option<&Path>) -> 
     let text = config.map(read_text).transpose()?;
     let mut proxy = Vec::new();
     if let (Some(path), Some(text)) = (config, &text) {
-        let path = path.display().to_string();
-        check(&path, text)?;
-        let settings = config::load(&[Fragment::parse(&path, text)?])?;
+        let settings = load(path, text)?;
         proxy = settings.proxy.variables(&settings.no_proxy());
+        check(settings)?;
     }
     let sha256 = hex::encode(Sha256::digest(own_binary()?));
     print(&crate::user_data::form(

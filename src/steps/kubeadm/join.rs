@@ -267,7 +267,7 @@ impl Join {
         let ticket = self.ticket(world, notes).await?;
         self.clear_way(world).await?;
         if is_control_plane {
-            pki::clear(world.host.as_ref()).await?;
+            pki::remove_half_written(world.host.as_ref()).await?;
         }
         for (path, content) in [
             (paths::DISCOVERY_CONF, self.discovery(&ticket)?),

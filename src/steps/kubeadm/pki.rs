@@ -107,7 +107,7 @@ pub async fn cure(host: &dyn Host) -> Result<()> {
 
 /// Removes half-written files of a control plane that joins: it gets its authorities from the
 /// others and makes the rest again.
-pub async fn clear(host: &dyn Host) -> Result<()> {
+pub async fn remove_half_written(host: &dyn Host) -> Result<()> {
     let verdict = examine(host).await?;
     let keyless = verdict.keyless.iter().map(|ca| format!("{ca}.crt"));
     for name in verdict.remove.into_keys().chain(keyless) {
