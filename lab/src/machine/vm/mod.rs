@@ -38,7 +38,7 @@ pub fn socket(layout: &Layout, name: &str) -> PathBuf {
 
 /// Writes a new machine's disks from the image and the files in its folder `up`.
 pub fn write_disks(folder: &Path, image: &VmImage) -> Result<()> {
-    let status = std::process::Command::new("sh")
+    let written = std::process::Command::new("sh")
         .args(["-c", include_str!("disk.sh")])
         .env("FOLDER", folder)
         .env("ROOTFS", &image.rootfs)
@@ -46,10 +46,10 @@ pub fn write_disks(folder: &Path, image: &VmImage) -> Result<()> {
         .output()
         .context("cannot start sh to write a virtual machine's disks")?;
     anyhow::ensure!(
-        status.status.success(),
+        written.status.success(),
         "cannot write the disks in {}: {}",
         folder.display(),
-        String::from_utf8_lossy(&status.stderr)
+        String::from_utf8_lossy(&written.stderr)
     );
     Ok(())
 }
@@ -57,7 +57,7 @@ pub fn write_disks(folder: &Path, image: &VmImage) -> Result<()> {
 /// Runs a machine until it powers off; reboots are QEMU's own.
 pub async fn boot(layout: &Layout, machine: &Machine, image: &VmImage) -> Result<ExitStatus> {
     let folder = layout.machine(&machine.name);
-    let accelerator = accelerator(layout, image)?;
+    let with_kvm = works_with_kvm(layout, image)?;
     dhcp::lease(layout, machine)?;
     network::attach_tap(&machine.name)?;
     let console = log_file(&folder.join("console.log"))?;
@@ -65,7 +65,7 @@ pub async fn boot(layout: &Layout, machine: &Machine, image: &VmImage) -> Result
         .args(["--pdeathsig", "KILL", "--", "nsenter"])
         .arg(format!("--net=/run/netns/{}", namespace("vpc")))
         .args(["nice", "-n", "5", QEMU])
-        .args(arguments(machine, image, accelerator))
+        .args(arguments(machine, image, with_kvm))
         .current_dir(&folder)
         .stdin(Stdio::null())
         .stdout(console.try_clone()?)
@@ -78,12 +78,16 @@ pub async fn boot(layout: &Layout, machine: &Machine, image: &VmImage) -> Result
 }
 
 /// QEMU's arguments; files are in the machine's folder, the working directory.
-fn arguments(machine: &Machine, image: &VmImage, accelerator: &str) -> Vec<String> {
+fn arguments(machine: &Machine, image: &VmImage, with_kvm: bool) -> Vec<String> {
     let kernel = image.kernel.to_string_lossy();
     let (tap, mac) = (namespace(&machine.name), &machine.mac);
     let serial = machine.id.replace("i-", "vol");
     let uuid = uuid(&machine.id);
-    let processor = if accelerator == "kvm" { "host" } else { "max" };
+    let (accelerator, processor) = if with_kvm {
+        ("kvm", "host")
+    } else {
+        ("tcg,thread=multi", "max")
+    };
     let mut words: Vec<String> = [
         "-nodefaults",
         "-no-user-config",
@@ -97,6 +101,8 @@ fn arguments(machine: &Machine, image: &VmImage, accelerator: &str) -> Vec<Strin
         PROCESSORS,
         "-machine",
         "q35",
+        "-accel",
+        accelerator,
         "-cpu",
         processor,
         "-append",
@@ -115,7 +121,6 @@ fn arguments(machine: &Machine, image: &VmImage, accelerator: &str) -> Vec<Strin
     .map(str::to_owned)
     .into();
     for (option, value) in [
-        ("-accel", accelerator_option(accelerator)),
         ("-kernel", kernel.into_owned()),
         // What an instance of the Nitro system shows.
         (
@@ -160,28 +165,17 @@ fn uuid(instance: &str) -> String {
     )
 }
 
-fn accelerator_option(accelerator: &str) -> String {
-    match accelerator {
-        "kvm" => "kvm".to_owned(),
-        _ => "tcg,thread=multi".to_owned(),
-    }
-}
-
-/// `kvm` if a kernel really boots with it, else `tcg`; tried once per lab. A kernel without a root
+/// Whether a kernel really boots with KVM here; tried once per lab. A kernel without a root
 /// file system panics, and with `panic=-1` it then resets the machine, which ends QEMU.
-fn accelerator(layout: &Layout, image: &VmImage) -> Result<&'static str> {
+fn works_with_kvm(layout: &Layout, image: &VmImage) -> Result<bool> {
     let file = layout.run().join("kvm-works");
     let known = fs::read_to_string(&file).unwrap_or_default();
-    let works = match known.as_str() {
-        "yes" => true,
-        "no" => false,
-        _ => {
-            let works = Path::new("/dev/kvm").exists() && boots_with_kvm(image);
-            fs::write(&file, if works { "yes" } else { "no" })?;
-            works
-        }
-    };
-    Ok(if works { "kvm" } else { "tcg" })
+    if !known.is_empty() {
+        return Ok(known == "yes");
+    }
+    let works = Path::new("/dev/kvm").exists() && boots_with_kvm(image);
+    fs::write(&file, if works { "yes" } else { "no" })?;
+    Ok(works)
 }
 
 fn boots_with_kvm(image: &VmImage) -> bool {
