@@ -270,6 +270,19 @@ impl Stage {
     }
 }
 
+/// A pod that runs a shell command on this node.
+pub fn pod(name: &str, node: &str, command: &str) -> Value {
+    serde_json::json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": { "name": name, "labels": { "app": name } },
+        "spec": {
+            "nodeName": node, "restartPolicy": "Never",
+            "terminationGracePeriodSeconds": 0,
+            "containers": [{ "name": "c", "image": "docker.io/lab/busybox:1", "command": ["sh", "-c", command] }],
+        },
+    })
+}
+
 /// How often the containers of this pod were restarted.
 fn restarts(pod: &Value) -> u64 {
     let containers = list(&pod["status"]["containerStatuses"]).iter();

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use libtest_mimic::Failed;
 
-use crate::stage::{Stage, ensure, list, text, until};
+use crate::stage::{Stage, ensure, list, pod, text, until};
 
 /// Maximum size of the binary that every instance downloads at its first boot, in bytes. It
 /// includes the simulation.
@@ -80,17 +80,6 @@ pub fn pods_on_different_workers_reach_each_other_by_name(stage: &Stage) -> Resu
         .map(|n| text(&n["metadata"]["name"]))
         .collect();
     ensure(workers.len() >= 2, format!("workers: {workers:?}"))?;
-    let pod = |name: &str, node: &str, command: &str| {
-        serde_json::json!({
-            "apiVersion": "v1", "kind": "Pod",
-            "metadata": { "name": name, "labels": { "app": name } },
-            "spec": {
-                "nodeName": node, "restartPolicy": "Never",
-                "terminationGracePeriodSeconds": 0,
-                "containers": [{ "name": "c", "image": "docker.io/lab/busybox:1", "command": ["sh", "-c", command] }],
-            },
-        })
-    };
     let objects = serde_json::json!({ "apiVersion": "v1", "kind": "List", "items": [
         pod("e2e-server", &workers[0], "mkdir /www && echo hello > /www/index.html && httpd -f -p 8080 -h /www"),
         { "apiVersion": "v1", "kind": "Service", "metadata": { "name": "e2e-server" },
