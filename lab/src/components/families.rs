@@ -16,6 +16,7 @@ pub const KUBERNETES: Family = Family {
     version: "1.36.3",
     go_mod: module!("kubernetes", "go.mod"),
     go_sum: module!("kubernetes", "go.sum"),
+    sources: &[],
     toolchain: "auto",
     cgo: false,
     variables: &[
@@ -49,6 +50,7 @@ pub const CONTAINERD: Family = Family {
     version: "2.2.1",
     go_mod: module!("containerd", "go.mod"),
     go_sum: module!("containerd", "go.sum"),
+    sources: &[],
     toolchain: "auto",
     cgo: false,
     variables: &[(
@@ -66,6 +68,7 @@ pub const RUNC: Family = Family {
     version: "1.5.2",
     go_mod: module!("runc", "go.mod"),
     go_sum: module!("runc", "go.sum"),
+    sources: &[],
     toolchain: "auto",
     cgo: true,
     variables: &[],
@@ -80,6 +83,7 @@ pub const ETCD: Family = Family {
     version: "3.7.3",
     go_mod: module!("etcd", "go.mod"),
     go_sum: module!("etcd", "go.sum"),
+    sources: &[],
     toolchain: "auto",
     cgo: false,
     variables: &[],
@@ -88,12 +92,14 @@ pub const ETCD: Family = Family {
     replaced: &[],
 };
 
-/// The cluster's DNS server.
+/// The cluster's DNS server, with the plugins that kubeadm's Corefile names: the others, with the
+/// clients of three clouds, would take as long again to compile.
 pub const COREDNS: Family = Family {
     name: "coredns",
     version: "1.15.0",
     go_mod: module!("coredns", "go.mod"),
     go_sum: module!("coredns", "go.sum"),
+    sources: &[("coredns/main.go", module!("coredns", "main.go"))],
     toolchain: "auto",
     cgo: false,
     variables: &[],
@@ -108,6 +114,7 @@ pub const CNI: Family = Family {
     version: "1.9.1",
     go_mod: module!("cni", "go.mod"),
     go_sum: module!("cni", "go.sum"),
+    sources: &[],
     toolchain: "auto",
     cgo: false,
     variables: &[(
@@ -127,6 +134,7 @@ pub const CALICO: Family = Family {
     version: "3.28.5",
     go_mod: module!("calico", "go.mod"),
     go_sum: module!("calico", "go.sum"),
+    sources: &[],
     toolchain: "go1.24.6",
     cgo: false,
     variables: &[
@@ -155,6 +163,7 @@ pub const TRAEFIK: Family = Family {
     version: "3.7.13",
     go_mod: module!("traefik", "go.mod"),
     go_sum: module!("traefik", "go.sum"),
+    sources: &[],
     toolchain: "auto",
     cgo: false,
     variables: &[(
@@ -198,6 +207,7 @@ pub const LOCAL_PATH: Family = Family {
     version: "0.0.30",
     go_mod: module!("local-path-provisioner", "go.mod"),
     go_sum: module!("local-path-provisioner", "go.sum"),
+    sources: &[],
     toolchain: "auto",
     cgo: false,
     variables: &[("main.VERSION", "v0.0.30")],
