@@ -6,7 +6,7 @@ CARGO ?= cargo
 LAB    = $(CARGO) run --quiet --package lab --
 RELEASE = $(CARGO) build --release --locked --package k8s-bootstrap
 
-.PHONY: demo test check unit e2e e2e-vm e2e-certificates bench-app build tools audit mutants clean-lab
+.PHONY: demo test check unit seeds e2e e2e-vm e2e-certificates bench-app build tools audit mutants clean-lab
 
 demo: tools build
 	$(LAB) up --control-planes 1 --workers 2
@@ -28,7 +28,7 @@ demo: tools build
 	@echo '  cargo run -p lab -- --help                      terminate, stop, start, logs, ...'
 	@echo '  make clean-lab                                  ends it and leaves nothing behind'
 
-test: tools check unit e2e
+test: tools check unit seeds e2e
 
 check:
 	$(CARGO) fmt --all --check
@@ -36,6 +36,19 @@ check:
 
 unit:
 	$(CARGO) test --workspace --locked
+
+# Ten thousand simulated lives of clusters, of six sizes; one that breaks a law ends it with its seed.
+# A million take an hour and a half: make seeds TIMES=100
+TIMES    ?= 1
+SIMULATE  = $(CARGO) run --quiet --release --locked --package k8s-bootstrap -- simulate --seed 0
+
+seeds: build
+	$(SIMULATE) --control-planes 3 --workers 1 --seeds $$((600 * $(TIMES)))
+	$(SIMULATE) --control-planes 2 --workers 1 --seeds $$((1000 * $(TIMES)))
+	$(SIMULATE) --control-planes 2 --workers 0 --seeds $$((1900 * $(TIMES)))
+	$(SIMULATE) --control-planes 1 --workers 1 --seeds $$((1000 * $(TIMES)))
+	$(SIMULATE) --control-planes 1 --workers 0 --seeds $$((5480 * $(TIMES)))
+	$(SIMULATE) --control-planes 5 --workers 2 --seeds $$((20 * $(TIMES)))
 
 # One control plane, two workers, and what can happen to them. If the machine cannot run the lab,
 # the tests are skipped with a message; with CI=true they fail.

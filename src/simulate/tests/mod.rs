@@ -25,30 +25,31 @@ fn hold(size: (usize, usize), seeds: Range<u64>) -> Counts {
     counts
 }
 
+/// `make seeds` plays ten times as many, in the released binary.
 #[test]
-fn ten_thousand_seeds_found_one_cluster_each() {
+fn a_thousand_seeds_found_one_cluster_each() {
     let mut sum = Counts::default();
     for (size, seeds) in [
-        ((3, 1), 0..600),
-        ((2, 1), 600..1_600),
-        ((2, 0), 1_600..3_500),
-        ((1, 1), 3_500..4_500),
-        ((1, 0), 4_500..9_980),
-        ((5, 2), 9_980..10_000),
+        ((3, 1), 60),
+        ((2, 1), 100),
+        ((2, 0), 190),
+        ((1, 1), 100),
+        ((1, 0), 548),
+        ((5, 2), 2),
     ] {
-        sum.add(&hold(size, seeds));
+        sum.add(&hold(size, 0..seeds));
     }
     // A simulation in which nothing happens proves nothing.
-    assert!(sum.takeovers > 500, "{sum:?}");
-    assert!(sum.crashes > 5_000, "{sum:?}");
-    assert!(sum.terminations > 2_000, "{sum:?}");
-    assert!(sum.stops > 1_000, "{sum:?}");
-    assert!(sum.refusals > 100, "{sum:?}");
-    assert!(sum.started_over > 60, "{sum:?}");
-    assert!(sum.healed > 40, "{sum:?}");
-    assert!(sum.rewritten > 500, "{sum:?}");
-    assert!(sum.restored > 200, "{sum:?}");
-    assert!(sum.pods_started > 500, "{sum:?}");
+    assert!(sum.takeovers > 50, "{sum:?}");
+    assert!(sum.crashes > 500, "{sum:?}");
+    assert!(sum.terminations > 200, "{sum:?}");
+    assert!(sum.stops > 100, "{sum:?}");
+    assert!(sum.refusals > 10, "{sum:?}");
+    assert!(sum.started_over > 5, "{sum:?}");
+    assert!(sum.healed > 3, "{sum:?}");
+    assert!(sum.rewritten > 50, "{sum:?}");
+    assert!(sum.restored > 10, "{sum:?}");
+    assert!(sum.pods_started > 50, "{sum:?}");
 }
 
 /// Found among a million seeds, beyond those of every day.
