@@ -97,7 +97,7 @@ pub fn agent_binary(layout: &Layout) -> Result<PathBuf> {
 /// Publishes the binary on the artifact server.
 pub fn publish_agent(layout: &Layout, binary: &Path) -> Result<Agent> {
     let bytes = fs::read(binary).with_context(|| format!("cannot read {}", binary.display()))?;
-    let sha256 = format!("{:x}", Sha256::digest(&bytes));
+    let sha256 = hex::encode(Sha256::digest(&bytes));
     let folder = layout.run().join("www/k8s-bootstrap").join(&sha256);
     fs::create_dir_all(&folder)?;
     let published = folder.join("k8s-bootstrap");

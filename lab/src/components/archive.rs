@@ -8,7 +8,6 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use sha2::{Digest as _, Sha256};
 
-use super::cache::hex;
 use super::command::{nice, run};
 
 /// Bytes copied at a time.
@@ -33,7 +32,7 @@ impl<W: Write> Hashing<W> {
 
     /// The hexadecimal sha256 and the number of bytes of everything written.
     pub fn finish(self) -> (String, u64) {
-        (hex(&self.hash.finalize()), self.length)
+        (hex::encode(self.hash.finalize()), self.length)
     }
 }
 

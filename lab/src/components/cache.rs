@@ -30,23 +30,13 @@ impl Stamp {
             hash.update(content.len().to_le_bytes());
             hash.update(content);
         }
-        Self(hex(&hash.finalize()))
+        Self(hex::encode(hash.finalize()))
     }
 
     /// The stamp as an input of another component.
     pub fn as_bytes(&self) -> &[u8] {
         self.0.as_bytes()
     }
-}
-
-/// Lower-case hexadecimal digits.
-pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 /// The folder of components, locked while it is used to build.

@@ -110,7 +110,7 @@ mod tests {
             let mut defaults = Defaults::read().unwrap();
             let manifest = Manifest {
                 url: URL.to_owned(),
-                sha256: format!("{:x}", Sha256::digest("right")),
+                sha256: hex::encode(Sha256::digest("right")),
             };
             let addon = Addon {
                 sources: vec![manifest],

@@ -38,7 +38,7 @@ pub fn install(layout: &Layout) -> Result<()> {
     let environment = environment(layout);
     let marker = environment.join("requirements.sha256");
     let inputs = format!("{REQUIREMENTS}{}", environment.display());
-    let wanted = format!("{:x}", Sha256::digest(inputs));
+    let wanted = hex::encode(Sha256::digest(inputs));
     if fs::read_to_string(&marker).is_ok_and(|found| found == wanted) {
         return Ok(());
     }

@@ -69,7 +69,7 @@ fn write(up: &Path, files: &[(&str, &str)]) -> Result<()> {
 /// A unique id: if it were empty, systemd would take the one that dbus left in the root file
 /// system, and all machines would have the same id.
 fn machine_id(instance: &str) -> String {
-    let digest = format!("{:x}", Sha256::digest(instance));
+    let digest = hex::encode(Sha256::digest(instance));
     format!("{}\n", &digest[..32])
 }
 

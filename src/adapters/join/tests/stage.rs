@@ -204,7 +204,7 @@ impl Stage {
             body: BODY.to_owned(),
             region: "eu-central-1",
             service: "sts",
-            time: self.clock.now().try_into().unwrap(),
+            time: self.clock.now().into(),
         }
     }
 

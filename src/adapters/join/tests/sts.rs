@@ -162,11 +162,7 @@ impl Respond for Verifier {
             body: String::from_utf8_lossy(&request.body).into_owned(),
             region: "eu-central-1",
             service: "sts",
-            time: TimeZone::UTC
-                .to_timestamp(time)
-                .unwrap()
-                .try_into()
-                .unwrap(),
+            time: TimeZone::UTC.to_timestamp(time).unwrap().into(),
         });
         let fits = request.method == "POST"
             && again
