@@ -207,6 +207,15 @@ mod tests {
     }
 
     #[test]
+    fn the_images_that_are_preloaded_are_of_the_manifests_release() {
+        let calico = &load(&[]).unwrap().addons["calico"];
+        let tag = calico.images[0].rsplit(':').next().unwrap();
+        let release = format!("/{tag}/manifests/");
+        assert!(calico.sources[0].url.contains(&release), "{tag}");
+        assert!(calico.images.iter().all(|image| image.ends_with(tag)));
+    }
+
+    #[test]
     fn an_unknown_key_is_shown_with_line_caret_and_the_nearest_key() {
         let error = file("[node]\nlabels = {}\nrol = \"worker\"\n").unwrap_err();
         let text = error.to_string();

@@ -85,7 +85,7 @@ fn found(
     let api = settings.deadlines.api;
     let init = |phase| KubeadmPhase::new(phase, settings, me);
     let images: &[&str] = if settings.images.preload { &["images"] } else { &[] };
-    let prepared = [&["kubelet-unit", "hosts", "swap", "artifact-kubeadm", "artifact-kubectl"], images].concat();
+    let prepared = [&["kubelet-unit", "hosts", "swap", "artifact-kubeadm"], images].concat();
 
     plan.add("kubeadm-config", LOCAL, &["preflight"], "kubeadm's configuration", ConfigFiles::init(settings, me, machine)?);
     plan.add("kubeadm-certs", LOCAL, &["kubeadm-config", "artifact-kubeadm", "hosts"], "the cluster's certificates, while images load", init(Init::Certs)?);

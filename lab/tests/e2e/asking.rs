@@ -53,6 +53,7 @@ pub fn start<'a>(
     worker: &'a str,
     question: Question,
 ) -> Result<Asking<'a>, Failed> {
+    stage.install_kubectl(worker)?;
     let asking = Asking {
         stage,
         worker,

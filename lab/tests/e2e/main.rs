@@ -150,7 +150,7 @@ fn main() {
             let ignored = why.is_some() && !required;
             Trial::test(*name, move || match why {
                 Some(why) => Err(why.into()),
-                None => Stage::shared().play(*scenario),
+                None => Stage::shared().play(name, *scenario),
             })
             .with_ignored_flag(ignored)
         })

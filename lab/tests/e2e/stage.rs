@@ -4,12 +4,13 @@ use std::{
     collections::BTreeMap,
     process::{Child, Command, Output, Stdio},
     sync::{
-        OnceLock,
+        Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
 
+use lab::network::ARTIFACTS;
 use libtest_mimic::Failed;
 use serde_json::Value;
 
@@ -18,6 +19,8 @@ pub struct Stage {
     /// The lab's command.
     command: &'static str,
     broken: AtomicBool,
+    /// How long each scenario took.
+    took: Mutex<Vec<(&'static str, Duration)>>,
 }
 
 static SHARED: OnceLock<Stage> = OnceLock::new();
@@ -34,15 +37,33 @@ impl Stage {
         SHARED.get_or_init(|| Self {
             command: env!("CARGO_BIN_EXE_lab"),
             broken: AtomicBool::new(false),
+            took: Mutex::default(),
         })
     }
 
     /// Runs a scenario, unless the cluster itself never came up.
-    pub fn play(&self, scenario: fn(&Self) -> Result<(), Failed>) -> Result<(), Failed> {
+    pub fn play(
+        &self,
+        name: &'static str,
+        scenario: fn(&Self) -> Result<(), Failed>,
+    ) -> Result<(), Failed> {
         if self.broken.load(Ordering::Relaxed) {
             return Err("there is no cluster: see the first failure".into());
         }
-        scenario(self)
+        let begun = Instant::now();
+        let outcome = scenario(self);
+        let mut took = self.took.lock().unwrap_or_else(PoisonError::into_inner);
+        took.push((name, begun.elapsed()));
+        outcome
+    }
+
+    /// The scenarios that took longest, for whoever makes the list shorter.
+    fn slowest(&self) -> String {
+        let mut took = self.took.lock().unwrap_or_else(PoisonError::into_inner);
+        took.sort_by_key(|(_, time)| std::cmp::Reverse(*time));
+        let line =
+            |(name, time): &(&str, Duration)| format!("{:7.1} s  {name}\n", time.as_secs_f64());
+        took.iter().take(20).map(line).collect()
     }
 
     /// Ends the lab after the last scenario. After a failure the lab stays up for a person to
@@ -51,6 +72,7 @@ impl Stage {
         let Some(stage) = SHARED.get() else {
             return;
         };
+        eprint!("the slowest scenarios:\n{}", stage.slowest());
         if failed && std::env::var_os("CI").is_none() {
             eprintln!("the lab is left running: `cargo run -p lab -- status`, `make clean-lab`");
             return;
@@ -178,6 +200,16 @@ impl Stage {
     pub fn kubectl(&self, args: &[&str]) -> Result<String, Failed> {
         let args: Vec<&str> = ["kubectl", "--"].iter().chain(args).copied().collect();
         self.lab(&args)
+    }
+
+    /// Installs kubectl on a worker, which has none of its own.
+    pub fn install_kubectl(&self, worker: &str) -> Result<(), Failed> {
+        let line = format!(
+            "version=$(kubelet --version | cut -d ' ' -f 2) && cd /usr/local/bin && \
+             curl -fsSO http://{ARTIFACTS}/dl.k8s.io/release/$version/bin/linux/$(dpkg --print-architecture)/kubectl && \
+             chmod +x kubectl"
+        );
+        self.shell(worker, &line).map(drop)
     }
 
     /// kubectl's answer as JSON.

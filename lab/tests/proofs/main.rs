@@ -221,7 +221,7 @@ fn main() {
             if let Some(why) = stage::why_not_here() {
                 return Err(why.into());
             }
-            Stage::shared().play(scenario)
+            Stage::shared().play(name, scenario)
         })
     });
     let conclusion = libtest_mimic::run(&arguments, trials.into());

@@ -96,7 +96,6 @@ fn a_worker_has_no_phases_of_a_control_plane() {
             "pod-limits",
             "artifact-kubeadm",
             "artifact-kubelet",
-            "artifact-kubectl",
             "artifact-containerd",
             "artifact-runc",
             "artifact-cni-plugins",

@@ -12,7 +12,7 @@ use crate::{
     config::{Pin, Settings},
     error::{Context, Error, Result},
     identity::Identity,
-    ports::{Download, Host, Target, World},
+    ports::{Download, Host, Role, Target, World},
     steps::{State, Step},
     wait::Notes,
 };
@@ -93,11 +93,13 @@ impl Artifact {
         })
     }
 
-    /// All artifacts.
+    /// The artifacts of this role. kubectl is for the people on a control plane: nothing on a worker
+    /// runs it, and it is a third of what a worker would download.
     pub fn all(settings: &Settings, identity: &Identity) -> Result<Vec<Self>> {
-        ARTIFACTS
-            .iter()
-            .map(|(name, _)| Self::wanted(name, settings, identity))
+        let names = ARTIFACTS.iter().map(|(name, _)| *name);
+        names
+            .filter(|name| identity.role == Role::ControlPlane || *name != "kubectl")
+            .map(|name| Self::wanted(name, settings, identity))
             .collect()
     }
 }

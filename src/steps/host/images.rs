@@ -78,13 +78,16 @@ fn list(settings: &Settings, role: Role) -> Vec<String> {
         );
     }
     images.push(component("kube-proxy"));
-    // As kubeadm does: only the default registry has the folder.
-    let coredns = if repository == DEFAULT_REPOSITORY {
-        "coredns/coredns"
-    } else {
-        "coredns"
-    };
-    images.push(format!("{repository}/{coredns}:{}", kubernetes.coredns_tag));
+    if role == Role::ControlPlane {
+        // Its pods start here, before there are workers. As kubeadm does: only the default registry
+        // has the folder.
+        let coredns = if repository == DEFAULT_REPOSITORY {
+            "coredns/coredns"
+        } else {
+            "coredns"
+        };
+        images.push(format!("{repository}/{coredns}:{}", kubernetes.coredns_tag));
+    }
     let mut addons: Vec<_> = settings.addons.values().filter(|a| a.enabled).collect();
     addons.sort_by_key(|addon| addon.order);
     for image in addons.into_iter().flat_map(|addon| &addon.images) {

@@ -63,12 +63,12 @@ pub fn a_restarted_agent_changes_nothing(stage: &Stage) -> Result<(), Failed> {
 
 pub fn a_removed_file_is_put_back(stage: &Stage) -> Result<(), Failed> {
     let before = starts(stage, "w2")?;
-    stage.shell("w2", "rm /etc/sysctl.d/90-k8s-bootstrap.conf /usr/local/bin/kubectl; sysctl -qw net.ipv4.ip_forward=0")?;
+    stage.shell("w2", "rm /etc/sysctl.d/90-k8s-bootstrap.conf /usr/local/bin/kubeadm; sysctl -qw net.ipv4.ip_forward=0")?;
     stage.exec("w2", &["systemctl", "restart", "k8s-bootstrap"])?;
     until(60, "the restarted agent", || {
         has_started_again(stage, "w2", before)
     })?;
-    stage.shell("w2", "test -s /etc/sysctl.d/90-k8s-bootstrap.conf && test -x /usr/local/bin/kubectl && test $(sysctl -n net.ipv4.ip_forward) = 1")?;
+    stage.shell("w2", "test -s /etc/sysctl.d/90-k8s-bootstrap.conf && test -x /usr/local/bin/kubeadm && test $(sysctl -n net.ipv4.ip_forward) = 1")?;
     Ok(())
 }
 

@@ -101,6 +101,7 @@ pub fn the_printed_kubeconfig_reaches_the_api_from_another_machine(
 ) -> Result<(), Failed> {
     let printed = stage.exec("cp1", &["k8s-bootstrap", "kubeconfig"])?;
     let script = format!("kubectl --kubeconfig=/dev/stdin get nodes -o name <<'END'\n{printed}END");
+    stage.install_kubectl("w1")?;
     let nodes = stage.shell("w1", &script)?;
     ensure(nodes.lines().count() == 3, format!("it shows {nodes:?}"))
 }

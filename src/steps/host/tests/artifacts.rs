@@ -18,7 +18,7 @@ fn every_artifact_is_pinned_for_both_architectures_and_mirrors_apply() {
         .mirrors
         .insert("https://dl.k8s.io".into(), "http://mirror/k8s".into());
     for arch in ["amd64", "arm64"] {
-        let mut identity = identity(Role::Worker);
+        let mut identity = identity(Role::ControlPlane);
         identity.arch = arch.into();
         let all = Artifact::all(&settings, &identity).unwrap();
         assert_eq!(all.len(), ARTIFACTS.len());
@@ -37,6 +37,19 @@ fn every_artifact_is_pinned_for_both_architectures_and_mirrors_apply() {
             Target::Program("/usr/local/sbin/runc".into())
         );
     }
+}
+
+#[test]
+fn a_worker_downloads_no_kubectl() {
+    let names = |role| {
+        let all = Artifact::all(&settings(), &identity(role)).unwrap();
+        all.into_iter().map(|artifact| artifact.name)
+    };
+    let on_workers: Vec<String> = names(Role::Worker).collect();
+    let others: Vec<String> = names(Role::ControlPlane)
+        .filter(|name| !on_workers.contains(name))
+        .collect();
+    assert_eq!(others, ["kubectl"]);
 }
 
 #[test]

@@ -127,6 +127,7 @@ struct Traces {
 
 /// Runs an attack, checks the log, and deletes the attack's requests.
 fn attack(stage: &Stage, acts: impl FnOnce(&Cast) -> Result<Traces, Failed>) -> Result<(), Failed> {
+    stage.install_kubectl("w1")?;
     let before = entries(stage, "cp1")?;
     let cast = Cast {
         leader: Foothold::on(stage, "cp1")?,
