@@ -6,15 +6,13 @@ mod founding;
 mod joining;
 mod starting_over;
 
-use std::collections::BTreeMap;
-
 use jiff::Timestamp;
 
 use super::*;
 use crate::{
     observe::{Record, Settled},
     ports::Instance,
-    testing::{control_plane, worker},
+    testing::{control_plane, running, worker},
 };
 
 const ME: &str = "i-0000000000000000a";
@@ -27,16 +25,10 @@ fn at(time: &str) -> Timestamp {
 
 fn instance(id: &str, role: Role, state: InstanceState) -> Instance {
     Instance {
-        id: id.to_owned(),
         state,
         role: Some(role),
-        private_ip: None,
-        public_ip: None,
-        private_dns_name: None,
         launched: at("2026-11-23T11:00:00Z"),
-        zone: "eu-central-1a".to_owned(),
-        instance_type: "c7i-flex.large".to_owned(),
-        tags: BTreeMap::new(),
+        ..running(&control_plane(id), 1)
     }
 }
 

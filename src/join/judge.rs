@@ -15,7 +15,8 @@ pub struct Rules {
     pub cluster: String,
     /// This control plane's own account and role, as STS reports them.
     pub own: Caller,
-    /// The roles that workers may have; empty means any role of the account.
+    /// The roles that workers may have; empty means the role that is named like the instance profile
+    /// that EC2 shows for the instance.
     pub worker_roles: Vec<String>,
     /// The roles that control planes may have; empty means this control plane's own.
     pub control_plane_roles: Vec<String>,
@@ -55,7 +56,9 @@ pub fn judge<'a>(rules: &Rules, case: &Case<'a>) -> Result<(&'a Instance, NodeIs
             "this control plane belongs to another cluster",
         ));
     }
-    role_may(rules, case.caller, applicant.role)?;
+    if case.caller.account != rules.own.account {
+        return Err(Refusal::denied("the proof is from another AWS account"));
+    }
     if case.caller.session != applicant.instance {
         return Err(Refusal::denied("the proof was not signed by that instance"));
     }
@@ -64,6 +67,7 @@ pub fn judge<'a>(rules: &Rules, case: &Case<'a>) -> Result<(&'a Instance, NodeIs
         .iter()
         .find(|instance| instance.id == applicant.instance)
         .ok_or_else(|| Refusal::denied("EC2 lists no such instance in this cluster"))?;
+    role_may(rules, case.caller, applicant.role, instance)?;
     if instance.state != InstanceState::Running {
         return Err(Refusal::denied("EC2 does not list the instance as running"));
     }
@@ -87,23 +91,34 @@ pub fn judge<'a>(rules: &Rules, case: &Case<'a>) -> Result<(&'a Instance, NodeIs
     Ok((instance, node_is(case.node, instance)?))
 }
 
-/// The account must be ours, and the role must be an allowed one.
-fn role_may(rules: &Rules, caller: &Caller, role: Role) -> Result<(), Refusal> {
-    if caller.account != rules.own.account {
-        return Err(Refusal::denied("the proof is from another AWS account"));
-    }
+/// The role must be an allowed one. Without a list, a worker's must be that of its own instance:
+/// somebody who may assume another role of the account chooses the session's name, and could take
+/// an instance's.
+fn role_may(
+    rules: &Rules,
+    caller: &Caller,
+    role: Role,
+    instance: &Instance,
+) -> Result<(), Refusal> {
     let may = match role {
-        Role::Worker => rules.worker_roles.is_empty() || rules.worker_roles.contains(&caller.role),
+        Role::Worker if rules.worker_roles.is_empty() => {
+            instance.profile.as_deref() == Some(&caller.role)
+        }
+        Role::Worker => rules.worker_roles.contains(&caller.role),
         Role::ControlPlane if rules.control_plane_roles.is_empty() => caller.role == rules.own.role,
         Role::ControlPlane => rules.control_plane_roles.contains(&caller.role),
     };
     if may {
         return Ok(());
     }
-    Err(Refusal::denied(format!(
-        "the IAM role {} may not join as {role}",
-        caller.role
-    )))
+    let mut reason = format!("the IAM role {} may not join as {role}", caller.role);
+    if role == Role::Worker && rules.worker_roles.is_empty() {
+        let profile = instance.profile.as_deref().unwrap_or("none");
+        reason = format!(
+            "{reason}: the instance's profile is {profile}, and join.worker_roles names no role"
+        );
+    }
+    Err(Refusal::denied(reason))
 }
 
 fn node_is(node: Option<&Value>, instance: &Instance) -> Result<NodeIs, Refusal> {

@@ -34,6 +34,8 @@ pub struct Instance {
     pub public_ip: Option<std::net::Ipv4Addr>,
     /// The private DNS name.
     pub private_dns_name: Option<String>,
+    /// The name of its instance profile, without path.
+    pub profile: Option<String>,
     /// When it was launched.
     pub launched: Timestamp,
     /// `eu-central-1a`.

@@ -19,7 +19,7 @@ use super::{
     absent::absent,
     acts, certificates,
     place::Place,
-    scene::{Scene, time},
+    scene::{ROLE, Scene, time},
     services::API,
 };
 use crate::{
@@ -103,7 +103,7 @@ async fn let_in(
 ) -> Result<JoinTicket> {
     let own = |session: &str| Caller {
         account: "111122223333".to_owned(),
-        role: "node".to_owned(),
+        role: ROLE.to_owned(),
         session: session.to_owned(),
     };
     let me = service.me();

@@ -27,6 +27,9 @@ use crate::{
 /// When every simulation begins: 2026-11-23T12:00:00Z.
 const BEGIN: i64 = 1_795_435_200;
 
+/// The IAM role of every instance, and its instance profile.
+pub const ROLE: &str = "node";
+
 /// How long EC2 lists a terminated instance.
 const REMEMBERED: Duration = Duration::from_hours(1);
 
@@ -178,6 +181,7 @@ impl Machine {
             public_ip: None,
             private_dns_name: (state != InstanceState::Terminated)
                 .then(|| self.me.node_name.clone()),
+            profile: (state != InstanceState::Terminated).then(|| ROLE.to_owned()),
             launched: time(self.launched, 0),
             zone: self.me.zone.clone(),
             instance_type: "c7i-flex.large".to_owned(),

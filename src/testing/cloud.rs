@@ -32,6 +32,7 @@ pub fn running(me: &Identity, last: u8) -> Instance {
         private_ip: Some([10, 42, 0, last].into()),
         public_ip: None,
         private_dns_name: None,
+        profile: None,
         launched: "2026-11-23T11:59:00Z".parse().unwrap(),
         zone: "eu-central-1a".to_owned(),
         instance_type: "c7i-flex.large".to_owned(),

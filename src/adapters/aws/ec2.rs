@@ -147,6 +147,8 @@ struct Item {
     ip_address: String,
     #[serde(default)]
     private_dns_name: String,
+    #[serde(default)]
+    iam_instance_profile: Profile,
     launch_time: Timestamp,
     #[serde(default)]
     placement: Placement,
@@ -161,6 +163,13 @@ struct Item {
 struct Placement {
     #[serde(default)]
     availability_zone: String,
+}
+
+#[derive(Default, Deserialize)]
+struct Profile {
+    /// `arn:aws:iam::ACCOUNT:instance-profile/PATH/NAME`
+    #[serde(default)]
+    arn: String,
 }
 
 #[derive(Deserialize)]
@@ -200,6 +209,11 @@ impl Item {
             private_ip,
             public_ip,
             private_dns_name: Some(self.private_dns_name).filter(|name| !name.is_empty()),
+            profile: self
+                .iam_instance_profile
+                .arn
+                .rsplit_once('/')
+                .map(|(_, name)| name.to_owned()),
             launched: self.launch_time,
             zone: self.placement.availability_zone,
             instance_type: self.instance_type,

@@ -115,6 +115,7 @@ fn page(instances: &[&str], next: &str) -> ResponseTemplate {
             "<item><reservationId>r-1</reservationId><instancesSet><item><instanceId>{id}</instanceId>
             <instanceState><code>16</code><name>running</name></instanceState>
             <privateDnsName>{id}.internal</privateDnsName><privateIpAddress>10.0.0.4</privateIpAddress><ipAddress>54.1.2.3</ipAddress>
+            <iamInstanceProfile><arn>arn:aws:iam::111122223333:instance-profile/k8s/workers</arn><id>AIPAEXAMPLE</id></iamInstanceProfile>
             <launchTime>2026-01-01T10:00:00.000Z</launchTime>
             <tagSet><item><key>k8s-bootstrap:role</key><value>worker</value></item></tagSet>
             </item></instancesSet></item>"
@@ -168,6 +169,7 @@ async fn instances_of_all_pages_are_listed() {
     assert_eq!(found[0].private_ip, Some([10, 0, 0, 4].into()));
     assert_eq!(found[0].public_ip, Some([54, 1, 2, 3].into()));
     assert_eq!(found[0].private_dns_name.as_deref(), Some("i-1.internal"));
+    assert_eq!(found[0].profile.as_deref(), Some("workers"));
     assert_eq!(found[0].launched, "2026-01-01T10:00:00Z".parse().unwrap());
 }
 
@@ -200,6 +202,7 @@ async fn a_terminated_instance_without_address_or_tags_is_listed_too() {
     assert_eq!((found[0].private_ip, found[0].role), (None, None));
     assert_eq!(found[0].public_ip, None);
     assert_eq!(found[0].private_dns_name, None);
+    assert_eq!(found[0].profile, None);
 }
 
 #[tokio::test]

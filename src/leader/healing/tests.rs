@@ -7,7 +7,7 @@ use super::*;
 use crate::{
     leader::lead,
     ports::{Clock, Role, World},
-    testing::{FakeWorld, control_plane},
+    testing::{FakeWorld, control_plane, running},
 };
 
 const NOON: &str = "2026-11-24T12:00:00Z";
@@ -50,16 +50,10 @@ fn instance(number: u8, state: InstanceState) -> Instance {
     // EC2 forgets the address of a terminated instance.
     let there = state != InstanceState::Terminated;
     Instance {
-        id: format!("i-{number}"),
         state,
-        role: Some(Role::ControlPlane),
         private_ip: there.then(|| [10, 0, 0, number].into()),
-        public_ip: None,
-        private_dns_name: None,
         launched: noon(),
-        zone: "eu-central-1a".to_owned(),
-        instance_type: "c7i-flex.large".to_owned(),
-        tags: [].into(),
+        ..running(&control_plane(&format!("i-{number}")), number)
     }
 }
 

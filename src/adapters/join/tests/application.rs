@@ -146,6 +146,15 @@ async fn only_listed_roles_may_join() {
     let stage = Stage::set(|s| s.join.worker_roles = vec!["workers".to_owned()]).await;
     stage.join().await.unwrap();
 
+    let stage = Stage::new().await;
+    stage.ec2_lists(|instance| instance.profile = Some("pods".to_owned()));
+    let outcome = stage.join().await;
+    stage.not_let_in(
+        "a role that is not the instance's own",
+        outcome,
+        "role workers may not join as worker: the instance's profile is pods",
+    );
+
     let as_control_plane = Applicant {
         role: Role::ControlPlane,
         ..applicant()
@@ -302,7 +311,10 @@ async fn a_node_that_links_an_etcd_member_to_a_dead_instance_is_not_replaced() {
     let keys = Keys::of("ASIASECOND", ACCOUNT, "control-planes", "i-w");
     for role in [Role::Worker, Role::ControlPlane] {
         let stage = Stage::knowing(keys.clone()).await;
-        stage.ec2_lists(|instance| instance.role = Some(role));
+        stage.ec2_lists(|instance| {
+            instance.role = Some(role);
+            instance.profile = Some("control-planes".to_owned());
+        });
         let wish = Applicant {
             role,
             ..applicant()

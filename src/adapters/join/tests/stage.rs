@@ -86,6 +86,7 @@ pub fn instance() -> Instance {
     let mut instance = running(&worker("i-w"), 0);
     instance.private_ip = Some(Ipv4Addr::LOCALHOST);
     instance.private_dns_name = Some(NODE.to_owned());
+    instance.profile = Some("workers".to_owned());
     instance
 }
 
