@@ -63,7 +63,8 @@ pub enum Command {
         /// The role. Default: the tag k8s-bootstrap:role of the instance.
         #[arg(long)]
         role: Option<Role>,
-        /// The URL that instances download the agent from. Several are tried in the given order.
+        /// The URL that instances download the agent from: https, http, or s3 for an object of a bucket
+        /// in their region, read with their own role. Several are tried in the given order.
         #[arg(long, default_value = concat!("https://github.com/k8s-bootstrap/k8s-bootstrap/releases/download/v", env!("CARGO_PKG_VERSION"), "/k8s-bootstrap-linux-amd64"))]
         url: Vec<String>,
         /// A TOML file with settings to include.

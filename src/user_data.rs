@@ -11,8 +11,14 @@ use crate::{
 /// The agent's own script; see cloud-init/bootstrap.sh.
 const SCRIPT: &str = include_str!("../cloud-init/bootstrap.sh");
 
+/// How the script downloads from a bucket; see cloud-init/s3.sh.
+const S3: &str = include_str!("../cloud-init/s3.sh");
+
 /// The script's first command.
 const SET: &str = "set -eu\n";
+
+/// The script's downloads, for which everything before them is defined.
+const DOWNLOADS: &str = "until why=";
 
 /// The most that EC2 accepts, before base64.
 pub const LIMIT: usize = 16 * 1024;
@@ -29,15 +35,16 @@ pub fn form(
     config: Option<&str>,
     proxy: &[(&str, String)],
 ) -> Result<String> {
-    let unfit = |url: &&String| url.contains(['\'', '\n']) || !is_fetched_over_http(url);
-    if let Some(url) = urls.iter().find(unfit) {
-        return Err(Error::usage(format!("`{url}` is not a URL to download from"))
-            .hint("an instance downloads it with curl: use https://... or http://..., both are verified by the digest"));
-    }
-    let get: Vec<String> = urls.iter().map(|url| format!("get '{url}'")).collect();
+    let get: Vec<String> = urls
+        .iter()
+        .map(|url| Ok(format!("{} '{url}'", function_for(url)?)))
+        .collect::<Result<_>>()?;
     let script = SCRIPT.replace("@SHA256@", sha256);
     let script = script.replace("@GET@", &get.join(" || "));
     let script = script.replacen(SET, &format!("{SET}{}", exports(proxy)), 1);
+    let from_a_bucket = urls.iter().any(|url| url.starts_with("s3:"));
+    let s3 = if from_a_bucket { S3 } else { "" };
+    let script = script.replacen(DOWNLOADS, &format!("{s3}{DOWNLOADS}"), 1);
     let role = role.map(|role| format!("node.role = \"{role}\"\n"));
     let parts: Vec<&str> = role.as_deref().into_iter().chain(config).collect();
     let text = if parts.is_empty() {
@@ -67,8 +74,21 @@ fn exports(variables: &[(&str, String)]) -> String {
     format!("export{all}\n")
 }
 
-fn is_fetched_over_http(url: &str) -> bool {
-    url::Url::parse(url).is_ok_and(|url| matches!(url.scheme(), "https" | "http"))
+/// The function of the script that downloads from this URL.
+fn function_for(url: &str) -> Result<&'static str> {
+    let unfit = |hint: &str| {
+        Error::usage(format!("`{url}` is not a URL to download from")).hint(hint.to_owned())
+    };
+    let parsed = url::Url::parse(url).ok();
+    let parsed = parsed.filter(|_| !url.contains(['\'', '\n']));
+    match parsed.as_ref().map(|parsed| (parsed.scheme(), parsed)) {
+        Some(("https" | "http", _)) => Ok("get"),
+        Some(("s3", object)) if object.has_host() && object.path().len() > 1 => Ok("s3"),
+        Some(("s3", _)) => Err(unfit("name the bucket and the object: s3://BUCKET/KEY")),
+        _ => Err(unfit(
+            "an instance downloads it with curl: use https://... or http://..., both are verified by the digest, or s3://BUCKET/KEY",
+        )),
+    }
 }
 
 fn multipart(script: &str, settings: &[&str]) -> String {
@@ -111,6 +131,24 @@ mod tests {
             text.lines().filter(|l| !l.starts_with('#')).count() <= 10,
             "more than ten lines"
         );
+    }
+
+    #[test]
+    fn a_url_without_a_place_to_download_from_is_refused() {
+        for (url, hint) in [
+            ("ftp://example.com/a", "use https://... or http://..."),
+            ("agent", "use https://... or http://..."),
+            ("https://example.com/it's", "use https://... or http://..."),
+            ("s3://bucket", "s3://BUCKET/KEY"),
+            ("s3:///key", "s3://BUCKET/KEY"),
+        ] {
+            let error = form(&[url.to_owned()], "00", None, None, &[]).unwrap_err();
+            let error = error.to_string();
+            assert!(
+                error.contains(&format!("`{url}` is not a URL")) && error.contains(hint),
+                "{error}"
+            );
+        }
     }
 
     #[test]

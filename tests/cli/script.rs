@@ -3,10 +3,21 @@
 
 use std::{os::unix::fs::PermissionsExt, path::Path, process::Stdio};
 
+use aws_credential_types::Credentials;
+use aws_sigv4::{
+    http_request::{
+        PercentEncodingMode, SignableBody, SignableRequest, SignatureLocation, SigningSettings,
+        UriPathNormalizationMode, sign,
+    },
+    sign::v4,
+};
 use k8s_bootstrap::user_data::form;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
-use wiremock::{Mock, MockServer, ResponseTemplate, matchers::path};
+use wiremock::{
+    Mock, MockServer, ResponseTemplate,
+    matchers::{header, method, path},
+};
 
 const AGENT: &str = "#!/bin/sh\necho \"$0 $*\" > \"$(dirname \"$0\")/called\"\n";
 
@@ -25,7 +36,11 @@ impl Boot {
     /// Runs the script with these download paths; the first one that has the agent is used.
     async fn from(server: &MockServer, paths: &[&str], sha256: &str) -> Self {
         let urls: Vec<String> = paths.iter().map(|at| server.uri() + at).collect();
-        let script = form(&urls, sha256, None, None, &[]).unwrap();
+        Self::of(form(&urls, sha256, None, None, &[]).unwrap()).await
+    }
+
+    /// Runs this script.
+    async fn of(script: String) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let here = folder.path().to_str().unwrap();
         assert!(script.contains("/usr/local/bin/"), "{script}");
@@ -140,4 +155,92 @@ async fn a_server_that_fails_at_first_is_retried() {
     assert!(boot.said.starts_with("user-data: "), "{}", boot.said);
     assert!(boot.said.contains("503"), "{}", boot.said);
     assert_eq!(boot.files(), ["called", "k8s-bootstrap"]);
+}
+
+/// A metadata service and a bucket's answer, on one server.
+async fn region_with_the_agent_in_a_bucket() -> MockServer {
+    let server = MockServer::start().await;
+    Mock::given(method("PUT"))
+        .and(path("/latest/api/token"))
+        .and(header("X-aws-ec2-metadata-token-ttl-seconds", "60"))
+        .respond_with(ResponseTemplate::new(200).set_body_string("TOKEN"))
+        .mount(&server)
+        .await;
+    let role = "iam/security-credentials/";
+    let keys = r#"{"Code": "Success", "AccessKeyId": "ASIAEXAMPLE", "SecretAccessKey": "secret/+", "Token": "session/+=="}"#;
+    for (at, answer) in [
+        ("placement/region", "eu-central-1"),
+        ("services/domain", "amazonaws.com"),
+        (role, "nodes\n"),
+        (&format!("{role}nodes"), keys),
+    ] {
+        Mock::given(path(format!("/latest/meta-data/{at}")))
+            .and(header("X-aws-ec2-metadata-token", "TOKEN"))
+            .respond_with(ResponseTemplate::new(200).set_body_string(answer))
+            .mount(&server)
+            .await;
+    }
+    Mock::given(path("/releases/v1/my%20agent"))
+        .respond_with(ResponseTemplate::new(200).set_body_string(AGENT))
+        .expect(1)
+        .mount(&server)
+        .await;
+    server
+}
+
+#[tokio::test]
+async fn an_object_of_a_bucket_is_downloaded_with_the_instances_role() {
+    let server = region_with_the_agent_in_a_bucket().await;
+    let url = "s3://releases/v1/my agent".to_owned();
+    let script = form(&[url], &digest(), None, None, &[]).unwrap();
+    // The signature is for the bucket's own host; only the connections go elsewhere.
+    let script = script.replace("http://169.254.169.254", &server.uri());
+    let script = script.replace("\"https://\" + host", &format!("\"{}\"", server.uri()));
+    let boot = Boot::of(script).await;
+    assert!(boot.succeeded, "{}", boot.said);
+    assert_eq!(boot.said, "");
+    assert_eq!(boot.files(), ["called", "k8s-bootstrap"]);
+
+    let requests = server.received_requests().await.unwrap();
+    let asked = &requests.last().unwrap().url;
+    let said = |name: &str| {
+        let mut pairs = asked.query_pairs();
+        let found = pairs.find(|(key, _)| key == name);
+        found.map(|(_, value)| value.into_owned()).unwrap()
+    };
+    let date: jiff::Timestamp = said("X-Amz-Date").parse().unwrap();
+    let identity = Credentials::new(
+        "ASIAEXAMPLE",
+        "secret/+",
+        Some("session/+==".to_owned()),
+        None,
+        "test",
+    )
+    .into();
+    let mut settings = SigningSettings::default();
+    settings.signature_location = SignatureLocation::QueryParams;
+    settings.expires_in = Some(std::time::Duration::from_mins(10));
+    settings.percent_encoding_mode = PercentEncodingMode::Single;
+    settings.uri_path_normalization_mode = UriPathNormalizationMode::Disabled;
+    let parameters = v4::SigningParams::builder()
+        .identity(&identity)
+        .region("eu-central-1")
+        .name("s3")
+        .time(date.into())
+        .settings(settings)
+        .build()
+        .unwrap()
+        .into();
+    let signed = sign(
+        SignableRequest::new(
+            "GET",
+            "https://s3.eu-central-1.amazonaws.com/releases/v1/my%20agent",
+            std::iter::empty(),
+            SignableBody::UnsignedPayload,
+        )
+        .unwrap(),
+        &parameters,
+    )
+    .unwrap();
+    assert_eq!(said("X-Amz-Signature"), signed.signature());
 }
