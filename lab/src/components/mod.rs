@@ -57,7 +57,7 @@ pub struct Built {
     pub etcdctl: PathBuf,
 }
 
-/// All components; missing or outdated ones are built first: 20 to 40 minutes with an empty cache,
+/// All components; missing or outdated ones are built first: a quarter of an hour with an empty cache,
 /// a second if nothing is missing.
 ///
 /// # Errors If a tool is missing, or a component can be neither downloaded nor built; the message
