@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 
-use crate::machine::cgroups::HIERARCHIES;
+use crate::machine::cgroups::Version;
 
 /// Programs that the lab runs, and the Debian package that each comes from.
 const PROGRAMS: [(&str, &str); 12] = [
@@ -23,9 +23,21 @@ const PROGRAMS: [(&str, &str); 12] = [
     ("python3", "python3-venv"),
 ];
 
-/// Everything that is missing, each with its remedy; empty if the lab can run.
+/// Kernel modules that the lab needs before a machine runs; machines load theirs by themselves.
+const MODULES: [&str; 2] = ["overlay", "fuse"];
+
+/// Loads them, unless they are built in. What cannot be loaded is missing.
+fn load_modules() {
+    for module in MODULES {
+        let _ = std::process::Command::new("modprobe").arg(module).output();
+    }
+}
+
+/// Everything that is missing, each with its remedy; empty if the lab can run. Kernel modules that
+/// are not loaded yet are loaded.
 pub fn missing() -> Vec<String> {
     let mut missing = Vec::new();
+    load_modules();
     if !nix::unistd::geteuid().is_root() {
         missing.push("root, for namespaces, mounts and control groups: use sudo".to_owned());
     }
@@ -37,13 +49,7 @@ pub fn missing() -> Vec<String> {
             missing.push(format!("the program {program}: apt-get install {package}"));
         }
     }
-    for hierarchy in HIERARCHIES {
-        if !Path::new("/sys/fs/cgroup").join(hierarchy).is_dir() {
-            missing.push(format!(
-                "the control group hierarchy /sys/fs/cgroup/{hierarchy}: boot with systemd.unified_cgroup_hierarchy=0"
-            ));
-        }
-    }
+    missing.extend(Version::here().missing());
     for device in ["/dev/kmsg", "/dev/fuse"] {
         if !Path::new(device).exists() {
             missing.push(format!("the device {device}, which machines share"));

@@ -12,6 +12,7 @@ use crate::components::{self, VmImage};
 use crate::ec2::client::{Aws, Wish};
 use crate::ec2::groups;
 use crate::layout::{Layout, namespace};
+use crate::machine::cgroups::Version;
 use crate::machine::{disk, enter, supervisor, vm};
 use crate::network;
 use crate::state::{CLUSTER_TAG, Kind, Machine, MetadataOptions, Notice, Phase, State, now};
@@ -110,7 +111,13 @@ async fn prepare(layout: &Layout, role: &str, options: &Options) -> Result<Machi
     let user_data = if let Some(given) = &options.user_data {
         given.clone()
     } else {
-        let settings = userdata::settings(options.kind, &image.pins, &zone, &options.settings)?;
+        let settings = userdata::settings(
+            options.kind,
+            Version::here(),
+            &image.pins,
+            &zone,
+            &options.settings,
+        )?;
         userdata::compose(&image.agent, &settings)?
     };
     // Name and address are reserved in the state before EC2 is called, so that two concurrent

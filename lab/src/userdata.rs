@@ -1,5 +1,5 @@
 //! User-data of the lab's machines: what a person would pass to EC2, plus the agent's settings that
-//! a container on cgroup v1 needs. A virtual machine needs none of those.
+//! a container needs, and one on cgroup v1. A virtual machine needs none of those.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::layout::Layout;
+use crate::machine::cgroups::Version;
 use crate::network::ARTIFACTS;
 use crate::state::Kind;
 
@@ -32,17 +33,12 @@ enabled = true
 enabled = true
 "#;
 
-/// What a container on cgroup v1 needs. None of it is a default of the agent.
+/// What a container needs. None of it is a default of the agent.
 const CONTAINER: &str = r#"
-[node]
-allow_cgroup_v1 = true
-
 [kubeadm]
 ignore_preflight_errors = ["SystemVerification"]
 
 [kubelet.config]
-failCgroupV1 = false
-cgroupDriver = "cgroupfs"
 # The machines share the disk of the machine that they run on, whose shares say nothing here.
 imageGCHighThresholdPercent = 100
 
@@ -57,6 +53,16 @@ min = 0
 
 [containerd.config.plugins."io.containerd.cri.v1.runtime"]
 restrict_oom_score_adj = true
+"#;
+
+/// What a container on cgroup v1 needs as well.
+const CGROUP_V1: &str = r#"
+[node]
+allow_cgroup_v1 = true
+
+[kubelet.config]
+failCgroupV1 = false
+cgroupDriver = "cgroupfs"
 
 [containerd.config.plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
 SystemdCgroup = false
@@ -108,14 +114,24 @@ pub fn publish_agent(layout: &Layout, binary: &Path) -> Result<Agent> {
     })
 }
 
-/// The agent's settings: the lab's own, the pins, the hosted zone, and what the caller adds.
-pub fn settings(kind: Kind, pins: &str, zone: &str, extra: &str) -> Result<String> {
+/// The agent's settings: the lab's own for this kind of machine on a host with these control groups,
+/// the pins, the hosted zone, and what the caller adds.
+pub fn settings(
+    kind: Kind,
+    cgroups: Version,
+    pins: &str,
+    zone: &str,
+    extra: &str,
+) -> Result<String> {
     let mut merged: toml::Table = SETTINGS
         .replace("ARTIFACTS", &ARTIFACTS.to_string())
         .parse()
         .context("the lab's settings are no TOML")?;
     if kind == Kind::Container {
         merge(&mut merged, CONTAINER.parse()?);
+        if cgroups == Version::V1 {
+            merge(&mut merged, CGROUP_V1.parse()?);
+        }
     }
     merge(
         &mut merged,
@@ -165,7 +181,7 @@ mod tests {
 
     #[test]
     fn add_ons_that_the_lab_enables_are_the_agent_s_and_fit_each_other() {
-        let merged: toml::Table = settings(Kind::Container, "", "Z1", "")
+        let merged: toml::Table = settings(Kind::Container, Version::V1, "", "Z1", "")
             .unwrap()
             .parse()
             .unwrap();
@@ -185,10 +201,27 @@ mod tests {
     }
 
     #[test]
+    fn with_cgroup_v2_a_container_has_the_drivers_that_ship() {
+        let of = |kind, cgroups| -> toml::Table {
+            let text = settings(kind, cgroups, "", "Z1", "").unwrap();
+            text.parse().unwrap()
+        };
+        let v1 = of(Kind::Container, Version::V1);
+        assert_eq!(
+            v1["kubelet"]["config"]["cgroupDriver"].as_str(),
+            Some("cgroupfs")
+        );
+        let v2 = of(Kind::Container, Version::V2);
+        assert!(v2["kubelet"]["config"].get("cgroupDriver").is_none());
+        assert!(v2.get("node").is_none());
+        assert!(of(Kind::Vm, Version::V1).get("kubelet").is_none());
+    }
+
+    #[test]
     fn settings_are_merged_table_by_table_and_later_ones_win() {
         let pins = "[pins.runc]\nversion = \"1.5.2\"\n";
         let extra = "[kubelet.config]\nmaxPods = 20\ncgroupDriver = \"systemd\"\n";
-        let merged: toml::Table = settings(Kind::Container, pins, "Z1", extra)
+        let merged: toml::Table = settings(Kind::Container, Version::V1, pins, "Z1", extra)
             .unwrap()
             .parse()
             .unwrap();

@@ -9,10 +9,8 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
 
 use super::report::{Processors, count};
+use crate::machine::cgroups::Version;
 
-const ROOT: &str = "/sys/fs/cgroup";
-/// The group that holds all machines.
-const MACHINES: &str = "lab";
 /// Ticks per second in /proc/stat, the same on every Linux in user space.
 const TICKS: f64 = 100.0;
 
@@ -50,7 +48,7 @@ impl Watched {
         let sum = |pods: &[Pod]| -> Result<f64> {
             pods.iter().map(|pod| seconds(&pod.group("cpuacct")?)).sum()
         };
-        let machines = seconds(&Path::new(ROOT).join("cpuacct").join(MACHINES))?;
+        let machines = seconds(&Version::here().machines("cpuacct"))?;
         let children = getrusage(UsageWho::RUSAGE_CHILDREN).context("ask for the time used")?;
         let stat = fs::read_to_string("/proc/stat").context("read /proc/stat")?;
         let idle = idle(&stat).context("/proc/stat has no line of all processors")?;
@@ -101,13 +99,10 @@ impl Clock {
 }
 
 impl Pod {
-    /// Its group in a hierarchy: kubelets nest them by quality of service.
-    fn group(&self, hierarchy: &str) -> Result<PathBuf> {
-        let machine = Path::new(ROOT)
-            .join(hierarchy)
-            .join(MACHINES)
-            .join(&self.machine);
-        find(&machine, &format!("pod{}", self.uid)).with_context(|| {
+    /// Its group for a controller: kubelets nest them by quality of service.
+    fn group(&self, controller: &str) -> Result<PathBuf> {
+        let machine = Version::here().machines(controller).join(&self.machine);
+        find(&machine, &|name| is_group_of(name, &self.uid)).with_context(|| {
             format!(
                 "pod {} has no group in machine {}: has it been replaced?",
                 self.uid, self.machine
@@ -116,15 +111,22 @@ impl Pod {
     }
 }
 
-fn find(group: &Path, name: &str) -> Option<PathBuf> {
+/// Whether a pod's group has this name: with the driver `cgroupfs` its uid follows `pod`, with
+/// `systemd` it is a slice, named by its path and with underscores.
+fn is_group_of(name: &str, uid: &str) -> bool {
+    let slice = format!("-pod{}.slice", uid.replace('-', "_"));
+    name == format!("pod{uid}") || name.ends_with(&slice)
+}
+
+fn find(group: &Path, is_it: &dyn Fn(&str) -> bool) -> Option<PathBuf> {
     for entry in fs::read_dir(group).ok()?.flatten() {
         if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             continue;
         }
-        if entry.file_name() == *name {
+        if is_it(&entry.file_name().to_string_lossy()) {
             return Some(entry.path());
         }
-        if let Some(found) = find(&entry.path(), name) {
+        if let Some(found) = find(&entry.path(), is_it) {
             return Some(found);
         }
     }
@@ -132,13 +134,21 @@ fn find(group: &Path, name: &str) -> Option<PathBuf> {
 }
 
 fn seconds(group: &Path) -> Result<f64> {
-    let file = group.join("cpuacct.usage");
+    // cgroup v1 has a file of nanoseconds, cgroup v2 a line of microseconds.
+    let (name, key, per_second) = match Version::here() {
+        Version::V1 => ("cpuacct.usage", "", 1e9),
+        Version::V2 => ("cpu.stat", "usage_usec ", 1e6),
+    };
+    let file = group.join(name);
     let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
-    let nanoseconds: u64 = text
-        .trim()
-        .parse()
-        .with_context(|| format!("{} holds no number", file.display()))?;
-    Ok(count(nanoseconds) / 1e9)
+    let number = value(&text, key).with_context(|| format!("{} holds no time", file.display()))?;
+    Ok(count(number) / per_second)
+}
+
+/// The number after this key in a group's file.
+fn value(text: &str, key: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
+    line.trim().parse().ok()
 }
 
 #[allow(clippy::cast_precision_loss, reason = "seconds of one process")]
@@ -158,11 +168,9 @@ fn idle(stat: &str) -> Option<f64> {
 /// Resident memory of a group and those below it: its own pages, and the mapped parts of programs
 /// and libraries.
 fn resident(stat: &str) -> Option<u64> {
-    let value = |key: &str| -> Option<u64> {
-        let line = stat.lines().find_map(|line| line.strip_prefix(key))?;
-        line.trim().parse().ok()
-    };
-    Some(value("total_rss ")? + value("total_mapped_file ")?)
+    // By the names of cgroup v1, else of cgroup v2, whose figures always include the groups below.
+    let sum = |own: &str, mapped: &str| Some(value(stat, own)? + value(stat, mapped)?);
+    sum("total_rss ", "total_mapped_file ").or_else(|| sum("anon ", "file_mapped "))
 }
 
 #[cfg(test)]
@@ -175,7 +183,16 @@ mod tests {
         let stat = "cache 4096\nrss 1\nmapped_file 2\ntotal_cache 9\ntotal_rss 1000\n\
             total_rss_huge 0\ntotal_mapped_file 24\n";
         assert_eq!(resident(stat), Some(1024));
+        assert_eq!(resident("anon 1000\nfile 9\nfile_mapped 24\n"), Some(1024));
         assert_eq!(resident("anon 1\n"), None);
+    }
+
+    #[test]
+    fn a_pods_group_is_found_with_either_driver() {
+        let uid = "0f8a-11";
+        assert!(is_group_of("pod0f8a-11", uid));
+        assert!(is_group_of("kubepods-besteffort-pod0f8a_11.slice", uid));
+        assert!(!is_group_of("kubepods-besteffort.slice", uid));
     }
 
     #[test]
@@ -208,7 +225,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let group = dir.path().join("kubepods/burstable/pod12-34");
         fs::create_dir_all(group.join("abc")).unwrap();
-        assert_eq!(find(dir.path(), "pod12-34"), Some(group));
-        assert_eq!(find(dir.path(), "pod56"), None);
+        assert_eq!(
+            find(dir.path(), &|name| is_group_of(name, "12-34")),
+            Some(group)
+        );
+        assert_eq!(find(dir.path(), &|name| is_group_of(name, "56")), None);
     }
 }

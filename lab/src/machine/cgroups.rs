@@ -1,4 +1,5 @@
-//! A machine's control groups, in every hierarchy of cgroup v1.
+//! A machine's control groups: one in the unified hierarchy of cgroup v2, or one in every hierarchy
+//! of cgroup v1.
 //!
 //! Each machine gets `<hierarchy>/lab/<name>` as the root of its view, which keeps the machines'
 //! systemds and kubelets out of each other's groups.
@@ -14,47 +15,120 @@ use crate::process::{kill_hard, wait_until};
 const ROOT: &str = "/sys/fs/cgroup";
 /// The group that holds all machines.
 const GROUP: &str = "lab";
-/// The hierarchies that a machine sees; `unified` is the empty v2 hierarchy next to them.
-pub const HIERARCHIES: [&str; 10] = [
-    "cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "systemd",
-    "unified",
-];
 /// How long the kernel may take to release a group after its processes have exited.
 const RELEASE: Duration = Duration::from_secs(10);
 
-/// Creates a machine's groups; returns their folders.
-pub fn create(name: &str) -> Result<Vec<PathBuf>> {
-    let mut folders = Vec::new();
-    for hierarchy in HIERARCHIES {
-        let root = Path::new(ROOT).join(hierarchy);
-        if !root.is_dir() {
-            bail!(
-                "{} is missing: the lab needs the cgroup v1 hierarchies {}",
-                root.display(),
-                HIERARCHIES.join(", ")
-            );
+/// The version of control groups that this machine has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    /// Several hierarchies of controllers.
+    V1,
+    /// One hierarchy, as on every supported image.
+    V2,
+}
+
+impl Version {
+    /// That of this machine.
+    pub fn here() -> Self {
+        if Path::new(ROOT).join("cgroup.controllers").exists() {
+            Self::V2
+        } else {
+            Self::V1
         }
-        let group = root.join(GROUP);
-        let own = group.join(name);
-        fs::create_dir_all(&own).with_context(|| format!("cannot make {}", own.display()))?;
-        if hierarchy == "cpuset" {
-            // A new cpuset is empty, and no process can enter an empty one.
-            for file in ["cpuset.cpus", "cpuset.mems"] {
-                let all = fs::read(root.join(file))?;
-                fs::write(group.join(file), &all)?;
-                fs::write(own.join(file), &all)?;
-            }
-        }
-        folders.push(own);
     }
-    Ok(folders)
+
+    /// The folders of the hierarchies that a machine sees.
+    fn hierarchies(self) -> Vec<PathBuf> {
+        match self {
+            // `unified` is the empty v2 hierarchy next to those of v1.
+            Self::V1 => [
+                "cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids",
+                "systemd", "unified",
+            ]
+            .map(|name| Path::new(ROOT).join(name))
+            .into(),
+            Self::V2 => vec![ROOT.into()],
+        }
+    }
+
+    /// The folder of this controller's groups of machines.
+    pub fn machines(self, controller: &str) -> PathBuf {
+        match self {
+            Self::V1 => Path::new(ROOT).join(controller).join(GROUP),
+            Self::V2 => Path::new(ROOT).join(GROUP),
+        }
+    }
+
+    /// What machines need and this machine lacks, each with its remedy.
+    pub fn missing(self) -> Vec<String> {
+        if self == Self::V2 {
+            let there = fs::read_to_string(Path::new(ROOT).join("cgroup.controllers"));
+            return controllers_missing(&there.unwrap_or_default());
+        }
+        let folders = self.hierarchies();
+        let missing = folders.iter().filter(|folder| !folder.is_dir());
+        missing
+            .map(|folder| {
+                format!(
+                    "the control group hierarchy {}: boot with systemd.unified_cgroup_hierarchy=1, for cgroup v2",
+                    folder.display()
+                )
+            })
+            .collect()
+    }
+
+    /// Creates a machine's groups; returns their folders.
+    pub fn create(self, name: &str) -> Result<Vec<PathBuf>> {
+        let mut folders = Vec::new();
+        for root in self.hierarchies() {
+            let group = root.join(GROUP);
+            let own = group.join(name);
+            fs::create_dir_all(&own).with_context(|| format!("cannot make {}", own.display()))?;
+            if self == Self::V2 {
+                let all = fs::read_to_string(root.join("cgroup.controllers"))?;
+                for folder in [&root, &group] {
+                    enable(folder, &all)?;
+                }
+            } else if root.ends_with("cpuset") {
+                // A new cpuset is empty, and no process can enter an empty one.
+                for file in ["cpuset.cpus", "cpuset.mems"] {
+                    let all = fs::read(root.join(file))?;
+                    fs::write(group.join(file), &all)?;
+                    fs::write(own.join(file), &all)?;
+                }
+            }
+            folders.push(own);
+        }
+        Ok(folders)
+    }
+}
+
+/// Lets the groups in this one use these controllers, separated by spaces.
+fn enable(group: &Path, controllers: &str) -> Result<()> {
+    let file = group.join("cgroup.subtree_control");
+    for controller in controllers.split_whitespace() {
+        fs::write(&file, format!("+{controller}"))
+            .with_context(|| format!("cannot enable {controller} in {}", file.display()))?;
+    }
+    Ok(())
+}
+
+/// The controllers that the kubelet requires and that are not among these, each with its remedy.
+fn controllers_missing(there: &str) -> Vec<String> {
+    let there: Vec<&str> = there.split_whitespace().collect();
+    ["cpu", "cpuset", "memory", "pids"]
+        .iter()
+        .filter(|wanted| !there.contains(wanted))
+        .map(|wanted| {
+            format!("the controller {wanted} of cgroup v2: boot a kernel with it, without cgroup_disable={wanted}")
+        })
+        .collect()
 }
 
 /// The process id of the machine's systemd, if it runs.
 pub fn init_process(name: &str) -> Option<i32> {
-    let list = Path::new(ROOT)
-        .join("systemd")
-        .join(GROUP)
+    let list = Version::here()
+        .machines("systemd")
         .join(name)
         .join("payload/init.scope/cgroup.procs");
     let pids = fs::read_to_string(list).ok()?;
@@ -76,8 +150,8 @@ pub fn init_process(name: &str) -> Option<i32> {
 /// Kills everything in a machine's groups, or in those of all machines for `None`, and removes
 /// them.
 pub fn destroy(name: Option<&str>) -> Result<()> {
-    for hierarchy in HIERARCHIES {
-        let mut group = Path::new(ROOT).join(hierarchy).join(GROUP);
+    for hierarchy in Version::here().hierarchies() {
+        let mut group = hierarchy.join(GROUP);
         if let Some(name) = name {
             group.push(name);
         }
@@ -104,9 +178,8 @@ pub fn destroy(name: Option<&str>) -> Result<()> {
 
 /// Whether any machine's groups exist.
 pub fn any() -> bool {
-    HIERARCHIES
-        .iter()
-        .any(|hierarchy| Path::new(ROOT).join(hierarchy).join(GROUP).exists())
+    let mut hierarchies = Version::here().hierarchies().into_iter();
+    hierarchies.any(|hierarchy| hierarchy.join(GROUP).exists())
 }
 
 fn children(group: &Path) -> Vec<PathBuf> {
@@ -139,4 +212,30 @@ fn remove_tree(group: &Path) {
         remove_tree(&child);
     }
     let _ = fs::remove_dir(group);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_has_one_group_with_cgroup_v2_and_one_a_hierarchy_with_v1() {
+        assert_eq!(
+            Version::V2.machines("memory"),
+            Path::new("/sys/fs/cgroup/lab")
+        );
+        assert_eq!(
+            Version::V1.machines("memory"),
+            Path::new("/sys/fs/cgroup/memory/lab")
+        );
+        assert_eq!(Version::V2.hierarchies().len(), 1);
+    }
+
+    #[test]
+    fn a_controller_that_the_kubelet_requires_is_missed_by_its_name() {
+        assert!(controllers_missing("cpuset cpu io memory hugetlb pids rdma misc\n").is_empty());
+        let missing = controllers_missing("cpuset cpu io pids\n");
+        assert_eq!(missing.len(), 1);
+        assert!(missing[0].starts_with("the controller memory of cgroup v2: "));
+    }
 }

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
 use crate::layout::Layout;
+use crate::machine::cgroups::Version;
 use crate::network::RESOLVER;
 use crate::state::{Kind, Machine};
 
@@ -18,6 +19,13 @@ pub const BOUND: [&str; 3] = ["containerd", "kubelet", "etcd"];
 /// In a container on cgroup v1, systemd does not notice when the last process of a stopping unit
 /// exits.
 const SYSTEM_CONFIG: &str = "[Manager]\nDefaultTimeoutStopSec=10s\n";
+
+/// What /proc/swaps shows without swap, see boot.sh: a container must not turn off the swap of this
+/// machine.
+const NO_SWAP: &str = "Filename\tType\tSize\tUsed\tPriority\n";
+
+/// The image's unit makes the controllers of cgroup v1 writable, which cgroup v2 does not have.
+const UNIFIED: &str = "[Service]\nExecStart=\nExecStart=/bin/mount --make-rshared /\n";
 
 /// Creates the disk of a new machine. A virtual machine gets its names and its resolver as an
 /// instance does, from DHCP and from EC2's metadata.
@@ -42,17 +50,24 @@ pub fn create(layout: &Layout, machine: &Machine, rootfs: &Path, user_data: &str
         "nameserver {RESOLVER}\nsearch {}.compute.internal\n",
         crate::network::REGION
     );
-    write(
-        &folder.join("up"),
-        &[
-            ("etc/hostname", &format!("{}\n", machine.hostname())),
-            ("etc/hosts", hosts),
-            ("etc/resolv.conf", &names),
-            ("etc/machine-id", &machine_id(&machine.id)),
-            trusted,
-            ("etc/systemd/system.conf.d/lab.conf", SYSTEM_CONFIG),
-        ],
-    )
+    let hostname = format!("{}\n", machine.hostname());
+    let id = machine_id(&machine.id);
+    let mut files = vec![
+        ("etc/hostname", hostname.as_str()),
+        ("etc/hosts", hosts),
+        ("etc/resolv.conf", &names),
+        ("etc/machine-id", &id),
+        trusted,
+        ("etc/no-swap", NO_SWAP),
+    ];
+    files.push(match Version::here() {
+        Version::V1 => ("etc/systemd/system.conf.d/lab.conf", SYSTEM_CONFIG),
+        Version::V2 => (
+            "etc/systemd/system/lab-cgroup.service.d/unified.conf",
+            UNIFIED,
+        ),
+    });
+    write(&folder.join("up"), &files)
 }
 
 fn write(up: &Path, files: &[(&str, &str)]) -> Result<()> {

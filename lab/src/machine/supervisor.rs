@@ -104,7 +104,8 @@ async fn boot_container(layout: &Layout, machine: &Machine, rootfs: &Path) -> Re
     let hostname = machine.hostname();
     loop {
         network::attach(&machine.name, machine.address, &machine.mac)?;
-        let groups = cgroups::create(name)?;
+        let version = cgroups::Version::here();
+        let groups = version.create(name)?;
         let console = log_file(&layout.machine(name).join("console.log"))?;
         let status = Command::new("sh")
             .args(["-c", include_str!("boot.sh"), "boot"])
@@ -113,6 +114,14 @@ async fn boot_container(layout: &Layout, machine: &Machine, rootfs: &Path) -> Re
             .env("HOST", &hostname)
             .env("FOLDER", layout.machine(name))
             .env("ROOTFS", rootfs)
+            .env(
+                "UNIFIED",
+                if version == cgroups::Version::V2 {
+                    "1"
+                } else {
+                    "0"
+                },
+            )
             .stdin(Stdio::null())
             .stdout(console.try_clone()?)
             .stderr(console)
