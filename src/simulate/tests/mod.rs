@@ -25,7 +25,7 @@ fn hold(size: (usize, usize), seeds: Range<u64>) -> Counts {
     counts
 }
 
-/// `make seeds` plays ten times as many, in the released binary.
+/// `make seeds` lets the released binary play ten times as many.
 #[test]
 fn a_thousand_seeds_found_one_cluster_each() {
     let mut sum = Counts::default();
