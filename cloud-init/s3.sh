@@ -3,6 +3,8 @@ s3() { url=$(python3 -c '
 import hashlib, hmac, json, sys, time
 from urllib.parse import quote, urlencode
 from urllib.request import ProxyHandler, Request, build_opener
+# One line for the console, and no secret in it.
+sys.excepthook = lambda kind, error, trace: print("cannot sign " + sys.argv[1] + ":", error, file=sys.stderr)
 def metadata(path, header, value, method="GET"):
     request = Request("http://169.254.169.254/latest/" + path, headers={header: value}, method=method)
     return build_opener(ProxyHandler({})).open(request, timeout=5).read().decode()

@@ -35,15 +35,16 @@ pub fn form(
     config: Option<&str>,
     proxy: &[(&str, String)],
 ) -> Result<String> {
-    let get: Vec<String> = urls
+    let functions: Vec<&str> = urls
         .iter()
-        .map(|url| Ok(format!("{} '{url}'", function_for(url)?)))
+        .map(|url| function_for(url))
         .collect::<Result<_>>()?;
+    let calls = functions.iter().zip(urls);
+    let get: Vec<String> = calls.map(|(f, url)| format!("{f} '{url}'")).collect();
     let script = SCRIPT.replace("@SHA256@", sha256);
     let script = script.replace("@GET@", &get.join(" || "));
     let script = script.replacen(SET, &format!("{SET}{}", exports(proxy)), 1);
-    let from_a_bucket = urls.iter().any(|url| url.starts_with("s3:"));
-    let s3 = if from_a_bucket { S3 } else { "" };
+    let s3 = if functions.contains(&"s3") { S3 } else { "" };
     let script = script.replacen(DOWNLOADS, &format!("{s3}{DOWNLOADS}"), 1);
     let role = role.map(|role| format!("node.role = \"{role}\"\n"));
     let parts: Vec<&str> = role.as_deref().into_iter().chain(config).collect();
@@ -76,19 +77,17 @@ fn exports(variables: &[(&str, String)]) -> String {
 
 /// The function of the script that downloads from this URL.
 fn function_for(url: &str) -> Result<&'static str> {
-    let unfit = |hint: &str| {
-        Error::usage(format!("`{url}` is not a URL to download from")).hint(hint.to_owned())
-    };
     let parsed = url::Url::parse(url).ok();
-    let parsed = parsed.filter(|_| !url.contains(['\'', '\n']));
-    match parsed.as_ref().map(|parsed| (parsed.scheme(), parsed)) {
-        Some(("https" | "http", _)) => Ok("get"),
-        Some(("s3", object)) if object.has_host() && object.path().len() > 1 => Ok("s3"),
-        Some(("s3", _)) => Err(unfit("name the bucket and the object: s3://BUCKET/KEY")),
-        _ => Err(unfit(
-            "an instance downloads it with curl: use https://... or http://..., both are verified by the digest, or s3://BUCKET/KEY",
-        )),
+    if let Some(parsed) = parsed.filter(|_| !url.contains(['\'', '\n'])) {
+        match parsed.scheme() {
+            "https" | "http" => return Ok("get"),
+            "s3" if parsed.has_host() && parsed.path().len() > 1 => return Ok("s3"),
+            _ => {}
+        }
     }
+    Err(Error::usage(format!("`{url}` is not a URL to download from")).hint(
+        "use https://..., http://... or s3://BUCKET/KEY; whatever comes is verified by the digest",
+    ))
 }
 
 fn multipart(script: &str, settings: &[&str]) -> String {
@@ -135,20 +134,31 @@ mod tests {
 
     #[test]
     fn a_url_without_a_place_to_download_from_is_refused() {
-        for (url, hint) in [
-            ("ftp://example.com/a", "use https://... or http://..."),
-            ("agent", "use https://... or http://..."),
-            ("https://example.com/it's", "use https://... or http://..."),
-            ("s3://bucket", "s3://BUCKET/KEY"),
-            ("s3:///key", "s3://BUCKET/KEY"),
+        for url in [
+            "ftp://example.com/a",
+            "agent",
+            "https://example.com/it's",
+            "s3://bucket",
+            "s3:///key",
         ] {
             let error = form(&[url.to_owned()], "00", None, None, &[]).unwrap_err();
             let error = error.to_string();
+            let place = format!("`{url}` is not a URL to download from");
             assert!(
-                error.contains(&format!("`{url}` is not a URL")) && error.contains(hint),
+                error.contains(&place) && error.contains("s3://BUCKET/KEY"),
                 "{error}"
             );
         }
+    }
+
+    #[test]
+    fn only_a_url_of_a_bucket_brings_the_signature() {
+        let has = |url: &str| {
+            let text = form(&[url.to_owned()], "00", None, None, &[]).unwrap();
+            text.contains("\ns3() {")
+        };
+        assert!(has("s3://bucket/agent") && has("S3://bucket/agent"));
+        assert!(!has("https://example.com/agent"));
     }
 
     #[test]

@@ -157,9 +157,14 @@ async fn a_server_that_fails_at_first_is_retried() {
     assert_eq!(boot.files(), ["called", "k8s-bootstrap"]);
 }
 
-/// A metadata service and a bucket's answer, on one server.
+/// A metadata service that fails once, and a bucket's answer, on one server.
 async fn region_with_the_agent_in_a_bucket() -> MockServer {
     let server = MockServer::start().await;
+    Mock::given(method("PUT"))
+        .respond_with(ResponseTemplate::new(503))
+        .up_to_n_times(1)
+        .mount(&server)
+        .await;
     Mock::given(method("PUT"))
         .and(path("/latest/api/token"))
         .and(header("X-aws-ec2-metadata-token-ttl-seconds", "60"))
@@ -198,7 +203,11 @@ async fn an_object_of_a_bucket_is_downloaded_with_the_instances_role() {
     let script = script.replace("\"https://\" + host", &format!("\"{}\"", server.uri()));
     let boot = Boot::of(script).await;
     assert!(boot.succeeded, "{}", boot.said);
-    assert_eq!(boot.said, "");
+    assert_eq!(
+        boot.said,
+        "user-data: k8s-bootstrap is not there yet, next attempt in 1 s: \
+         cannot sign s3://releases/v1/my agent: HTTP Error 503: Service Unavailable\n"
+    );
     assert_eq!(boot.files(), ["called", "k8s-bootstrap"]);
 
     let requests = server.received_requests().await.unwrap();
