@@ -133,7 +133,7 @@ impl Family {
             linker.push_str(" -extldflags -static");
         }
         let mut flags = vec![
-            // go.sum may lack modules that only other platforms import: go accepts that now.
+            // Without this go refuses a go.sum that lacks modules that only other platforms import.
             "-mod=mod".to_owned(),
             "-trimpath".to_owned(),
             // What the linker strips need not be compiled.

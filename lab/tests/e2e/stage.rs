@@ -202,10 +202,10 @@ impl Stage {
         self.lab(&args)
     }
 
-    /// Installs kubectl on a worker, which has none of its own.
+    /// Installs kubectl on a worker, which has none of its own, unless a scenario has done so.
     pub fn install_kubectl(&self, worker: &str) -> Result<(), Failed> {
         let line = format!(
-            "version=$(kubelet --version | cut -d ' ' -f 2) && cd /usr/local/bin && \
+            "command -v kubectl >/dev/null && exit; version=$(kubelet --version | cut -d ' ' -f 2) && cd /usr/local/bin && \
              curl -fsSO http://{ARTIFACTS}/dl.k8s.io/release/$version/bin/linux/$(dpkg --print-architecture)/kubectl && \
              chmod +x kubectl"
         );
