@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 
-use crate::machine::cgroups::Version;
+use crate::machine::cgroups::CgroupVersion;
 
 /// Programs that the lab runs, and the Debian package that each comes from.
 const PROGRAMS: [(&str, &str); 12] = [
@@ -23,21 +23,9 @@ const PROGRAMS: [(&str, &str); 12] = [
     ("python3", "python3-venv"),
 ];
 
-/// Kernel modules that the lab needs before a machine runs; machines load theirs by themselves.
-const MODULES: [&str; 2] = ["overlay", "fuse"];
-
-/// Loads them, unless they are built in. What cannot be loaded is missing.
-fn load_modules() {
-    for module in MODULES {
-        let _ = std::process::Command::new("modprobe").arg(module).output();
-    }
-}
-
-/// Everything that is missing, each with its remedy; empty if the lab can run. Kernel modules that
-/// are not loaded yet are loaded.
+/// Everything that is missing, each with its remedy; empty if the lab can run.
 pub fn missing() -> Vec<String> {
     let mut missing = Vec::new();
-    load_modules();
     if !nix::unistd::geteuid().is_root() {
         missing.push("root, for namespaces, mounts and control groups: use sudo".to_owned());
     }
@@ -49,17 +37,25 @@ pub fn missing() -> Vec<String> {
             missing.push(format!("the program {program}: apt-get install {package}"));
         }
     }
-    missing.extend(Version::here().missing());
+    missing.extend(CgroupVersion::here().missing());
     for device in ["/dev/kmsg", "/dev/fuse"] {
         if !Path::new(device).exists() {
             missing.push(format!("the device {device}, which machines share"));
         }
     }
     let systems = fs::read_to_string("/proc/filesystems").unwrap_or_default();
-    if !systems.lines().any(|line| line.ends_with("\toverlay")) {
+    let loaded = systems.lines().any(|line| line.ends_with("\toverlay"));
+    if !loaded && !is_module("overlay") {
         missing.push("the file system overlay: modprobe overlay".to_owned());
     }
     missing
+}
+
+/// Whether the kernel has this module to load, as it does by itself when it is needed.
+fn is_module(name: &str) -> bool {
+    let mut look = std::process::Command::new("modprobe");
+    look.args(["--dry-run", "--quiet", name]);
+    look.status().is_ok_and(|status| status.success())
 }
 
 /// Fails with a list of everything that is missing.

@@ -12,7 +12,7 @@ use crate::components::{self, VmImage};
 use crate::ec2::client::{Aws, Wish};
 use crate::ec2::groups;
 use crate::layout::{Layout, namespace};
-use crate::machine::cgroups::Version;
+use crate::machine::cgroups::CgroupVersion;
 use crate::machine::{disk, enter, supervisor, vm};
 use crate::network;
 use crate::state::{CLUSTER_TAG, Kind, Machine, MetadataOptions, Notice, Phase, State, now};
@@ -113,7 +113,7 @@ async fn prepare(layout: &Layout, role: &str, options: &Options) -> Result<Machi
     } else {
         let settings = userdata::settings(
             options.kind,
-            Version::here(),
+            CgroupVersion::here(),
             &image.pins,
             &zone,
             &options.settings,

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::layout::Layout;
-use crate::machine::cgroups::Version;
+use crate::machine::cgroups::CgroupVersion;
 use crate::network::ARTIFACTS;
 use crate::state::Kind;
 
@@ -118,7 +118,7 @@ pub fn publish_agent(layout: &Layout, binary: &Path) -> Result<Agent> {
 /// the pins, the hosted zone, and what the caller adds.
 pub fn settings(
     kind: Kind,
-    cgroups: Version,
+    cgroups: CgroupVersion,
     pins: &str,
     zone: &str,
     extra: &str,
@@ -129,7 +129,7 @@ pub fn settings(
         .context("the lab's settings are no TOML")?;
     if kind == Kind::Container {
         merge(&mut merged, CONTAINER.parse()?);
-        if cgroups == Version::V1 {
+        if cgroups == CgroupVersion::V1 {
             merge(&mut merged, CGROUP_V1.parse()?);
         }
     }
@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn add_ons_that_the_lab_enables_are_the_agent_s_and_fit_each_other() {
-        let merged: toml::Table = settings(Kind::Container, Version::V1, "", "Z1", "")
+        let merged: toml::Table = settings(Kind::Container, CgroupVersion::V1, "", "Z1", "")
             .unwrap()
             .parse()
             .unwrap();
@@ -206,22 +206,22 @@ mod tests {
             let text = settings(kind, cgroups, "", "Z1", "").unwrap();
             text.parse().unwrap()
         };
-        let v1 = of(Kind::Container, Version::V1);
+        let v1 = of(Kind::Container, CgroupVersion::V1);
         assert_eq!(
             v1["kubelet"]["config"]["cgroupDriver"].as_str(),
             Some("cgroupfs")
         );
-        let v2 = of(Kind::Container, Version::V2);
+        let v2 = of(Kind::Container, CgroupVersion::V2);
         assert!(v2["kubelet"]["config"].get("cgroupDriver").is_none());
         assert!(v2.get("node").is_none());
-        assert!(of(Kind::Vm, Version::V1).get("kubelet").is_none());
+        assert!(of(Kind::Vm, CgroupVersion::V1).get("kubelet").is_none());
     }
 
     #[test]
     fn settings_are_merged_table_by_table_and_later_ones_win() {
         let pins = "[pins.runc]\nversion = \"1.5.2\"\n";
         let extra = "[kubelet.config]\nmaxPods = 20\ncgroupDriver = \"systemd\"\n";
-        let merged: toml::Table = settings(Kind::Container, Version::V1, pins, "Z1", extra)
+        let merged: toml::Table = settings(Kind::Container, CgroupVersion::V1, pins, "Z1", extra)
             .unwrap()
             .parse()
             .unwrap();

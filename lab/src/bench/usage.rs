@@ -9,7 +9,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
 
 use super::report::{Processors, count};
-use crate::machine::cgroups::Version;
+use crate::machine::cgroups::CgroupVersion;
 
 /// Ticks per second in /proc/stat, the same on every Linux in user space.
 const TICKS: f64 = 100.0;
@@ -48,7 +48,7 @@ impl Watched {
         let sum = |pods: &[Pod]| -> Result<f64> {
             pods.iter().map(|pod| seconds(&pod.group("cpuacct")?)).sum()
         };
-        let machines = seconds(&Version::here().machines("cpuacct"))?;
+        let machines = seconds(&CgroupVersion::here().machines("cpuacct"))?;
         let children = getrusage(UsageWho::RUSAGE_CHILDREN).context("ask for the time used")?;
         let stat = fs::read_to_string("/proc/stat").context("read /proc/stat")?;
         let idle = idle(&stat).context("/proc/stat has no line of all processors")?;
@@ -101,8 +101,10 @@ impl Clock {
 impl Pod {
     /// Its group for a controller: kubelets nest them by quality of service.
     fn group(&self, controller: &str) -> Result<PathBuf> {
-        let machine = Version::here().machines(controller).join(&self.machine);
-        find(&machine, &|name| is_group_of(name, &self.uid)).with_context(|| {
+        let machine = CgroupVersion::here()
+            .machines(controller)
+            .join(&self.machine);
+        find(&machine, &self.uid).with_context(|| {
             format!(
                 "pod {} has no group in machine {}: has it been replaced?",
                 self.uid, self.machine
@@ -118,15 +120,15 @@ fn is_group_of(name: &str, uid: &str) -> bool {
     name == format!("pod{uid}") || name.ends_with(&slice)
 }
 
-fn find(group: &Path, is_it: &dyn Fn(&str) -> bool) -> Option<PathBuf> {
+fn find(group: &Path, uid: &str) -> Option<PathBuf> {
     for entry in fs::read_dir(group).ok()?.flatten() {
         if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             continue;
         }
-        if is_it(&entry.file_name().to_string_lossy()) {
+        if is_group_of(&entry.file_name().to_string_lossy(), uid) {
             return Some(entry.path());
         }
-        if let Some(found) = find(&entry.path(), is_it) {
+        if let Some(found) = find(&entry.path(), uid) {
             return Some(found);
         }
     }
@@ -135,9 +137,9 @@ fn find(group: &Path, is_it: &dyn Fn(&str) -> bool) -> Option<PathBuf> {
 
 fn seconds(group: &Path) -> Result<f64> {
     // cgroup v1 has a file of nanoseconds, cgroup v2 a line of microseconds.
-    let (name, key, per_second) = match Version::here() {
-        Version::V1 => ("cpuacct.usage", "", 1e9),
-        Version::V2 => ("cpu.stat", "usage_usec ", 1e6),
+    let (name, key, per_second) = match CgroupVersion::here() {
+        CgroupVersion::V1 => ("cpuacct.usage", "", 1e9),
+        CgroupVersion::V2 => ("cpu.stat", "usage_usec ", 1e6),
     };
     let file = group.join(name);
     let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
@@ -225,10 +227,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let group = dir.path().join("kubepods/burstable/pod12-34");
         fs::create_dir_all(group.join("abc")).unwrap();
-        assert_eq!(
-            find(dir.path(), &|name| is_group_of(name, "12-34")),
-            Some(group)
-        );
-        assert_eq!(find(dir.path(), &|name| is_group_of(name, "56")), None);
+        assert_eq!(find(dir.path(), "12-34"), Some(group));
+        assert_eq!(find(dir.path(), "56"), None);
     }
 }

@@ -15,25 +15,35 @@ use crate::process::{kill_hard, wait_until};
 const ROOT: &str = "/sys/fs/cgroup";
 /// The group that holds all machines.
 const GROUP: &str = "lab";
+/// The controllers of cgroup v2 that systemd and the kubelet of a machine use.
+const CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "io", "memory", "pids"];
 /// How long the kernel may take to release a group after its processes have exited.
 const RELEASE: Duration = Duration::from_secs(10);
 
 /// The version of control groups that this machine has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Version {
+pub enum CgroupVersion {
     /// Several hierarchies of controllers.
     V1,
     /// One hierarchy, as on every supported image.
     V2,
 }
 
-impl Version {
+impl CgroupVersion {
     /// That of this machine.
     pub fn here() -> Self {
         if Path::new(ROOT).join("cgroup.controllers").exists() {
             Self::V2
         } else {
             Self::V1
+        }
+    }
+
+    /// Whether the hierarchy is unified, as systemd writes it.
+    pub fn unified(self) -> &'static str {
+        match self {
+            Self::V1 => "0",
+            Self::V2 => "1",
         }
     }
 
@@ -85,10 +95,8 @@ impl Version {
             let own = group.join(name);
             fs::create_dir_all(&own).with_context(|| format!("cannot make {}", own.display()))?;
             if self == Self::V2 {
-                let all = fs::read_to_string(root.join("cgroup.controllers"))?;
-                for folder in [&root, &group] {
-                    enable(folder, &all)?;
-                }
+                enable(&root)?;
+                enable(&group)?;
             } else if root.ends_with("cpuset") {
                 // A new cpuset is empty, and no process can enter an empty one.
                 for file in ["cpuset.cpus", "cpuset.mems"] {
@@ -103,20 +111,20 @@ impl Version {
     }
 }
 
-/// Lets the groups in this one use these controllers, separated by spaces.
-fn enable(group: &Path, controllers: &str) -> Result<()> {
+/// Lets the groups in this one use the controllers.
+fn enable(group: &Path) -> Result<()> {
     let file = group.join("cgroup.subtree_control");
-    for controller in controllers.split_whitespace() {
+    for controller in CONTROLLERS {
         fs::write(&file, format!("+{controller}"))
             .with_context(|| format!("cannot enable {controller} in {}", file.display()))?;
     }
     Ok(())
 }
 
-/// The controllers that the kubelet requires and that are not among these, each with its remedy.
+/// The controllers that machines need and that are not among these, each with its remedy.
 fn controllers_missing(there: &str) -> Vec<String> {
     let there: Vec<&str> = there.split_whitespace().collect();
-    ["cpu", "cpuset", "memory", "pids"]
+    CONTROLLERS
         .iter()
         .filter(|wanted| !there.contains(wanted))
         .map(|wanted| {
@@ -127,7 +135,7 @@ fn controllers_missing(there: &str) -> Vec<String> {
 
 /// The process id of the machine's systemd, if it runs.
 pub fn init_process(name: &str) -> Option<i32> {
-    let list = Version::here()
+    let list = CgroupVersion::here()
         .machines("systemd")
         .join(name)
         .join("payload/init.scope/cgroup.procs");
@@ -150,7 +158,7 @@ pub fn init_process(name: &str) -> Option<i32> {
 /// Kills everything in a machine's groups, or in those of all machines for `None`, and removes
 /// them.
 pub fn destroy(name: Option<&str>) -> Result<()> {
-    for hierarchy in Version::here().hierarchies() {
+    for hierarchy in CgroupVersion::here().hierarchies() {
         let mut group = hierarchy.join(GROUP);
         if let Some(name) = name {
             group.push(name);
@@ -178,7 +186,7 @@ pub fn destroy(name: Option<&str>) -> Result<()> {
 
 /// Whether any machine's groups exist.
 pub fn any() -> bool {
-    let mut hierarchies = Version::here().hierarchies().into_iter();
+    let mut hierarchies = CgroupVersion::here().hierarchies().into_iter();
     hierarchies.any(|hierarchy| hierarchy.join(GROUP).exists())
 }
 
@@ -221,18 +229,18 @@ mod tests {
     #[test]
     fn a_machine_has_one_group_with_cgroup_v2_and_one_a_hierarchy_with_v1() {
         assert_eq!(
-            Version::V2.machines("memory"),
+            CgroupVersion::V2.machines("memory"),
             Path::new("/sys/fs/cgroup/lab")
         );
         assert_eq!(
-            Version::V1.machines("memory"),
+            CgroupVersion::V1.machines("memory"),
             Path::new("/sys/fs/cgroup/memory/lab")
         );
-        assert_eq!(Version::V2.hierarchies().len(), 1);
+        assert_eq!(CgroupVersion::V2.hierarchies().len(), 1);
     }
 
     #[test]
-    fn a_controller_that_the_kubelet_requires_is_missed_by_its_name() {
+    fn a_missing_controller_is_named() {
         assert!(controllers_missing("cpuset cpu io memory hugetlb pids rdma misc\n").is_empty());
         let missing = controllers_missing("cpuset cpu io pids\n");
         assert_eq!(missing.len(), 1);

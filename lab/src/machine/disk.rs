@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
 use crate::layout::Layout;
-use crate::machine::cgroups::Version;
+use crate::machine::cgroups::CgroupVersion;
 use crate::network::RESOLVER;
 use crate::state::{Kind, Machine};
 
@@ -52,21 +52,22 @@ pub fn create(layout: &Layout, machine: &Machine, rootfs: &Path, user_data: &str
     );
     let hostname = format!("{}\n", machine.hostname());
     let id = machine_id(&machine.id);
-    let mut files = vec![
+    let of_cgroups = match CgroupVersion::here() {
+        CgroupVersion::V1 => ("etc/systemd/system.conf.d/lab.conf", SYSTEM_CONFIG),
+        CgroupVersion::V2 => (
+            "etc/systemd/system/lab-cgroup.service.d/unified.conf",
+            UNIFIED,
+        ),
+    };
+    let files = [
         ("etc/hostname", hostname.as_str()),
         ("etc/hosts", hosts),
         ("etc/resolv.conf", &names),
         ("etc/machine-id", &id),
         trusted,
         ("etc/no-swap", NO_SWAP),
+        of_cgroups,
     ];
-    files.push(match Version::here() {
-        Version::V1 => ("etc/systemd/system.conf.d/lab.conf", SYSTEM_CONFIG),
-        Version::V2 => (
-            "etc/systemd/system/lab-cgroup.service.d/unified.conf",
-            UNIFIED,
-        ),
-    });
     write(&folder.join("up"), &files)
 }
 

@@ -104,7 +104,7 @@ async fn boot_container(layout: &Layout, machine: &Machine, rootfs: &Path) -> Re
     let hostname = machine.hostname();
     loop {
         network::attach(&machine.name, machine.address, &machine.mac)?;
-        let version = cgroups::Version::here();
+        let version = cgroups::CgroupVersion::here();
         let groups = version.create(name)?;
         let console = log_file(&layout.machine(name).join("console.log"))?;
         let status = Command::new("sh")
@@ -114,14 +114,7 @@ async fn boot_container(layout: &Layout, machine: &Machine, rootfs: &Path) -> Re
             .env("HOST", &hostname)
             .env("FOLDER", layout.machine(name))
             .env("ROOTFS", rootfs)
-            .env(
-                "UNIFIED",
-                if version == cgroups::Version::V2 {
-                    "1"
-                } else {
-                    "0"
-                },
-            )
+            .env("UNIFIED", version.unified())
             .stdin(Stdio::null())
             .stdout(console.try_clone()?)
             .stderr(console)

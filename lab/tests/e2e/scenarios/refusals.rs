@@ -1,7 +1,7 @@
 //! Bad input: a clear error with location and remedy, and nothing half done.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use lab::{layout::Layout, machine::cgroups::Version, network::ARTIFACTS};
+use lab::{layout::Layout, machine::cgroups::CgroupVersion, network::ARTIFACTS};
 use libtest_mimic::Failed;
 
 use crate::stage::{Stage, ensure, text, until};
@@ -141,7 +141,7 @@ pub fn a_denied_call_names_the_permission(stage: &Stage) -> Result<(), Failed> {
 }
 
 pub fn cgroup_v1_is_refused_without_the_override(stage: &Stage) -> Result<(), Failed> {
-    if Version::here() == Version::V2 {
+    if CgroupVersion::here() == CgroupVersion::V2 {
         // Machines have the control groups of this machine: there is nothing to refuse.
         return Ok(());
     }
