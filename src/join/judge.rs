@@ -67,10 +67,11 @@ pub fn judge<'a>(rules: &Rules, case: &Case<'a>) -> Result<(&'a Instance, NodeIs
         .iter()
         .find(|instance| instance.id == applicant.instance)
         .ok_or_else(|| Refusal::denied("EC2 lists no such instance in this cluster"))?;
-    role_may(rules, case.caller, applicant.role, instance)?;
     if instance.state != InstanceState::Running {
         return Err(Refusal::denied("EC2 does not list the instance as running"));
     }
+    // EC2 lists no profile of an instance that is terminated.
+    role_may(rules, case.caller, applicant.role, instance)?;
     if instance.role != Some(applicant.role) {
         return Err(Refusal::denied(format!(
             "the instance is not tagged as {}",

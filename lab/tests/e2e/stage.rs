@@ -21,7 +21,12 @@ pub struct Stage {
     broken: AtomicBool,
     /// How long each scenario took.
     took: Mutex<Vec<(&'static str, Duration)>>,
+    /// What the failed ones said.
+    failed: Mutex<Vec<String>>,
 }
+
+/// The length of a failure in the summary at the end.
+const SHORT: usize = 600;
 
 static SHARED: OnceLock<Stage> = OnceLock::new();
 
@@ -38,6 +43,7 @@ impl Stage {
             command: env!("CARGO_BIN_EXE_lab"),
             broken: AtomicBool::new(false),
             took: Mutex::default(),
+            failed: Mutex::default(),
         })
     }
 
@@ -54,6 +60,16 @@ impl Stage {
         let outcome = scenario(self);
         let mut took = self.took.lock().unwrap_or_else(PoisonError::into_inner);
         took.push((name, begun.elapsed()));
+        if let Err(failure) = &outcome {
+            let said: String = failure
+                .message()
+                .unwrap_or_default()
+                .chars()
+                .take(SHORT)
+                .collect();
+            let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+            failed.push(format!("{name}: {said}\n"));
+        }
         outcome
     }
 
@@ -73,6 +89,9 @@ impl Stage {
             return;
         };
         eprint!("the slowest scenarios:\n{}", stage.slowest());
+        // Again, and short: whoever sees only the end of a long output sees the reasons.
+        let failures = stage.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        eprint!("{}", failures.concat());
         if failed && std::env::var_os("CI").is_none() {
             eprintln!("the lab is left running: `cargo run -p lab -- status`, `make clean-lab`");
             return;

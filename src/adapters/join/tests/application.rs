@@ -221,7 +221,12 @@ async fn ec2_must_list_the_instance_as_running_in_this_cluster_at_that_address()
         InstanceState::Stopped,
     ] {
         stage.clock.forward(Duration::from_secs(5));
-        stage.ec2_lists(|instance| instance.state = state);
+        stage.ec2_lists(|instance| {
+            instance.state = state;
+            if state == InstanceState::Terminated {
+                instance.profile = None;
+            }
+        });
         stage.not_let_in(&format!("{state:?}"), stage.join().await, "as running");
     }
     for address in [None, Some([10, 42, 0, 11].into())] {
