@@ -6,7 +6,7 @@ CARGO ?= cargo
 LAB    = $(CARGO) run --quiet --package lab --
 RELEASE = $(CARGO) build --release --locked --package k8s-bootstrap
 
-.PHONY: demo test check unit seeds e2e e2e-vm e2e-certificates bench-app build tools audit mutants clean-lab
+.PHONY: demo test check unit seeds e2e e2e-vm e2e-certificates bench bench-app build tools audit mutants clean-lab
 
 demo: tools build
 	$(LAB) up --control-planes 1 --workers 2
@@ -70,6 +70,11 @@ CLUSTERS    ?= 3
 
 e2e-certificates: tools build
 	RENEWALS=$(RENEWALS) SWITCH_OFFS=$(SWITCH_OFFS) CLUSTERS=$(CLUSTERS) $(CARGO) test --workspace --locked --features lab/proofs --test proofs
+
+# This agent against kubeadm in a careful engineer's user-data, in turn, on a temporary lab: 20 pairs
+# of workers and 10 of first control planes, half an hour on two cores with nothing beside it.
+bench: tools build
+	$(LAB) bench-nodes --results bench/results
 
 # The application against its Flask twin, in turn, on the running lab or on a temporary one: 50,000
 # requests, 500 at once. Options: `cargo run -p lab -- bench-app --help`.

@@ -3,7 +3,7 @@
 //! The lab provides what an instance sees of EC2, and no more: a VPC with its resolver, machines
 //! that boot systemd and cloud-init, the metadata service, the EC2 API (moto), and, instead of the
 //! internet, an artifact server and an image registry. `up` follows the order of these modules.
-//! `bench` measures applications on it.
+//! `bench` measures on it.
 
 pub mod layout;
 pub mod process;

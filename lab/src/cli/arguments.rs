@@ -139,6 +139,10 @@ pub(super) enum Command {
     ///
     /// On the running lab, else on a temporary one that is removed afterwards.
     BenchApp(BenchOptions),
+    /// Make Ready nodes of instances, with the agent and with plain kubeadm in turn.
+    ///
+    /// On a lab of its own.
+    BenchNodes(NodesOptions),
     /// Make the AWS API fail; without options, end the faults.
     #[command(hide = true)]
     Faults(FaultOptions),
@@ -329,6 +333,22 @@ pub(super) struct BenchOptions {
     #[arg(long)]
     pub(super) json: bool,
     /// A folder that figures and chart are written to.
+    #[arg(long)]
+    pub(super) results: Option<PathBuf>,
+    /// Measure nothing: show the results in an earlier run's JSON.
+    #[arg(long)]
+    pub(super) from: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(super) struct NodesOptions {
+    /// Pairs of workers.
+    #[arg(long, default_value_t = 20)]
+    pub(super) workers: usize,
+    /// Pairs of first control planes.
+    #[arg(long, default_value_t = 10)]
+    pub(super) control_planes: usize,
+    /// A folder that figures and charts are written to.
     #[arg(long)]
     pub(super) results: Option<PathBuf>,
     /// Measure nothing: show the results in an earlier run's JSON.

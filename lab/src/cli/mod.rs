@@ -1,22 +1,22 @@
 //! Dispatches the commands.
 
 mod arguments;
+mod benches;
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use indicatif::MultiProgress;
-use lab::bench::report::Report;
 use lab::ec2::client::Aws;
 use lab::layout::Layout;
 use lab::lifecycle::{self, Options};
 use lab::machine::{enter, supervisor};
 use lab::state::{Notice, State, now};
 use lab::up::{self, Until};
-use lab::{bench, down, host, kubernetes, serve, status};
+use lab::{down, host, kubernetes, serve, status};
 
 pub use arguments::Cli;
-use arguments::{BenchOptions, Command, Waiting};
+use arguments::{Command, Waiting};
 
 /// Runs a command.
 pub async fn run(cli: Cli) -> Result<()> {
@@ -41,10 +41,8 @@ pub async fn run(cli: Cli) -> Result<()> {
     if matches!(cli.command, Command::Check) {
         return host::check();
     }
-    if let Command::BenchApp(options) = &cli.command
-        && let Some(file) = &options.from
-    {
-        return show_bench(&bench::read(file)?, options);
+    if benches::show_earlier(&cli.command)? {
+        return Ok(());
     }
     if !nix::unistd::geteuid().is_root() {
         bail!("the lab needs root: it makes namespaces, mounts and control groups");
@@ -96,7 +94,8 @@ pub async fn run(cli: Cli) -> Result<()> {
             waiting,
             options,
         } => launch(&layout, &role, count, &waiting, &options.read()?).await,
-        Command::BenchApp(options) => bench_app(&layout, &options).await,
+        Command::BenchApp(options) => benches::app(&layout, &options).await,
+        Command::BenchNodes(options) => benches::nodes(&layout, &options).await,
         other => run_on_one(&layout, other).await,
     }
 }
@@ -123,37 +122,6 @@ async fn launch(
             Duration::from_secs(waiting.deadline),
             &progress,
         )?;
-    }
-    Ok(())
-}
-
-async fn bench_app(layout: &Layout, options: &BenchOptions) -> Result<()> {
-    let wanted = bench::Wanted {
-        load: bench::hey::Load {
-            requests: options.requests,
-            concurrency: options.concurrency,
-            timeout_seconds: 20,
-        },
-        rounds: options.rounds.into(),
-    };
-    let report = bench::run(layout, &wanted).await?;
-    show_bench(&report, options)?;
-    match report.subjects.first() {
-        Some(ours) if !ours.count.is_exact() => {
-            bail!("{} did not count each answered request once", ours.name)
-        }
-        _ => Ok(()),
-    }
-}
-
-fn show_bench(report: &Report, options: &BenchOptions) -> Result<()> {
-    if let Some(folder) = &options.results {
-        bench::write(report, folder)?;
-    }
-    if options.json {
-        println!("{}", serde_json::to_string_pretty(report)?);
-    } else {
-        print!("{}", bench::table::text(report));
     }
     Ok(())
 }

@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
-use super::report::{Each, Report, Round, Spread, Subject, count, elsewhere};
+use super::report::{Each, Report, Round, Subject, elsewhere};
+use crate::bench::figures::{Spread, count, whole};
 
 /// The text of an empty cell.
 const NOTHING: &str = "-";
@@ -257,19 +258,6 @@ fn ratio(ours: f64, theirs: f64) -> String {
         more if ours < theirs && more != "1.0" => format!("1/{more}"),
         _ => format!("{:.1}", ours / theirs),
     }
-}
-
-/// A rounded number with separated thousands.
-pub fn whole(value: f64) -> String {
-    let digits = format!("{value:.0}");
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 /// Columns as wide as their widest cell; the first is left-aligned, numbers are right-aligned.

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::hey::{Answers, Load};
+use crate::bench::figures::{Machine, Spread, count};
 
 /// A whole bench.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -16,15 +17,6 @@ pub struct Report {
     pub each: Each,
     /// The two applications, the project's own first.
     pub subjects: Vec<Subject>,
-}
-
-/// The machine that ran the cluster and the load generator.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Machine {
-    /// Number of processors.
-    pub processors: usize,
-    /// The processors' model name.
-    pub model: String,
 }
 
 /// What both applications had equally.
@@ -96,37 +88,6 @@ impl Count {
     }
 }
 
-/// A figure over the rounds.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Spread {
-    /// The median; for an even number, the mean of the two middle values.
-    pub median: f64,
-    /// The minimum.
-    pub least: f64,
-    /// The maximum.
-    pub most: f64,
-}
-
-impl Spread {
-    /// The spread of these values; all zero if there are none.
-    pub fn of(values: impl IntoIterator<Item = f64>) -> Self {
-        let mut values: Vec<f64> = values.into_iter().collect();
-        values.sort_by(f64::total_cmp);
-        let at = |index: usize| values.get(index).copied().unwrap_or_default();
-        let half = values.len() / 2;
-        let median = if values.len().is_multiple_of(2) {
-            f64::midpoint(at(half.saturating_sub(1)), at(half))
-        } else {
-            at(half)
-        };
-        Self {
-            median,
-            least: at(0),
-            most: at(values.len().saturating_sub(1)),
-        }
-    }
-}
-
 impl Subject {
     /// The spread of a figure over the rounds.
     pub fn spread(&self, figure: impl Fn(&Round) -> f64) -> Spread {
@@ -153,12 +114,6 @@ impl Round {
     pub fn resident_mib(&self) -> f64 {
         count(self.resident_bytes) / 1024.0 / 1024.0
     }
-}
-
-/// Converts a count to a figure.
-#[allow(clippy::cast_precision_loss, reason = "counts here are far below 2^52")]
-pub fn count(number: u64) -> f64 {
-    number as f64
 }
 
 /// The load test that the original cluster's author published: a Flask application on three
@@ -268,22 +223,6 @@ pub(super) mod tests {
                 second,
             ],
         }
-    }
-
-    #[test]
-    fn a_spread_is_the_middle_and_both_ends() {
-        let spread = |values: &[f64]| {
-            let Spread {
-                median,
-                least,
-                most,
-            } = Spread::of(values.iter().copied());
-            (median, least, most)
-        };
-        assert_eq!(spread(&[3.0, 1.0, 2.0]), (2.0, 1.0, 3.0));
-        assert_eq!(spread(&[4.0, 1.0, 2.0, 3.0]), (2.5, 1.0, 4.0));
-        assert_eq!(spread(&[5.0]), (5.0, 5.0, 5.0));
-        assert_eq!(spread(&[]), (0.0, 0.0, 0.0));
     }
 
     #[test]

@@ -8,7 +8,8 @@ use anyhow::{Context, Result};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
 
-use super::report::{Processors, count};
+use super::report::Processors;
+use crate::bench::figures::count;
 use crate::machine::cgroups::CgroupVersion;
 
 /// Ticks per second in /proc/stat, the same on every Linux in user space.

@@ -1,0 +1,164 @@
+//! The results of the bench of nodes.
+
+use serde::{Deserialize, Serialize};
+
+use crate::bench::figures::{Machine, Spread, interval, p90};
+
+/// A whole bench.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// The machine that everything ran on.
+    pub machine: Machine,
+    /// One series for each case.
+    pub series: Vec<Series>,
+}
+
+/// What becomes Ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Case {
+    /// A worker with nothing on its disk, which joins one control plane.
+    Worker,
+    /// The control plane that founds a cluster, with nothing on its disk.
+    FirstControlPlane,
+}
+
+/// Who makes it Ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Contender {
+    /// This project's agent, from its user-data.
+    Agent,
+    /// bench/plain-kubeadm.
+    Script,
+}
+
+/// All pairs of one case.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Series {
+    /// The case.
+    pub case: Case,
+    /// Its pairs in the order in which they ran.
+    pub pairs: Vec<Pair>,
+}
+
+/// Two runs directly after each other.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Pair {
+    /// By the agent.
+    pub agent: Run,
+    /// By the script.
+    pub script: Run,
+}
+
+/// One run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Run {
+    /// From the start of the user-data's script until the API server shows the node as Ready.
+    pub seconds: f64,
+    /// What was done in which of these seconds.
+    pub steps: Vec<Step>,
+    /// What the agent itself used until then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used: Option<Used>,
+}
+
+/// A part of a run, in seconds from its start.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Step {
+    /// The agent's phase, or what the script calls it.
+    pub name: String,
+    /// Its begin.
+    pub begin: f64,
+    /// Its end.
+    pub end: f64,
+}
+
+/// What the agent's own process used.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Used {
+    /// Processor time in seconds, without the programs that it started.
+    pub processor: f64,
+    /// Most resident memory at one time, in MiB.
+    pub memory_mib: f64,
+}
+
+impl Case {
+    /// For people.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Worker => "worker",
+            Self::FirstControlPlane => "first control plane",
+        }
+    }
+}
+
+impl Contender {
+    /// For people.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Agent => "k8s-bootstrap",
+            Self::Script => "plain kubeadm",
+        }
+    }
+}
+
+impl Pair {
+    /// A pair of these runs, in any order; none if one is missing.
+    pub fn of(runs: Vec<(Contender, Run)>) -> Option<Self> {
+        let (mut agent, mut script) = (None, None);
+        for (of, run) in runs {
+            match of {
+                Contender::Agent => agent = Some(run),
+                Contender::Script => script = Some(run),
+            }
+        }
+        Some(Self {
+            agent: agent?,
+            script: script?,
+        })
+    }
+
+    /// How many times as long the script took.
+    pub fn ratio(&self) -> f64 {
+        self.script.seconds / self.agent.seconds
+    }
+}
+
+impl Series {
+    /// The runs of one of the two.
+    pub fn runs(&self, of: Contender) -> impl Iterator<Item = &Run> {
+        self.pairs.iter().map(move |pair| match of {
+            Contender::Agent => &pair.agent,
+            Contender::Script => &pair.script,
+        })
+    }
+
+    /// Median, least and most seconds of one of the two.
+    pub fn seconds(&self, of: Contender) -> Spread {
+        Spread::of(self.runs(of).map(|run| run.seconds))
+    }
+
+    /// The seconds that nine of ten runs do not exceed.
+    pub fn p90(&self, of: Contender) -> f64 {
+        p90(self.runs(of).map(|run| run.seconds))
+    }
+
+    /// The median of the pairs' ratios, and its interval of 95 % confidence.
+    pub fn ratio(&self) -> (f64, Option<(f64, f64)>) {
+        let ratios = || self.pairs.iter().map(Pair::ratio);
+        (Spread::of(ratios()).median, interval(ratios()))
+    }
+
+    /// Medians of what the agent itself used.
+    pub fn used(&self) -> Option<Used> {
+        let used: Vec<Used> = self
+            .runs(Contender::Agent)
+            .filter_map(|run| run.used)
+            .collect();
+        let median = |of: fn(&Used) -> f64| Spread::of(used.iter().map(of)).median;
+        (!used.is_empty()).then(|| Used {
+            processor: median(|used| used.processor),
+            memory_mib: median(|used| used.memory_mib),
+        })
+    }
+}
