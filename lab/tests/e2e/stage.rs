@@ -375,8 +375,11 @@ pub fn ensure(holds: bool, otherwise: impl Into<String>) -> Result<(), Failed> {
     }
 }
 
-/// Polls until the condition holds; the last reason is the error. Long waits poll less often,
-/// because each look costs the machines processor time.
+/// How many times as long as on two idle processors with a disk of their own something may take.
+const PATIENCE: u32 = 3;
+
+/// Polls until the condition holds; the last reason is the error. `seconds` are those of an idle
+/// machine. Long waits poll less often, because each look costs the machines processor time.
 pub fn until<T>(
     seconds: u64,
     what: &str,
@@ -384,13 +387,15 @@ pub fn until<T>(
 ) -> Result<T, Failed> {
     let whole = Duration::from_secs(seconds);
     let pause = (whole / 240).max(Duration::from_millis(500));
-    let end = Instant::now() + whole;
+    let begun = Instant::now();
+    let end = begun + whole * PATIENCE;
     loop {
         match look() {
             Ok(found) => return Ok(found),
             Err(reason) if Instant::now() >= end => {
                 let reason = reason.message().unwrap_or_default().to_owned();
-                return Err(format!("{what}: not within {seconds} s: {reason}").into());
+                let waited = begun.elapsed().as_secs();
+                return Err(format!("{what}: not within {waited} s: {reason}").into());
             }
             Err(_) => std::thread::sleep(pause),
         }

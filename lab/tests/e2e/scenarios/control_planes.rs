@@ -193,7 +193,10 @@ pub fn a_reset_control_plane_leaves_etcd_and_may_join_again(stage: &Stage) -> Re
         return Err("there is no control plane".into());
     };
     let node = text(&stage.agent(machine)?["node"]);
-    stage.exec(machine, &["k8s-bootstrap", "reset", "--yes"])?;
+    // It is refused while another member is not healthy, which a busy disk may cause for a moment.
+    until(120, "the reset", || {
+        stage.exec(machine, &["k8s-bootstrap", "reset", "--yes"])
+    })?;
     let names = voters(stage, other, all.len() - 1)?;
     ensure(!names.contains(&node), format!("members {names:?}"))?;
     stage.start_agent(machine)?;
