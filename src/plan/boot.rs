@@ -17,7 +17,7 @@ use crate::{
         },
         kubeadm::{
             ApiReady, BlanketApproval, ConfigFiles, EtcdData, InitPhase, Join, KubeadmPhase,
-            KubeletCertificate,
+            KubeletCertificate, Ticket,
         },
         record::{RecordCluster, SettleCluster},
         renewal::{Renewal, Which},
@@ -41,9 +41,14 @@ pub fn host(settings: &Settings, me: &Identity) -> Result<Vec<Phase<Action>>> {
         plan.add(&name, download, &["preflight"], "downloaded, verified and unpacked in one pass", artifact);
     }
     plan.add("containerd", LOCAL, &["kernel", "sysctl", "pod-limits", "artifact-containerd", "artifact-runc", "artifact-cni-plugins"], "runs the containers", Containerd::wanted(settings, me)?);
-    plan.add("kubelet-unit", LOCAL, &["artifact-kubelet", "containerd"], "kubeadm starts the kubelet through it", KubeletUnit::wanted(settings, me)?);
+    plan.add("kubelet-unit", LOCAL, &["preflight"], "kubeadm starts the kubelet through it", KubeletUnit::wanted(settings, me)?);
     if settings.images.preload {
-        plan.add("images", download, &["containerd"], "loaded while the rest is prepared", Images::wanted(settings, me)?);
+        let mut before = vec!["containerd"];
+        if me.role == Role::ControlPlane {
+            plan.add(OWN_IMAGES, download, &before, "etcd and the API server start from them", Images::of_control_plane(settings)?);
+            before = vec![OWN_IMAGES];
+        }
+        plan.add("images", download, &before, "loaded while the rest is prepared", Images::wanted(settings, me)?);
     }
     Ok(plan.0)
 }
@@ -53,7 +58,20 @@ pub fn host(settings: &Settings, me: &Identity) -> Result<Vec<Phase<Action>>> {
 /// claim.
 pub fn before_claim<A>(host: &[Phase<A>]) -> Vec<String> {
     let names = host.iter().map(|phase| phase.name.clone());
-    names.filter(|name| name != "images").collect()
+    names
+        .filter(|name| ![OWN_IMAGES, "images"].contains(&name.as_str()))
+        .collect()
+}
+
+/// The images that a control plane's own start waits for.
+const OWN_IMAGES: &str = "images-control-plane";
+
+fn own_images(settings: &Settings) -> &'static [&'static str] {
+    if settings.images.preload {
+        &[OWN_IMAGES]
+    } else {
+        &[]
+    }
 }
 
 /// Founds or joins, once it is decided which.
@@ -84,8 +102,7 @@ fn found(
     let mut plan = Plan::new();
     let api = settings.deadlines.api;
     let init = |phase| KubeadmPhase::new(phase, settings, me);
-    let images: &[&str] = if settings.images.preload { &["images"] } else { &[] };
-    let prepared = [&["kubelet-unit", "hosts", "swap", "artifact-kubeadm"], images].concat();
+    let prepared = [&["containerd", "kubelet-unit", "artifact-kubelet", "hosts", "swap", "artifact-kubeadm"], own_images(settings)].concat();
 
     plan.add("kubeadm-config", LOCAL, &["preflight"], "kubeadm's configuration", ConfigFiles::init(settings, me, machine)?);
     plan.add("kubeadm-certs", LOCAL, &["kubeadm-config", "artifact-kubeadm", "hosts"], "the cluster's certificates, while images load", init(Init::Certs)?);
@@ -136,7 +153,7 @@ fn join(
     membership: &Membership,
 ) -> Result<Vec<Phase<Action>>> {
     let mut plan = Plan::new();
-    let prepared = ["kubelet-unit", "hosts", "swap", "sysctl", "artifact-kubeadm"];
+    let prepared = ["containerd", "kubelet-unit", "artifact-kubelet", "hosts", "swap", "artifact-kubeadm"];
     let files = match me.role {
         // When others join through it, kubeadm uploads the certificates with the founder's file.
         Role::ControlPlane => ConfigFiles::init(settings, me, machine)?,
@@ -147,11 +164,17 @@ fn join(
     if me.role == Role::ControlPlane {
         plan.add("etcd-data", LOCAL, &["preflight"], "etcd never starts without the data that it had", EtcdData { instance: me.instance_id.clone() });
         plan.add("certificates", LOCAL, &["kubeadm-config", "artifact-kubeadm"], "certificates that expired while the machine was off are renewed before they are used", Renewal::new(Which::Useless, settings, me));
-        before.extend(["etcd-data", "certificates"]);
+        // While it joins, no other control plane can: it does not spend that time on downloads.
+        before.extend([&["etcd-data", "certificates"], own_images(settings)].concat());
     }
     // The join service may answer as late as the cluster itself.
     let joined_within = settings.deadlines.peers + settings.deadlines.join;
-    plan.add("kubeadm-join", joined_within, &before, "the kubelet gets its certificate for this node's name", Join::new(settings, me, &membership.cluster_uid)?);
+    let join = Join::new(settings, me, &membership.cluster_uid)?;
+    if me.role == Role::Worker {
+        plan.add("join-ticket", joined_within, &["preflight"], "a control plane admits this node while its programs are fetched", Ticket::before(&join));
+        before.push("join-ticket");
+    }
+    plan.add("kubeadm-join", joined_within, &before, "the kubelet gets its certificate for this node's name", join);
     plan.add("kubelet-certificate", joined_within, &["kubeadm-join"], "a kubelet with an expired certificate gets a new one", KubeletCertificate::new(settings, me, &membership.cluster_uid)?);
     if me.role == Role::ControlPlane {
         // kubeadm's last action, which an interrupted join may not have reached.

@@ -20,7 +20,7 @@ use crate::{
     ports::{Role, World},
     steps::{
         State, Step,
-        kubeadm::Join,
+        kubeadm::{Join, Ticket},
         record::{RecordCluster, SettleCluster},
         renewal::{Renewal, Which},
     },
@@ -53,6 +53,8 @@ pub enum Action {
     Record(RecordCluster),
     /// The agent's own step.
     Settle(SettleCluster),
+    /// The agent's own step.
+    Ticket(Ticket),
     /// The agent's own step.
     Join(Join),
     /// The agent's own step.
@@ -148,6 +150,7 @@ impl Action {
             Self::Preflight
             | Self::Record(_)
             | Self::Settle(_)
+            | Self::Ticket(_)
             | Self::Join(_)
             | Self::Renew(_)
             | Self::Remove => None,
@@ -220,6 +223,7 @@ impl Step for Action {
         match self {
             Self::Record(record) => record.check(world).await,
             Self::Settle(settle) => settle.check(world).await,
+            Self::Ticket(ticket) => ticket.check(world).await,
             Self::Join(join) => join.check(world).await,
             Self::Renew(renewal) => renewal.check(world).await,
             _ if self.holds(world).await? => Ok(State::AsWanted),
@@ -234,6 +238,7 @@ impl Step for Action {
         match self {
             Self::Record(record) => record.apply(world, notes).await,
             Self::Settle(settle) => settle.apply(world, notes).await,
+            Self::Ticket(ticket) => ticket.apply(world, notes).await,
             Self::Join(join) => join.apply(world, notes).await,
             Self::Renew(renewal) => renewal.apply(world, notes).await,
             _ => {
@@ -313,8 +318,13 @@ pub fn cluster(settings: &Settings, me: &Identity, memory: &Memory) -> Result<Ve
             renewal(settings, me, &[]),
             phase("join", &["images", RENEWAL], settings.deadlines.peers + settings.deadlines.join, Action::Join(Join::new(settings, me, uid)?)),
         ],
-        Origin::Joined => vec![
-            phase("join", &["images"], settings.deadlines.peers + settings.deadlines.join, Action::Join(Join::new(settings, me, uid)?)),
-        ],
+        Origin::Joined => {
+            let join = Join::new(settings, me, uid)?;
+            let within = settings.deadlines.peers + settings.deadlines.join;
+            vec![
+                phase("join-ticket", &["kernel"], within, Action::Ticket(Ticket::before(&join))),
+                phase("join", &["images", "join-ticket"], within, Action::Join(join)),
+            ]
+        }
     })
 }

@@ -101,6 +101,8 @@ actions! {
     KubeadmPhase(kubeadm::KubeadmPhase),
     /// The API answers.
     ApiReady(kubeadm::ApiReady),
+    /// A worker's admission, before it joins.
+    Ticket(kubeadm::Ticket),
     /// `kubeadm join`.
     Join(kubeadm::Join),
     /// The control plane's certificates.

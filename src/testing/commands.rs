@@ -95,7 +95,7 @@ impl FakeCommands {
         let mut state = self.state();
         match args {
             ["daemon-reload"] => state.stale = false,
-            ["enable", unit] => {
+            ["enable", "--no-reload", unit] => {
                 state.enabled.insert((*unit).to_owned());
             }
             ["disable", "--now", unit] => {

@@ -94,21 +94,57 @@ fn a_worker_has_no_phases_of_a_control_plane() {
             "hosts",
             "foreign-networks",
             "pod-limits",
-            "artifact-kubeadm",
-            "artifact-kubelet",
             "artifact-containerd",
             "artifact-runc",
             "artifact-cni-plugins",
+            "artifact-kubelet",
+            "artifact-kubeadm",
             "containerd",
             "kubelet-unit",
             "images",
             "kubeadm-config",
+            "join-ticket",
             "kubeadm-join",
             "kubelet-certificate",
             "uncordon",
             "node-ready",
         ]
     );
+}
+
+/// What a phase comes after, directly or not, itself included.
+fn needed_by<'a>(phases: &'a [Phase<Action>], name: &'a str) -> BTreeSet<&'a str> {
+    let mut needs = vec![name];
+    let mut all = BTreeSet::new();
+    while let Some(name) = needs.pop() {
+        if all.insert(name) {
+            let phase = phases.iter().find(|phase| phase.name == name).unwrap();
+            needs.extend(phase.after.iter().map(String::as_str));
+        }
+    }
+    all
+}
+
+#[test]
+fn a_worker_is_admitted_and_its_units_are_read_while_it_downloads() {
+    let phases = plan(&worker("i-1"), Origin::Joined, &load(&[]).unwrap());
+    for name in ["join-ticket", "kubelet-unit", "pod-limits"] {
+        let before = needed_by(&phases, name);
+        let waits = before.iter().find(|n| n.starts_with("artifact-"));
+        assert_eq!(waits, None, "{name}");
+    }
+    let before = needed_by(&phases, "kubeadm-join");
+    for name in [
+        "join-ticket",
+        "containerd",
+        "artifact-kubelet",
+        "artifact-kubeadm",
+        "kubelet-unit",
+    ] {
+        assert!(before.contains(name), "{name}");
+    }
+    // Nothing of a worker's start waits for images: the kubelet pulls what is still missing.
+    assert!(!before.contains("images"));
 }
 
 #[test]
@@ -125,18 +161,26 @@ fn every_control_plane_is_marked_and_has_the_config_for_uploading_certificates()
 }
 
 #[test]
+fn a_control_plane_waits_for_its_own_images_and_no_others() {
+    for origin in [Origin::Founded, Origin::Joined] {
+        let last = match origin {
+            Origin::Founded => "kubeadm-kubelet-start",
+            Origin::Joined => "kubeadm-join",
+        };
+        let phases = plan(&control_plane("i-1"), origin, &load(&[]).unwrap());
+        let before = needed_by(&phases, last);
+        assert!(before.contains("images-control-plane") && !before.contains("images"));
+        let phases = plan(&control_plane("i-1"), origin, &without_preloading());
+        assert!(!needed_by(&phases, last).contains("images-control-plane"));
+    }
+}
+
+#[test]
 fn certificates_are_created_while_images_load() {
     let phases = plan(&control_plane("i-1"), Origin::Founded, &load(&[]).unwrap());
-    let mut needs = vec!["kubeadm-certs"];
-    let mut all = BTreeSet::new();
-    while let Some(name) = needs.pop() {
-        if all.insert(name) {
-            let phase = phases.iter().find(|phase| phase.name == name).unwrap();
-            needs.extend(phase.after.iter().map(String::as_str));
-        }
-    }
+    let all = needed_by(&phases, "kubeadm-certs");
     assert!(
-        !all.contains("images") && !all.contains("containerd"),
+        !all.contains(OWN_IMAGES) && !all.contains("containerd"),
         "{all:?}"
     );
 }

@@ -17,14 +17,15 @@ use crate::{
     wait::Notes,
 };
 
-/// Every artifact by the name of its pin, with its destination.
+/// Every artifact by the name of its pin, with its destination; first those that containerd needs,
+/// since images can be pulled once it runs.
 pub const ARTIFACTS: [(&str, Kind); 6] = [
-    ("kubeadm", Kind::Program("/usr/local/bin/kubeadm")),
-    ("kubelet", Kind::Program("/usr/local/bin/kubelet")),
-    ("kubectl", Kind::Program("/usr/local/bin/kubectl")),
     ("containerd", Kind::Archive("/usr/local/bin")),
     ("runc", Kind::Program("/usr/local/sbin/runc")),
     ("cni-plugins", Kind::Archive("/opt/cni/bin")),
+    ("kubelet", Kind::Program("/usr/local/bin/kubelet")),
+    ("kubeadm", Kind::Program("/usr/local/bin/kubeadm")),
+    ("kubectl", Kind::Program("/usr/local/bin/kubectl")),
 ];
 
 /// How an artifact is packed.

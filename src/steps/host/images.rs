@@ -35,10 +35,31 @@ pub struct Images {
 }
 
 impl Images {
-    /// What this node needs; nothing if `images.preload` is off.
+    /// Those that a control plane's own start waits for; nothing if `images.preload` is off.
+    pub fn of_control_plane(settings: &Settings) -> Result<Self> {
+        let kubernetes = &settings.kubernetes;
+        let repository = &kubernetes.image_repository;
+        let mut images = vec![
+            kubernetes.pause_image(),
+            format!("{repository}/etcd:{}", kubernetes.etcd_tag),
+        ];
+        let components = [
+            "kube-apiserver",
+            "kube-controller-manager",
+            "kube-scheduler",
+        ];
+        images.extend(components.map(|name| component(settings, name)));
+        Self::of(settings, images)
+    }
+
+    /// All others that this node needs; nothing if `images.preload` is off.
     pub fn wanted(settings: &Settings, identity: &Identity) -> Result<Self> {
+        Self::of(settings, others(settings, identity.role))
+    }
+
+    fn of(settings: &Settings, images: Vec<String>) -> Result<Self> {
         let images = if settings.images.preload {
-            list(settings, identity.role)
+            images
         } else {
             Vec::new()
         };
@@ -60,40 +81,41 @@ impl Images {
     }
 }
 
-/// The images of a role; first those that its own start waits for.
-fn list(settings: &Settings, role: Role) -> Vec<String> {
+/// The image of a program that has Kubernetes's own version.
+fn component(settings: &Settings, name: &str) -> String {
+    let kubernetes = &settings.kubernetes;
+    format!(
+        "{}/{name}:v{}",
+        kubernetes.image_repository, kubernetes.version
+    )
+}
+
+/// The images of a role besides those of [`Images::of_control_plane`]; first those that its own
+/// start waits for.
+fn others(settings: &Settings, role: Role) -> Vec<String> {
     let kubernetes = &settings.kubernetes;
     let repository = &kubernetes.image_repository;
-    let component = |name: &str| format!("{repository}/{name}:v{}", kubernetes.version);
-    let mut images = vec![kubernetes.pause_image()];
-    if role == Role::ControlPlane {
-        images.push(format!("{repository}/etcd:{}", kubernetes.etcd_tag));
-        images.extend(
-            [
-                "kube-apiserver",
-                "kube-controller-manager",
-                "kube-scheduler",
-            ]
-            .map(component),
-        );
+    let mut images = Vec::new();
+    if role == Role::Worker {
+        images.push(kubernetes.pause_image());
     }
-    images.push(component("kube-proxy"));
-    if role == Role::ControlPlane {
-        // Its pods start here, before there are workers. As kubeadm does: only the default registry
-        // has the folder.
-        let coredns = if repository == DEFAULT_REPOSITORY {
-            "coredns/coredns"
-        } else {
-            "coredns"
-        };
-        images.push(format!("{repository}/{coredns}:{}", kubernetes.coredns_tag));
-    }
+    images.push(component(settings, "kube-proxy"));
     let mut addons: Vec<_> = settings.addons.values().filter(|a| a.enabled).collect();
     addons.sort_by_key(|addon| addon.order);
     for image in addons.into_iter().flat_map(|addon| &addon.images) {
         if !images.contains(image) {
             images.push(image.clone());
         }
+    }
+    if role == Role::ControlPlane {
+        // Its pods start here, before there are workers, but not before the network does. As
+        // kubeadm does: only the default registry has the folder.
+        let coredns = if repository == DEFAULT_REPOSITORY {
+            "coredns/coredns"
+        } else {
+            "coredns"
+        };
+        images.push(format!("{repository}/{coredns}:{}", kubernetes.coredns_tag));
     }
     images
 }

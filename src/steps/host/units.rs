@@ -51,9 +51,10 @@ pub(super) async fn systemctl(commands: &dyn Commands, args: &[&str]) -> Result<
     Ok(commands.succeed(command).await?.stdout)
 }
 
-/// Makes systemd read its files again and start the unit at boot.
+/// Starts the unit at boot, and makes systemd read its files again: once, since it takes systemd
+/// longer than all else here, and `enable` alone would do it too.
 pub(super) async fn enable(commands: &dyn Commands, unit: &str) -> Result<()> {
+    systemctl(commands, &["enable", "--no-reload", unit]).await?;
     systemctl(commands, &["daemon-reload"]).await?;
-    systemctl(commands, &["enable", unit]).await?;
     Ok(())
 }

@@ -229,7 +229,12 @@ fn node(settings: &Settings, identity: &Identity) -> Result<NodeRegistration> {
         cri_socket: paths::CRI_SOCKET,
         taints: taints(identity),
         kubelet_extra_args,
-        image_pull_policy: "IfNotPresent",
+        // Preloading has a phase of its own, and its errors say more than kubeadm's.
+        image_pull_policy: if settings.images.preload {
+            "Never"
+        } else {
+            "IfNotPresent"
+        },
         image_pull_serial: false,
         ignore_preflight_errors: settings.kubeadm.ignore_preflight_errors.clone(),
     })

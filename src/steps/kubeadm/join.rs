@@ -1,5 +1,7 @@
 //! Joins a node to an existing cluster.
 
+mod ticket;
+
 use std::{net::SocketAddr, path::Path, time::Duration};
 
 use async_trait::async_trait;
@@ -9,6 +11,8 @@ use serde::Serialize;
 use serde_json::Value;
 use tracing::warn;
 
+use self::ticket::Kept;
+pub use self::ticket::Ticket;
 use super::{
     config,
     kubeconfig::{self, Credentials},
@@ -43,6 +47,9 @@ pub struct Join {
     pub document: Value,
     /// How long to wait for a ticket, and then for kubeadm, in seconds.
     pub deadline: u64,
+    /// The ticket that [`Ticket`] has received.
+    #[serde(skip)]
+    kept: Kept,
 }
 
 impl Join {
@@ -62,6 +69,7 @@ impl Join {
             endpoint: config::endpoint(settings).to_owned(),
             document: config::join_document(settings, identity)?,
             deadline: settings.deadlines.join,
+            kept: Kept::default(),
         })
     }
 
@@ -264,7 +272,10 @@ impl Join {
             return self.joined(world).await;
         }
         let deadline = Duration::from_secs(self.deadline);
-        let ticket = self.ticket(world, notes).await?;
+        let ticket = match self.kept.take(world.clock.elapsed()) {
+            Some(ticket) => ticket,
+            None => self.ticket(world, notes).await?,
+        };
         self.clear_way(world).await?;
         if is_control_plane {
             pki::remove_half_written(world.host.as_ref()).await?;

@@ -22,18 +22,22 @@ fn every_artifact_is_pinned_for_both_architectures_and_mirrors_apply() {
         identity.arch = arch.into();
         let all = Artifact::all(&settings, &identity).unwrap();
         assert_eq!(all.len(), ARTIFACTS.len());
+        let of = |name: &str| {
+            let artifact = all.iter().find(|artifact| artifact.name == name);
+            &artifact.unwrap().download
+        };
         assert_eq!(
-            all[1].download.url,
+            of("kubelet").url,
             format!("http://mirror/k8s/release/v1.36.3/bin/linux/{arch}/kubelet")
         );
         assert_eq!(
-            all[5].download.url,
+            of("cni-plugins").url,
             format!(
                 "https://github.com/containernetworking/plugins/releases/download/v1.9.1/cni-plugins-linux-{arch}-v1.9.1.tgz"
             )
         );
         assert_eq!(
-            all[4].download.target,
+            of("runc").target,
             Target::Program("/usr/local/sbin/runc".into())
         );
     }

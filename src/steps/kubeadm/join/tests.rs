@@ -75,6 +75,42 @@ async fn a_worker_joins_and_leaves_no_token_behind() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_worker_joins_with_the_ticket_that_it_received_while_it_downloaded() {
+    let fake = open(Role::Worker).await;
+    let join = step(Role::Worker);
+    let ticket = Ticket::before(&join);
+    assert_eq!(
+        fake.differs(&ticket).await,
+        "no control plane has admitted this node yet"
+    );
+    fake.carry_out(&ticket).await;
+    // The control planes are gone, so that there is no other ticket.
+    fake.ec2.list([]);
+    fake.on("kubeadm join", |_, host| {
+        assert!(host.get(paths::JOIN_CONFIG).unwrap().contains(TOKEN));
+        member(host);
+        testing::output(0, "", "")
+    });
+    fake.carry_out(&join).await;
+    assert_eq!(ticket.check(&fake.ports()).await.unwrap(), State::AsWanted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ticket_is_used_once_and_only_while_it_is_fresh() {
+    let fake = open(Role::Worker).await;
+    let join = step(Role::Worker);
+    let ticket = Ticket::before(&join);
+    fake.carry_out(&ticket).await;
+    tokio::time::advance(Duration::from_mins(5)).await;
+    assert_ne!(ticket.check(&fake.ports()).await.unwrap(), State::AsWanted);
+    let now = || fake.ports().clock.elapsed();
+    assert!(join.kept.take(now()).is_none());
+    fake.carry_out(&ticket).await;
+    assert!(join.kept.take(now()).is_some());
+    assert!(join.kept.take(now()).is_none());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_failed_join_reports_why_and_leaves_no_token_behind() {
     let fake = open(Role::Worker).await;
     fake.on("kubeadm join", |_, _| {
