@@ -64,7 +64,7 @@ pub fn apply(patch: &Patch, objects: &mut [Value]) -> Result<()> {
 
 /// RFC 7386, except for lists whose items all have a `name` (containers, env, ports, volumes):
 /// those merge item by item, as in `kubectl`, so that a patch still works if a new version reorders
-/// them.
+/// them; `"$patch": "delete"` removes an item.
 fn merge_named(target: &mut Value, patch: &Value) {
     match (target, patch) {
         (Value::Object(target), Value::Object(patch)) => {
@@ -82,6 +82,10 @@ fn merge_named(target: &mut Value, patch: &Value) {
         }
         (Value::Array(target), Value::Array(patch)) if are_named(target) && are_named(patch) => {
             for item in patch {
+                if item["$patch"] == "delete" {
+                    target.retain(|there| there["name"] != item["name"]);
+                    continue;
+                }
                 match target
                     .iter_mut()
                     .find(|there| there["name"] == item["name"])
@@ -222,6 +226,14 @@ mod tests {
     fn a_patch_without_a_change_is_refused() {
         let error = apply(&patch("DaemonSet", ""), &mut objects()).unwrap_err();
         assert!(error.one_line().contains("changes nothing"), "{error}");
+    }
+
+    #[test]
+    fn an_item_of_a_named_list_is_removed_where_it_is() {
+        let mut target = json!({"containers": [{"name": "a"}, {"name": "b"}]});
+        let patch = json!({"containers": [{"name": "a", "$patch": "delete"}, {"name": "c", "$patch": "delete"}]});
+        merge_named(&mut target, &patch);
+        assert_eq!(target, json!({"containers": [{"name": "b"}]}));
     }
 
     #[test]
