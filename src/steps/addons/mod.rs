@@ -16,7 +16,7 @@ use crate::{
     config::{Patch, Settings, Source},
     error::{Context, Error, Kind, Result},
     ports::{ObjectRef, World},
-    steps::{State, Step},
+    steps::{State, Step, kubeadm::config::endpoint},
     wait::{self, Backoff, Notes, Probe},
 };
 use record::Record;
@@ -153,6 +153,7 @@ fn enabled(settings: &Settings, network: bool) -> Vec<(u32, Addon)> {
         .filter(|(_, addon)| addon.enabled && addon.is_network() == network)
         .collect();
     wanted.sort_by_key(|(name, addon)| (addon.order, name.as_str()));
+    let endpoint = endpoint(settings);
     let mirrored = |source: &Source| Source {
         url: settings.downloads.mirrored(&source.url),
         sha256: source.sha256.clone(),
@@ -163,7 +164,11 @@ fn enabled(settings: &Settings, network: bool) -> Vec<(u32, Addon)> {
             let wanted = Addon {
                 name: name.clone(),
                 sources: addon.sources.iter().map(mirrored).collect(),
-                patches: addon.patches.clone(),
+                patches: addon
+                    .patches
+                    .iter()
+                    .map(|patch| patch::filled(patch, endpoint))
+                    .collect(),
                 deadline: settings.deadlines.rollout,
             };
             (addon.order, wanted)

@@ -7,6 +7,33 @@ use crate::{
     error::{Context, Error, Result},
 };
 
+/// The patch with `{api_host}` and `{api_port}` filled in from `host:port` of the API.
+pub fn filled(patch: &Patch, endpoint: &str) -> Patch {
+    let (host, port) = endpoint.rsplit_once(':').unwrap_or((endpoint, ""));
+    let mut patch = patch.clone();
+    let values = patch
+        .merge
+        .iter_mut()
+        .chain(patch.json.iter_mut().flatten());
+    for value in values {
+        fill(value, host, port);
+    }
+    patch
+}
+
+fn fill(value: &mut Value, host: &str, port: &str) {
+    match value {
+        Value::String(text) => {
+            *text = text.replace("{api_host}", host).replace("{api_port}", port);
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| fill(item, host, port)),
+        Value::Object(fields) => fields
+            .values_mut()
+            .for_each(|field| fill(field, host, port)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
 /// Applies the patch to every object that it selects; selecting none is an error.
 pub fn apply(patch: &Patch, objects: &mut [Value]) -> Result<()> {
     let steps: Option<json_patch::Patch> = patch
@@ -226,6 +253,21 @@ mod tests {
     fn a_patch_without_a_change_is_refused() {
         let error = apply(&patch("DaemonSet", ""), &mut objects()).unwrap_err();
         assert!(error.one_line().contains("changes nothing"), "{error}");
+    }
+
+    #[test]
+    fn the_place_of_the_api_is_filled_in_wherever_a_patch_names_it() {
+        let mut patch = patch("DaemonSet", "calico-node");
+        patch.merge = Some(json!({"env": [{"value": "{api_host}"}, {"value": "{api_port}"}]}));
+        patch.json = Some(vec![
+            json!({"op": "add", "path": "/a", "value": "{api_host}:{api_port}"}),
+        ]);
+        let filled = filled(&patch, "k8s.example.com:6443");
+        assert_eq!(
+            filled.merge,
+            Some(json!({"env": [{"value": "k8s.example.com"}, {"value": "6443"}]}))
+        );
+        assert_eq!(filled.json.unwrap()[0]["value"], "k8s.example.com:6443");
     }
 
     #[test]

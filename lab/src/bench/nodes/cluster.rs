@@ -38,24 +38,27 @@ addons.visits.enabled = false
 pub struct Cluster {
     layout: Layout,
     of: Contender,
+    /// The agents' name for it.
+    name: String,
     control_plane: Machine,
     kubeconfig: PathBuf,
 }
 
 impl Cluster {
     /// Launches a control plane, which founds a cluster, and waits until its node is Ready.
-    pub async fn found(layout: &Layout, of: Contender) -> Result<(Self, Run)> {
+    ///
+    /// Each cluster of the agent's has a `name` of its own: under the name of one that was
+    /// terminated, a control plane first makes sure for minutes that it is gone.
+    pub async fn found(layout: &Layout, of: Contender, name: &str) -> Result<(Self, Run)> {
         let options = match of {
-            Contender::Agent => Options {
-                settings: SETTINGS.to_owned(),
-                ..Options::default()
-            },
+            Contender::Agent => by_agent(name),
             Contender::Script => by_script(script::control_plane(layout)?),
         };
         let control_plane = launch(layout, "control-plane", &options).await?;
         let cluster = Self {
             layout: layout.clone(),
             of,
+            name: name.to_owned(),
             kubeconfig: cluster_kubeconfig(layout, &control_plane)?,
             control_plane,
         };
@@ -66,10 +69,7 @@ impl Cluster {
     /// Launches a worker and waits until its node is Ready.
     pub async fn join(&self) -> Result<(Machine, Run)> {
         let options = match self.of {
-            Contender::Agent => Options {
-                settings: SETTINGS.to_owned(),
-                ..Options::default()
-            },
+            Contender::Agent => by_agent(&self.name),
             Contender::Script => {
                 let create = ["kubeadm", "token", "create", "--print-join-command"];
                 let join = Join::parse(&self.say(&create)?)
@@ -170,6 +170,14 @@ impl Cluster {
             anyhow!("{}, {}: {error:#}\n{more}", machine.name, self.of.words())
         })?;
         run::read(&self.layout, machine, self.of, ready)
+    }
+}
+
+fn by_agent(cluster: &str) -> Options {
+    Options {
+        settings: SETTINGS.to_owned(),
+        tags: BTreeMap::from([(CLUSTER_TAG.to_owned(), cluster.to_owned())]),
+        ..Options::default()
     }
 }
 

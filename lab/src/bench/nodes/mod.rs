@@ -85,7 +85,7 @@ async fn found_in_turn(
         let mut runs = Vec::new();
         for of in order(number) {
             let bar = step(progress, &words(Case::FirstControlPlane, number, pairs, of));
-            let (cluster, run) = Cluster::found(layout, of).await?;
+            let (cluster, run) = Cluster::found(layout, of, &format!("bench-{number}")).await?;
             cluster.end().await?;
             done(&bar, Case::FirstControlPlane, (number, pairs), of, &run);
             runs.push((of, run));
@@ -105,8 +105,8 @@ async fn join_in_turn(
     if pairs == 0 {
         return Ok(all);
     }
-    let (agents, _) = Cluster::found(layout, Contender::Agent).await?;
-    let (scripts, _) = Cluster::found(layout, Contender::Script).await?;
+    let (agents, _) = Cluster::found(layout, Contender::Agent, "bench").await?;
+    let (scripts, _) = Cluster::found(layout, Contender::Script, "").await?;
     for cluster in [&agents, &scripts] {
         cluster.settle()?;
     }

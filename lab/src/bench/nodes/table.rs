@@ -14,7 +14,7 @@ pub fn text(report: &Report) -> String {
     let [median, p90, least, most] = ["median", "p90", "least", "most"];
     let _ = writeln!(
         text,
-        "{:<38}{median:>8}{p90:>8}{least:>8}{most:>8}   times as fast (95 %)",
+        "{:<48}{median:>8}{p90:>8}{least:>8}{most:>8}   times as fast (95 %)",
         ""
     );
     for series in report
@@ -28,7 +28,7 @@ pub fn text(report: &Report) -> String {
         if let Some(used) = series.used() {
             let _ = writeln!(
                 text,
-                "{:<22}its agent's own: {:.2} s of processor time, {:.0} MiB at most",
+                "{:<32}its agent's own: {:.2} s of processor time, {:.0} MiB at most",
                 "", used.processor, used.memory_mib
             );
         }
@@ -46,7 +46,7 @@ fn row(series: &Series, of: Contender) -> String {
         Contender::Script => (String::new(), String::new()),
     };
     let row = format!(
-        "{case:<22}{:<16}{:>8.1}{:>8.1}{:>8.1}{:>8.1}   {ratio}",
+        "{case:<32}{:<16}{:>8.1}{:>8.1}{:>8.1}{:>8.1}   {ratio}",
         of.words(),
         spread.median,
         series.p90(of),
