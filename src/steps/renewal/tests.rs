@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used)]
 
-use std::sync::{Arc, Mutex as StdMutex};
+use std::sync::{Arc, LazyLock, Mutex as StdMutex};
 
 use serde_json::json;
 
@@ -10,6 +10,18 @@ use crate::testing::{FakeWorld, Files, Pki, control_plane, output, settings};
 const OLD: (&str, &str) = ("2026-01-01T00:00:00Z", "2026-12-01T00:00:00Z");
 const OVER: (&str, &str) = ("2025-01-01T00:00:00Z", "2026-11-01T00:00:00Z");
 const NEW: (&str, &str) = ("2026-11-23T11:55:00Z", "2027-11-23T12:00:00Z");
+
+/// Made once each: keys take most of the time here.
+static PKIS: LazyLock<[((&str, &str), Pki); 3]> =
+    LazyLock::new(|| [OLD, OVER, NEW].map(|dates| (dates, Pki::between(dates.0, dates.1))));
+
+/// What kubeadm writes.
+static FRESH: LazyLock<Pki> = LazyLock::new(|| Pki::between(NEW.0, NEW.1));
+
+fn pki(dates: (&str, &str)) -> &'static Pki {
+    let (_, pki) = PKIS.iter().find(|(its, _)| *its == dates).unwrap();
+    pki
+}
 
 fn step(which: Which) -> Renewal {
     Renewal::new(which, &settings(), &control_plane("i-1"))
@@ -21,8 +33,8 @@ fn manifest(part: &str) -> String {
 
 /// A control plane at noon of 2026-11-23 with certificates of these dates, whose kubeadm renews
 /// each certificate once.
-fn world((from, until): (&str, &str)) -> FakeWorld {
-    let fake = FakeWorld::new().with_certificates(&Pki::between(from, until));
+fn world(dates: (&str, &str)) -> FakeWorld {
+    let fake = FakeWorld::new().with_certificates(pki(dates));
     fake.etcd.voter("n0", 10);
     for part in PARTS {
         let pod = format!(
@@ -31,7 +43,7 @@ fn world((from, until): (&str, &str)) -> FakeWorld {
         );
         fake.files.put(manifest(part.name), pod);
     }
-    let fresh = Pki::between(NEW.0, NEW.1).on_disk();
+    let fresh = FRESH.on_disk();
     fake.on("kubeadm", move |command, files| {
         let name = &command.args[if command.args[0] == "certs" { 2 } else { 3 }];
         let kubeconfig = format!("{name}.conf");
@@ -221,7 +233,7 @@ async fn once_the_api_server_is_back_the_other_parts_are_restarted_together() {
 /// and lets the next agent continue.
 #[tokio::test(start_paused = true)]
 async fn after_a_kill_at_any_point_the_next_agent_continues() {
-    let fresh = Pki::between(NEW.0, NEW.1).on_disk();
+    let fresh = FRESH.on_disk();
     for at in 0..10 {
         for torn in ["nothing", "a key", "an empty file", "both"] {
             let fake = world(OLD);
