@@ -72,7 +72,7 @@ e2e-certificates: tools build
 	RENEWALS=$(RENEWALS) SWITCH_OFFS=$(SWITCH_OFFS) CLUSTERS=$(CLUSTERS) $(CARGO) test --workspace --locked --features lab/proofs --test proofs
 
 # This agent against kubeadm in a careful engineer's user-data, in turn, on a temporary lab: 20 pairs
-# of workers and 10 of first control planes, half an hour on two cores with nothing beside it.
+# of workers and 10 of first control planes, twenty minutes on two cores with nothing beside it.
 bench: tools build
 	$(LAB) bench-nodes --results bench/results
 
