@@ -59,6 +59,8 @@ pub fn apply(patch: &Patch, objects: &mut [Value]) -> Result<()> {
         selected += 1;
         if let Some(merge) = &patch.merge {
             merge_named(object, merge);
+            // Where the object has no such list, the patch's own has become the object's.
+            drop_deleted(object);
         }
         if let Some(steps) = &steps {
             let name = format!(
@@ -109,7 +111,7 @@ fn merge_named(target: &mut Value, patch: &Value) {
         }
         (Value::Array(target), Value::Array(patch)) if are_named(target) && are_named(patch) => {
             for item in patch {
-                if item["$patch"] == "delete" {
+                if is_deleted(item) {
                     target.retain(|there| there["name"] != item["name"]);
                     continue;
                 }
@@ -123,6 +125,21 @@ fn merge_named(target: &mut Value, patch: &Value) {
             }
         }
         (target, patch) => json_patch::merge(target, patch),
+    }
+}
+
+fn is_deleted(item: &Value) -> bool {
+    item["$patch"] == "delete"
+}
+
+fn drop_deleted(value: &mut Value) {
+    match value {
+        Value::Array(items) => {
+            items.retain(|item| !is_deleted(item));
+            items.iter_mut().for_each(drop_deleted);
+        }
+        Value::Object(fields) => fields.values_mut().for_each(drop_deleted),
+        _ => {}
     }
 }
 
@@ -276,6 +293,17 @@ mod tests {
         let patch = json!({"containers": [{"name": "a", "$patch": "delete"}, {"name": "c", "$patch": "delete"}]});
         merge_named(&mut target, &patch);
         assert_eq!(target, json!({"containers": [{"name": "b"}]}));
+    }
+
+    #[test]
+    fn an_item_to_remove_never_becomes_one_of_an_object_without_that_list() {
+        let mut objects = objects();
+        let mut patch = patch("DaemonSet", "calico-node");
+        patch.merge = Some(json!({"spec": {"initContainers": [
+            {"name": "a", "$patch": "delete"}, {"name": "b"},
+        ]}}));
+        apply(&patch, &mut objects).unwrap();
+        assert_eq!(objects[1]["spec"]["initContainers"], json!([{"name": "b"}]));
     }
 
     #[test]
