@@ -69,10 +69,8 @@ impl Ticket {
 #[async_trait]
 impl Step for Ticket {
     async fn check(&self, world: &World) -> Result<State> {
-        if self.join.missing(world).await?.is_none() {
-            return Ok(State::AsWanted);
-        }
-        if self.join.kept.is_fresh(world.clock.elapsed()) {
+        let admitted = self.join.kept.is_fresh(world.clock.elapsed());
+        if admitted || self.join.missing(world).await?.is_none() {
             return Ok(State::AsWanted);
         }
         Ok(State::Differs(
