@@ -1,7 +1,8 @@
 # What a careful engineer writes into user-data: the steps of kubeadm's documentation, one after the
 # other, and each download compared with its digest. The bench puts the values before it that are
 # particular to this run: for each download NAME_URL and NAME_SHA256, the versions, MIRROR (a
-# registry for all images), and what a container needs that is not EC2: CGROUP_DRIVER, KUBELET.
+# registry for all images), and what the lab's containers need: CGROUP_DRIVER, KUBELET, KUBE_PROXY.
+# For them, too, are restrict_oom_score_adj below and the check of kubeadm that is not run.
 set -eu
 log=/var/log/bootstrap.log
 step() { echo "$(date +%s.%N) $1" >>$log; }

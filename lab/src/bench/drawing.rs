@@ -6,10 +6,6 @@ use super::figures::whole;
 
 /// The width of every chart.
 pub const WIDTH: f64 = 960.0;
-/// The height of a bar.
-pub const BAR: f64 = 26.0;
-/// From one bar to the next.
-pub const STEP: f64 = 38.0;
 
 const STYLE: &str = "
     .page { fill: #ffffff; stroke: #d0d7de; }

@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 
 use super::{cgroups, supervisor, vm};
 use crate::layout::Layout;
@@ -66,6 +66,16 @@ pub fn output(layout: &Layout, name: &str, words: &[&str]) -> Result<Output> {
         Kind::Vm => vm::guest::output(&vm::socket(layout, name), words, &ENVIRONMENT)
             .with_context(|| format!("machine {name} does not answer: see `lab status`")),
     }
+}
+
+/// Runs a command in a machine, and returns what it prints; it must succeed.
+pub fn text(layout: &Layout, name: &str, words: &[&str]) -> Result<String> {
+    let output = output(layout, name, words)?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("{name}: {words:?}: {}", said.trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Replaces this process by a command in a machine, and never returns unless it fails. A virtual

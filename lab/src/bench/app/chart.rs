@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::report::{Report, Round, Subject};
 use super::table::SHARES;
-use crate::bench::drawing::{BAR, Drawing, STEP, Scale, WIDTH};
+use crate::bench::drawing::{Drawing, Scale, WIDTH};
 use crate::bench::figures::{Spread, count, whole};
 
 /// Where a bar begins; its label is to the left.
@@ -13,6 +13,10 @@ const LEFT: f64 = 96.0;
 const HALF: f64 = 270.0;
 /// Same, in a panel of full width.
 const FULL: f64 = 760.0;
+
+/// The height of a bar, and from one to the next.
+const BAR: f64 = 26.0;
+const STEP: f64 = 38.0;
 
 /// A figure that is drawn as one bar per subject.
 struct Panel {

@@ -88,9 +88,9 @@ fn timeline(
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use super::super::report::tests::of_workers;
     use super::super::report::{Pair, Step};
     use super::*;
-    use crate::bench::figures::Machine;
 
     fn run(seconds: f64, name: &str) -> Run {
         let step = |name: &str, begin: f64, end: f64| Step {
@@ -111,16 +111,7 @@ mod tests {
             agent: run(agent, &format!("agent-{agent}")),
             script: run(script, &format!("script-{script}")),
         };
-        let report = Report {
-            machine: Machine {
-                processors: 2,
-                model: "Example CPU".to_owned(),
-            },
-            series: vec![Series {
-                case: Case::Worker,
-                pairs: vec![pair(3.0, 9.0), pair(4.0, 7.0), pair(5.0, 8.0)],
-            }],
-        };
+        let report = of_workers(vec![pair(3.0, 9.0), pair(4.0, 7.0), pair(5.0, 8.0)]);
         let chart = svg(&report, Case::Worker).unwrap();
         for words in ["agent-4", "script-8", "k8s-bootstrap: Ready after 4.0 s"] {
             assert!(chart.contains(words), "{words} is not in {chart}");

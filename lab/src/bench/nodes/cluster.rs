@@ -27,6 +27,9 @@ const LONGEST_RUN: Duration = Duration::from_mins(5);
 /// How long the bench waits before it asks again an API server that does not answer yet.
 const NOT_YET: Duration = Duration::from_millis(200);
 
+/// How much of a machine's console a failure shows, in bytes.
+const LAST: usize = 4096;
+
 /// Add-ons that the script does not have either.
 const SETTINGS: &str = "
 addons.storage.enabled = false
@@ -59,7 +62,7 @@ impl Cluster {
             layout: layout.clone(),
             of,
             name: name.to_owned(),
-            kubeconfig: cluster_kubeconfig(layout, &control_plane)?,
+            kubeconfig: cluster_kubeconfig(layout, of, &control_plane)?,
             control_plane,
         };
         let run = cluster.run_of(&cluster.control_plane, Watch::start(&cluster)?)?;
@@ -72,8 +75,12 @@ impl Cluster {
             Contender::Agent => by_agent(&self.name),
             Contender::Script => {
                 let create = ["kubeadm", "token", "create", "--print-join-command"];
-                let join = Join::parse(&self.say(&create)?)
-                    .context("kubeadm printed no command to join with")?;
+                let join = Join::parse(&enter::text(
+                    &self.layout,
+                    &self.control_plane.name,
+                    &create,
+                )?)
+                .context("kubeadm printed no command to join with")?;
                 by_script(script::worker(&self.layout, &join)?)
             }
         };
@@ -122,15 +129,6 @@ impl Cluster {
         }
     }
 
-    fn say(&self, words: &[&str]) -> Result<String> {
-        let output = enter::output(&self.layout, &self.control_plane.name, words)?;
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            bail!("{}: {words:?}: {}", self.control_plane.name, said.trim());
-        }
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-    }
-
     fn command(&self, arguments: &[&str]) -> Result<Command> {
         let own = namespace(&self.control_plane.name);
         let mut command = Command::new("nsenter");
@@ -157,19 +155,26 @@ impl Cluster {
     }
 
     fn run_of(&self, machine: &Machine, mut watch: Watch<'_>) -> Result<Run> {
-        let ready = watch.until_ready(&self.node_name(machine));
-        let ready = ready.map_err(|error| {
-            let console = fs::read(self.layout.machine(&machine.name).join("console.log"));
-            let console = String::from_utf8_lossy(&console.unwrap_or_default()).into_owned();
-            let last: Vec<&str> = console.lines().rev().take(30).collect();
-            let last: Vec<&str> = last.into_iter().rev().collect();
-            let more = match self.of {
-                Contender::Agent => describe_failure(&self.layout, &machine.name),
-                Contender::Script => last.join("\n"),
-            };
-            anyhow!("{}, {}: {error:#}\n{more}", machine.name, self.of.words())
-        })?;
+        let ready = watch
+            .until_ready(&self.node_name(machine))
+            .map_err(|error| {
+                anyhow!("{error:#}\n{}", last_words(&self.layout, self.of, machine))
+            })?;
         run::read(&self.layout, machine, self.of, ready)
+    }
+}
+
+/// What the machine said last; its disk is gone when the bench has ended.
+fn last_words(layout: &Layout, of: Contender, machine: &Machine) -> String {
+    match of {
+        Contender::Agent => describe_failure(layout, &machine.name),
+        Contender::Script => {
+            let console = fs::read(layout.machine(&machine.name).join("console.log"));
+            let console = console.unwrap_or_default();
+            let from = console.len().saturating_sub(LAST);
+            let console = console.get(from..).unwrap_or_default();
+            format!("--- {}\n{}", machine.name, String::from_utf8_lossy(console))
+        }
     }
 }
 
@@ -200,15 +205,16 @@ async fn launch(layout: &Layout, role: &str, options: &Options) -> Result<Machin
 }
 
 /// The administrator's kubeconfig, as soon as kubeadm has written it.
-fn cluster_kubeconfig(layout: &Layout, machine: &Machine) -> Result<PathBuf> {
+fn cluster_kubeconfig(layout: &Layout, of: Contender, machine: &Machine) -> Result<PathBuf> {
     let written = layout
         .machine(&machine.name)
         .join("up/etc/kubernetes/admin.conf");
     let whole = || fs::read_to_string(&written).is_ok_and(|text| text.contains("client-key-data"));
     if !process::wait_until(LONGEST_RUN, whole) {
+        let said = last_words(layout, of, machine);
         bail!(
-            "{}\n{} has no admin.conf",
-            describe_failure(layout, &machine.name),
+            "{} has no admin.conf
+{said}",
             machine.name
         );
     }

@@ -162,3 +162,22 @@ impl Series {
         })
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A report of workers.
+    pub fn of_workers(pairs: Vec<Pair>) -> Report {
+        Report {
+            machine: Machine {
+                processors: 2,
+                model: "Example CPU".to_owned(),
+            },
+            series: vec![Series {
+                case: Case::Worker,
+                pairs,
+            }],
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! What a run was, read from its machine after its end.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use serde_json::Value;
@@ -15,14 +15,7 @@ const UNTIL_READY: &str = "until Ready";
 
 /// Reads the run of `machine`, whose node was Ready at this second since 1970.
 pub fn read(layout: &Layout, machine: &Machine, of: Contender, ready: f64) -> Result<Run> {
-    let say = |words: &[&str]| -> Result<String> {
-        let output = enter::output(layout, &machine.name, words)?;
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            bail!("{}: {words:?}: {}", machine.name, said.trim());
-        }
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-    };
+    let say = |words: &[&str]| enter::text(layout, &machine.name, words);
     let started = started(&say(&["cat", "/var/log/cloud-init.log"])?)
         .with_context(|| format!("{}: cloud-init ran no user-data", machine.name))?;
     let (mut steps, used) = match of {

@@ -66,9 +66,9 @@ fn ratio(series: &Series) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::report::{Case, Pair, Run, Used};
+    use super::super::report::tests::of_workers;
+    use super::super::report::{Pair, Run, Used};
     use super::*;
-    use crate::bench::figures::Machine;
 
     #[test]
     fn the_table_has_medians_and_the_ratio_of_the_pairs() {
@@ -86,17 +86,7 @@ mod tests {
             },
             script: run(8.0 + f64::from(number)),
         });
-        let report = Report {
-            machine: Machine {
-                processors: 2,
-                model: "Example CPU".to_owned(),
-            },
-            series: vec![Series {
-                case: Case::Worker,
-                pairs: pairs.collect(),
-            }],
-        };
-        let text = text(&report);
+        let text = text(&of_workers(pairs.collect()));
         let lines: Vec<Vec<&str>> = text
             .lines()
             .map(|line| line.split_whitespace().collect())
