@@ -224,12 +224,10 @@ fn arrive_early(
 ) -> Decision {
     if last.instance == me.instance_id {
         return match cluster {
-            None => {
-                shown_beside_a_claim(seen, "this instance holds the claim to found the cluster")
-                    .unwrap_or_else(|| Decision::Found {
-                        cluster_uid: last.cluster_uid.clone(),
-                    })
-            }
+            None => shown_despite_claim(seen, "this instance holds the claim to found the cluster")
+                .unwrap_or_else(|| Decision::Found {
+                    cluster_uid: last.cluster_uid.clone(),
+                }),
             Some(cluster) => refuse(
                 format!(
                     "this instance founded cluster {} and has lost its data",
@@ -265,7 +263,7 @@ fn arrive_early(
             stopped.id
         ));
     }
-    shown_beside_a_claim(seen, &why).unwrap_or(Decision::Claim {
+    shown_despite_claim(seen, &why).unwrap_or(Decision::Claim {
         number: last.number + 1,
         why,
         grounds,
@@ -274,7 +272,7 @@ fn arrive_early(
 
 /// Waits while another control plane shows a cluster that is not the last claim's: that one starts
 /// over, or keeps its data for a person to restore.
-fn shown_beside_a_claim(seen: &Observation, why: &str) -> Option<Decision> {
+fn shown_despite_claim(seen: &Observation, why: &str) -> Option<Decision> {
     let shown = &seen.evidence.control_planes;
     (!shown.is_empty()).then(|| {
         wait(format!(

@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failing_program_is_named_with_its_arguments_and_words() {
+    fn a_failing_program_is_named_with_its_arguments_and_output() {
         let error = run("sh", &["-c", "echo no such bridge >&2; exit 3"]).unwrap_err();
         let text = format!("{error:#}");
         assert!(text.contains("sh -c"), "{text}");

@@ -266,7 +266,7 @@ pub(super) fn folder_of(target: &Path) -> &Path {
 }
 
 /// A file's content under a temporary name next to it, on disk already.
-pub(super) fn written_beside(
+pub(super) fn written_next_to(
     target: &Path,
     content: &[u8],
     mode: u32,
@@ -287,7 +287,7 @@ pub(super) fn written_beside(
 
 /// Writes a file so that at any time either the old or the new one exists.
 pub(super) fn write_whole(target: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    let file = written_beside(target, content, mode)?;
+    let file = written_next_to(target, content, mode)?;
     file.persist(target).map_err(|error| error.error)?;
     sync_folder(folder_of(target))
 }

@@ -118,7 +118,7 @@ async fn listen_for_reports(host: &dyn Host, address: SocketAddr) -> Result<repo
 /// Waits for EC2 to identify this instance: it may be late, or a permission may be missing.
 async fn learn(wiring: &Wiring, reporter: &Reporter) -> Result<(Settings, Identity, MachineFacts)> {
     let (notes, news) = Notes::new();
-    let told = relay(news, |note| {
+    let relayed = relay(news, |note| {
         reporter.message(note.unwrap_or_default());
         // This may take longer than systemd's start timeout.
         systemd::ready();
@@ -132,7 +132,7 @@ async fn learn(wiring: &Wiring, reporter: &Reporter) -> Result<(Settings, Identi
     );
     let known = tokio::select! {
         known = known => known?,
-        never = told => match never {},
+        never = relayed => match never {},
     };
     reporter.message("");
     Ok(known)

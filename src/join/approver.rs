@@ -41,8 +41,8 @@ async fn follow(world: &World, cluster: &str) -> Result<()> {
     let waiting = world.certificates.waiting().await?;
     // One cycle handles everything that arrived during the one before.
     let mut waiting = waiting.ready_chunks(AT_ONCE);
-    while let Some(told) = waiting.next().await {
-        told.into_iter().collect::<Result<()>>()?;
+    while let Some(notices) = waiting.next().await {
+        notices.into_iter().collect::<Result<()>>()?;
         cycle(world, cluster).await?;
     }
     Ok(())

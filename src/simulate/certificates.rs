@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_key_beside_the_old_certificate_is_broken() {
+    fn a_new_key_next_to_the_old_certificate_is_broken() {
         assert_eq!(on_disk([5, 4]).broken, ["apiserver"]);
     }
 }

@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_that_no_timer_ends_is_told() {
+    fn a_wait_that_no_timer_ends_is_reported() {
         let timeline = Timeline::default();
         let mut executor = Executor::new(timeline.clone());
         let task = executor.spawn(async move {

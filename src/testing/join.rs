@@ -133,14 +133,14 @@ impl FakeCertificates {
 #[async_trait]
 impl CertificateRequests for FakeCertificates {
     async fn waiting(&self) -> Result<BoxStream<'static, Result<()>>> {
-        let (follower, told) = unbounded();
+        let (follower, notices) = unbounded();
         let requests = self.requests.lock().unwrap();
         let undecided = |r: &&Value| r["status"]["conditions"][0].is_null();
         for _ in requests.iter().filter(undecided) {
             follower.unbounded_send(Ok(())).unwrap();
         }
         self.followers.lock().unwrap().push(follower);
-        Ok(told.boxed())
+        Ok(notices.boxed())
     }
 
     async fn undecided(&self, signer: &str) -> Result<Vec<Value>> {

@@ -12,13 +12,13 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 /// Far above anything that a slow machine needs; reaching it is a failure.
-const PATIENCE: Duration = Duration::from_mins(1);
+const DEADLINE: Duration = Duration::from_mins(1);
 
 /// Asks until `holds`.
 pub fn eventually(what: &str, holds: impl Fn() -> bool) {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + DEADLINE;
     while !holds() {
-        assert!(Instant::now() < end, "not within {PATIENCE:?}: {what}");
+        assert!(Instant::now() < end, "not within {DEADLINE:?}: {what}");
         thread::sleep(Duration::from_millis(20));
     }
 }
@@ -82,7 +82,7 @@ impl Redis {
     }
 
     fn answers(port: u16, child: &mut Child) -> bool {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + DEADLINE;
         loop {
             if child.try_wait().unwrap().is_some() {
                 return false;
@@ -115,7 +115,7 @@ impl Redis {
 
 fn pong(port: u16) -> Result<bool> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(DEADLINE))?;
     stream.write_all(b"PING\r\n")?;
     let mut answer = [0; 7];
     stream.read_exact(&mut answer)?;
@@ -224,7 +224,7 @@ pub struct Answer {
 impl Connection {
     pub fn open(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
         Self(BufReader::new(stream))
     }
 

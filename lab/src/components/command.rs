@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failed_program_is_told_with_its_last_words() {
+    fn a_failed_program_is_reported_with_its_last_lines() {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("log");
         let mut failing = Command::new("sh");
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_program_is_told_with_its_debian_package() {
+    fn a_missing_program_is_reported_with_its_debian_package() {
         let dir = tempfile::tempdir().unwrap();
         let mut debootstrap = Command::new("debootstrap");
         debootstrap.env("PATH", dir.path());

@@ -71,9 +71,9 @@ fn provide(
     let name = file
         .file_name()
         .context("a manifest's URL ends in a name")?;
-    let beside = images.join(name);
-    if good(&beside) {
-        fs::copy(&beside, &file)?;
+    let local = images.join(name);
+    if good(&local) {
+        fs::copy(&local, &file)?;
         return Ok(());
     }
     if official.answers(url) {
@@ -81,7 +81,7 @@ fn provide(
     }
     anyhow::bail!(
         "the image of the NGINX ingress controller is in {}, but {url} does not answer: put the file {} \
-         (sha256 {sha256}) beside it, or take the image out to use Traefik",
+         (sha256 {sha256}) next to it, or remove the image to use Traefik",
         images.display(),
         name.display()
     )

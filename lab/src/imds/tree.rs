@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_an_instance_is_told_in_its_place() {
+    fn the_metadata_announces_the_end_of_an_instance() {
         let mut w1 = machine("w1", 10);
         let spot = ["spot", "instance-action"];
         let group = ["autoscaling", "target-lifecycle-state"];

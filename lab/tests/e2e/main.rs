@@ -47,7 +47,7 @@ const SCENARIOS: &[Scenario] = in_this_order![
     life::a_restarted_agent_changes_nothing,
     life::a_removed_file_is_put_back,
     life::a_fourth_node_joins_by_itself_while_the_api_throttles,
-    life::a_killed_agent_goes_on_where_it_was,
+    life::a_killed_agent_resumes_where_it_was,
     life::a_spot_notice_empties_the_node,
     life::a_group_waits_for_its_node_to_leave,
     life::a_reset_worker_leaves_and_may_join_again,

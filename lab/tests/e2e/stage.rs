@@ -376,7 +376,7 @@ pub fn ensure(holds: bool, otherwise: impl Into<String>) -> Result<(), Failed> {
 }
 
 /// How many times as long as on two idle processors with a disk of their own something may take.
-const PATIENCE: u32 = 3;
+const TOLERANCE: u32 = 3;
 
 /// Polls until the condition holds; the last reason is the error. `seconds` are those of an idle
 /// machine. Long waits poll less often, because each look costs the machines processor time.
@@ -388,7 +388,7 @@ pub fn until<T>(
     let whole = Duration::from_secs(seconds);
     let pause = (whole / 240).max(Duration::from_millis(500));
     let begun = Instant::now();
-    let end = begun + whole * PATIENCE;
+    let end = begun + whole * TOLERANCE;
     loop {
         match look() {
             Ok(found) => return Ok(found),

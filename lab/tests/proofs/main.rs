@@ -194,7 +194,7 @@ fn all_come_back_after_every_certificate_has_ended(stage: &Stage) -> Result<(), 
         eprintln!(
             "switched off past the end of every certificate, {turn}: {machines:?} ready after {took} s"
         );
-        // What is promised, on an idle machine: `until` has more patience.
+        // What is promised, on an idle machine: `until` waits longer.
         ensure(took <= 180, format!("{machines:?} took {took} s"))?;
         off.push_back(switch_off(stage, machines)?);
     }

@@ -453,8 +453,8 @@ fn rejection(status: u16, body: &str) -> Rejection {
 /// Writes what arrives to a temporary file, which is renamed once it is complete and on disk.
 async fn receive(mut answer: Response, file: &Path) -> Result<()> {
     let writing = || format!("cannot write {}", file.display());
-    let beside = file.to_owned();
-    let part = host::blocking(move || host::written_beside(&beside, b"", 0o600))
+    let target = file.to_owned();
+    let part = host::blocking(move || host::written_next_to(&target, b"", 0o600))
         .await
         .attempting(writing)?;
     let mut out = File::from_std(part.as_file().try_clone().attempting(writing)?);

@@ -28,7 +28,7 @@ fn is_undecided(request: &CertificateSigningRequest) -> bool {
 }
 
 /// The notice for an event of the watch, if any.
-fn told(event: watcher::Result<Event<CertificateSigningRequest>>) -> Option<Result<()>> {
+fn notice(event: watcher::Result<Event<CertificateSigningRequest>>) -> Option<Result<()>> {
     match event {
         Ok(Event::Apply(request) | Event::InitApply(request)) => {
             is_undecided(&request).then_some(Ok(()))
@@ -46,7 +46,7 @@ impl CertificateRequests for KubeCluster {
     async fn waiting(&self) -> Result<BoxStream<'static, Result<()>>> {
         let requests = Api::<CertificateSigningRequest>::all(self.connection.client().await?);
         let events = watcher(requests, watcher::Config::default().timeout(WATCH_SECONDS));
-        Ok(events.filter_map(|event| ready(told(event))).boxed())
+        Ok(events.filter_map(|event| ready(notice(event))).boxed())
     }
 
     async fn undecided(&self, signer: &str) -> Result<Vec<Value>> {

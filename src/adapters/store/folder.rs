@@ -49,7 +49,7 @@ async fn blocking<T: Send + 'static>(
 }
 
 fn create(target: &Path, content: &[u8]) -> io::Result<Created> {
-    let file = host::written_beside(target, content, 0o644)?;
+    let file = host::written_next_to(target, content, 0o644)?;
     match file.persist_noclobber(target) {
         Ok(_) => {
             host::sync_folder(host::folder_of(target))?;

@@ -55,7 +55,7 @@ async fn a_node_is_degraded_with_its_kubelets_message_until_it_is_ready() {
     let fake = FakeWorld::new();
     let agent = member(&fake, worker("i-1")).await;
     let status = agent.reporter.subscribe();
-    let told = || {
+    let reported = || {
         let status = status.borrow();
         (status.stage, status.message.clone())
     };
@@ -64,10 +64,10 @@ async fn a_node_is_degraded_with_its_kubelets_message_until_it_is_ready() {
     let mut keep = pin!(agent.stay());
     work_for(CYCLE / 2, &mut keep).await;
     let message = format!("node {ME} is not Ready: cni plugin not initialized");
-    assert_eq!(told(), (Stage::Degraded, message));
+    assert_eq!(reported(), (Stage::Degraded, message));
     work_for(CYCLE, &mut keep).await;
     let message = format!("node {ME} is Ready in cluster demo, Kubernetes 1.36.3");
-    assert_eq!(told(), (Stage::Ready, message));
+    assert_eq!(reported(), (Stage::Ready, message));
 }
 
 #[tokio::test(start_paused = true)]

@@ -320,10 +320,10 @@ fn a_lost_majority_is_reported_with_the_names_of_silent_members() {
         member(3, false),
         learner(4),
     ];
-    let told = lost_quorum(&members).unwrap();
+    let message = lost_quorum(&members).unwrap();
     assert!(
-        told.contains("2 of 3 members do not answer (n2, n3)"),
-        "{told}"
+        message.contains("2 of 3 members do not answer (n2, n3)"),
+        "{message}"
     );
     assert_eq!(lost_quorum(&members[..2]).map(|_| ()), Some(()));
     assert_eq!(

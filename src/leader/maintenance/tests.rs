@@ -186,10 +186,13 @@ fn alarms_are_reported_as_alarms_and_not_as_silence() {
             "etcd's data on n2 differ from the others' (alarm CORRUPT)",
         ),
     ] {
-        let told = troubles(&members);
-        assert_eq!(told.len(), 1, "{case}: {told:?}");
-        assert!(told[0].contains(said), "{case}: {told:?}");
-        assert!(!told[0].contains("do not answer"), "{case}: {told:?}");
+        let reported = troubles(&members);
+        assert_eq!(reported.len(), 1, "{case}: {reported:?}");
+        assert!(reported[0].contains(said), "{case}: {reported:?}");
+        assert!(
+            !reported[0].contains("do not answer"),
+            "{case}: {reported:?}"
+        );
     }
 }
 

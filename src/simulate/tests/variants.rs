@@ -172,7 +172,7 @@ fn starting_over_although_the_cluster_is_settled_is_caught() {
 
 /// The store may not show yet that the cluster was settled.
 #[test]
-fn starting_over_after_one_look_is_caught() {
+fn starting_over_after_one_observation_is_caught() {
     judged(
         |me, seen, agreement| match decide(me, seen) {
             over @ Decision::StartOver { .. } => over,
@@ -214,7 +214,7 @@ fn starting_over_although_the_cluster_lives_is_caught() {
 }
 
 #[test]
-fn a_node_that_forgets_its_cluster_before_it_is_rid_of_it_is_caught() {
+fn a_node_that_forgets_its_cluster_before_its_removal_is_caught() {
     ported(broken::forgets_first, &[Law::MembershipKept]);
 }
 
@@ -245,7 +245,7 @@ fn a_worker_that_claims_is_caught() {
 }
 
 #[test]
-fn a_refusal_after_one_look_is_caught() {
+fn a_refusal_after_one_observation_is_caught() {
     judged(
         |me, seen, agreement| match decide(me, seen) {
             refusal @ Decision::Refuse { .. } => refusal,
@@ -257,7 +257,7 @@ fn a_refusal_after_one_look_is_caught() {
 
 /// A stopped founder may come back and found as well.
 #[test]
-fn following_a_stopped_holder_after_one_look_is_caught() {
+fn following_a_stopped_holder_after_one_observation_is_caught() {
     judged(
         |me, seen, agreement| match decide(me, seen) {
             claim @ Decision::Claim { .. } => claim,
@@ -305,7 +305,7 @@ fn healing_that_takes_the_stopped_for_dead_is_caught() {
 
 /// EC2 reuses an address: etcd would start without the data of the member that had it.
 #[test]
-fn letting_somebody_in_to_the_place_of_a_dead_member_is_caught() {
+fn admitting_an_instance_in_place_of_a_dead_member_is_caught() {
     let code = Code {
         service: broken::sees_no_dead_members,
         ..Code::default()
@@ -337,7 +337,7 @@ fn a_cluster_that_is_not_remembered_as_settled_is_caught() {
 }
 
 #[test]
-fn renewing_without_waiting_for_the_turn_is_caught() {
+fn renewing_without_waiting_for_the_lease_is_caught() {
     let code = Code {
         duties: broken::waits_for_no_lease,
         ..Code::default()
@@ -353,7 +353,7 @@ fn founding_next_to_a_cluster_that_the_store_does_not_record_is_caught() {
 
 /// After a clock step, one wrong look seems to have lasted.
 #[test]
-fn looks_that_agree_by_the_wall_clock_are_caught() {
+fn observations_that_agree_by_the_wall_clock_are_caught() {
     let code = Code {
         judge: |me, seen, agreement| {
             let seconds = seen.now.as_second().try_into().unwrap();

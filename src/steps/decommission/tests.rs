@@ -189,17 +189,17 @@ async fn requests_are_served_for_the_configured_time_after_the_cordon() {
     fake.cluster.put(node(false));
     fake.carry_out(&cordon()).await;
     sleep(Duration::from_secs(10)).await;
-    let linger = WaitForDns {
+    let wait = WaitForDns {
         node: NODE.to_owned(),
         seconds: 35,
     };
     assert_eq!(
-        fake.differs(&linger).await,
+        fake.differs(&wait).await,
         "DNS answers may name w1 for 25 s more"
     );
-    fake.apply(&linger).await.unwrap();
+    fake.apply(&wait).await.unwrap();
     assert_eq!(fake.clock.since_noon(), Duration::from_secs(35));
-    fake.holds(&linger).await;
+    fake.holds(&wait).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -253,7 +253,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn processor_time_is_told_per_thousand_requests() {
+    fn processor_time_is_shown_per_thousand_requests() {
         let round = round(4000.0, 5.0, 12);
         assert_eq!(round.per_thousand(round.processors.pods), 0.1);
         assert_eq!(round.resident_mib(), 12.0);

@@ -85,7 +85,7 @@ pub fn a_fourth_node_joins_by_itself_while_the_api_throttles(stage: &Stage) -> R
 }
 
 /// SIGKILL at arbitrary times during a new machine's first boot.
-pub fn a_killed_agent_goes_on_where_it_was(stage: &Stage) -> Result<(), Failed> {
+pub fn a_killed_agent_resumes_where_it_was(stage: &Stage) -> Result<(), Failed> {
     let machine = stage.launch(&[])?;
     // With cgroup v1 in a container systemd does not learn when the last process has exited, and
     // waits for the whole stop time-out.

@@ -244,7 +244,7 @@ pub fn the_join_service_lets_nobody_be_more_than_itself(stage: &Stage) -> Result
             "too large",
         ),
         (
-            "an action beside the path",
+            "an action next to the path",
             "--data-binary @- 'https://SERVER/join?Action=AssumeRole'",
             "{}",
             400,
