@@ -1,7 +1,7 @@
 //! What this instance does next, as a pure function of what it sees.
 //!
-//! [`decide`] judges one look. Agents follow [`judge`]: it also requires the [`Agreement`] of
-//! several looks if a single incomplete answer could mislead.
+//! [`decide`] judges one observation. Agents follow [`judge`], which also requires the
+//! [`Agreement`] of several observations if a single incomplete answer could mislead.
 
 mod agreement;
 
@@ -34,13 +34,13 @@ pub type Judge = Arc<dyn Fn(&Identity, &Observation, &mut Agreement) -> Decision
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "decision", rename_all = "kebab-case")]
 pub enum Decision {
-    /// Try to become the founder by creating this claim, then look again.
+    /// Try to become the founder by creating this claim, then observe again.
     Claim {
         /// The claim's number.
         number: u32,
         /// Why it may be made.
         why: String,
-        /// What that rests on.
+        /// The evidence for that.
         grounds: Grounds,
     },
     /// Found the cluster.
@@ -60,9 +60,9 @@ pub enum Decision {
         /// Why that cluster has no future.
         why: String,
     },
-    /// Look again later.
+    /// Observe again later.
     Wait {
-        /// What for.
+        /// What this instance waits for.
         why: String,
     },
     /// Stop: a person must decide.
@@ -74,25 +74,25 @@ pub enum Decision {
     },
 }
 
-/// What a claim rests on. It determines for how long looks must agree before the claim is made.
+/// What a claim rests on. It determines how long observations must agree before the claim is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Grounds {
     /// A fact that cannot change back: nobody has claimed, or the holder is terminated.
     Fact,
-    /// Something that one incomplete answer can feign: an instance is not listed, or shows no
-    /// cluster.
+    /// Something that may only seem so because an answer is incomplete: an instance is not listed,
+    /// or shows no cluster.
     Absence,
     /// The holder was stopped before it recorded a cluster, and may come back.
     Stopped,
 }
 
-/// Decides; if one look could be wrong, only once several agree.
+/// Decides; if one observation could be wrong, only once several agree.
 pub fn judge(me: &Identity, seen: &Observation, agreement: &mut Agreement) -> Decision {
     agreement.weigh(decide(me, seen), seen.elapsed)
 }
 
-/// Decides from one look.
+/// Decides from one observation.
 pub fn decide(me: &Identity, seen: &Observation) -> Decision {
     let Some(listed) = seen.instances.iter().find(|i| i.id == me.instance_id) else {
         return wait(format!(
@@ -239,7 +239,7 @@ fn arrive_early(
     }
     let (why, grounds) = match (holder(last, seen), cluster) {
         (Holder::Gone(why), None) => (why, Grounds::Fact),
-        // Others may have joined the recorded cluster, and one look may not list them.
+        // Others may have joined the recorded cluster, and one observation may not list them.
         (Holder::Gone(why), Some(_)) | (Holder::Forgotten(why), _) => (why, Grounds::Absence),
         (Holder::Stopped(why), None) => (why, Grounds::Stopped),
         // A cluster that exists comes back with its founder's disk.
@@ -361,7 +361,7 @@ fn abandoned(seen: &Observation, cluster_uid: &str) -> Option<String> {
     let is_over = record.claims.last() != Some(claim)
         || !is_settled(record, cluster_uid)
             && matches!(holder(claim, seen), Holder::Gone(_) | Holder::Forgotten(_));
-    // The same text however it is known, so that looks agree.
+    // The text does not depend on how this is known, so that observations agree.
     is_over.then(|| {
         format!(
             "cluster {cluster_uid} lost its founder {} before it was settled",
@@ -392,8 +392,8 @@ fn start_over(seen: &Observation, mine: &str, why: String) -> Decision {
     }
 }
 
-/// Whether the decision from this look rests on there being no cluster, so that the machines
-/// themselves must be looked at as well.
+/// Whether the decision from this observation depends on there being no cluster: then the machines
+/// themselves must be probed as well.
 pub fn rests_on_absence(me: &Identity, seen: &Observation) -> bool {
     match decide(me, seen) {
         Decision::Claim { .. } | Decision::StartOver { .. } => true,

@@ -22,8 +22,9 @@
 //!
 //! Below all of them are `error`, `ports` (the traits to the world), `wait` (every wait has an end
 //! and a reason) and `kubernetes` (paths, the CA, Leases, the Node). Above them are `adapters` (the
-//! only code that touches the world), `commands` (which wire it) and `simulate` (a world on a
-//! virtual clock). `tests/rooms` fails on a cycle between rooms.
+//! only code that touches the world), `cli` and `commands` (the command line, which wires them),
+//! `user_data` (how the agent gets onto an instance) and `simulate` (a world on a virtual clock).
+//! `testing` is a world of fakes for tests. `tests/rooms` fails on a cycle between rooms.
 
 // clippy.toml lists what only adapters may use; tests own their world.
 #![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]

@@ -47,7 +47,7 @@ pub enum PhaseState {
         /// How long that took.
         duration_ms: u64,
     },
-    /// Given up.
+    /// It has failed, and this run does not retry it.
     Failed {
         /// Why, on one line.
         error: String,

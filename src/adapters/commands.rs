@@ -38,14 +38,14 @@ struct Group(Option<Pid>);
 impl Drop for Group {
     fn drop(&mut self) {
         if let Some(leader) = self.0 {
-            // The leader is not reaped yet, so its number cannot belong to another group.
+            // The group's leader is not reaped yet, so no other group can have its process id.
             let _ = killpg(leader, Signal::SIGKILL);
         }
     }
 }
 
-/// For the agent only: kubeadm would copy them into the static pods, whose webhooks and kubelets
-/// the proxy does not reach.
+/// Child processes do not get these. kubeadm would copy them into the static pods, and the proxy
+/// does not reach the webhooks and kubelets that static pods call.
 const PROXY_VARIABLES: [&str; 8] = [
     "HTTP_PROXY",
     "HTTPS_PROXY",

@@ -19,7 +19,7 @@ use crate::{
 };
 
 impl Agent {
-    /// Returns why this node's cluster was abandoned, once several looks agree that it was;
+    /// Returns why this node's cluster was abandoned, once several observations agree that it was;
     /// `None` once the node remembers that its cluster is settled.
     pub async fn until_abandoned(&self) -> Option<String> {
         let mut agreement = Agreement::default();

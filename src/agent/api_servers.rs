@@ -73,7 +73,7 @@ pub async fn remember(host: &dyn Host, servers: &[SocketAddr]) -> Result<()> {
 
 async fn remembered(host: &dyn Host) -> Result<Vec<SocketAddr>> {
     let list = host.read(Path::new(FILE)).await?.unwrap_or_default();
-    // Treat a damaged file as absent: the next look at EC2 writes it again.
+    // Treat a damaged file as absent: the next observation writes it again.
     Ok(serde_json::from_slice(&list).unwrap_or_default())
 }
 

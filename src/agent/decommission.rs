@@ -25,8 +25,8 @@ const MARGIN: Duration = Duration::from_secs(15);
 /// as coming back.
 const EC2_ANSWERS: Duration = Duration::from_secs(10);
 
-/// The notice that the metadata service gives, if any. `hooks` are the lifecycle hooks that hold
-/// back the group's termination.
+/// The notice that the metadata service gives, if any. `hooks` are the lifecycle hooks that delay
+/// the termination by the group.
 fn heard(notices: &Notices, hooks: &[Hook], now: Timestamp, settings: &Settings) -> Option<Notice> {
     if let Some(Interruption { action, time }) = &notices.interruption {
         let left = Duration::try_from(time.duration_since(now)).unwrap_or_default();

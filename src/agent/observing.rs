@@ -1,4 +1,4 @@
-//! One look at EC2, the store and the other control planes, and what is recorded from it.
+//! One observation of EC2, the store and the other control planes, and what is recorded from it.
 
 use tracing::warn;
 
@@ -11,7 +11,7 @@ use crate::{
     ports::{Role, World},
 };
 
-/// Looks at EC2 and the store, and at the control planes themselves if the decision rests on there
+/// Observes EC2 and the store, and the control planes themselves if the decision depends on there
 /// being no cluster.
 pub async fn look(
     world: &World,

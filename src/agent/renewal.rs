@@ -38,7 +38,7 @@ impl Warnings {
             self.warned = Some(now);
             for trouble in &troubles {
                 warn!(
-                    HINT = "docs/operations.md, \"The CA's own end\"",
+                    HINT = "docs/operations.md, \"Renewing the CA\"",
                     "{trouble}"
                 );
             }
@@ -110,7 +110,7 @@ mod tests {
         renew(&world, &runner, &settings(), &me).await.unwrap();
         assert!(fake.commands.ran().is_empty());
         RENEWAL_LOCK.release(&world, "i-2").await.unwrap();
-        // kubeadm does nothing in this world, so the renewal fails and keeps the lock.
+        // kubeadm does nothing in this test, so the renewal fails and keeps the lock.
         let renewed = renew(&world, &runner, &settings(), &me).await;
         assert!(renewed.is_err());
         assert!(!fake.commands.ran().is_empty());

@@ -22,11 +22,11 @@ use crate::{
     },
 };
 
-/// Workers of a large cluster look at their peers less often, so that all instances together make
+/// Workers of a large cluster observe their peers less often, so that all instances together make
 /// about four calls a second. EC2 allows an account about twenty a second and throttles the rest.
 const SHARE: Duration = Duration::from_millis(250);
 
-/// How long a node of this role waits between looks at its peers if it loses no API server.
+/// How long a node of this role waits between observations if it loses no API server.
 fn between_looks(role: Role, instances: usize) -> Duration {
     match role {
         Role::ControlPlane => CYCLE,

@@ -104,7 +104,7 @@ pub fn can_sign(authority: &Certificate, now: Timestamp) -> Result<()> {
             "certificates cannot be renewed: {name} expired at {}",
             authority.not_after
         ))
-        .hint("renew the CA: docs/operations.md, \"The CA's own end\""));
+        .hint("renew the CA: docs/operations.md, \"Renewing the CA\""));
     }
     Ok(())
 }

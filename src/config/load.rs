@@ -126,7 +126,7 @@ fn place(error: &serde_path_to_error::Error<toml::de::Error>, fragments: &[Fragm
     match unknown.and_then(|name| nearest(&name, &message)) {
         Some(key) => error.hint(format!("did you mean `{key}`?")),
         None => error.hint(
-            "each setting is explained in the shipped config.toml (`k8s-bootstrap check-config --defaults`)",
+            "`k8s-bootstrap check-config --defaults` prints every setting with its meaning and default",
         ),
     }
 }

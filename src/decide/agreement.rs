@@ -1,20 +1,20 @@
-//! Requires several looks to agree if one alone could mislead.
+//! Requires several observations to agree if one alone could mislead.
 
 use std::time::Duration;
 
 use super::{Decision, Grounds};
 
 /// EC2's and the store's answers can be old by seconds, or lack an instance that is there. A
-/// decision that rests on such a gap must follow from every look for this long.
+/// decision that rests on such a gap must follow from every observation for this long.
 const AGREED: Duration = Duration::from_mins(3);
 
 /// Same for a stopped founder, which somebody may start again.
 const STOPPED: Duration = Duration::from_mins(10);
 
-/// The least number of looks that must agree.
+/// The least number of observations that must agree.
 const LOOKS: u32 = 5;
 
-/// What the last looks agree on; empty if they do not.
+/// What the last observations agree on; empty if they do not agree.
 #[derive(Debug, Default)]
 pub struct Agreement(Option<Opinion>);
 
@@ -26,11 +26,11 @@ struct Opinion {
 }
 
 impl Agreement {
-    /// The decision of this look, or a wait until enough looks have led to the same. `now` is the
+    /// The decision of this observation, or a wait until enough observations agree. `now` is the
     /// monotonic clock's time.
     ///
     /// These must wait: a refusal ends the agent until a person acts, a founder that EC2 does not
-    /// list may be alive, and a node that starts over keeps nothing. The next look can reverse
+    /// list may be alive, and a node that starts over keeps nothing. The next observation can reverse
     /// everything else.
     pub fn weigh(&mut self, decision: Decision, now: Duration) -> Decision {
         let Some((why, enough)) = to_agree_on(&decision) else {
@@ -63,7 +63,7 @@ impl Agreement {
     }
 }
 
-/// What looks must agree on, and for how long.
+/// What observations must agree on, and for how long.
 fn to_agree_on(decision: &Decision) -> Option<(&str, Duration)> {
     match decision {
         Decision::Refuse { why, .. } | Decision::StartOver { why } => Some((why, AGREED)),

@@ -79,8 +79,8 @@ fn is_name(text: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b))
 }
 
-/// Whether the kubelet accepts the key in `--node-labels`. It does not start with other keys of
-/// Kubernetes' own domains, and the API server would not let it set them.
+/// Whether the kubelet accepts the key in `--node-labels`. If it is given other keys of Kubernetes'
+/// own domains, the kubelet does not start, and the API server would not let it set them.
 pub(super) fn check_allowed_to_kubelets(key: &str) -> Result<(), String> {
     let Some((domain, _)) = key.split_once('/') else {
         return Ok(());

@@ -37,7 +37,7 @@ fn is_taken(member: &Member, joiner: &Instance, name: &str, node: NodeIs) -> Opt
              member has not answered for 15 minutes and has no Node",
         );
     }
-    // The joiner says that it is no member, or it would not ask. A learner is left over from an
+    // The joiner is not a member yet, or it would not ask. A learner is left over from an
     // interrupted join: the joiner removes it before it starts again.
     (!member.learner).then_some(
         "it belongs to this instance and has a vote; \

@@ -2,14 +2,14 @@
 //! that kubelets request.
 //!
 //! ```text
-//! nonce                      one for this source, good once and for a minute      nonces
-//! signed GetCallerIdentity   the form that alone is forwarded to STS              proof
-//! what STS and EC2 say       the account's, this role, this very instance         judge
-//! Node                       made of what EC2 says, before the kubelet comes      node
-//! join lock                  of control planes, one after the other               lock
-//! settled                    in the store, before there is a third                settle
+//! nonce                      for this address only, valid once, for a minute      nonces
+//! signed GetCallerIdentity   only this form is forwarded to STS                   proof
+//! what STS and EC2 report    same account, an allowed role, this instance         judge
+//! Node                       created from EC2's data, before the kubelet starts   node
+//! join lock                  control planes join one after the other              lock
+//! settled                    recorded in the store before a third one joins       settle
 //! bootstrap token            for one node's name, ten minutes, one certificate    tokens
-//! certificate requests       by that token and for that name only                 csr, approver
+//! certificate requests       with that token and for that name only               csr, approver
 //! ```
 //!
 //! Decisions are pure and separate from [`service`] and [`approver`], which carry them out.

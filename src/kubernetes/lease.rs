@@ -81,7 +81,7 @@ impl Lease {
             };
             let wanted = self.written(lease.as_ref(), world.clock.now(), me, acquired);
             if world.cluster.compare_and_set(&wanted).await? {
-                // Start the clock for other callers in this process now, not at their first look.
+                // Other callers in this process count from now, not from their own first read.
                 self.unchanged(world, self::held(&wanted).as_ref());
                 return Ok(Holder::Me);
             }

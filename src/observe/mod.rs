@@ -23,7 +23,7 @@ pub use record::{Claim, Initialized, Record, Settled, SettledRecord};
 pub struct Observation {
     /// When the observation began.
     pub now: Timestamp,
-    /// Same on the monotonic clock, which measures how long several looks have agreed.
+    /// Same on the monotonic clock, which measures how long several observations have agreed.
     pub elapsed: Duration,
     /// The cluster's instances in every state.
     pub instances: Vec<Instance>,
@@ -33,12 +33,12 @@ pub struct Observation {
     pub membership: Option<Membership>,
     /// That cluster's record, if this instance remembers that it is settled.
     pub settled: Option<SettledRecord>,
-    /// What the machines show of a cluster. Gathered only before an action that rests on there
-    /// being none.
+    /// What the machines show of a cluster. Gathered only before an action that depends on there
+    /// being no cluster.
     pub evidence: Evidence,
 }
 
-/// Looks at EC2 and the store.
+/// Observes EC2 and the store.
 pub async fn observe(world: &World, me: &Identity, memory: Memory) -> Result<Observation> {
     // Ages are measured from before the first request: what is old by then stays old, however long
     // the answers take.

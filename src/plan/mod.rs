@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! boot          preparing the host, then founding or joining
-//! upkeep        what a node that is up looks at again, and a renewal of certificates
-//! decommission  what a node does before it goes
-//! removal       the cluster's traces go from this machine
+//! upkeep        what a running node checks again, and a renewal of certificates
+//! decommission  what a node does before it leaves
+//! removal       removing the cluster's traces from this machine
 //! ```
 
 mod boot;

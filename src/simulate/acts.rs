@@ -49,15 +49,15 @@ pub enum Action {
     Prepare(Work),
     /// Creates a part of a cluster.
     Found(Work),
-    /// The agent's own step.
+    /// The agent's own step: the founder records its cluster.
     Record(RecordCluster),
-    /// The agent's own step.
+    /// The agent's own step: the founder settles its cluster.
     Settle(SettleCluster),
-    /// The agent's own step.
+    /// The agent's own step: a worker gets its ticket early.
     Ticket(Ticket),
-    /// The agent's own step.
+    /// The agent's own step: an instance joins.
     Join(Join),
-    /// The agent's own step.
+    /// The agent's own step: certificates are renewed.
     Renew(Renewal),
     /// Removes everything that founding or joining left.
     Remove,

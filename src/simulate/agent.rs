@@ -35,7 +35,7 @@ use crate::{
     wait::Notes,
 };
 
-/// How often a control plane looks at the others: a third as often as a real one, which makes the
+/// How often a control plane observes the others: a third as often as a real one, which makes the
 /// simulation faster.
 const CYCLE: Duration = Duration::from_secs(30);
 

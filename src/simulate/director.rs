@@ -48,9 +48,9 @@ enum Event {
     Launch(Role),
     /// The instance's agent starts.
     Start(usize),
-    /// An instance is struck.
+    /// An agent or its instance fails.
     Strike(usize, Blow),
-    /// A randomly chosen instance is struck; if `true`, the holder of the last claim.
+    /// A randomly chosen one fails; if `true`, that of the holder of the last claim.
     Chance(Blow, bool),
     /// A shutting-down instance becomes terminated.
     Gone(usize),

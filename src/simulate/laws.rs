@@ -16,7 +16,7 @@ use crate::{
 
 /// After a founder that has recorded no cluster is stopped for this long, another instance may take
 /// over; after a learner is stopped for this long, others may remove it. The agents wait ten
-/// minutes, counted from the start of their first look, and a look takes time.
+/// minutes, counted from the start of their first observation, which takes time itself.
 pub const STOPPED: Duration = Duration::from_mins(9);
 
 /// A law of founding.

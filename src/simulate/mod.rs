@@ -7,9 +7,9 @@
 //! and crash. After every step the laws are checked against the true state.
 //!
 //! ```text
-//! director     launches instances, starts agents, lets blows fall
-//!   executor     one task an agent, one thread, a clock that jumps
-//!   scene        what there is
+//! director     launches instances, starts agents, injects failures
+//!   executor     one task per agent, one thread, a clock that jumps
+//!   scene        the instances and the services that they call
 //!     faults       what goes wrong, drawn from the seed
 //!     laws         what must hold
 //!   agent        the real one, in a place of the scene
@@ -17,10 +17,10 @@
 //!     services     EC2, the store, the clock
 //!     etcd         members, votes, data on disks
 //!     cluster      the Kubernetes API on top of them
-//!     joining      being let in, and kubeadm
+//!     joining      admission, and kubeadm
 //!     certificates what kubeadm signs, and pods that read it
-//!     backups      where they lie, and the programs of a restore
-//!     host, absent the disk, and the ports that nothing here needs
+//!     backups      where they are kept, and the programs of a restore
+//!     host, absent the disk, and the ports that no simulated agent needs
 //!     acts         the phases
 //! ```
 

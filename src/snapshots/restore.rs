@@ -265,7 +265,7 @@ async fn bring_back(
                 cluster_uid: fetched.manifest.cluster_uid.clone(),
                 origin: Origin::Founded,
             });
-            // To etcd these data are another cluster's; its id is known once it runs.
+            // For etcd these data belong to another cluster, whose id is known once etcd runs.
             journal.etcd_cluster = None;
             journal.restoring = None;
         })

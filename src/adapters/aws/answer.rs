@@ -58,8 +58,7 @@ impl Rejection {
     /// The error for a caller that does not need the code. `action` is IAM's,
     /// `ec2:DescribeInstances`.
     ///
-    /// It counts as temporary even if permission is missing: policies are attached while instances
-    /// run.
+    /// A missing permission counts as temporary too: policies are attached while instances run.
     pub fn into_error(self, action: &str, role: &str) -> Error {
         let denied = self.is_denied();
         let credentials = self.is_about_credentials();

@@ -25,14 +25,14 @@ const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 /// the machine was busy, and a closed watch costs the API server a new list.
 const CERTAIN: u32 = 2;
 
-/// After how many forbidden probes in a row a server counts as ready: a person has forbidden
-/// anonymous requests. Until then it may not have read its rules yet.
+/// After this many forbidden probes in a row a server counts as ready: then a person has forbidden
+/// anonymous requests. Before that, the server may not have read its RBAC rules yet.
 const FORBIDS: u32 = 5;
 
 /// A server's answer to a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
-    /// It is ready, or does not tell anonymous clients.
+    /// It is ready, or it rejects anonymous clients.
     Ready,
     /// It forbids the request. A server that has just started does so too: it answers before it has
     /// read its RBAC rules, and forbids everything to everybody.

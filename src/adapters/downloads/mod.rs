@@ -63,8 +63,8 @@ impl HttpDownloads {
         self
     }
 
-    /// One pass over the download. `None` if its parts do not fit together or, while they are
-    /// doubtful, do not give the wanted file; that says nothing about the server's file.
+    /// One pass over the download. `None` if its parts do not fit together, or if parts that may be
+    /// damaged do not give the wanted file: neither says anything about the server's file.
     async fn pass(
         &self,
         download: &Download,
@@ -161,7 +161,7 @@ impl Downloads for HttpDownloads {
             .attempting(|| format!("cannot start the download of {}", download.url))?;
         let begun = Instant::now();
         let end = begun + self.deadline;
-        // The part of an earlier run may be damaged; the second pass starts from nothing.
+        // The part of an earlier run may be damaged; the second pass starts over.
         for doubtful in [true, false] {
             let pass = self.pass(download, &place, &wanted, end, doubtful);
             if pass.await?.is_some() {

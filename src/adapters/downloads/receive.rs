@@ -110,7 +110,7 @@ fn receive_into(
     if let Err(Unpacking::Disk(cause)) = unpacked {
         return Err(cause);
     }
-    // Whatever the unpacking stopped at: the digest covers all bytes.
+    // Unpacking may stop before the end, but the digest covers all bytes.
     let drained = io::copy(&mut intake, &mut io::sink());
     match intake.state {
         Flow::Open => drained.map(drop)?,

@@ -38,7 +38,7 @@ impl Server {
                 while !head.ends_with(b"\r\n\r\n") {
                     match stream.read_u8().await {
                         Ok(byte) => head.push(byte),
-                        Err(_) => break, // called off before it was asked
+                        Err(_) => break, // cancelled before it was asked
                     }
                 }
                 if head.is_empty() {

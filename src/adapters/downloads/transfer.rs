@@ -37,7 +37,7 @@ fn pauses() -> impl Iterator<Item = Duration> + Send {
 
 /// Why a transfer ended early.
 pub(super) enum Stop {
-    /// The received bytes cannot be part of this file: start from nothing.
+    /// The received bytes cannot be part of this file: start over.
     Spoiled,
     /// Another attempt may get further.
     Again(Error),
@@ -126,7 +126,7 @@ impl Transfer<'_> {
                     _ => Err(Stop::Spoiled),
                 };
             }
-            // The server does not support ranges: the bytes that are there already come again.
+            // The server does not support ranges: it sends the bytes that are already here again.
             StatusCode::OK => (self.at, response.content_length()),
             status => return Err(unwanted(status, self.url).into()),
         };

@@ -86,7 +86,7 @@ pub async fn serve(
         };
         let source = from.ip();
         if let Err(refusal) = shared.1.begin(source) {
-            // Closed without an answer, which would cost a handshake.
+            // Closed without an answer: an answer would cost a handshake.
             log(source, &refusal);
             continue;
         }

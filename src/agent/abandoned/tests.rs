@@ -16,7 +16,7 @@ use crate::{
     testing::{FakeWorld, agent, control_plane, output, running, worker},
 };
 
-/// Longer than looks need to agree.
+/// Longer than observations have to agree.
 const AGREED: Duration = Duration::from_mins(5);
 
 fn terminated(id: &str) -> Instance {

@@ -145,7 +145,7 @@ async fn one_answer_without_the_record_refuses_no_member() {
             .unwrap();
         assert!(matches!(probe, Probe::NotYet(_)), "{probe:?}");
     }
-    // Minutes of such answers do.
+    // Such answers for some minutes are enough.
     let begun = fake.clock.since_noon();
     let error = agent.choose_cluster(&[]).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Refused);

@@ -35,7 +35,7 @@ async fn member(fake: &FakeWorld, me: Identity) -> Agent {
     agent
 }
 
-/// Repairs, and then looks.
+/// Repairs, and then observes.
 async fn cycle(agent: &Agent, full: bool) -> (Stage, String) {
     let unrepaired = agent.repair(full).await;
     let unseen = agent.look_at_peers().await.err();

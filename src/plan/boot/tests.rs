@@ -143,7 +143,7 @@ fn a_worker_is_admitted_and_its_units_are_read_while_it_downloads() {
     ] {
         assert!(before.contains(name), "{name}");
     }
-    // Nothing of a worker's start waits for images: the kubelet pulls what is still missing.
+    // No part of a worker's start waits for images: the kubelet pulls what is still missing.
     assert!(!before.contains("images"));
 }
 

@@ -344,7 +344,7 @@ struct Hasty {
     looks: AtomicU32,
 }
 
-/// As if an hour passed between two looks, so that every Lease has run out.
+/// As if an hour passed between two observations, so that every Lease has expired.
 pub fn waits_for_no_lease(world: World) -> World {
     let clock = Hasty {
         inner: world.clock.clone(),

@@ -52,7 +52,7 @@ fn a_thousand_seeds_found_one_cluster_each() {
     assert!(sum.pods_started > 50, "{sum:?}");
 }
 
-/// Found among a million seeds, beyond those of every day.
+/// Found among a million seeds, which are too many for every test run.
 #[test]
 fn seeds_that_once_broke_a_law_hold() {
     for (size, seed) in [

@@ -351,7 +351,7 @@ fn founding_next_to_a_cluster_that_the_store_does_not_record_is_caught() {
     ported(broken::sees_no_clusters, &laws);
 }
 
-/// After a clock step, one wrong look seems to have lasted.
+/// After a clock step, one wrong observation seems to have lasted.
 #[test]
 fn observations_that_agree_by_the_wall_clock_are_caught() {
     let code = Code {

@@ -108,8 +108,8 @@ fn others(settings: &Settings, role: Role) -> Vec<String> {
         }
     }
     if role == Role::ControlPlane {
-        // Its pods start here, before there are workers, but not before the network does. As
-        // kubeadm does: only the default registry has the folder.
+        // CoreDNS starts here, since there are no workers yet, but only after the network. As in
+        // kubeadm, only the default registry has a folder for it.
         let coredns = if repository == DEFAULT_REPOSITORY {
             "coredns/coredns"
         } else {

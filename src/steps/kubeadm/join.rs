@@ -199,7 +199,8 @@ impl Join {
             Ok(votes) => return Ok(votes),
             Err(unready) => unready,
         };
-        // As it is, it is of no use to the others. If they can do without it, it joins again.
+        // In this state its member does not help the others. If they can do without it, it joins
+        // again.
         let left = self.leave().apply(world, notes).await;
         left.map(|()| false).map_err(|stays| {
             Error::failed(format!("{}; {}", unready.one_line(), stays.one_line()))

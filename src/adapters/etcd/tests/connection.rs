@@ -1,4 +1,4 @@
-//! The certificates with which a member is asked.
+//! The certificates that requests to a member use.
 
 use super::*;
 

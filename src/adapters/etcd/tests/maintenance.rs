@@ -1,4 +1,4 @@
-//! How members are: leadership, status, alarms, the size of the database.
+//! The state of members: leadership, status, alarms, the size of the database.
 
 use super::*;
 use crate::ports::{Alarm, Database};

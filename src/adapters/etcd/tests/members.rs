@@ -1,4 +1,4 @@
-//! Who is a member: listing, removing, promoting.
+//! Listing, removing and promoting members.
 
 use super::*;
 use crate::error::Kind;

@@ -1,4 +1,4 @@
-//! A snapshot's way from the member to a file.
+//! Streaming a snapshot from a member to a file.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 

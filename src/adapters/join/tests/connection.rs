@@ -1,4 +1,4 @@
-//! Connections: TLS, and HTTP that is too large, too slow or something else.
+//! Connections: TLS, and HTTP requests that are too large, too slow or invalid.
 
 use std::{sync::Arc, time::Duration};
 

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::join::{CLUSTER_HEADER, NONCE_HEADER};
 
-/// An attacker's change to something honest.
+/// How an attacker changes an honest request or proof.
 type Change<T> = fn(&mut T);
 
 #[tokio::test]

@@ -42,7 +42,7 @@ impl Kept {
     }
 }
 
-/// What it holds is no part of what a step wants.
+/// Two steps are equal whatever tickets they hold: a ticket is not part of the wanted state.
 impl PartialEq for Kept {
     fn eq(&self, _: &Self) -> bool {
         true
@@ -59,8 +59,8 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    /// For this join of a worker. A control plane would hold up the others that join: its ticket
-    /// comes with the join lock.
+    /// For this join of a worker. A control plane gets its ticket together with the join lock, so
+    /// an early ticket would make other control planes wait.
     pub fn before(join: &Join) -> Self {
         Self { join: join.clone() }
     }
