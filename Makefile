@@ -37,8 +37,8 @@ check:
 unit:
 	$(CARGO) test --workspace --locked
 
-# Ten thousand simulated clusters of six sizes, played by the released agent: as a test of its own
-# code they would take ten times as long. A million take half an hour: make seeds TIMES=100
+# Ten thousand simulated clusters of six sizes, run by the release build: a test build would take
+# ten times as long. A million take half an hour: make seeds TIMES=100
 TIMES ?= 1
 
 seeds: build
@@ -46,15 +46,15 @@ seeds: build
 
 # One control plane, two workers, and what can happen to them. If the machine cannot run the lab,
 # the tests are skipped with a message; with CI=true they fail.
-# Builds the whole workspace, as `unit` does: other features of the dependencies would need other
-# builds. Some scenarios only: make e2e SCENARIOS="a_rebooted_node_comes_back"
+# Builds the whole workspace, as `unit` does: with another set of packages the dependencies would
+# have other features and be built again. Some scenarios only:
+# make e2e SCENARIOS="a_rebooted_node_comes_back"
 SCENARIOS ?=
 
 e2e: tools build
 	SCENARIOS="$(SCENARIOS)" $(CARGO) test --workspace --locked --features lab/e2e --test e2e
 
-# A worker with a kernel of its own, its reboot included. Takes half an hour where the processor is
-# emulated.
+# A worker with a kernel of its own, and its reboot. Takes half an hour if the processor is emulated.
 VM = a_virtual_machine_joins_with_the_defaults its_pods_reach_others_while_networkd_restarts \
      pods_on_its_own_network_do_not_reach_the_metadata a_rebooted_virtual_machine_comes_back \
      a_terminated_virtual_machine_leaves
@@ -71,8 +71,8 @@ CLUSTERS    ?= 3
 e2e-certificates: tools build
 	RENEWALS=$(RENEWALS) SWITCH_OFFS=$(SWITCH_OFFS) CLUSTERS=$(CLUSTERS) $(CARGO) test --workspace --locked --features lab/proofs --test proofs
 
-# This agent against kubeadm in a careful engineer's user-data, in turn, on a temporary lab: 20 pairs
-# of workers and 10 of first control planes, twenty minutes on two cores with nothing beside it.
+# This agent and, in turn, kubeadm in a careful engineer's user-data, on a temporary lab: 20 pairs
+# of workers and 10 of first control planes, twenty minutes on two cores with nothing else running.
 bench: tools build
 	$(LAB) bench-nodes --results bench/results
 
@@ -94,7 +94,7 @@ tools:
 audit:
 	command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
 	$(CARGO) deny --all-features check bans licenses sources
-	$(CARGO) deny --all-features check advisories || echo "advisories: their database does not answer, or a finding stands above"
+	$(CARGO) deny --all-features check advisories || echo "advisories: their database does not answer, or a finding is listed above"
 
 # Mutates the code that decides, one change at a time, and lists those that no fast test detects.
 # Takes two hours on two idle cores; for one file: make mutants MUTATED=src/join/judge.rs

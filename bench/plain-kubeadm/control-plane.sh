@@ -28,7 +28,8 @@ $KUBELET
 END
 kubeadm init --config kubeadm.yaml
 step network
-# The manifest tunnels between subnets only, and EC2 drops what its subnets do not know.
+# The manifest encapsulates between subnets only, and within a subnet EC2 drops packets with the
+# addresses of pods.
 fetch "$CALICO_URL" "$CALICO_SHA256" calico.yaml
 sed -i -e '/name: CALICO_IPV4POOL_VXLAN/{n;s/CrossSubnet/Always/}' \
   -e 's/^\( *\)- name: CALICO_IPV4POOL_VXLAN$/\1- name: FELIX_NFTABLESMODE\n\1  value: Disabled\n&/' calico.yaml

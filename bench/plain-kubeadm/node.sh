@@ -1,8 +1,8 @@
 # What a careful engineer writes into user-data: the steps of kubeadm's documentation, one after the
-# other, and each download compared with its digest. The bench puts the values before it that are
-# particular to this run: for each download NAME_URL and NAME_SHA256, the versions, MIRROR (a
-# registry for all images), and what the lab's containers need: CGROUP_DRIVER, KUBELET, KUBE_PROXY.
-# For them, too, are restrict_oom_score_adj below and the check of kubeadm that is not run.
+# other, with a check of each download's digest. The bench prepends the values of a run: for each
+# download NAME_URL and NAME_SHA256, the versions, MIRROR (a registry for all images), and what the
+# lab's containers need: CGROUP_DRIVER, KUBELET, KUBE_PROXY. restrict_oom_score_adj below and the
+# ignored check of kubeadm are for the lab's containers as well.
 set -eu
 log=/var/log/bootstrap.log
 step() { echo "$(date +%s.%N) $1" >>$log; }
@@ -14,7 +14,7 @@ fetch() {
 step host
 swapoff -a
 printf 'overlay\nbr_netfilter\n' >/etc/modules-load.d/kubernetes.conf
-# A kernel without modules has them built in.
+# A kernel without loadable modules has them built in.
 modprobe -a overlay br_netfilter || true
 printf 'net.ipv4.ip_forward = 1\nnet.bridge.bridge-nf-call-iptables = 1\n' >/etc/sysctl.d/kubernetes.conf
 sysctl --quiet --load /etc/sysctl.d/kubernetes.conf

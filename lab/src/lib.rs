@@ -2,8 +2,8 @@
 //!
 //! The lab provides what an instance sees of EC2, and no more: a VPC with its resolver, machines
 //! that boot systemd and cloud-init, the metadata service, the EC2 API (moto), and, instead of the
-//! internet, an artifact server and an image registry. `up` follows the order of these modules.
-//! `bench` measures on it.
+//! internet, an artifact server and an image registry. The modules are declared in the order in
+//! which `up` needs them. `bench` measures the application and the start of nodes on the lab.
 
 pub mod layout;
 pub mod process;

@@ -117,7 +117,7 @@ impl Drawing {
         );
     }
 
-    /// A bar from its upper left corner; `title` is shown to who points at it.
+    /// A bar from its upper left corner; `title` is shown while the pointer is on it.
     pub fn bar(
         &mut self,
         (x, y): (f64, f64),
@@ -140,7 +140,7 @@ impl Drawing {
         );
     }
 
-    /// The whole page; `title` is for who cannot see it.
+    /// The whole page; `title` is for readers who cannot see the drawing.
     pub fn page(&self, height: f64, title: &str) -> String {
         format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" \

@@ -89,15 +89,15 @@ pub fn p90(values: impl IntoIterator<Item = f64>) -> f64 {
         .unwrap_or_default()
 }
 
-/// The interval that holds the median of what was sampled with at least 95 % confidence, whatever
-/// its distribution: the narrowest pair of values at the same distance from both ends. None for
-/// fewer than six values, which cannot tell.
+/// The interval that contains the median of the sampled distribution with at least 95 % confidence,
+/// whatever the distribution is: the narrowest pair of values with the same rank from either end.
+/// `None` for fewer than six values, which are too few.
 pub fn interval(values: impl IntoIterator<Item = f64>) -> Option<(f64, f64)> {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
     let number = values.len();
-    // The median is outside with the probability that at most `outer` of `number` coins show heads,
-    // on either side.
+    // The median is beyond one end with the probability that at most `outer` of `number` coins show
+    // heads, and beyond the other end with the same probability.
     let coins = 0.5_f64.powi(i32::try_from(number).ok()?);
     let (mut outside, mut ways, mut outer) = (0.0, 1.0, 0_usize);
     let mut found = None;

@@ -139,7 +139,7 @@ pub(super) enum Command {
     ///
     /// On the running lab, else on a temporary one that is removed afterwards.
     BenchApp(BenchOptions),
-    /// Make Ready nodes of instances, with the agent and with plain kubeadm in turn.
+    /// Measure how fast instances become Ready nodes, with the agent and with plain kubeadm in turn.
     ///
     /// On a lab of its own.
     BenchNodes(NodesOptions),

@@ -92,8 +92,8 @@ pub const ETCD: Family = Family {
     replaced: &[],
 };
 
-/// The cluster's DNS server, with the plugins that kubeadm's Corefile names: the others, with the
-/// clients of three clouds, would take as long again to compile.
+/// The cluster's DNS server, with the plugins that kubeadm's Corefile names: all others, which
+/// include the clients of three clouds, would double the time to compile.
 pub const COREDNS: Family = Family {
     name: "coredns",
     version: "1.15.0",

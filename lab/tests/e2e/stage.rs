@@ -73,7 +73,7 @@ impl Stage {
         outcome
     }
 
-    /// The scenarios that took longest, for whoever makes the list shorter.
+    /// The scenarios that took longest: they are worth making faster.
     fn slowest(&self) -> String {
         let mut took = self.took.lock().unwrap_or_else(PoisonError::into_inner);
         took.sort_by_key(|(_, time)| std::cmp::Reverse(*time));
@@ -89,7 +89,7 @@ impl Stage {
             return;
         };
         eprint!("the slowest scenarios:\n{}", stage.slowest());
-        // Again, and short: whoever sees only the end of a long output sees the reasons.
+        // Repeated in short at the end, since often only the end of a long output is kept.
         let failures = stage.failed.lock().unwrap_or_else(PoisonError::into_inner);
         eprint!("{}", failures.concat());
         if failed && std::env::var_os("CI").is_none() {
@@ -375,11 +375,11 @@ pub fn ensure(holds: bool, otherwise: impl Into<String>) -> Result<(), Failed> {
     }
 }
 
-/// How many times as long as on two idle processors with a disk of their own something may take.
+/// Everything may take this many times as long as on two idle processors with a disk of their own.
 const TOLERANCE: u32 = 3;
 
 /// Polls until the condition holds; the last reason is the error. `seconds` are those of an idle
-/// machine. Long waits poll less often, because each look costs the machines processor time.
+/// machine. Long waits poll less often, because each check costs the machines processor time.
 pub fn until<T>(
     seconds: u64,
     what: &str,

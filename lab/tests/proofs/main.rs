@@ -31,7 +31,7 @@ const SETTINGS: &str =
 /// A renewal begins when a third of the ten minutes is left.
 const BETWEEN_RENEWALS: u64 = 400;
 
-/// How often to poll what takes minutes: each look costs the machines processor time.
+/// How often to poll what takes minutes: each check costs the machines processor time.
 const LOOK: Duration = Duration::from_secs(20);
 
 fn wanted(name: &str, otherwise: usize) -> Result<usize, Failed> {
@@ -173,8 +173,8 @@ fn switch_off(stage: &Stage, machines: Vec<String>) -> Result<Off, Failed> {
     Ok(Off { machines, over })
 }
 
-/// `CLUSTERS` clusters take turns, so that one is on while the others wait for the end of their
-/// certificates.
+/// `CLUSTERS` clusters take turns, so that one is on while the others wait until their certificates
+/// have expired.
 fn all_come_back_after_every_certificate_has_ended(stage: &Stage) -> Result<(), Failed> {
     let mut off = VecDeque::from([switch_off(stage, names(stage)?)?]);
     for number in 2..=wanted("CLUSTERS", 3)? {

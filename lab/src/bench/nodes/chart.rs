@@ -1,4 +1,4 @@
-//! The timeline of both sides: what was done when, until the node was Ready.
+//! The timelines of both sides: which step ran when, until the node was Ready.
 
 use super::report::{Case, Contender, Report, Run, Series};
 use crate::bench::drawing::{Drawing, Scale, WIDTH};
@@ -6,12 +6,12 @@ use crate::bench::figures::count;
 
 /// Where the timelines begin; the names of the steps are to the left.
 const ZERO: f64 = 230.0;
-/// How long the longest run is drawn.
+/// The width of the longest run.
 const LONGEST: f64 = WIDTH - ZERO - 90.0;
 /// The height of a step's bar, and from one to the next.
 const BAR: f64 = 12.0;
 const STEP: f64 = 17.0;
-/// Steps that are too short to be seen, in seconds.
+/// Shorter steps than this are not drawn, in seconds.
 const UNSEEN: f64 = 0.1;
 
 /// The chart of a series as SVG.

@@ -1,4 +1,4 @@
-//! A cluster of one of the two, and the time at which its nodes are Ready.
+//! A cluster of one side, and the time at which its nodes are Ready.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -30,7 +30,7 @@ const NOT_YET: Duration = Duration::from_millis(200);
 /// How much of a machine's console a failure shows, in bytes.
 const LAST: usize = 4096;
 
-/// Add-ons that the script does not have either.
+/// Disables the add-ons that the script does not deploy either.
 const SETTINGS: &str = "
 addons.storage.enabled = false
 addons.ingress-traefik.enabled = false
@@ -50,8 +50,8 @@ pub struct Cluster {
 impl Cluster {
     /// Launches a control plane, which founds a cluster, and waits until its node is Ready.
     ///
-    /// Each cluster of the agent's has a `name` of its own: under the name of one that was
-    /// terminated, a control plane first makes sure for minutes that it is gone.
+    /// Each of the agent's clusters needs its own `name`: under the name of a terminated cluster, a
+    /// control plane would first spend minutes making sure that that cluster is gone.
     pub async fn found(layout: &Layout, of: Contender, name: &str) -> Result<(Self, Run)> {
         let options = match of {
             Contender::Agent => by_agent(name),
@@ -164,7 +164,7 @@ impl Cluster {
     }
 }
 
-/// What the machine said last; its disk is gone when the bench has ended.
+/// The end of the machine's log, since its disk is removed when the bench ends.
 fn last_words(layout: &Layout, of: Contender, machine: &Machine) -> String {
     match of {
         Contender::Agent => describe_failure(layout, &machine.name),
@@ -186,7 +186,7 @@ fn by_agent(cluster: &str) -> Options {
     }
 }
 
-/// An instance that no agent counts among its own.
+/// An instance that no agent takes for one of its cluster, since it has no tags.
 fn by_script(user_data: String) -> Options {
     let none = |key: &str| (key.to_owned(), String::new());
     Options {

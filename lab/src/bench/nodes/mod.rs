@@ -1,5 +1,5 @@
-//! How fast instances become Ready nodes: this agent, and kubeadm in a careful engineer's
-//! user-data, in turn on the same machine.
+//! How fast instances become Ready nodes with this agent, and in turn with kubeadm in user-data
+//! that a careful engineer would write.
 
 pub mod chart;
 pub mod report;
@@ -95,7 +95,7 @@ async fn found_in_turn(
     Ok(all)
 }
 
-/// Workers that join, each to the one control plane of its kind; both run all the time.
+/// Workers, which join the only control plane of their side; both clusters run all the time.
 async fn join_in_turn(
     layout: &Layout,
     pairs: usize,

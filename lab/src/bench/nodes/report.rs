@@ -13,7 +13,7 @@ pub struct Report {
     pub series: Vec<Series>,
 }
 
-/// What becomes Ready.
+/// Which kind of node becomes Ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Case {
@@ -23,7 +23,7 @@ pub enum Case {
     FirstControlPlane,
 }
 
-/// Who makes it Ready.
+/// The two sides of the comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Contender {
     /// This project's agent, from its user-data.
@@ -44,9 +44,9 @@ pub struct Series {
 /// Two runs directly after each other.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Pair {
-    /// By the agent.
+    /// With the agent.
     pub agent: Run,
-    /// By the script.
+    /// With the script.
     pub script: Run,
 }
 
@@ -55,7 +55,7 @@ pub struct Pair {
 pub struct Run {
     /// From the start of the user-data's script until the API server shows the node as Ready.
     pub seconds: f64,
-    /// What was done in which of these seconds.
+    /// Its steps, which may overlap.
     pub steps: Vec<Step>,
     /// What the agent itself used until then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -67,9 +67,9 @@ pub struct Run {
 pub struct Step {
     /// The agent's phase, or what the script calls it.
     pub name: String,
-    /// Its begin.
+    /// When it began.
     pub begin: f64,
-    /// Its end.
+    /// When it ended.
     pub end: f64,
 }
 
@@ -103,7 +103,7 @@ impl Contender {
 }
 
 impl Pair {
-    /// A pair of these runs, in any order; none if one is missing.
+    /// A pair of these runs, in any order; `None` if one is missing.
     pub fn of(runs: Vec<(Contender, Run)>) -> Option<Self> {
         let (mut agent, mut script) = (None, None);
         for (of, run) in runs {
@@ -125,7 +125,7 @@ impl Pair {
 }
 
 impl Series {
-    /// The runs of one of the two.
+    /// The runs of one side.
     pub fn runs(&self, of: Contender) -> impl Iterator<Item = &Run> {
         self.pairs.iter().map(move |pair| match of {
             Contender::Agent => &pair.agent,
@@ -133,7 +133,7 @@ impl Series {
         })
     }
 
-    /// Median, least and most seconds of one of the two.
+    /// Median, minimum and maximum seconds of one side.
     pub fn seconds(&self, of: Contender) -> Spread {
         Spread::of(self.runs(of).map(|run| run.seconds))
     }

@@ -1,4 +1,4 @@
-//! What a run was, read from its machine after its end.
+//! Reads a run's steps and times from its machine once the node is Ready.
 
 use anyhow::{Context, Result};
 use jiff::civil::DateTime;

@@ -27,8 +27,8 @@ pub fn request(socket: &Path, name: &str, arguments: &Value) -> Result<Value> {
     stream.set_write_timeout(Some(ANSWER))?;
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut writer = stream;
-    // An earlier client may have left before its answer came: what was sent before the answer to
-    // this request with a number of its own is not ours.
+    // An earlier client may have left before its answer came, so everything before the answer with
+    // this request's number is skipped.
     let id = std::process::id();
     let sync = json!({"execute": "guest-sync-delimited", "arguments": {"id": id}});
     send(&mut writer, &sync)?;
@@ -130,7 +130,7 @@ mod tests {
                 let mut line = String::new();
                 reader.read_line(&mut line).unwrap();
                 let sync: Value = serde_json::from_str(&line).unwrap();
-                // The rest of an answer that nobody read comes first.
+                // First comes the rest of an answer that nobody has read.
                 stream.write_all(b"\"pid\": 7}}\n\xff").unwrap();
                 let id = &sync["arguments"]["id"];
                 writeln!(stream, "{}", json!({"return": id})).unwrap();

@@ -199,7 +199,7 @@ fn boots_with_kvm(image: &VmImage) -> bool {
     ];
     let kernel = image.kernel.to_string_lossy();
     let words = [&["--signal=KILL", &seconds, QEMU], &options[..], &[&kernel]].concat();
-    // A processor that faults resets the machine too, without a word of the kernel.
+    // A processor that faults resets the machine too, without any output of the kernel.
     run("timeout", &words).is_ok_and(|console| console.contains("Kernel panic"))
 }
 

@@ -7,7 +7,7 @@ use libtest_mimic::Failed;
 use crate::stage::{Stage, ensure, text, until};
 
 /// Launches an instance that must be refused, checks the reason, and terminates it. Its agent keeps
-/// running and looks again: the cause may be fixed from outside.
+/// running and checks again: the cause may be fixed from outside.
 ///
 /// `remains` is a shell line that must succeed: it checks that nothing is left.
 fn refused(stage: &Stage, launch: &[&str], expected: &[&str], remains: &str) -> Result<(), Failed> {

@@ -1,4 +1,4 @@
-//! A worker with a kernel of its own: what ships by default, on what an EC2 instance has.
+//! A worker with a kernel of its own: the shipped defaults on a machine like an EC2 instance.
 
 use libtest_mimic::Failed;
 use serde_json::json;
@@ -51,7 +51,7 @@ const KERNEL: [&str; 7] = [
     "test \"$(readlink /etc/resolv.conf)\" = /run/systemd/resolve/stub-resolv.conf",
 ];
 
-/// None of the settings that containers need.
+/// The agent has none of the settings that containers need.
 const DEFAULTS: [&str; 4] = [
     "grep -q '^cgroupDriver: systemd' /var/lib/kubelet/config.yaml",
     "grep -q 'SystemdCgroup = true' /etc/containerd/config.toml",
@@ -109,7 +109,8 @@ pub fn its_pods_reach_others_while_networkd_restarts(stage: &Stage) -> Result<()
     ensure(!log.contains("failed"), format!("requests failed: {log}"))
 }
 
-/// With cgroup v2 pods on the host's network are told apart from the node by their control group.
+/// With cgroup v2 the rules distinguish pods on the host's network from the node by their control
+/// group.
 pub fn pods_on_its_own_network_do_not_reach_the_metadata(stage: &Stage) -> Result<(), Failed> {
     const METADATA: &str = "http://169.254.169.254/latest/meta-data/";
     let vm = machine(stage)?;
