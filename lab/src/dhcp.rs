@@ -21,7 +21,7 @@ fn hosts(layout: &Layout) -> PathBuf {
 /// Starts the server. It dies with the process that started it.
 pub fn start(layout: &Layout) -> Result<Child> {
     let hosts = hosts(layout);
-    fs::create_dir_all(&hosts).with_context(|| format!("cannot make {}", hosts.display()))?;
+    fs::create_dir_all(&hosts).with_context(|| format!("cannot create {}", hosts.display()))?;
     let log = log_file(&layout.run().join("dhcp.log"))?;
     Command::new("setpriv")
         .args(["--pdeathsig", "KILL", "--", "dnsmasq"])

@@ -66,7 +66,7 @@ fn end(pids: &[i32]) -> Result<usize> {
         process::kill_hard(*pid)?;
     }
     if !process::wait_until(EXIT, || !pids.iter().any(|pid| process::is_alive(*pid))) {
-        bail!("processes {pids:?} of the lab do not end");
+        bail!("the lab's processes {pids:?} do not end");
     }
     Ok(pids.len())
 }

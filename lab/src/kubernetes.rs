@@ -72,7 +72,7 @@ pub fn ready_nodes(layout: &Layout) -> Result<Vec<String>> {
 
 fn parse_ready(list: &[u8]) -> Result<Vec<String>> {
     let list: serde_json::Value =
-        serde_json::from_slice(list).context("kubectl's list of nodes is no JSON")?;
+        serde_json::from_slice(list).context("kubectl's list of nodes is not JSON")?;
     let nodes = list["items"].as_array().cloned().unwrap_or_default();
     let is_ready = |node: &serde_json::Value| {
         node["status"]["conditions"].as_array().is_some_and(|all| {

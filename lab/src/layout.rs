@@ -25,7 +25,7 @@ impl Layout {
         let dir =
             std::env::var_os("LAB_DIR").map_or_else(|| repository.join(".lab"), PathBuf::from);
         std::fs::create_dir_all(&dir)
-            .with_context(|| format!("cannot make the lab's folder {}", dir.display()))?;
+            .with_context(|| format!("cannot create the lab's folder {}", dir.display()))?;
         let dir = dir
             .canonicalize()
             .with_context(|| format!("cannot resolve {}", dir.display()))?;

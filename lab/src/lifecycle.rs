@@ -45,7 +45,7 @@ impl Image {
     /// Stores it for later commands.
     pub fn store(&self, layout: &Layout) -> Result<()> {
         std::fs::write(Self::path(layout), serde_json::to_vec_pretty(self)?)
-            .context("cannot keep the image's description")
+            .context("cannot store the image's description")
     }
 
     /// What machines of this kind boot.
@@ -104,7 +104,7 @@ pub async fn launch(layout: &Layout, roles: &[&str], options: &Options) -> Resul
 /// Creates an instance in EC2 with its disk, not booted yet.
 async fn prepare(layout: &Layout, role: &str, options: &Options) -> Result<Machine> {
     if !matches!(role, "control-plane" | "worker") {
-        bail!("{role:?} is no role: it is control-plane or worker");
+        bail!("unknown role {role:?}: a role is control-plane or worker");
     }
     let image = Image::load(layout)?;
     let zone = State::require(layout)?.zone;
@@ -141,7 +141,7 @@ async fn prepare(layout: &Layout, role: &str, options: &Options) -> Result<Machi
     State::update(layout, |state| {
         let slot = state.machines.iter_mut().find(|m| m.name == machine.name);
         slot.map(|slot| *slot = machine.clone())
-            .context("the machine vanished from the state while it was launched")
+            .context("the machine disappeared from the state during its launch")
     })?;
     disk::create(layout, &machine, &image.rootfs, &user_data)?;
     if machine.kind == Kind::Vm {
@@ -256,7 +256,7 @@ pub async fn notify(layout: &Layout, wanted: &str, notice: Notice) -> Result<Mac
     State::update(layout, |state| {
         let name = state.find(wanted)?.name.clone();
         let machine = state.machines.iter_mut().find(|m| m.name == name);
-        let machine = machine.context("the machine vanished from the state")?;
+        let machine = machine.context("the machine disappeared from the state")?;
         machine.notice = Some(notice);
         Ok(machine.clone())
     })
@@ -267,7 +267,7 @@ pub fn modify_metadata(layout: &Layout, wanted: &str, options: MetadataOptions) 
     State::update(layout, |state| {
         let name = state.find(wanted)?.name.clone();
         let machine = state.machines.iter_mut().find(|m| m.name == name);
-        let machine = machine.context("the machine vanished from the state")?;
+        let machine = machine.context("the machine disappeared from the state")?;
         machine.metadata = options;
         Ok(machine.clone())
     })

@@ -85,7 +85,7 @@ pub fn attach(name: &str, address: Ipv4Addr, mac: &str) -> Result<()> {
     ip(&format!("-n {own} addr add {address}/24 dev eth0"))?;
     ip(&format!("-n {own} link set eth0 up"))?;
     ip(&format!("-n {own} route add default via {GATEWAY}"))
-        .with_context(|| format!("machine {name} has no way to its gateway"))
+        .with_context(|| format!("machine {name} cannot reach its gateway"))
 }
 
 /// Creates a virtual machine's link to the VPC's bridge, and replaces an older one.

@@ -39,7 +39,7 @@ fn take_machine_lock(layout: &Layout) -> Result<Flock<File>> {
             Ok(lock)
         }
         Err(_) => bail!(
-            "another lab runs on this machine, in {}: end it with `lab down` there",
+            "another lab runs on this machine, in {}: stop it with `lab down` there",
             std::fs::read_to_string(MACHINE_LOCK).unwrap_or_default()
         ),
     }
@@ -71,7 +71,7 @@ pub async fn start(layout: &Layout, www: &Path, images: &Path) -> Result<()> {
         if !process::is_alive(pid) || Instant::now() > end {
             let said = std::fs::read_to_string(&log).unwrap_or_default();
             bail!(
-                "the lab's servers did not start; {} says:\n{said}",
+                "the lab's servers did not start; {} shows:\n{said}",
                 log.display()
             );
         }

@@ -260,13 +260,13 @@ impl State {
             [] => {
                 let known: Vec<_> = self.present().map(|m| m.name.as_str()).collect();
                 bail!(
-                    "no machine is called {wanted:?}: there are {}",
+                    "no machine has the name {wanted:?}; the machines are {}",
                     known.join(", ")
                 )
             }
             several => {
                 let ids: Vec<_> = several.iter().map(|m| m.id.as_str()).collect();
-                bail!("{wanted:?} is the start of several ids: {}", ids.join(", "))
+                bail!("several ids begin with {wanted:?}: {}", ids.join(", "))
             }
         }
     }

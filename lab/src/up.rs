@@ -88,7 +88,8 @@ pub async fn run(layout: &Layout, wanted: &Wanted) -> Result<()> {
 
     let bar = step(&progress, "VPC and its servers");
     for folder in [layout.run().join("www"), layout.machines()] {
-        fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        fs::create_dir_all(&folder)
+            .with_context(|| format!("cannot create {}", folder.display()))?;
     }
     let agent = userdata::publish_agent(layout, &binary)?;
     let image = Image {
@@ -122,7 +123,7 @@ pub async fn run(layout: &Layout, wanted: &Wanted) -> Result<()> {
 /// Refuses to start if an earlier lab is still there.
 fn check_clean(layout: &Layout) -> Result<()> {
     if !down::servers(layout).is_empty() {
-        bail!("a lab is up already: `lab status` shows it, `lab down` ends it");
+        bail!("a lab is already up: `lab status` shows it, `lab down` stops it");
     }
     serve::check_alone(layout)?;
     if layout.state().exists()
@@ -130,7 +131,7 @@ fn check_clean(layout: &Layout) -> Result<()> {
         || cgroups::any()
         || !network::namespaces().is_empty()
     {
-        bail!("a lab that ended early left things behind: `lab down` removes them");
+        bail!("an earlier lab was not stopped properly: `lab down` removes what is left");
     }
     Ok(())
 }
@@ -171,8 +172,8 @@ pub fn wait_ready(
                 eprintln!("{}", describe_failure(layout, &machine.name));
             }
             bail!(
-                "{} not ready within {} s: the lines above are the last words of each; \
-                 `lab exec NAME -- journalctl -u k8s-bootstrap` has the rest",
+                "{} not ready within {} s: the lines above are the end of each log; \
+                 `lab exec NAME -- journalctl -u k8s-bootstrap` shows the rest",
                 names.join(", "),
                 deadline.as_secs()
             );

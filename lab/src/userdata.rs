@@ -126,7 +126,7 @@ pub fn settings(
     let mut merged: toml::Table = SETTINGS
         .replace("ARTIFACTS", &ARTIFACTS.to_string())
         .parse()
-        .context("the lab's settings are no TOML")?;
+        .context("the lab's settings are not TOML")?;
     if kind == Kind::Container {
         merge(&mut merged, CONTAINER.parse()?);
         if cgroups == CgroupVersion::V1 {
@@ -135,12 +135,12 @@ pub fn settings(
     }
     merge(
         &mut merged,
-        pins.parse().context("the components' pins are no TOML")?,
+        pins.parse().context("the components' pins are not TOML")?,
     );
     merge(&mut merged, crate::zone::settings(zone).parse()?);
     merge(
         &mut merged,
-        extra.parse().context("the extra settings are no TOML")?,
+        extra.parse().context("the extra settings are not TOML")?,
     );
     toml::to_string(&merged).context("cannot write the settings")
 }
@@ -158,7 +158,7 @@ fn merge(into: &mut toml::Table, from: toml::Table) {
 
 /// The user-data, as the agent's own command creates it for its users. The role comes from a tag.
 pub fn compose(agent: &Agent, settings: &str) -> Result<String> {
-    let file = tempfile::NamedTempFile::new().context("cannot make a temporary file")?;
+    let file = tempfile::NamedTempFile::new().context("cannot create a temporary file")?;
     fs::write(file.path(), settings).context("cannot write the settings")?;
     let output = Command::new(&agent.binary)
         .args(["user-data", "--url", &agent.url, "--config"])
@@ -167,11 +167,11 @@ pub fn compose(agent: &Agent, settings: &str) -> Result<String> {
         .with_context(|| format!("cannot run {}", agent.binary.display()))?;
     if !output.status.success() {
         bail!(
-            "the agent makes no user-data of the lab's settings:\n{}",
+            "the agent refuses to make user-data from the lab's settings:\n{}",
             String::from_utf8_lossy(&output.stderr)
         );
     }
-    String::from_utf8(output.stdout).context("the user-data is no text")
+    String::from_utf8(output.stdout).context("the user-data is not text")
 }
 
 #[cfg(test)]

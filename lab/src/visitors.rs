@@ -48,7 +48,7 @@ pub struct Failure {
 /// Makes `rate` visits a second to a name for this many seconds.
 pub async fn run(name: &str, rate: u32, seconds: u64) -> Result<Report> {
     if rate == 0 {
-        bail!("no visits a second are none at all");
+        bail!("the rate must be at least one visit a second");
     }
     let (sender, mut receiver) = mpsc::unbounded_channel();
     let mut ticks = interval(Duration::from_secs(1) / rate);
@@ -106,7 +106,7 @@ async fn visit(name: &str) -> Result<usize> {
             return Ok(tried + 1);
         }
     }
-    bail!("none of {addresses:?} takes a connection")
+    bail!("none of {addresses:?} accepts a connection")
 }
 
 async fn fetch(mut stream: TcpStream, name: &str) -> Result<()> {
@@ -121,7 +121,7 @@ async fn fetch(mut stream: TcpStream, name: &str) -> Result<()> {
     }
     // An incomplete page is a failure.
     if !answer.contains("</html>") {
-        bail!("the page broke off after {} bytes", answer.len());
+        bail!("the page was cut off after {} bytes", answer.len());
     }
     Ok(())
 }
@@ -174,7 +174,7 @@ mod tests {
             .unwrap();
         for (answer, why) in [
             ("HTTP/1.1 502 Bad Gateway\r\n\r\n", "502"),
-            ("HTTP/1.1 200 OK\r\n\r\n<html>", "broke off"),
+            ("HTTP/1.1 200 OK\r\n\r\n<html>", "cut off"),
             ("", "answered \"\""),
         ] {
             let error = fetched(answer).await.unwrap_err().to_string();

@@ -45,7 +45,7 @@ pub async fn run(cli: Cli) -> Result<()> {
         return Ok(());
     }
     if !nix::unistd::geteuid().is_root() {
-        bail!("the lab needs root: it makes namespaces, mounts and control groups");
+        bail!("the lab needs root: it creates namespaces, mounts and control groups");
     }
     let layout = Layout::find()?;
     match cli.command {
@@ -141,7 +141,7 @@ async fn run_on_one(layout: &Layout, command: Command) -> Result<()> {
             let how = if completed {
                 "terminated after its hook was completed"
             } else {
-                "terminated after its hook ran out of time"
+                "terminated after its hook timed out"
             };
             said(machine, how);
         }

@@ -63,7 +63,7 @@ pub fn store(folder: &Path, registry: &Path, work: &Path, log: &Path) -> Result<
             skopeo
                 .args(["copy", "--quiet", "--dest-compress", &source])
                 .arg(format!("dir:{}", blobs.display()));
-            run(&mut skopeo, log).with_context(|| format!("take an image out of {source}"))?;
+            run(&mut skopeo, log).with_context(|| format!("extract an image from {source}"))?;
             let (_, repository, tag) = image::parse(&reference)?;
             Storage::new(registry).add(repository, tag, &copied(&blobs)?, &blobs)?;
             fs::remove_dir_all(&blobs)?;
@@ -101,10 +101,10 @@ fn images_of(path: &Path) -> Result<Vec<Found>> {
         (None, Some(index)) => index_names(index)
             .map(|(name, full)| (format!("oci-archive:{file}:{name}"), full))
             .collect(),
-        (None, None) => bail!("it holds neither a manifest.json nor an index.json"),
+        (None, None) => bail!("it contains neither a manifest.json nor an index.json"),
     };
     if names.is_empty() {
-        bail!("its image has no name: save it by name and not by id");
+        bail!("its image has no name: save it by name, not by id");
     }
     Ok(names
         .into_iter()

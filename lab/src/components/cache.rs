@@ -155,7 +155,7 @@ impl Cache {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         if is_mounted(&path, &mounts) {
             bail!(
-                "machines still run from {}, which must be built again: stop them first with \
+                "machines still run from {}, which must be rebuilt: stop them first with \
                  `cargo run -p lab -- down`",
                 path.display()
             );

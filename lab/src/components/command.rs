@@ -87,7 +87,8 @@ pub fn output(command: &mut Command) -> Result<String> {
             String::from_utf8_lossy(&output.stderr).trim()
         );
     }
-    String::from_utf8(output.stdout).with_context(|| format!("`{shown}` wrote no UTF-8"))
+    String::from_utf8(output.stdout)
+        .with_context(|| format!("the output of `{shown}` is not UTF-8"))
 }
 
 fn shown(command: &Command) -> String {
@@ -102,7 +103,7 @@ fn shown(command: &Command) -> String {
 fn not_started(command: &Command, error: &std::io::Error) -> anyhow::Error {
     let program = command.get_program().to_string_lossy();
     let hint = match (error.kind(), tools::package_of(&program)) {
-        (ErrorKind::NotFound, Some(package)) => format!("; Debian has it in {package}"),
+        (ErrorKind::NotFound, Some(package)) => format!("; Debian's package is {package}"),
         _ => String::new(),
     };
     anyhow!("cannot start {program}: {error}{hint}")
@@ -142,6 +143,6 @@ mod tests {
         let mut debootstrap = Command::new("debootstrap");
         debootstrap.env("PATH", dir.path());
         let error = output(&mut debootstrap).unwrap_err().to_string();
-        assert!(error.contains("Debian has it in debootstrap"), "{error}");
+        assert!(error.contains("Debian's package is debootstrap"), "{error}");
     }
 }

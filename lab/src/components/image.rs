@@ -108,7 +108,7 @@ pub fn parse(reference: &str) -> Result<(&str, &str, &str)> {
     });
     match parts {
         Some(parts @ (registry, ..)) if registry.contains(['.', ':']) => Ok(parts),
-        _ => bail!("{reference:?} does not read REGISTRY/REPOSITORY:TAG"),
+        _ => bail!("{reference:?} is not REGISTRY/REPOSITORY:TAG"),
     }
 }
 

@@ -150,7 +150,7 @@ impl Maker<'_> {
             if tag.trim_start_matches('v') == version {
                 return Ok(());
             }
-            bail!("{reference} cannot be pulled, and the lab builds version {version} only")
+            bail!("{reference} cannot be pulled, and the lab only builds version {version}")
         };
         match repository {
             "kube-apiserver" | "kube-controller-manager" | "kube-scheduler" => {

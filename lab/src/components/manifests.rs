@@ -48,7 +48,7 @@ impl Buildable {
         let sources = addons.get(self.addon).map(|addon| addon.sources.as_slice());
         let Some([source]) = sources else {
             anyhow::bail!(
-                "the agent's defaults have no add-on {} of one source: {sources:?}",
+                "the agent's defaults have no add-on {} with exactly one source: {sources:?}",
                 self.addon
             );
         };

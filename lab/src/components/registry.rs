@@ -85,7 +85,7 @@ pub fn copied(folder: &Path) -> Result<Blobs> {
         })
         .collect::<Option<Vec<_>>>()
         .filter(|digests| digests.len() > 1)
-        .with_context(|| format!("{}: not the manifest of one image", folder.display()))?;
+        .with_context(|| format!("{} is not the manifest of one image", folder.display()))?;
     Ok(Blobs { manifest, digests })
 }
 

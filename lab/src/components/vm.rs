@@ -75,7 +75,7 @@ impl VmImage {
 /// # Errors If Debian's mirror does not answer, or for this architecture.
 pub fn built(cache: &Cache, debian: &Debian) -> Result<PathBuf> {
     if std::env::consts::ARCH != "x86_64" {
-        bail!("the lab has virtual machines of x86_64 only");
+        bail!("the lab has virtual machines for x86_64 only");
     }
     let mut inputs = vec![
         ("recipe", RECIPE.as_bytes()),

@@ -20,7 +20,7 @@ const DEADLINE: Duration = Duration::from_secs(90);
 
 /// An HTTP client without TLS, proxies or pools of idle connections.
 pub fn plain() -> Result<reqwest::Client> {
-    builder().build().context("cannot make an HTTP client")
+    builder().build().context("cannot create an HTTP client")
 }
 
 fn builder() -> reqwest::ClientBuilder {
@@ -76,7 +76,7 @@ impl Aws {
         let client = builder()
             .unix_socket(layout.socket())
             .build()
-            .context("cannot make a client for the lab's socket")?;
+            .context("cannot create a client for the lab's socket")?;
         Ok(Self {
             client,
             base: "http://lab".into(),
@@ -169,7 +169,7 @@ impl Aws {
         let status = response.status();
         let xml = response.text().await?;
         if !status.is_success() {
-            bail!("{service}:{action} was refused with {status}: {xml}");
+            bail!("{service}:{action} failed with {status}: {xml}");
         }
         Ok(xml)
     }
@@ -195,7 +195,7 @@ impl Aws {
         let status = response.status();
         let text = response.text().await?;
         if !status.is_success() {
-            bail!("{host}/{path} was refused with {status}: {text}");
+            bail!("{host}/{path} failed with {status}: {text}");
         }
         Ok(text)
     }
@@ -230,7 +230,7 @@ impl Aws {
         let status = response.status();
         let text = response.text().await?;
         if !status.is_success() {
-            bail!("ssm:{action} was refused with {status}: {text}");
+            bail!("ssm:{action} failed with {status}: {text}");
         }
         serde_json::from_str(&text).with_context(|| format!("ssm:{action} answered {text}"))
     }
@@ -262,7 +262,7 @@ impl Aws {
             .ssm("DeleteParameters", &json!({"Names": names}))
             .await?;
         match answer["InvalidParameters"].as_array() {
-            Some(unknown) if !unknown.is_empty() => bail!("there is no {unknown:?}"),
+            Some(unknown) if !unknown.is_empty() => bail!("there are no keys {unknown:?}"),
             _ => Ok(()),
         }
     }

@@ -49,7 +49,7 @@ pub fn install(layout: &Layout) -> Result<()> {
     }
     let folder = environment.to_string_lossy().into_owned();
     run("python3", &["-m", "venv", &folder])
-        .context("cannot make moto's Python environment: is python3-venv installed?")?;
+        .context("cannot create moto's Python environment: is python3-venv installed?")?;
     let list = tempfile::NamedTempFile::new()?;
     fs::write(list.path(), REQUIREMENTS)?;
     let pip = environment.join("bin/pip").to_string_lossy().into_owned();
@@ -70,7 +70,7 @@ pub async fn enforce(client: &reqwest::Client, on: bool) -> Result<()> {
         .send()
         .await?
         .error_for_status()
-        .context("moto does not change whether it checks permissions")?;
+        .context("moto does not switch its permission checks")?;
     Ok(())
 }
 

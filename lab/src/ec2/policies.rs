@@ -16,7 +16,7 @@ pub fn of(role: &str, without: &[String]) -> Result<String> {
         "k8s-bootstrap-worker" => WORKER,
         _ => bail!("the lab has no role {role}"),
     };
-    let mut policy: Value = serde_json::from_str(text).context("docs/iam is no JSON")?;
+    let mut policy: Value = serde_json::from_str(text).context("docs/iam is not JSON")?;
     let mut known = Vec::new();
     for statement in policy["Statement"].as_array_mut().into_iter().flatten() {
         statement["Resource"] = "*".into();

@@ -171,7 +171,7 @@ async fn parts(answer: reqwest::Response) -> Result<(Builder, Bytes)> {
 fn whole(about: Builder, body: Bytes) -> Result<Response> {
     about
         .body(Body::from(body))
-        .context("moto's answer cannot be passed on")
+        .context("moto's answer cannot be forwarded")
 }
 
 async fn read_call(request: Request<Body>) -> Result<Call> {

@@ -93,7 +93,7 @@ impl CgroupVersion {
         for root in self.hierarchies() {
             let group = root.join(GROUP);
             let own = group.join(name);
-            fs::create_dir_all(&own).with_context(|| format!("cannot make {}", own.display()))?;
+            fs::create_dir_all(&own).with_context(|| format!("cannot create {}", own.display()))?;
             if self == Self::V2 {
                 enable(&root)?;
                 enable(&group)?;

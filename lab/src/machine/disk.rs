@@ -33,7 +33,7 @@ pub fn create(layout: &Layout, machine: &Machine, rootfs: &Path, user_data: &str
     let folder = layout.machine(&machine.name);
     for part in ["up", "work", "root"].iter().chain(&BOUND) {
         let path = folder.join(part);
-        fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
     }
     fs::write(folder.join("user-data"), user_data)?;
     let authorities = fs::read_to_string(rootfs.join("etc/ssl/certs/ca-certificates.crt"))

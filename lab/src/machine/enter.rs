@@ -18,7 +18,7 @@ const POWER_OFF: Duration = Duration::from_secs(200);
 
 fn command(name: &str, words: &[String]) -> Result<Command> {
     let pid = cgroups::init_process(name).ok_or_else(|| {
-        anyhow!("machine {name} does not run: see `lab status`, `lab start {name}`")
+        anyhow!("machine {name} is not running: see `lab status`, `lab start {name}`")
     })?;
     let mut command = Command::new("nsenter");
     command

@@ -49,7 +49,7 @@ pub fn start(layout: &Layout, names: &[&str], rootfs: &Path) -> Result<()> {
             let console = std::fs::read_to_string(layout.machine(name).join("console.log"))
                 .unwrap_or_default();
             let said = std::fs::read_to_string(&log).unwrap_or_default();
-            bail!("machine {name} did not boot; its console says:\n{console}\n{said}");
+            bail!("machine {name} did not boot; its console shows:\n{console}\n{said}");
         }
     }
     Ok(())

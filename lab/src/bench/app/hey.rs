@@ -23,11 +23,11 @@ impl Load {
     /// # Errors If the requests cannot be divided evenly.
     pub fn check(&self) -> Result<()> {
         if self.concurrency == 0 || self.requests == 0 {
-            bail!("a load of nothing measures nothing");
+            bail!("a load needs at least one request and one client");
         }
         if !self.requests.is_multiple_of(self.concurrency) {
             bail!(
-                "{} requests do not divide among {} at once: take a multiple, such as {}",
+                "{} requests cannot be divided evenly among {} clients: use a multiple, such as {}",
                 self.requests,
                 self.concurrency,
                 self.requests.div_ceil(self.concurrency) * self.concurrency
@@ -96,7 +96,7 @@ impl Answers {
             };
             if section == "Status code distribution" {
                 let (status, responses) = (count, rest.split(' ').next().unwrap_or_default());
-                let wrong = || format!("hey's line {line:?} is no count of a status");
+                let wrong = || format!("hey's line {line:?} is not a status and its count");
                 *answers
                     .statuses
                     .entry(u16::try_from(status).with_context(wrong)?)
@@ -109,7 +109,7 @@ impl Answers {
         answers.per_second = value(summary, "Requests/sec:")?;
         if answers.statuses.is_empty() {
             bail!(
-                "not one request was answered: {}",
+                "no request was answered: {}",
                 answers
                     .errors
                     .keys()
@@ -175,10 +175,10 @@ fn word<'a>(summary: &'a str, label: &str) -> Option<&'a str> {
 }
 
 fn value(summary: &str, label: &str) -> Result<f64> {
-    let word = word(summary, label).with_context(|| format!("hey did not say `{label}`"))?;
+    let word = word(summary, label).with_context(|| format!("hey did not print `{label}`"))?;
     match word.parse::<f64>() {
         Ok(number) if number.is_finite() => Ok(number),
-        _ => bail!("hey's `{label}` is {word:?} and no number"),
+        _ => bail!("hey's `{label}` is {word:?}, which is not a number"),
     }
 }
 
@@ -280,16 +280,16 @@ Error distribution:
   [18]\tGet \"http://127.0.0.1:1/\": dial tcp 127.0.0.1:1: connect: connection refused
 ";
         let error = Answers::parse(summary).unwrap_err().to_string();
-        assert_eq!(error, "not one request was answered: connection refused");
+        assert_eq!(error, "no request was answered: connection refused");
     }
 
     #[test]
     fn what_is_no_summary_is_named() {
         let error = Answers::parse("Usage: hey [options...] <url>").unwrap_err();
-        assert_eq!(error.to_string(), "hey did not say `Total:`");
+        assert_eq!(error.to_string(), "hey did not print `Total:`");
         let cut = SUMMARY.replace("  99% in 0.3801 secs\n", "");
         let error = Answers::parse(&cut).unwrap_err();
-        assert_eq!(error.to_string(), "hey did not say `99% in`");
+        assert_eq!(error.to_string(), "hey did not print `99% in`");
     }
 
     #[test]

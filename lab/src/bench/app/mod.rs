@@ -60,7 +60,7 @@ pub async fn run(layout: &Layout, wanted: &Wanted) -> Result<Report> {
         Ok(()) => on_a_lab(layout, wanted).await,
         Err(error) => Err(error),
     };
-    let ended = down::run(layout).context("the bench's lab cannot be ended: try `lab down`");
+    let ended = down::run(layout).context("the benchmark's lab cannot be stopped: try `lab down`");
     report.and_then(|report| ended.map(|_| report))
 }
 
@@ -191,7 +191,7 @@ pub fn write(report: &Report, folder: &Path) -> Result<()> {
         let file = folder.join(name);
         fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))
     };
-    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     write(DATA, serde_json::to_string_pretty(report)? + "\n")?;
     write(CHART, chart::svg(report))
 }
@@ -202,5 +202,5 @@ pub fn write(report: &Report, folder: &Path) -> Result<()> {
 pub fn read(file: &Path) -> Result<Report> {
     let text =
         fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-    serde_json::from_str(&text).with_context(|| format!("{} is no report", file.display()))
+    serde_json::from_str(&text).with_context(|| format!("{} is not a report", file.display()))
 }

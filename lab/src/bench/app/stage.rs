@@ -76,7 +76,7 @@ impl Stage {
         let address = state
             .present()
             .find(|m| m.role == "worker" && m.phase == Phase::Running)
-            .context("the lab has no worker that runs: `lab launch --role worker`")?
+            .context("the lab has no running worker: `lab launch --role worker`")?
             .address
             .to_string();
         let mut stage = Self {
@@ -160,12 +160,12 @@ impl Stage {
         for (other, its) in others {
             let different = page.lines().zip(its.lines()).find(|(a, b)| a != b);
             if let Some((a, b)) = different {
-                bail!("{first} and {other} do not answer the same page:\n{a}\n{b}");
+                bail!("{first} and {other} do not serve the same page:\n{a}\n{b}");
             }
             let lines = (page.lines().count(), its.lines().count());
             ensure!(
                 lines.0 == lines.1,
-                "{first} and {other} answer {lines:?} lines"
+                "{first} and {other} serve {lines:?} lines"
             );
         }
         Ok(())
@@ -217,7 +217,7 @@ impl Stage {
             &format!("get --output json --namespace {namespace} {what}"),
             &[],
         )?;
-        serde_json::from_str(&list).context("kubectl wrote no JSON")
+        serde_json::from_str(&list).context("kubectl did not print JSON")
     }
 
     fn deployment(&self, place: &Place) -> Result<Value> {
@@ -244,7 +244,7 @@ impl Stage {
                 Ok(Pod { machine, uid })
             })
             .collect::<Result<Vec<_>>>()?;
-        ensure!(!pods.is_empty(), "no pod of {namespace}/{name} runs");
+        ensure!(!pods.is_empty(), "no pod of {namespace}/{name} is running");
         Ok(pods)
     }
 

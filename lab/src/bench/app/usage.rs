@@ -52,7 +52,7 @@ impl Watched {
         let machines = seconds(&CgroupVersion::here().machines("cpuacct"))?;
         let children = getrusage(UsageWho::RUSAGE_CHILDREN).context("ask for the time used")?;
         let stat = fs::read_to_string("/proc/stat").context("read /proc/stat")?;
-        let idle = idle(&stat).context("/proc/stat has no line of all processors")?;
+        let idle = idle(&stat).context("/proc/stat has no line for all processors")?;
         Ok(Clock {
             used: Processors {
                 pods: sum(&self.pods)?,
@@ -76,7 +76,7 @@ impl Watched {
             let file = pod.group("memory")?.join("memory.stat");
             let text =
                 fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
-            resident(&text).with_context(|| format!("{} names no memory", file.display()))
+            resident(&text).with_context(|| format!("{} has no memory figure", file.display()))
         });
         each.sum()
     }
@@ -107,7 +107,7 @@ impl Pod {
             .join(&self.machine);
         find(&machine, &self.uid).with_context(|| {
             format!(
-                "pod {} has no group in machine {}: has it been replaced?",
+                "pod {} has no control group in machine {}: was it replaced?",
                 self.uid, self.machine
             )
         })
@@ -144,7 +144,8 @@ fn seconds(group: &Path) -> Result<f64> {
     };
     let file = group.join(name);
     let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
-    let number = value(&text, key).with_context(|| format!("{} holds no time", file.display()))?;
+    let number =
+        value(&text, key).with_context(|| format!("{} has no processor time", file.display()))?;
     Ok(count(number) / per_second)
 }
 

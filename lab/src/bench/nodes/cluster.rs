@@ -80,7 +80,7 @@ impl Cluster {
                     &self.control_plane.name,
                     &create,
                 )?)
-                .context("kubeadm printed no command to join with")?;
+                .context("kubeadm printed no join command")?;
                 by_script(script::worker(&self.layout, &join)?)
             }
         };

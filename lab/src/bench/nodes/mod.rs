@@ -38,7 +38,7 @@ pub struct Wanted {
 /// # Errors If a lab is up, or if a machine does not become a Ready node.
 pub async fn run(layout: &Layout, wanted: Wanted) -> Result<Report> {
     if !down::servers(layout).is_empty() {
-        bail!("a lab is up, and its machines would disturb the bench: `lab down` ends it");
+        bail!("a lab is up, and its machines would disturb the benchmark: stop it with `lab down`");
     }
     let empty = up::Wanted {
         control_planes: 0,
@@ -51,7 +51,7 @@ pub async fn run(layout: &Layout, wanted: Wanted) -> Result<Report> {
         Ok(()) => on_a_lab(layout, wanted).await,
         Err(error) => Err(error),
     };
-    let ended = down::run(layout).context("the bench's lab cannot be ended: try `lab down`");
+    let ended = down::run(layout).context("the benchmark's lab cannot be stopped: try `lab down`");
     report.and_then(|report| ended.map(|_| report))
 }
 
@@ -90,7 +90,7 @@ async fn found_in_turn(
             done(&bar, Case::FirstControlPlane, (number, pairs), of, &run);
             runs.push((of, run));
         }
-        all.push(Pair::of(runs).context("a pair is not whole")?);
+        all.push(Pair::of(runs).context("a pair has only one run")?);
     }
     Ok(all)
 }
@@ -123,7 +123,7 @@ async fn join_in_turn(
             done(&bar, Case::Worker, (number, pairs), of, &run);
             runs.push((of, run));
         }
-        all.push(Pair::of(runs).context("a pair is not whole")?);
+        all.push(Pair::of(runs).context("a pair has only one run")?);
     }
     agents.end().await?;
     scripts.end().await?;
@@ -166,7 +166,7 @@ pub fn write(report: &Report, folder: &Path) -> Result<()> {
         let file = folder.join(name);
         fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))
     };
-    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     write("nodes.json", serde_json::to_string_pretty(report)? + "\n")?;
     for (case, name) in [
         (Case::Worker, "worker.svg"),
@@ -185,5 +185,5 @@ pub fn write(report: &Report, folder: &Path) -> Result<()> {
 pub fn read(file: &Path) -> Result<Report> {
     let text =
         fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-    serde_json::from_str(&text).with_context(|| format!("{} is no report", file.display()))
+    serde_json::from_str(&text).with_context(|| format!("{} is not a report", file.display()))
 }

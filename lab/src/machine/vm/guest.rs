@@ -95,13 +95,17 @@ fn ended(status: &Value) -> Result<Output> {
         let text = status[key].as_str().unwrap_or_default();
         STANDARD
             .decode(text)
-            .with_context(|| format!("the guest agent's {key} is no base64"))
+            .with_context(|| format!("the guest agent's {key} is not base64"))
     };
     let number = |key: &str| status[key].as_i64().and_then(|n| i32::try_from(n).ok());
     let status = match (number("exitcode"), number("signal")) {
         (Some(code), _) => ExitStatus::from_raw(code << 8),
         (None, Some(signal)) => ExitStatus::from_raw(signal),
-        (None, None) => return Err(anyhow!("the guest agent reports no end: {status}")),
+        (None, None) => {
+            return Err(anyhow!(
+                "the guest agent does not report whether the command has ended: {status}"
+            ));
+        }
     };
     Ok(Output {
         status,
