@@ -131,7 +131,7 @@ mod tests {
         };
         assert_eq!(
             failure(size, &played, 2).to_string(),
-            "error: seed 7: it does not hold that there is one founder: i-2 founds u-2 while i-1 founds u-1\n\
+            "error: seed 7: it breaks the law `there is one founder`: i-2 founds u-2 while i-1 founds u-1\n\
              second\nthird\n  \
              hint: k8s-bootstrap simulate --control-planes 3 --workers 0 --seed 7 --trace shows the whole trace"
         );

@@ -147,7 +147,7 @@ impl Place {
             if from == Path::new(paths::ETCD_MEMBER) {
                 scene.machines[self.index].data = None;
             } else if to == Path::new(paths::ETCD_MEMBER) {
-                scene.bring_back(self.index, &content);
+                scene.restore_data(self.index, &content);
             }
         }
         self.survive().await;
@@ -176,12 +176,12 @@ impl Scene {
     }
 
     /// A machine gets the settled cluster's data from a backup: one member, and the API as it was.
-    fn bring_back(&mut self, by: usize, content: &[u8]) {
+    fn restore_data(&mut self, by: usize, content: &[u8]) {
         let Some(uid) = self.laws.settled.clone() else {
             return;
         };
         let Ok(objects) = serde_json::from_slice::<BTreeMap<String, Value>>(content) else {
-            let what = format!("{} starts half of a backup", self.machines[by]);
+            let what = format!("{} starts from a partial backup", self.machines[by]);
             self.laws.broke(Law::DataKept, what);
             return;
         };
@@ -195,7 +195,7 @@ impl Scene {
         });
         self.objects.insert(uid.clone(), objects);
         self.counts.restored += 1;
-        self.note_of(by, || format!("has brought {uid} back"));
+        self.note_of(by, || format!("has restored {uid}"));
     }
 
     /// A static pod's manifest was removed: its process ends, and founding creates it again.

@@ -137,7 +137,9 @@ fn files(name: &str, serial: u32, until: Timestamp) -> Result<Vec<(&'static str,
             }}]});
             Ok(vec![(CONTROLLER_MANAGER, conf.to_string())])
         }
-        _ => Err(Error::failed(format!("{name} is no certificate here"))),
+        _ => Err(Error::failed(format!(
+            "kubeadm has no certificate {name} in the simulation"
+        ))),
     }
 }
 
@@ -192,7 +194,7 @@ impl Scene {
         let now = self.timeline.now();
         self.machines[by].started.insert(pod, now);
         self.counts.pods_started += 1;
-        self.note_of(by, || format!("starts {pod} again"));
+        self.note_of(by, || format!("restarts {pod}"));
         let uid = self.cluster_of(by).to_owned();
         let others = self.etcd.get(&uid).into_iter().flat_map(Quorum::voters);
         let mut others = others.filter(|seat| seat.owner != by);
@@ -201,7 +203,7 @@ impl Scene {
             && self.laws.renews_in_turn
         {
             let (me, other) = (&self.machines[by], &self.machines[other.owner]);
-            let what = format!("{me} starts {pod} again while {other} does");
+            let what = format!("{me} restarts {pod} while {other} restarts one");
             self.laws.broke(Law::RenewedInTurn, what);
         }
     }

@@ -293,7 +293,7 @@ impl Director {
             && matches!(scene.machines[index].process, Process::Runs(..))
             && !scene.is_doomed(index);
         if too_long || for_ever {
-            let what = format!("{} waits without an end", scene.machines[index]);
+            let what = format!("{} waits without a deadline", scene.machines[index]);
             scene.laws.broke(Law::BoundedWaits, what);
         }
         let Polled::Ended(outcome) = polled else {
@@ -308,7 +308,7 @@ impl Director {
             Err(error) => Process::Refused(error.one_line()),
         };
         scene.note_of(index, || match &outcome {
-            Ok(_) => "has done what it could".to_owned(),
+            Ok(_) => "has ended".to_owned(),
             Err(error) => format!("{:?}: {}", error.kind(), error.one_line()),
         });
         if restores {
@@ -388,7 +388,7 @@ impl Director {
                 };
                 scene.plot = None;
                 scene.cut.clear();
-                scene.note("seed", || "nothing goes wrong any more".to_owned());
+                scene.note("seed", || "the faults have ended".to_owned());
                 self.calm = Some(scene.timeline.now());
                 drop(scene);
                 self.restart_refused();
@@ -463,7 +463,10 @@ impl Director {
             stuck.push("certificates are not renewed".to_owned());
         }
         if stuck.is_empty() {
-            stuck.push(format!("what the dead left is there: {:?}", scene.etcd));
+            stuck.push(format!(
+                "members or Nodes of dead instances are still there: {:?}",
+                scene.etcd
+            ));
         }
         scene.laws.broke(Law::Convergence, stuck.join(", "));
         false

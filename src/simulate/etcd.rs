@@ -252,10 +252,10 @@ impl Scene {
         let Some(seat) = seat.filter(|seat| !seat.member.learner) else {
             return;
         };
-        if self.laws.is_given_up(&uid, &self.machines) {
+        if self.laws.is_abandoned(&uid, &self.machines) {
             let last = self.laws.claims.last();
             if last.is_some_and(|(_, claim)| claim.cluster_uid == uid) {
-                let what = format!("{} throws away what etcd has of {uid}", self.machines[by]);
+                let what = format!("{} deletes etcd's data of {uid}", self.machines[by]);
                 self.laws.broke(Law::NothingLost, what);
             }
             return;
@@ -267,7 +267,7 @@ impl Scene {
         let (up, all) = self.count(&uid, by, quorum.voters());
         if up * 2 <= all {
             let what = format!(
-                "{} throws the data of voter {} away while {up} of {all} voters have theirs",
+                "{} deletes the data of voter {} while {up} of {all} voters have theirs",
                 self.machines[by], seat.member.id
             );
             self.laws.broke(Law::MajorityKept, what);
@@ -307,19 +307,17 @@ impl Scene {
         if let Some(quorum) = self.etcd.get_mut(uid) {
             quorum.seats.retain(|seat| seat.member.id != id);
         }
-        self.note_of(by, || {
-            format!("takes member {id} ({}) out", seat.member.name)
-        });
+        self.note_of(by, || format!("removes member {id} ({})", seat.member.name));
         self.counts.healed += usize::from(seat.owner != by);
         let owner = &self.machines[seat.owner];
         // A learner whose instance is stopped blocks the others only for a limited time.
         let blocks = seat.member.learner && owner.is_stopped_for(STOPPED, self.timeline.now());
         if seat.owner != by && !owner.state().is_gone() && !blocks {
-            let what = format!("{} takes out {owner}, which lives", self.machines[by]);
+            let what = format!("{} removes {owner}, which is alive", self.machines[by]);
             self.laws.broke(Law::LivingStay, what);
         }
         if !seat.member.learner && !self.has_majority(uid, by) {
-            let what = format!("{} takes {owner} out of {uid}", self.machines[by]);
+            let what = format!("{} removes {owner} from {uid}", self.machines[by]);
             self.laws.broke(Law::MajorityKept, what);
         }
         Ok(())

@@ -52,7 +52,10 @@ impl Scene {
             let membership = journal.membership.filter(|_| news);
             if let Some(membership) = membership.clone() {
                 self.note_of(by, || {
-                    format!("is to {:?} {}", membership.origin, membership.cluster_uid)
+                    format!(
+                        "records its membership: {:?} {}",
+                        membership.origin, membership.cluster_uid
+                    )
                 });
             }
             if news {
@@ -100,7 +103,7 @@ impl Scene {
     fn removed(&mut self, by: usize, path: &Path) {
         if path == Path::new(journal::FILE) {
             self.counts.started_over += 1;
-            self.note_of(by, || "has forgotten its cluster".to_owned());
+            self.note_of(by, || "has removed its journal".to_owned());
             let traces = acts::of_joining().any(|path| self.machines[by].disk.contains_key(&path));
             self.laws.forgot(by, traces, &self.machines);
         } else if path == Path::new(paths::ETCD_MEMBER) {

@@ -63,16 +63,16 @@ impl fmt::Display for Law {
             Self::ClaimsInTurn => "claims are made in turn",
             Self::OneFounder => "there is one founder",
             Self::OneCluster => "there is one cluster",
-            Self::NothingLost => "no settled cluster is thrown away",
-            Self::MembershipFirst => "membership is written down first",
-            Self::MembershipKept => "membership is kept",
-            Self::JoinersNeverFound => "joiners never found",
+            Self::NothingLost => "no settled cluster is abandoned",
+            Self::MembershipFirst => "the membership is recorded first",
+            Self::MembershipKept => "the membership is kept",
+            Self::JoinersNeverFound => "a node that joined never founds",
             Self::MajorityKept => "etcd keeps its majority",
             Self::LivingStay => "members of living instances stay",
             Self::DataKept => "a voter starts with its data",
             Self::RenewedInTurn => "certificates are renewed in turn",
-            Self::BoundedWaits => "every wait has an end",
-            Self::TrueRefusals => "refusals are true",
+            Self::BoundedWaits => "every wait has a deadline",
+            Self::TrueRefusals => "refusals have a reason",
             Self::Convergence => "every instance becomes a member",
         })
     }
@@ -110,7 +110,7 @@ pub struct Laws {
     /// Instances on which a person is restoring a cluster.
     pub restoring: BTreeSet<usize>,
     /// Instances on which a person is restoring or has restored a cluster.
-    pub brought_back: BTreeSet<usize>,
+    pub restored: BTreeSet<usize>,
     /// Whether certificates are renewed before they expire.
     pub renews_in_turn: bool,
     /// Whether the store's answers may be older than the agents allow for.
@@ -144,7 +144,7 @@ impl Laws {
         let me = &machines[by];
         let number = claim.number;
         if me.flaw == Flaw::Astray {
-            let what = format!("{me} claims in a store of its own");
+            let what = format!("{me} claims in another store");
             self.broke(Law::OneCluster, what);
             return;
         }
@@ -218,7 +218,10 @@ impl Laws {
             .last()
             .is_some_and(|(_, l)| l.cluster_uid == uid);
         if !is_last || !self.initialized.contains(uid) {
-            let what = format!("{} settles {uid}, which is not the one", machines[by]);
+            let what = format!(
+                "{} settles {uid}, which is not the cluster of the last claim",
+                machines[by]
+            );
             self.broke(Law::OneCluster, what);
         }
         self.settled = Some(uid.to_owned());
@@ -241,7 +244,7 @@ impl Laws {
             && membership.as_ref() != Some(before)
             && !self.may_found_again(by, membership.as_ref())
         {
-            let what = format!("{} wrote over {before:?} with {membership:?}", machines[by]);
+            let what = format!("{} replaced {before:?} with {membership:?}", machines[by]);
             self.broke(Law::MembershipKept, what);
         }
         if let Some(membership) = membership {
@@ -253,7 +256,7 @@ impl Laws {
     /// before.
     fn may_found_again(&self, by: usize, membership: Option<&Membership>) -> bool {
         let uid = membership.map(|membership| membership.cluster_uid.as_str());
-        self.brought_back.contains(&by) && uid.is_some() && uid == self.settled.as_deref()
+        self.restored.contains(&by) && uid.is_some() && uid == self.settled.as_deref()
     }
 
     /// The journal was removed; `traces` is true if files of the cluster are still there.
@@ -271,7 +274,7 @@ impl Laws {
 
     /// A machine has removed its cluster.
     fn threw_away(&mut self, by: usize, uid: &str, machines: &[Machine]) {
-        if !self.is_given_up(uid, machines) {
+        if !self.is_abandoned(uid, machines) {
             let claim = self
                 .claims
                 .iter()
@@ -279,7 +282,7 @@ impl Laws {
                 .find(|(_, claim)| claim.cluster_uid == uid);
             let founder = claim.map(|(holder, _)| machines[*holder].state());
             let what = format!(
-                "{} throws {uid} away, whose founder is {founder:?}; settled is {:?}",
+                "{} removes {uid}, whose founder is {founder:?}; settled is {:?}",
                 machines[by], self.settled
             );
             self.broke(Law::NothingLost, what);
@@ -362,7 +365,7 @@ impl Laws {
         let me = &machines[by];
         let mine = self.memberships.get(&by).map(|m| &m.cluster_uid);
         let is_left_behind =
-            self.settled.is_some() && mine.is_some_and(|uid| self.is_given_up(uid, machines));
+            self.settled.is_some() && mine.is_some_and(|uid| self.is_abandoned(uid, machines));
         let has_reason = me.flaw != Flaw::None
             || self.restoring.contains(&by)
             || is_lost
@@ -377,7 +380,7 @@ impl Laws {
     /// An agent that goes on reported to a person that its cluster has no future.
     pub fn reported(&mut self, by: usize, why: &str, machines: &[Machine]) {
         let mine = self.memberships.get(&by).map(|m| &m.cluster_uid);
-        if !mine.is_some_and(|uid| self.is_given_up(uid, machines)) {
+        if !mine.is_some_and(|uid| self.is_abandoned(uid, machines)) {
             self.broke(Law::TrueRefusals, format!("{}: {why}", machines[by]));
         }
     }
@@ -409,7 +412,7 @@ impl Laws {
 
     /// Whether this cluster is abandoned: it is not settled, and its founder is terminated or
     /// another cluster was claimed after it.
-    pub fn is_given_up(&self, uid: &str, machines: &[Machine]) -> bool {
+    pub fn is_abandoned(&self, uid: &str, machines: &[Machine]) -> bool {
         let claim = self
             .claims
             .iter()

@@ -176,12 +176,7 @@ impl Played {
     pub fn report(&self, lines: usize) -> String {
         let broken = self.violation.as_ref().map_or_else(
             || "no law is broken".to_owned(),
-            |violation| {
-                format!(
-                    "it does not hold that {}: {}",
-                    violation.law, violation.what
-                )
-            },
+            |violation| format!("it breaks the law `{}`: {}", violation.law, violation.what),
         );
         let begin = self.trace.len().saturating_sub(lines);
         let end = self.trace[begin..].join("\n");

@@ -148,7 +148,7 @@ pub async fn carry_out<A: Step + Serialize>(
     runner.run(host).await?;
     let Prepared { fetched, place, .. } = prepared;
     tell(&format!("restoring {}", fetched.name));
-    bring_back(world, settings, me, &runner, place, fetched).await
+    restore_here(world, settings, me, &runner, place, fetched).await
 }
 
 /// The cluster in the store's record.
@@ -241,7 +241,7 @@ fn may_restore(
 
 /// Restores the cluster on this machine, whose host is prepared: at its next start the agent founds
 /// it again. It can be repeated after any interruption.
-async fn bring_back(
+async fn restore_here(
     world: &World,
     settings: &Settings,
     me: &Identity,

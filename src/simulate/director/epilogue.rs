@@ -215,9 +215,11 @@ impl Director {
         let mut scene = lock(&self.scene);
         let scene = &mut *scene;
         scene.laws.restoring.insert(chosen);
-        scene.laws.brought_back.insert(chosen);
+        scene.laws.restored.insert(chosen);
         scene.machines[chosen].process = Process::Restores(task);
-        scene.note_of(chosen, || "is where a person restores".to_owned());
+        scene.note_of(chosen, || {
+            "is the machine on which a person restores the cluster".to_owned()
+        });
     }
 
     fn lose_keys(&mut self, which: &[usize]) {

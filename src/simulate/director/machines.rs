@@ -108,7 +108,7 @@ impl Director {
                 }
             }
             let cut = &scene.cut;
-            let line = format!("{cut:?} are parted from the others");
+            let line = format!("a partition cuts {cut:?} off from the others");
             scene.note("seed", || line);
         }
         self.plan_within(300, Event::Meet);
@@ -134,7 +134,7 @@ impl Director {
             if blow != Blow::Kill && state != InstanceState::Running {
                 return;
             }
-            scene.note_of(index, || format!("is struck: {blow:?}"));
+            scene.note_of(index, || format!("fails: {blow:?}"));
             match blow {
                 Blow::Kill => {
                     scene.counts.crashes += 1;
@@ -212,7 +212,7 @@ impl Director {
         };
         let minutes = scene.dice.one_of(&[-60, -10, -2, 2, 10, 60], 2);
         scene.machines[index].ahead += minutes * 60_000;
-        scene.note_of(index, || format!("its clock is set by {minutes} minutes"));
+        scene.note_of(index, || format!("its clock steps by {minutes} minutes"));
     }
 
     /// A person restarts the agents that stopped for one: the causes are over.

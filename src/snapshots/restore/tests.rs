@@ -111,7 +111,7 @@ async fn restore(new: &FakeWorld, cluster: &Initialized) -> Result<()> {
     let me = control_plane("i-9");
     let journal = Journal::open(new.host.as_ref(), &me.instance_id).await?;
     let runner = Runner::new(world.clone(), journal);
-    bring_back(&world, &settings(), &me, &runner, &place(), &fetched).await
+    restore_here(&world, &settings(), &me, &runner, &place(), &fetched).await
 }
 
 async fn journal(new: &FakeWorld) -> Journal {
