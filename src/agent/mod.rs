@@ -36,7 +36,7 @@ use crate::{
     runner::Runner,
 };
 
-pub use observing::look;
+pub use observing::observe_with_evidence;
 pub use steady::End;
 pub use who::{remember_name, who_am_i};
 

@@ -13,7 +13,7 @@ use crate::{
 
 /// Observes EC2 and the store, and the control planes themselves if the decision depends on there
 /// being no cluster.
-pub async fn look(
+pub async fn observe_with_evidence(
     world: &World,
     me: &Identity,
     memory: Memory,
@@ -30,7 +30,8 @@ impl Agent {
     /// Observes, and passes the control planes that it saw to the API balancer.
     pub async fn observe(&self) -> Result<Observation> {
         let memory = self.runner.memory().await;
-        let seen = look(&self.world, &self.me, memory, self.settings.join.port).await?;
+        let seen =
+            observe_with_evidence(&self.world, &self.me, memory, self.settings.join.port).await?;
         if let Some(membership) = &seen.membership
             && seen.settled.is_none()
             && let Some(settled) = seen.record.settled_record(&membership.cluster_uid)

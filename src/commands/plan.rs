@@ -31,7 +31,8 @@ pub async fn plan(as_json: bool) -> Result<()> {
     let (settings, me, machine) = who_am_i(&wiring).await?;
     let world = wiring.world(&settings, &me)?;
     let journal = Journal::open(world.host.as_ref(), &me.instance_id).await?;
-    let seen = agent::look(&world, &me, journal.memory(), settings.join.port).await?;
+    let seen =
+        agent::observe_with_evidence(&world, &me, journal.memory(), settings.join.port).await?;
     let decision = decide(&me, &seen);
     let mut phases = plans::host(&settings, &me)?;
     if let Some(membership) = expected_membership(&decision) {

@@ -12,7 +12,7 @@ const AGREED: Duration = Duration::from_mins(3);
 const STOPPED: Duration = Duration::from_mins(10);
 
 /// The least number of observations that must agree.
-const LOOKS: u32 = 5;
+const LEAST: u32 = 5;
 
 /// What the last observations agree on; empty if they do not agree.
 #[derive(Debug, Default)]
@@ -22,7 +22,7 @@ pub struct Agreement(Option<Opinion>);
 struct Opinion {
     decision: Decision,
     since: Duration,
-    looks: u32,
+    observations: u32,
 }
 
 impl Agreement {
@@ -40,16 +40,16 @@ impl Agreement {
         let why = why.to_owned();
         let opinion = match self.0.take() {
             Some(before) if before.decision == decision => Opinion {
-                looks: before.looks + 1,
+                observations: before.observations + 1,
                 ..before
             },
             _ => Opinion {
                 decision: decision.clone(),
                 since: now,
-                looks: 1,
+                observations: 1,
             },
         };
-        let agreed = opinion.looks >= LOOKS && opinion.since + enough <= now;
+        let agreed = opinion.observations >= LEAST && opinion.since + enough <= now;
         self.0 = Some(opinion);
         if agreed {
             return decision;
@@ -97,10 +97,10 @@ mod tests {
     }
 
     /// Weighs decisions at these seconds; returns the seconds at which they pass unchanged.
-    fn passed(looks: &[(u64, Decision)]) -> Vec<u64> {
+    fn passed(observations: &[(u64, Decision)]) -> Vec<u64> {
         let mut agreement = Agreement::default();
         let mut passed = Vec::new();
-        for (second, decision) in looks {
+        for (second, decision) in observations {
             let now = Duration::from_secs(1_000_000 + second);
             if agreement.weigh(decision.clone(), now) == *decision {
                 passed.push(*second);
@@ -142,17 +142,17 @@ mod tests {
 
     #[test]
     fn many_observations_within_a_moment_are_no_agreement() {
-        let looks: Vec<_> = (0..100).map(|second| (second, refusal("a"))).collect();
-        assert_eq!(passed(&looks), Vec::<u64>::new());
+        let observations: Vec<_> = (0..100).map(|second| (second, refusal("a"))).collect();
+        assert_eq!(passed(&observations), Vec::<u64>::new());
     }
 
     #[test]
     fn a_different_observation_starts_the_agreement_again() {
-        let mut looks = every_minute(&refusal("a"));
-        looks[3].1 = refusal("b");
-        assert_eq!(passed(&looks), Vec::<u64>::new());
-        looks[3].1 = Decision::Wait { why: String::new() };
+        let mut observations = every_minute(&refusal("a"));
+        observations[3].1 = refusal("b");
+        assert_eq!(passed(&observations), Vec::<u64>::new());
+        observations[3].1 = Decision::Wait { why: String::new() };
         // The wait itself passes.
-        assert_eq!(passed(&looks), [180]);
+        assert_eq!(passed(&observations), [180]);
     }
 }

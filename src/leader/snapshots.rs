@@ -63,14 +63,14 @@ impl Schedule {
             }
         }
         if self.next.is_none_or(|next| now >= next) {
-            let outcome = self.look(world, subject).await;
+            let outcome = self.take_if_due(world, subject).await;
             self.remember(now, outcome);
         }
         Some(self.report.clone())
     }
 
     /// Takes a backup unless the destination has one that is young enough.
-    async fn look(&mut self, world: &World, subject: Subject<'_>) -> Result<Option<Taken>> {
+    async fn take_if_due(&mut self, world: &World, subject: Subject<'_>) -> Result<Option<Taken>> {
         let newest = snapshots::newest(world, &self.place, subject.cluster_uid).await?;
         if let Some(taken) = newest.and_then(|name| name.taken()) {
             self.report.last_good = Some(taken);

@@ -116,12 +116,12 @@ impl Health {
         loop {
             rounds.tick().await;
             let listed = servers.borrow().clone();
-            self.look(&listed, probe).await;
+            self.round(&listed, probe).await;
         }
     }
 
     /// One round of probes.
-    pub async fn look(&self, servers: &[SocketAddr], probe: &dyn Probe) {
+    pub async fn round(&self, servers: &[SocketAddr], probe: &dyn Probe) {
         let probed = join_all(servers.iter().map(async |server| {
             let answer = timeout(ANSWERS_WITHIN, probe.probe(*server)).await;
             let answer = answer.unwrap_or_else(|_| {

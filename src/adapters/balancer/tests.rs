@@ -110,14 +110,14 @@ async fn a_server_that_is_not_ready_loses_its_connections_to_one_that_is() {
     let stage = balancer(&servers).await;
     let probe = Scripted::default();
     probe.ready(&servers);
-    stage.health.look(&servers, &probe).await;
+    stage.health.round(&servers, &probe).await;
     let (mut stream, name) = connect(stage.address).await;
     assert_eq!(name, "first");
     probe.ready(&[second]);
-    stage.health.look(&servers, &probe).await;
+    stage.health.round(&servers, &probe).await;
     // New connections go elsewhere at once; the old one is closed once the failure is certain.
     assert_eq!(greeting(stage.address).await, "second");
-    stage.health.look(&servers, &probe).await;
+    stage.health.round(&servers, &probe).await;
     assert_eq!(stream.read(&mut [0; 16]).await.unwrap(), 0);
 }
 
@@ -131,14 +131,14 @@ async fn while_all_servers_fail_connections_stay_and_each_is_tried() {
     assert_eq!(name, "first");
     assert!(!stage.health.all_dead());
     for _ in 0..3 {
-        stage.health.look(&servers, &probe).await;
+        stage.health.round(&servers, &probe).await;
     }
     assert!(stage.health.all_dead());
     // A closed connection would end the read; an open one has no data.
     assert!(stream.try_read(&mut [0; 16]).is_err());
     assert_eq!(greeting(stage.address).await, "first");
     probe.ready(&servers);
-    stage.health.look(&servers, &probe).await;
+    stage.health.round(&servers, &probe).await;
     assert!(!stage.health.all_dead());
 }
 
@@ -149,11 +149,11 @@ async fn ready_servers_come_first_and_unlisted_ones_are_removed() {
     let health = Health::default();
     let probe = Scripted::default();
     probe.ready(&[b]);
-    health.look(&[a, b], &probe).await;
+    health.round(&[a, b], &probe).await;
     assert_eq!(health.order(&[a, b, c]), [b, c, a]);
     health.missed(b);
     assert_eq!(health.order(&[a, b, c]), [c, a, b]);
-    health.look(&[c], &probe).await;
+    health.round(&[c], &probe).await;
     assert_eq!(health.order(&[a, b, c]), [a, b, c]);
 }
 
@@ -195,27 +195,27 @@ async fn a_server_that_keeps_forbidding_the_probe_counts_as_ready() {
         ["10.42.0.10:6443", "10.42.0.11:6443"].map(|a| a.parse().unwrap());
     let (health, probe) = (Health::default(), Scripted::default());
     // A restart: closed, then forbidding, then busy starting, then ready.
-    health.look(&[new, old], &probe).await;
+    health.round(&[new, old], &probe).await;
     for answers in [
         vec![(new, Answer::Forbidden), (old, Answer::Ready)],
         vec![(old, Answer::Ready)],
     ] {
         *probe.0.lock().unwrap() = answers;
-        health.look(&[new, old], &probe).await;
+        health.round(&[new, old], &probe).await;
         assert_eq!(health.order(&[new, old]), [old, new]);
     }
     probe.ready(&[new, old]);
-    health.look(&[new, old], &probe).await;
+    health.round(&[new, old], &probe).await;
     assert_eq!(health.order(&[new, old]), [new, old]);
     // A person forbids anonymous requests while it serves, or has always done so.
     probe.answer(&[new], Answer::Forbidden);
-    health.look(&[new, old], &probe).await;
+    health.round(&[new, old], &probe).await;
     assert_eq!(health.order(&[old, new]), [new, old]);
     let health = Health::default();
     let mut looks = 0;
     while health.order(&[old, new]) != [new, old] {
         assert!(!health.all_dead());
-        health.look(&[new], &probe).await;
+        health.round(&[new], &probe).await;
         looks += 1;
     }
     assert_eq!(looks, 5);

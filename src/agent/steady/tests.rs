@@ -285,7 +285,7 @@ async fn a_worker_of_a_large_cluster_asks_rarely_until_it_loses_an_api_server() 
     // ready.
     for (ready, asks) in [(Some(servers[0]), 1), (Some(servers[0]), 0), (None, 5)] {
         for _ in 0..2 {
-            health.look(&servers, &Ready(ready)).await;
+            health.round(&servers, &Ready(ready)).await;
         }
         let before = fake.ec2.asked();
         work_for(CYCLE * 5, &mut keep).await;

@@ -47,7 +47,7 @@ impl Evict {
     }
 
     /// Tries once to evict each pod that is still here; names those left and why.
-    async fn look(&self, world: &World) -> Result<Probe<()>> {
+    async fn try_once(&self, world: &World) -> Result<Probe<()>> {
         let mut left = Vec::new();
         for pod in self.pods(world).await? {
             let reference = ObjectRef::of(&pod);
@@ -90,7 +90,7 @@ impl Step for Evict {
         let backoff = Backoff::local(Duration::from_secs(self.seconds));
         let what = format!("the pods on {} to terminate", self.node);
         wait::until(world.clock.as_ref(), notes, backoff, &what, || {
-            self.look(world)
+            self.try_once(world)
         })
         .await
     }
