@@ -132,7 +132,7 @@ impl Journal {
             return Ok(());
         };
         Err(Error::refused(format!(
-            "a restore that was begun at {begun:.0} is not complete"
+            "a restore that began at {begun:.0} is not complete"
         ))
         .hint(format!(
             "run it again: k8s-bootstrap etcd restore --from {backup}"

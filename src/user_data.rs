@@ -86,7 +86,7 @@ fn function_for(url: &str) -> Result<&'static str> {
         }
     }
     Err(Error::usage(format!("`{url}` is not a URL to download from")).hint(
-        "use https://..., http://... or s3://BUCKET/KEY; whatever comes is verified by the digest",
+        "use https://..., http://... or s3://BUCKET/KEY; the download is verified by its digest",
     ))
 }
 

@@ -200,7 +200,7 @@ fn snapshots(snapshots: &Snapshots) -> Result<()> {
         .hint("the minimum is 60, the default is 3600"));
     }
     if snapshots.keep == 0 {
-        return Err(Error::refused("snapshots.keep: 0 would keep none")
+        return Err(Error::refused("snapshots.keep: 0 would keep no backup")
             .hint("the minimum is 1, the default is 48"));
     }
     Ok(())

@@ -144,7 +144,7 @@ fn shares(drawing: &mut Drawing, report: &Report, top: f64) {
         top,
         "name",
         &format!(
-            "Who had the {} processors that all of it shared",
+            "Who used the {} processors that everything shared",
             report.machine.processors
         ),
     );

@@ -28,7 +28,7 @@ pub fn text(report: &Report) -> String {
         if let Some(used) = series.used() {
             let _ = writeln!(
                 text,
-                "{:<32}its agent's own: {:.2} s of processor time, {:.0} MiB at most",
+                "{:<32}the agent itself: {:.2} s of processor time, at most {:.0} MiB",
                 "", used.processor, used.memory_mib
             );
         }
@@ -97,6 +97,6 @@ mod tests {
         };
         has("worker, 6 pairs k8s-bootstrap 4.0 4.0 4.0 4.0 2.62 (2.00 to 3.25)");
         has("plain kubeadm 10.5 13.0 8.0 13.0");
-        has("its agent's own: 1.50 s of processor time, 30 MiB at most");
+        has("the agent itself: 1.50 s of processor time, at most 30 MiB");
     }
 }

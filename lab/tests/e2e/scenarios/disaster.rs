@@ -91,7 +91,7 @@ fn a_killed_restore_is_remembered(
         let journal = stage.journal(machine)?;
         let said = |entry: &Value| {
             let line = entry["MESSAGE"].as_str().unwrap_or_default();
-            line.contains("a restore that was begun at")
+            line.contains("a restore that began at")
         };
         ensure(journal.iter().any(said), "it does not refuse to go on")
     })
