@@ -50,7 +50,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_networks_are_none() {
+    fn invalid_networks_give_none() {
         for text in ["", "10.0.0.0", "10.0.0.0/31", "10.0.0/8", "a/8", "fd00::/8"] {
             assert_eq!(Network::parse(text), None, "{text}");
         }

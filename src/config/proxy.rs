@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_proxy_and_credentials_are_refused() {
+    fn a_url_that_is_not_a_proxy_and_credentials_are_refused() {
         for (url, why) in [
             ("proxy.example.com:3128", "is not the URL of a proxy"),
             ("socks5://proxy:1080", "is not the URL of a proxy"),

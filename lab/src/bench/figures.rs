@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_spread_is_the_middle_and_both_ends() {
+    fn a_spread_has_median_minimum_and_maximum() {
         let spread = |values: &[f64]| {
             let Spread {
                 median,

@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn without_its_image_nothing_is_said_and_with_it_every_manifest_is_needed() {
+    fn without_its_image_there_are_no_settings_and_with_it_every_manifest_is_required() {
         let stage = Stage::new();
         assert_eq!(stage.nginx().unwrap(), "");
         stage.put("registry/archives/docker.io_nginx_nginx-ingress_5.5.4", "");

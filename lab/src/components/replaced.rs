@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_to_leave_out_that_is_not_there_is_an_error() {
+    fn a_missing_path_to_leave_out_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let (module, source) = (dir.path().join("module"), dir.path().join("source"));
         fs::create_dir(&module).unwrap();

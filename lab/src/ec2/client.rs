@@ -430,7 +430,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_elements_text_is_found_and_a_missing_one_is_none() {
+    fn an_elements_text_is_found_and_a_missing_one_gives_none() {
         let xml = "<a><instanceId>i-1</instanceId><instanceId>i-2</instanceId></a>";
         assert_eq!(element(xml, "instanceId").as_deref(), Some("i-1"));
         assert_eq!(element(xml, "vpcId"), None);

@@ -158,7 +158,7 @@ mod tests {
     const WAITS: Option<Notice> = Some(Notice::Group { proceeds: false });
 
     #[test]
-    fn only_a_machine_that_its_group_ends_is_said_to_wait() {
+    fn only_a_machine_that_its_group_terminates_is_reported_as_waiting() {
         let (w1, mut w2, mut w3) = (machine("w1", 10), machine("w2", 11), machine("w3", 12));
         w2.notice = WAITS;
         w3.notice = Some(Notice::Group { proceeds: true });

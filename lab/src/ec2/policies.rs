@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_action_is_left_out_and_one_that_is_not_there_is_an_error() {
+    fn an_action_can_be_left_out_and_an_unknown_one_is_an_error() {
         let role = "k8s-bootstrap-worker";
         let whole = of(role, &[]).unwrap();
         let action = "ec2:DescribeInstances";

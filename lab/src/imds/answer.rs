@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn user_data_and_credentials_are_there_when_given() {
+    fn user_data_and_credentials_are_served_if_given() {
         let (w1, mut tokens) = (machine("w1", 10), Tokens::default());
         let given = answer(
             &w1,

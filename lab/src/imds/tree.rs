@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_domain_of_ones_own_is_in_host_names_only() {
+    fn a_custom_domain_is_in_host_names_only() {
         let mut w1 = machine("w1", 10);
         w1.metadata.own_domain = true;
         let name = read(&metadata(&w1), &["local-hostname"]);

@@ -177,7 +177,7 @@ async fn a_loaded_module_is_skipped_and_a_missing_one_reports_modprobes_error() 
 }
 
 #[tokio::test]
-async fn a_folder_is_listed_in_order_and_anything_else_is_none() {
+async fn a_folder_is_listed_in_order_and_anything_else_gives_none() {
     let root = tempfile::tempdir().unwrap();
     fs::create_dir_all(root.path().join("etc/m")).unwrap();
     for name in ["b.yaml", "a.yaml"] {

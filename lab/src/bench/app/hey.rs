@@ -229,7 +229,7 @@ Status code distribution:
 ";
 
     #[test]
-    fn a_run_without_a_failure_is_read_whole() {
+    fn a_run_without_failures_is_parsed_completely() {
         let answers = Answers::parse(SUMMARY).unwrap();
         assert_eq!(answers.seconds, 16.0922);
         assert_eq!(answers.per_second, 3107.1022);
@@ -264,7 +264,7 @@ Status code distribution:
     }
 
     #[test]
-    fn a_run_that_nobody_answered_says_why() {
+    fn a_run_without_any_answer_reports_why() {
         let summary = "
 Summary:
   Total:\t0.0018 secs
@@ -284,7 +284,7 @@ Error distribution:
     }
 
     #[test]
-    fn what_is_no_summary_is_named() {
+    fn output_that_is_not_a_summary_is_refused() {
         let error = Answers::parse("Usage: hey [options...] <url>").unwrap_err();
         assert_eq!(error.to_string(), "hey did not print `Total:`");
         let cut = SUMMARY.replace("  99% in 0.3801 secs\n", "");

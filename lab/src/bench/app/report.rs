@@ -260,7 +260,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_report_says_the_same_after_it_was_a_file() {
+    fn a_report_is_the_same_after_writing_and_reading_it() {
         let report = example();
         let file = serde_json::to_string_pretty(&report).unwrap();
         let again: Report = serde_json::from_str(&file).unwrap();

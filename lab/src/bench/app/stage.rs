@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_application_had_can_be_given_back() {
+    fn the_applications_resources_can_be_restored() {
         let own = json!({ "limits": { "memory": "128Mi" } });
         let before = has(&deployment(&own));
         assert_eq!((before.replicas, &before.resources), (3, &own));

@@ -327,7 +327,7 @@ Flask: 1 before + 149,999 answered = 150,000 in Redis: exact
     }
 
     #[test]
-    fn a_wrong_count_is_not_to_be_overlooked() {
+    fn a_wrong_count_is_marked() {
         let mut report = example();
         report.subjects[0].count.after -= 1;
         let text = text(&report);

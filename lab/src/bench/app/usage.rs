@@ -183,7 +183,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_group_holds_in_memory_is_its_own_and_what_it_maps() {
+    fn a_groups_memory_is_its_own_and_what_it_maps() {
         let stat = "cache 4096\nrss 1\nmapped_file 2\ntotal_cache 9\ntotal_rss 1000\n\
             total_rss_huge 0\ntotal_mapped_file 24\n";
         assert_eq!(resident(stat), Some(1024));
