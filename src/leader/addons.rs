@@ -16,7 +16,7 @@ use crate::{
     report::{AddonReport, AddonState, AddonsReport},
     steps::addons::{
         Addon,
-        record::{self, Record},
+        applied::{self, Record},
         references,
     },
     wait::{Pauses, schedules::ADDON, within},
@@ -234,7 +234,7 @@ async fn remove(
         let others = all.iter().filter(|(other, _)| *other != name);
         let moved = others
             .filter_map(|(_, record)| record.objects.as_ref())
-            .any(|objects| record::holds(objects, &object));
+            .any(|objects| applied::holds(objects, &object));
         if moved {
             continue;
         }
@@ -247,7 +247,10 @@ async fn remove(
         }
     }
     if !wanted {
-        world.cluster.delete(name, &record::reference(name)).await?;
+        world
+            .cluster
+            .delete(name, &applied::reference(name))
+            .await?;
         info!("add-on {name}: removed");
     } else if had {
         record.write(world, name).await?;

@@ -10,6 +10,7 @@ use crate::{
     steps::{
         Action, NodeReady,
         addons::Addon,
+        cluster_record::{RecordCluster, SettleCluster},
         decommission::Uncordon,
         host::{
             Artifact, Containerd, ForeignNetworks, Hosts, Images, Kernel, KubeletUnit, PodLimits,
@@ -19,7 +20,6 @@ use crate::{
             ApiReady, BlanketApproval, ConfigFiles, EtcdData, InitPhase, Join, KubeadmPhase,
             KubeletCertificate, Ticket,
         },
-        record::{RecordCluster, SettleCluster},
         renewal::{Renewal, Which},
     },
 };

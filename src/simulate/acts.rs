@@ -20,8 +20,8 @@ use crate::{
     ports::{Role, World},
     steps::{
         State, Step,
+        cluster_record::{RecordCluster, SettleCluster},
         kubeadm::{Join, Ticket},
-        record::{RecordCluster, SettleCluster},
         renewal::{Renewal, Which},
     },
     wait::Notes,

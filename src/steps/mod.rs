@@ -5,11 +5,11 @@
 //! the runner calls both; `plan` calls only the check.
 
 pub mod addons;
+pub mod cluster_record;
 pub mod decommission;
 pub mod host;
 pub mod kubeadm;
 mod node_ready;
-pub mod record;
 pub mod renewal;
 
 use async_trait::async_trait;
@@ -110,9 +110,9 @@ actions! {
     /// The kubelet's certificate.
     KubeletCertificate(kubeadm::KubeletCertificate),
     /// The cluster in the store.
-    RecordCluster(record::RecordCluster),
+    RecordCluster(cluster_record::RecordCluster),
     /// The cluster is settled.
-    SettleCluster(record::SettleCluster),
+    SettleCluster(cluster_record::SettleCluster),
     /// Nodes are approved one by one.
     BlanketApproval(kubeadm::BlanketApproval),
     /// Manifests.

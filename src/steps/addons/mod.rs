@@ -1,8 +1,8 @@
 //! Manifests for the cluster: reads, patches and applies them, then waits for the roll-out.
 
+pub mod applied;
 mod manifest;
 mod patch;
-pub mod record;
 mod source;
 
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::{
     steps::{State, Step, kubeadm::config::endpoint},
     wait::{self, Backoff, Notes, Probe},
 };
-use record::Record;
+use applied::Record;
 
 /// How long the founder retries one object: right after `init` much is still being set up.
 const SERVED_WITHIN: Duration = Duration::from_mins(2);
