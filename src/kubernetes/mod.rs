@@ -1,11 +1,14 @@
-//! Kubernetes as kubeadm makes it: its paths, its CA, its Nodes, and Leases.
+//! Kubernetes as kubeadm makes it: its paths, ports, CA, Nodes and Leases.
 //!
 //! Facts that several modules need are defined here once.
 
-mod api;
 pub mod ca;
 pub mod lease;
 pub mod node;
 pub mod paths;
+mod ports;
 
-pub use api::{API_PORT, LOCAL_ENDPOINT};
+pub use ports::{
+    API_PORT, CONTROLLER_MANAGER_PORT, ETCD_PEER_PORT, ETCD_PORT, KUBELET_PORT, LOCAL_ENDPOINT,
+    SCHEDULER_PORT,
+};

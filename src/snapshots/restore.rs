@@ -22,7 +22,7 @@ use crate::{
     error::{Error, Result},
     identity::Identity,
     journal::{Journal, Restoring},
-    kubernetes::paths,
+    kubernetes::{ETCD_PORT, paths},
     observe::{
         self, Initialized, Membership, Observation, Origin, Settled,
         record::{self, Recorded},
@@ -47,9 +47,6 @@ const STOPPED: [&str; 4] = [
     "kube-controller-manager",
     "kube-scheduler",
 ];
-
-/// etcd's client port.
-const CLIENTS: u16 = 2379;
 
 /// The command's options.
 #[derive(Debug, Clone)]
@@ -349,9 +346,9 @@ async fn stop(world: &World) -> Result<()> {
         Backoff::local(Duration::from_mins(2)),
         "etcd on this machine to stop",
         || async {
-            if world.host.port_in_use(CLIENTS).await? {
+            if world.host.port_in_use(ETCD_PORT).await? {
                 return Ok(Probe::NotYet(format!(
-                    "something listens on port {CLIENTS}"
+                    "something listens on port {ETCD_PORT}"
                 )));
             }
             Ok(Probe::Done(()))

@@ -20,14 +20,12 @@ use serde_json::{Value, json};
 
 use crate::{
     error::{Context, Error, Result},
+    kubernetes::ETCD_PORT,
     ports::{Etcd, Member, MemberStatus, RaisedAlarm, Snapshot},
 };
 
 use connection::Connection;
 use messages::{MemberList, Refusal, Status};
-
-/// The client port of kubeadm's members.
-const CLIENTS: u16 = 2379;
 
 /// No part of an answer may take longer than this.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -55,7 +53,7 @@ pub struct EtcdGateway {
 impl EtcdGateway {
     /// Uses the certificates in this folder of kubeadm's PKI for etcd.
     pub fn new(certificates: impl Into<PathBuf>) -> Self {
-        Self::at(certificates, Ipv4Addr::LOCALHOST, CLIENTS)
+        Self::at(certificates, Ipv4Addr::LOCALHOST, ETCD_PORT)
     }
 
     /// With another address instead of this machine's loopback, or another port for all members.

@@ -21,6 +21,7 @@ use super::{
 use crate::{
     config::Settings,
     error::Result,
+    kubernetes::{CONTROLLER_MANAGER_PORT, ETCD_PEER_PORT, ETCD_PORT, SCHEDULER_PORT},
     ports::{Command, World},
     steps::{State, Step},
     wait::Notes,
@@ -44,8 +45,13 @@ const METADATA: [&str; 2] = ["ip daddr 169.254.169.254", "ip6 daddr fd00:ec2::25
 /// number when it loads the rules, so it must exist before them.
 const PODS: &str = "kubepods.slice";
 
-/// etcd's clients and peers, the controller manager, the scheduler.
-const CONTROL: [u16; 4] = [2379, 2380, 10257, 10259];
+/// The ports of a control plane that no pod needs.
+const CONTROL: [u16; 4] = [
+    ETCD_PORT,
+    ETCD_PEER_PORT,
+    CONTROLLER_MANAGER_PORT,
+    SCHEDULER_PORT,
+];
 
 /// The rules of this node, and the unit that loads them before containers start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -10,6 +10,9 @@ use crate::{
     config::{Network, Settings},
     error::{Error, Kind, Result},
     identity::Identity,
+    kubernetes::{
+        API_PORT, CONTROLLER_MANAGER_PORT, ETCD_PEER_PORT, ETCD_PORT, KUBELET_PORT, SCHEDULER_PORT,
+    },
     ports::{Host, MachineFacts, Metadata, Role, World},
     steps::{State, Step},
     wait::Notes,
@@ -22,10 +25,17 @@ const CONTROL_PLANE_MEMORY: u64 = 1_700_000_000;
 /// Programs, their archives and the first images, in bytes.
 const DISK: u64 = 2 << 30;
 
-/// API server, etcd (clients, peers), kubelet, controller manager, scheduler.
-const CONTROL_PLANE_PORTS: [u16; 6] = [6443, 2379, 2380, 10250, 10257, 10259];
-/// The kubelet.
-const WORKER_PORTS: [u16; 1] = [10250];
+/// What listens on a control plane.
+const CONTROL_PLANE_PORTS: [u16; 6] = [
+    API_PORT,
+    ETCD_PORT,
+    ETCD_PEER_PORT,
+    KUBELET_PORT,
+    CONTROLLER_MANAGER_PORT,
+    SCHEDULER_PORT,
+];
+/// What listens on a worker.
+const WORKER_PORTS: [u16; 1] = [KUBELET_PORT];
 
 /// CNI's portmap needs one of these.
 const PACKET_FILTERS: [&str; 2] = ["nft", "iptables"];

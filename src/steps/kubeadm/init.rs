@@ -10,7 +10,7 @@ use crate::{
     config::Settings,
     error::{Error, Result},
     identity::Identity,
-    kubernetes::paths,
+    kubernetes::{node::CONTROL_PLANE, paths},
     ports::{Command, MachineFacts, ObjectRef, Role, World},
     steps::{State, Step},
     wait::{self, Backoff, Notes, Probe},
@@ -179,7 +179,7 @@ impl InitPhase {
             Self::UploadConfig => vec![binding("kube-system", "kubeadm:kubelet-config")],
             Self::MarkControlPlane => vec![PhaseResult::NodeLabel {
                 node: identity.node_name.clone(),
-                label: "node-role.kubernetes.io/control-plane",
+                label: CONTROL_PLANE,
             }],
             Self::BootstrapToken => {
                 vec![binding(
