@@ -23,8 +23,8 @@ use crate::{
     },
 };
 
-/// How long all attempts must end with the same error that a person must fix unless it passes,
-/// before it is final.
+/// How long all attempts must end with the same error before it is final. This is for errors that
+/// a person must fix unless they pass.
 const AGREEMENT: Duration = Duration::from_mins(5);
 
 /// The state of a phase.

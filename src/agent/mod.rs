@@ -43,7 +43,7 @@ pub use who::{remember_name, who_am_i};
 /// One node's agent: its settings, its identity, and what it works with.
 #[derive(Clone)]
 pub struct Agent {
-    /// What the user asked for.
+    /// The user's settings.
     pub settings: Arc<Settings>,
     /// This instance's identity.
     pub me: Arc<Identity>,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Decision, Grounds};
 
-/// EC2's and the store's answers can be old by seconds, or lack an instance that is there. A
+/// Answers of EC2 and the store can be some seconds old, or lack an instance that exists. A
 /// decision that rests on such a gap must follow from every observation for this long.
 const AGREED: Duration = Duration::from_mins(3);
 

@@ -42,7 +42,7 @@ pub struct Case<'a> {
 pub enum NodeIs {
     /// There is none: create it.
     Missing,
-    /// This instance left it in an earlier attempt.
+    /// This instance made it in an earlier attempt.
     Its,
     /// It belongs to an instance that had the name before: replace it.
     Stale,

@@ -132,7 +132,7 @@ fn lasted(since: &Since, instance: &str, now: Duration, limit: Duration) -> bool
 /// Whether an instance can ever come back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Fate {
-    /// It is there, or may come back.
+    /// It exists, or may come back.
     Alive,
     /// EC2 says that it is terminated.
     Terminated(String),

@@ -162,8 +162,8 @@ impl Recorded {
         ])
     }
 
-    /// A record for a cluster about which only this is known: as if its first claim had been this
-    /// instance's.
+    /// A record for a cluster of which only these facts are known: it assumes that this instance
+    /// made the first claim.
     pub fn first(cluster_uid: &str, ca_hash: &str, instance: &str, time: Timestamp) -> Self {
         Self {
             number: 1,

@@ -89,7 +89,7 @@ pub fn authority(key: &[u8]) -> String {
     pem("CERTIFICATE", &der)
 }
 
-/// Where the end of the validity stands in every certificate. It is found in the template, since
+/// The position of the end of validity in every certificate. It is found in the template, since
 /// a serial number can contain the bytes that mark it.
 static END: LazyLock<Range<usize>> = LazyLock::new(|| {
     let marked = der(TEMPLATE)

@@ -252,8 +252,8 @@ impl Laws {
         }
     }
 
-    /// Whether a person restores the settled cluster there: then it founds it, whatever it was
-    /// before.
+    /// Whether a person restores the settled cluster on this instance, which then founds it,
+    /// whatever the instance was before.
     fn may_found_again(&self, by: usize, membership: Option<&Membership>) -> bool {
         let uid = membership.map(|membership| membership.cluster_uid.as_str());
         self.restored.contains(&by) && uid.is_some() && uid == self.settled.as_deref()
@@ -377,7 +377,7 @@ impl Laws {
         }
     }
 
-    /// An agent that goes on reported to a person that its cluster has no future.
+    /// An agent that keeps running has reported to a person that its cluster has no future.
     pub fn reported(&mut self, by: usize, why: &str, machines: &[Machine]) {
         let mine = self.memberships.get(&by).map(|m| &m.cluster_uid);
         if !mine.is_some_and(|uid| self.is_abandoned(uid, machines)) {

@@ -100,7 +100,7 @@ impl Place {
         scene.note_of(self.index, || format!("is up: {done} done, {held} held"));
     }
 
-    /// The agent goes on, and reports what only a person can decide, if there is such a thing.
+    /// The agent keeps running, and reports what only a person can decide, if there is anything.
     pub fn reports(&self, trouble: Option<&Error>) {
         let mut scene = self.scene();
         let scene = &mut *scene;

@@ -65,7 +65,7 @@ pub struct Machine {
     pub flaw: Flaw,
     /// What its agent waits for, from its last decision.
     pub waits: Option<String>,
-    /// What its agent reports to a person, although it goes on.
+    /// What its agent reports to a person while it keeps running.
     pub reports: Option<String>,
     /// What its agent remembers of Leases while it runs.
     pub leases: Arc<LeaseMemory>,

@@ -45,8 +45,8 @@ pub async fn newest_of(world: &World, place: &Place, cluster_uid: &str) -> Resul
     })
 }
 
-/// What a backup is fetched for. Its files are named after it meanwhile, so that the two purposes
-/// never share files.
+/// What a backup is fetched for. The fetched files have the purpose in their names, so that the two
+/// purposes never share files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
     /// To restore the cluster.

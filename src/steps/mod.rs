@@ -83,7 +83,7 @@ actions! {
     Hosts(host::Hosts),
     /// Network daemons leave foreign routes and interfaces alone.
     ForeignNetworks(host::ForeignNetworks),
-    /// What pods may not reach.
+    /// Packet rules for what pods may not reach.
     PodLimits(host::PodLimits),
     /// A pinned download.
     Artifact(host::Artifact),
@@ -99,7 +99,7 @@ actions! {
     EtcdData(kubeadm::EtcdData),
     /// One phase of `kubeadm init`.
     KubeadmPhase(kubeadm::KubeadmPhase),
-    /// The API answers.
+    /// The API answers at the cluster's endpoint.
     ApiReady(kubeadm::ApiReady),
     /// A worker's admission, before it joins.
     Ticket(kubeadm::Ticket),
@@ -109,27 +109,27 @@ actions! {
     Renewal(renewal::Renewal),
     /// The kubelet's certificate.
     KubeletCertificate(kubeadm::KubeletCertificate),
-    /// The cluster in the store.
+    /// The cluster recorded in the store.
     RecordCluster(cluster_record::RecordCluster),
-    /// The cluster is settled.
+    /// The cluster recorded as settled.
     SettleCluster(cluster_record::SettleCluster),
-    /// Nodes are approved one by one.
+    /// kubeadm's blanket approval removed: only the join service admits nodes.
     BlanketApproval(kubeadm::BlanketApproval),
     /// Manifests.
     Addon(addons::Addon),
     /// The node's Ready condition.
     NodeReady(NodeReady),
-    /// No new pods here.
+    /// The node cordoned.
     Cordon(decommission::Cordon),
-    /// New pods here again.
+    /// The node uncordoned.
     Uncordon(decommission::Uncordon),
     /// The node marked not Ready.
     Unready(decommission::Unready),
-    /// No pods here.
+    /// The node's pods evicted.
     Evict(decommission::Evict),
     /// Time until DNS stops naming this node.
     WaitForDns(decommission::WaitForDns),
-    /// No member of etcd here.
+    /// The node's member removed from etcd.
     LeaveEtcd(decommission::LeaveEtcd),
     /// The Node marked for deletion.
     MarkLeft(decommission::MarkLeft),

@@ -42,7 +42,7 @@ const WRITTEN: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Which {
-    /// Certificates that nobody accepts any more: at once, whatever else works.
+    /// Certificates that are no longer accepted: at once, even if nothing else works.
     Useless,
     /// Certificates with a third of their lifetime left, and those that a person wants renewed: one
     /// control plane at a time, and each part only while the others are healthy.

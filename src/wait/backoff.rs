@@ -47,7 +47,7 @@ impl Jitter {
 }
 
 impl Schedule {
-    /// For attempts that go on until they succeed, or until what surrounds them ends.
+    /// For attempts that are repeated until they succeed, or until the surrounding task ends.
     pub const fn pauses(self) -> Pauses {
         Pauses {
             schedule: self,

@@ -79,7 +79,7 @@ pub fn text(layout: &Layout, name: &str, words: &[&str]) -> Result<String> {
 }
 
 /// Replaces this process by a command in a machine, and never returns unless it fails. A virtual
-/// machine's command has no input, and its output comes when it has ended.
+/// machine's command has an empty standard input, and its output is printed when it has ended.
 pub fn become_command(layout: &Layout, name: &str, words: &[String]) -> Result<()> {
     if kind(layout, name)? == Kind::Container {
         return Err(anyhow!(command(name, words)?.exec()).context("cannot start nsenter"));

@@ -139,7 +139,8 @@ async fn connect(kubeconfigs: &[PathBuf], endpoint: &str) -> Result<(Files, Clie
         .attempting(what)?;
 
     let (host, address) = resolve(endpoint).await?;
-    // The agent's own waits have reasons and deadlines, and 429 is a disruption budget's answer.
+    // No retries here: the agent's own waits have reasons and deadlines, and 429 is the answer of a
+    // disruption budget.
     config.default_retry = false;
     config.cluster_url = format!("https://{address}")
         .parse()

@@ -23,7 +23,7 @@ pub struct ApiBalancer {
 }
 
 impl ApiBalancer {
-    /// Serves at once on a node in use, whatever else is known or fails.
+    /// On a node in use it serves at once, even if nothing else is known yet or all else fails.
     pub async fn of_this_node(host: &dyn Host) -> Self {
         // If this file cannot be read, the next step reports it.
         let in_use = api_servers::in_use(host, None).await.unwrap_or_default();

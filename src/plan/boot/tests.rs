@@ -112,7 +112,7 @@ fn a_worker_has_no_phases_of_a_control_plane() {
     );
 }
 
-/// What a phase comes after, directly or not, itself included.
+/// All predecessors of a phase, direct or not, and the phase itself.
 fn needed_by<'a>(phases: &'a [Phase<Action>], name: &'a str) -> BTreeSet<&'a str> {
     let mut needs = vec![name];
     let mut all = BTreeSet::new();

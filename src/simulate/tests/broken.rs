@@ -92,7 +92,7 @@ enum Memory {
     Forgets,
     /// The membership is written only after the first act for it.
     Late,
-    /// The membership is removed before the files that it stands for.
+    /// The membership is removed before the files of its cluster.
     First,
     /// After a restart the agent does not remember that the cluster is settled.
     Unsettled,

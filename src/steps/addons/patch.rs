@@ -59,7 +59,7 @@ pub fn apply(patch: &Patch, objects: &mut [Value]) -> Result<()> {
         selected += 1;
         if let Some(merge) = &patch.merge {
             merge_named(object, merge);
-            // Where the object has no such list, the patch's own has become the object's.
+            // If the object had no such list, the patch's list has become the object's.
             drop_deleted(object);
         }
         if let Some(steps) = &steps {

@@ -51,8 +51,8 @@ pub(super) async fn systemctl(commands: &dyn Commands, args: &[&str]) -> Result<
     Ok(commands.succeed(command).await?.stdout)
 }
 
-/// Starts the unit at boot, and makes systemd read its files again: once, since it takes systemd
-/// longer than all else here, and `enable` alone would do it too.
+/// Starts the unit at boot, and makes systemd read its files again. It does that only once, since
+/// it takes systemd longer than everything else here; a plain `enable` would do it a second time.
 pub(super) async fn enable(commands: &dyn Commands, unit: &str) -> Result<()> {
     systemctl(commands, &["enable", "--no-reload", unit]).await?;
     systemctl(commands, &["daemon-reload"]).await?;

@@ -51,7 +51,7 @@ impl PartialEq for Kept {
 
 impl Eq for Kept {}
 
-/// A ticket for the join that comes after it.
+/// Gets a ticket for the join that follows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Ticket {
     /// That join.
