@@ -14,7 +14,7 @@ use k8s_bootstrap::{
 fn main() -> ExitCode {
     let cli = Cli::parse();
     logging::start();
-    // Clients without an explicit provider use the default of the process; a second call is refused.
+    // Clients without an explicit provider use the process's default; a second call is refused.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

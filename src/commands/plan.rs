@@ -47,8 +47,8 @@ pub async fn plan(as_json: bool) -> Result<()> {
         let differs = match phase.step.check(&world).await {
             Ok(State::AsWanted) => None,
             Ok(State::Differs(what)) => Some(what),
-            // Until the API answers, a phase that queries it cannot tell whether it holds: it counts as
-        // to do.
+            // Until the API answers, a phase that queries it cannot tell whether it holds: it is
+            // shown as to do.
             Err(error) => Some(error.one_line()),
         };
         planned.push(Planned { phase, differs });

@@ -30,8 +30,8 @@ impl Agreement {
     /// monotonic clock's time.
     ///
     /// These must wait: a refusal ends the agent until a person acts, a founder that EC2 does not
-    /// list may be alive, and a node that starts over keeps nothing. The next observation can reverse
-    /// everything else.
+    /// list may be alive, and a node that starts over keeps nothing. The next observation can
+    /// reverse everything else.
     pub fn weigh(&mut self, decision: Decision, now: Duration) -> Decision {
         let Some((why, enough)) = to_agree_on(&decision) else {
             self.0 = None;

@@ -139,7 +139,7 @@ pub(super) enum Command {
     ///
     /// On the running lab, else on a temporary one that is removed afterwards.
     BenchApp(BenchOptions),
-    /// Measure how fast instances become Ready nodes, with the agent and in turn with kubeadm alone.
+    /// Measure how fast instances become Ready nodes, with the agent and with kubeadm alone.
     ///
     /// On a lab of its own.
     BenchNodes(NodesOptions),

@@ -1,5 +1,5 @@
-//! A container's disk: an overlay on the root file system, with the machine's own names, resolver and
-//! CAs; and the files that a virtual machine's disk gets besides its image.
+//! A container's disk: an overlay on the root file system, with the machine's own names, resolver
+//! and CAs; and the files that a virtual machine's disk gets besides its image.
 
 use std::fs;
 use std::path::Path;

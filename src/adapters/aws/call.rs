@@ -314,7 +314,7 @@ impl Aws {
         let time = SystemTime::from(now);
         let mut settings = SigningSettings::default();
         if call.method == Method::GET {
-            // A verifier that mistakes the query for a form would hash the query instead of the body.
+            // A verifier that mistakes the query for a form would hash it instead of the body.
             settings.payload_checksum_kind = PayloadChecksumKind::XAmzSha256;
         }
         let identity: Identity = Credentials::new(

@@ -86,7 +86,8 @@ pub enum InitPhase {
     ControlPlane,
     /// The kubelet's configuration, and its start; needs kubelet.conf and containerd.
     KubeletStart,
-    /// `ConfigMaps` for joiners. Also binds the administrator to cluster-admin, as each phase with an API client does.
+    /// `ConfigMaps` for joiners. Also binds the administrator to cluster-admin, as each phase with
+    /// an API client does.
     UploadConfig,
     /// Label and taints of this node.
     MarkControlPlane,

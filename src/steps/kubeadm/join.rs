@@ -348,7 +348,8 @@ impl Step for Join {
             }
             self.run(world, notes).await?;
         }
-        // A worker is a member as soon as its kubelet has a certificate, even if kubeadm was killed before it cleaned up.
+        // A worker is a member as soon as its kubelet has a certificate, even if kubeadm was killed
+        // before it cleaned up.
         for path in [paths::BOOTSTRAP_KUBELET_CONF, paths::JOIN_CONFIG] {
             world.host.remove(Path::new(path)).await?;
         }

@@ -59,7 +59,7 @@ const DEFAULTS: [&str; 4] = [
     "f=/var/lib/cloud/instance/user-data.txt; grep -q mirrors $f && ! grep -q allow_cgroup_v1 $f",
 ];
 
-/// Keeps the ingress controller away, whose image takes an emulated processor minutes to unpack. The
+/// Keeps the ingress controller away: an emulated processor needs minutes to unpack its image. The
 /// pods of these scenarios name their node and need no scheduler.
 const TAINT: &str = "k8s-bootstrap:taint:lab.vm=true:NoSchedule";
 
