@@ -118,7 +118,7 @@ fn stage(registry: &mut Registry, status: &Status) {
 fn phases(registry: &mut Registry, phases: &[PhaseReport]) {
     let states = Family::<StateLabel, Gauge>::default();
     for state in ["pending", "running", "held", "done", "failed"] {
-        let count = phases.iter().filter(|p| word(&p.state) == state).count();
+        let count = phases.iter().filter(|p| name_of(&p.state) == state).count();
         states
             .get_or_create(&StateLabel { state })
             .set(i64::try_from(count).unwrap_or(i64::MAX));
@@ -216,7 +216,7 @@ fn certificates(registry: &mut Registry, certificates: &[CertificateReport]) {
     );
 }
 
-fn word(state: &PhaseState) -> &'static str {
+fn name_of(state: &PhaseState) -> &'static str {
     match state {
         PhaseState::Pending => "pending",
         PhaseState::Running { .. } => "running",

@@ -96,7 +96,7 @@ pub fn without_any_api_server_a_node_says_so_and_recovers(stage: &Stage) -> Resu
     let manifest = "/etc/kubernetes/manifests/kube-apiserver.yaml";
     let aside = "/etc/kubernetes/kube-apiserver.yaml";
     stage.shell("cp1", &format!("mv {manifest} {aside}"))?;
-    let said = until(120, "the worker's word", || {
+    let said = until(120, "the worker's report", || {
         let status = stage.agent("w1")?;
         let message = text(&status["message"]);
         ensure(

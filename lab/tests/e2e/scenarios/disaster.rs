@@ -39,7 +39,7 @@ fn the_survivor_says_what_is_lost(stage: &Stage, survivor: &str) -> Result<(), F
         stage.shell(survivor, READ)
     })?;
     ensure(maps.contains("after-the-backup"), maps)?;
-    until(120, "the survivor's word", || {
+    until(120, "the survivor's report", || {
         let said = stage.agent(survivor)?.to_string();
         ensure(said.contains("etcd has lost its majority"), said)
     })?;

@@ -152,7 +152,7 @@ pub fn a_full_etcd_takes_writes_again_by_itself(stage: &Stage) -> Result<(), Fai
     )?;
     let kept = "kubectl --kubeconfig=/etc/kubernetes/admin.conf get configmap kept -o name";
     stage.shell(&machine, kept)?;
-    until(60, "the agent's word", || {
+    until(60, "the agent's report", || {
         let etcd = &stage.agent(&machine)?["etcd"];
         let member = &etcd["members"][0];
         ensure(

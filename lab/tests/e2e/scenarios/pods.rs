@@ -42,19 +42,22 @@ pub fn a_pod_reaches_neither_the_metadata_nor_what_control_planes_keep(
     ];
     let open = [API, "https://10.42.0.10:10250/"];
     let pod = pod(stage)?;
-    let word = |url: &str| {
+    let status = |url: &str| {
         let said = stage.shell("w1", &curl(&pod, url))?;
         Ok::<_, Failed>(said.trim().to_owned())
     };
     // etcd's handshake fails without a certificate, which still shows that it is reachable.
     let reached = |url: &str| {
-        let word = word(url)?;
-        let taken = word != NOT_TAKEN && word != TOO_LATE;
-        ensure(taken, format!("{url}: curl ends with {word}"))
+        let status = status(url)?;
+        let taken = status != NOT_TAKEN && status != TOO_LATE;
+        ensure(taken, format!("{url}: curl ends with {status}"))
     };
     let refused = |url: &str| {
-        let word = word(url)?;
-        ensure(word == NOT_TAKEN, format!("{url}: curl ends with {word}"))
+        let status = status(url)?;
+        ensure(
+            status == NOT_TAKEN,
+            format!("{url}: curl ends with {status}"),
+        )
     };
     closed.into_iter().try_for_each(refused)?;
     open.into_iter().try_for_each(reached)?;

@@ -102,7 +102,7 @@ pub fn the_join_service_lets_nobody_be_more_than_itself(stage: &Stage) -> Result
             "node-role.kubernetes.io/control-plane",
         ),
         (
-            "another cluster by word alone",
+            "another cluster in the application alone",
             Says(&|a| a.applicant["cluster"] = "other".into()),
             403,
             "this control plane belongs to another cluster",

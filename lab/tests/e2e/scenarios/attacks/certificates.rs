@@ -233,7 +233,7 @@ fn denied_to_a_joiner(by: &Cast, joiner: &Client) -> Result<Vec<String>, Failed>
                 "a name other than",
             ),
             (
-                "another-nodes-name-by-its-word",
+                "another-nodes-name-and-user-name",
                 &|d| {
                     d.username = Some(user(&by.other.node));
                     d.name = user(&by.other.node);
@@ -337,11 +337,11 @@ pub fn a_kubelets_credentials_make_no_other_node(stage: &Stage) -> Result<(), Fa
         let kubelet = Client::kubelet_of(stage, &by.own);
         let denials = denied_to_a_kubelet(by, &kubelet)?;
         // These never reach the approver: the API server itself identifies a kubelet by its name.
-        let mut by_its_word = Draft::serving(&by.other);
-        by_its_word.username = Some(user(&by.other.node));
+        let mut with_its_user_name = Draft::serving(&by.other);
+        with_its_user_name.username = Some(user(&by.other.node));
         for request in [
             Draft::serving(&by.other).object("to-serve-as-another-node")?,
-            by_its_word.object("to-serve-by-its-word")?,
+            with_its_user_name.object("to-serve-with-its-user-name")?,
             Draft::client(&by.leader).object("to-become-another-node")?,
         ] {
             let reason = "can only create a node CSR with CN=";
