@@ -2,9 +2,12 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 
-use crate::ports::Role;
+use crate::{
+    ports::Role,
+    stack::{Outbound, Size},
+};
 
 /// Turns EC2 instances into a Kubernetes cluster, and keeps it healthy.
 #[derive(Debug, Parser)]
@@ -63,14 +66,15 @@ pub enum Command {
         /// The role. Default: the tag k8s-bootstrap:role of the instance.
         #[arg(long)]
         role: Option<Role>,
-        /// The URL that instances download the agent from: https, http, or s3 for an object of a bucket
-        /// in their region, read with their own role. Several are tried in the given order.
-        #[arg(long, default_value = concat!("https://github.com/k8s-bootstrap/k8s-bootstrap/releases/download/v", env!("CARGO_PKG_VERSION"), "/k8s-bootstrap-linux-amd64"))]
-        url: Vec<String>,
-        /// A TOML file with settings to include.
-        #[arg(long)]
-        config: Option<PathBuf>,
+        /// Where instances get the agent and its settings.
+        #[command(flatten)]
+        agent: AgentArguments,
     },
+    /// Print a CloudFormation template of all that a cluster needs in an AWS account: network,
+    /// roles, Auto Scaling groups, a bucket for backups.
+    Cloudformation(Box<CloudformationArguments>),
+    /// Print version, commit, target, and where this binary is published.
+    Version,
     /// Remove this node from its cluster for good: drain it, leave, remove what was created here.
     Reset {
         /// Confirm the removal.
@@ -111,6 +115,68 @@ pub enum Command {
         #[arg(long, conflicts_with = "trace")]
         json: bool,
     },
+}
+
+/// The agent on new instances.
+#[derive(Debug, Args)]
+pub struct AgentArguments {
+    /// The URL that instances download this binary from: https, http, or s3 for an object of a bucket
+    /// in their region, read with their own role. Several are tried in the given order. Default:
+    /// where this release is published.
+    #[arg(long)]
+    pub url: Vec<String>,
+    /// A TOML file with settings to include.
+    #[arg(long)]
+    pub config: Option<PathBuf>,
+}
+
+/// A cluster's stack.
+#[derive(Debug, Args)]
+pub struct CloudformationArguments {
+    /// The cluster's name. Its groups and roles begin with it.
+    #[arg(long)]
+    pub cluster: String,
+    /// `seed`: one control plane, public addresses. `ha`: three control planes in three zones,
+    /// private subnets, a Network Load Balancer for visitors.
+    #[arg(long, default_value = "seed")]
+    pub size: Size,
+    /// Number of workers. Default: 2 for `seed`, 3 for `ha`.
+    #[arg(long)]
+    pub workers: Option<u16>,
+    /// Instance type of all nodes.
+    #[arg(long, default_value = "c7i-flex.large")]
+    pub instance_type: String,
+    /// Size of each root volume, in GiB.
+    #[arg(long, default_value_t = 30)]
+    pub disk: u16,
+    /// The range of the VPC.
+    #[arg(long, default_value = "10.0.0.0/16")]
+    pub vpc_cidr: String,
+    /// Two or three availability zones. Default: the region's first, two for `seed`, three for `ha`.
+    #[arg(long, value_delimiter = ',')]
+    pub zones: Vec<String>,
+    /// How nodes in private subnets reach other services: `nat`, or `endpoints` of AWS services
+    /// only, with mirrors for all else.
+    #[arg(long, default_value = "nat")]
+    pub outbound: Outbound,
+    /// A VPC that is there, instead of a new one.
+    #[arg(long, conflicts_with_all = ["vpc_cidr", "zones", "outbound"], requires = "subnets")]
+    pub vpc: Option<String>,
+    /// Subnets of that VPC for the nodes.
+    #[arg(long, value_delimiter = ',', requires = "vpc")]
+    pub subnets: Vec<String>,
+    /// Subnets of that VPC for the load balancer of size `ha`.
+    #[arg(long, value_delimiter = ',', requires = "vpc")]
+    pub public_subnets: Vec<String>,
+    /// The page's DNS name, in the zone of --hosted-zone.
+    #[arg(long, requires = "hosted_zone")]
+    pub domain: Option<String>,
+    /// The id of the Route 53 hosted zone that the name is in.
+    #[arg(long, requires = "domain")]
+    pub hosted_zone: Option<String>,
+    /// Where instances get the agent and its settings.
+    #[command(flatten)]
+    pub agent: AgentArguments,
 }
 
 /// The commands about certificates.

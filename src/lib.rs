@@ -20,6 +20,9 @@
 //!   -> snapshots    what a backup is, and how a cluster comes back from one
 //! ```
 //!
+//! Before an instance exists: `user_data` (what downloads this agent) and `stack` (everything else in
+//! the account). `release` says what this build is.
+//!
 //! Below all of them are `error`, `ports` (the traits to the world), `wait` (every wait has an end
 //! and a reason) and `kubernetes` (paths, the CA, Leases, the Node). Above them are `adapters` (the
 //! only code that touches the world), `cli` and `commands` (the command line, which wires them),
@@ -45,10 +48,12 @@ pub mod leader;
 pub mod observe;
 pub mod plan;
 pub mod ports;
+pub mod release;
 pub mod report;
 pub mod runner;
 pub mod simulate;
 pub mod snapshots;
+pub mod stack;
 pub mod steps;
 #[cfg(test)]
 mod testing;

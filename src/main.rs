@@ -39,9 +39,9 @@ async fn carry_out(command: Command) -> Result<()> {
         Command::CheckConfig { file, defaults } => {
             commands::check_config(file.as_deref(), defaults)
         }
-        Command::UserData { role, url, config } => {
-            commands::user_data(&url, role, config.as_deref())
-        }
+        Command::UserData { role, agent } => commands::user_data(&agent, role),
+        Command::Cloudformation(arguments) => commands::cloudformation(&arguments),
+        Command::Version => commands::version(),
         Command::Reset { yes } => commands::reset(yes).await,
         Command::Certificates {
             command: None,

@@ -25,14 +25,14 @@ pub const LIMIT: usize = 16 * 1024;
 
 /// Builds the user-data. The agent is downloaded from the first of `urls` that has it.
 ///
-/// `role` and `config` (TOML) go into a separate MIME part. Without either, a plain script is
+/// `role` and each of `config` (TOML) become a separate MIME part. Without any, a plain script is
 /// enough and the role comes from the tag `k8s-bootstrap:role`. `proxy` are the variables with which
 /// the agent is downloaded.
 pub fn form(
     urls: &[String],
     sha256: &str,
     role: Option<Role>,
-    config: Option<&str>,
+    config: &[&str],
     proxy: &[(&str, String)],
 ) -> Result<String> {
     let functions: Vec<&str> = urls
@@ -47,6 +47,7 @@ pub fn form(
     let s3 = if functions.contains(&"s3") { S3 } else { "" };
     let script = script.replacen(DOWNLOADS, &format!("{s3}{DOWNLOADS}"), 1);
     let role = role.map(|role| format!("node.role = \"{role}\"\n"));
+    let config = config.iter().copied();
     let parts: Vec<&str> = role.as_deref().into_iter().chain(config).collect();
     let text = if parts.is_empty() {
         script
@@ -123,7 +124,7 @@ mod tests {
 
     #[test]
     fn a_role_by_tag_needs_nothing_but_the_script() {
-        let text = form(&urls(), "00ff", None, None, &[]).unwrap();
+        let text = form(&urls(), "00ff", None, &[], &[]).unwrap();
         assert!(text.starts_with("#!/bin/sh\n"));
         assert!(text.contains("get 'https://example.com/a'; }") && text.contains("'00ff  '"));
         assert!(
@@ -141,7 +142,7 @@ mod tests {
             "s3://bucket",
             "s3:///key",
         ] {
-            let error = form(&[url.to_owned()], "00", None, None, &[]).unwrap_err();
+            let error = form(&[url.to_owned()], "00", None, &[], &[]).unwrap_err();
             let error = error.to_string();
             let place = format!("`{url}` is not a URL to download from");
             assert!(
@@ -154,7 +155,7 @@ mod tests {
     #[test]
     fn only_a_url_of_a_bucket_brings_the_signature() {
         let has = |url: &str| {
-            let text = form(&[url.to_owned()], "00", None, None, &[]).unwrap();
+            let text = form(&[url.to_owned()], "00", None, &[], &[]).unwrap();
             text.contains("\ns3() {")
         };
         assert!(has("s3://bucket/agent") && has("S3://bucket/agent"));
@@ -167,7 +168,7 @@ mod tests {
             &urls(),
             "00",
             Some(Role::Worker),
-            Some("cluster.name = 'x'\n"),
+            &["cluster.name = 'x'\n"],
             &[],
         )
         .unwrap();
@@ -181,7 +182,7 @@ mod tests {
         let mut settings = crate::testing::settings();
         settings.proxy.https = "http://proxy:3128".to_owned();
         let variables = settings.proxy.variables(&settings.no_proxy());
-        let text = form(&urls(), "00", None, None, &variables).unwrap();
+        let text = form(&urls(), "00", None, &[], &variables).unwrap();
         let lines: Vec<&str> = text.lines().collect();
         let at = lines.iter().position(|line| *line == "set -eu").unwrap();
         let export = lines[at + 1];
@@ -197,7 +198,7 @@ mod tests {
     #[test]
     fn user_data_beyond_ec2s_limit_is_refused() {
         let config = format!("# {}\n", "x".repeat(LIMIT));
-        let error = form(&urls(), "00", None, Some(&config), &[]).unwrap_err();
+        let error = form(&urls(), "00", None, &[&config], &[]).unwrap_err();
         assert!(
             error.to_string().contains("EC2 accepts at most 16384"),
             "{error}"

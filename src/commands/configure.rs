@@ -7,12 +7,14 @@ use sha2::{Digest, Sha256};
 use super::print;
 use crate::{
     adapters::arguments::{own_binary, read_text},
+    cli::AgentArguments,
     config::{self, Fragment, Settings},
-    error::Result,
+    error::{Error, Result},
     identity::{self, Identity},
     observe::{Membership, Memory, Origin},
     plan,
     ports::{InstanceFacts, MachineFacts, Role},
+    release,
 };
 
 /// `check-config`: the file as the agent would read it.
@@ -29,7 +31,7 @@ fn load(file: &Path, text: &str) -> Result<Settings> {
 }
 
 /// Rejects what every node would reject in these settings, whatever its instance.
-fn check(mut settings: Settings) -> Result<()> {
+pub(super) fn check(mut settings: Settings) -> Result<()> {
     if settings.cluster.name.is_empty() {
         // The tag may provide it.
         "example".clone_into(&mut settings.cluster.name);
@@ -88,21 +90,78 @@ fn plan_somewhere(settings: &Settings, role: Role) -> Result<()> {
     Ok(())
 }
 
+/// The settings for new instances, as files and as what they say.
+#[derive(Default)]
+pub(super) struct Configuration {
+    fragments: Vec<Fragment>,
+    texts: Vec<String>,
+}
+
+impl Configuration {
+    /// Reads the file of `--config`.
+    pub(super) fn read(file: Option<&Path>) -> Result<Self> {
+        let mut configuration = Self::default();
+        if let Some(file) = file {
+            let text = read_text(file)?;
+            configuration.add(Fragment::parse(file.display().to_string(), &text)?, text);
+        }
+        Ok(configuration)
+    }
+
+    /// Adds settings that override the ones before.
+    pub(super) fn add(&mut self, fragment: Fragment, text: String) {
+        self.fragments.push(fragment);
+        self.texts.push(text);
+    }
+
+    /// All of them over the defaults.
+    pub(super) fn settings(&self) -> Result<Settings> {
+        config::load(&self.fragments)
+    }
+
+    /// The files' texts.
+    pub(super) fn texts(self) -> Vec<String> {
+        self.texts
+    }
+}
+
+/// Where instances download this binary: as given, or where it is published.
+pub(super) fn urls(given: &[String]) -> Result<Vec<String>> {
+    if !given.is_empty() {
+        return Ok(given.to_vec());
+    }
+    let published = release::URL.map(|url| vec![url.to_owned()]);
+    published.ok_or_else(|| {
+        Error::usage("this build is not a release: no URL is known that serves it").hint(
+            "host this file where instances can download it, and name the place: \
+             `aws s3 cp k8s-bootstrap s3://BUCKET/KEY`, then --url s3://BUCKET/KEY (the bucket may be \
+             private), or --url https://...",
+        )
+    })
+}
+
+/// The digest of the running binary.
+pub(super) fn digest() -> Result<String> {
+    Ok(hex::encode(Sha256::digest(own_binary()?)))
+}
+
 /// `user-data`: for launch templates.
-pub fn user_data(urls: &[String], role: Option<Role>, config: Option<&Path>) -> Result<()> {
-    let text = config.map(read_text).transpose()?;
+pub fn user_data(agent: &AgentArguments, role: Option<Role>) -> Result<()> {
+    let configuration = Configuration::read(agent.config.as_deref())?;
     let mut proxy = Vec::new();
-    if let (Some(path), Some(text)) = (config, &text) {
-        let settings = load(path, text)?;
+    if agent.config.is_some() {
+        let settings = configuration.settings()?;
         proxy = settings.proxy.variables(&settings.no_proxy());
         check(settings)?;
     }
-    let sha256 = hex::encode(Sha256::digest(own_binary()?));
+    let texts = configuration.texts();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let urls = urls(&agent.url)?;
     print(&crate::user_data::form(
-        urls,
-        &sha256,
+        &urls,
+        &digest()?,
         role,
-        text.as_deref(),
+        &texts,
         &proxy,
     )?)
 }

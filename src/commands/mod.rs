@@ -1,6 +1,7 @@
 //! The implementation of each CLI command.
 
 pub mod certificates;
+mod cloudformation;
 mod configure;
 pub mod etcd;
 mod install;
@@ -12,6 +13,7 @@ mod run;
 mod simulate;
 mod status;
 pub mod verify;
+mod version;
 
 use std::io::Write;
 
@@ -24,6 +26,7 @@ use crate::{
     ports::MachineFacts,
 };
 
+pub use cloudformation::cloudformation;
 pub use configure::{check_config, user_data};
 pub use install::install;
 pub use kubeconfig::kubeconfig;
@@ -32,6 +35,7 @@ pub use reset::reset;
 pub use run::run;
 pub use simulate::simulate;
 pub use status::status;
+pub use version::version;
 
 /// This instance's settings, identity and machine.
 async fn who_am_i(wiring: &Wiring) -> Result<(Settings, Identity, MachineFacts)> {

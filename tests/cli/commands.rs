@@ -18,6 +18,8 @@ fn help_lists_every_command_and_what_the_exit_status_means() {
         "status",
         "check-config",
         "user-data",
+        "cloudformation",
+        "version",
         "etcd",
         "simulate",
     ] {
@@ -50,6 +52,18 @@ fn the_version_is_that_of_the_package() {
     assert_eq!(
         version,
         concat!("k8s-bootstrap ", env!("CARGO_PKG_VERSION"), "\n")
+    );
+}
+
+#[test]
+fn a_build_says_what_it_was_built_for_and_that_nobody_published_it() {
+    let said = k8s_bootstrap(&["version"]).printed();
+    let version = concat!("k8s-bootstrap ", env!("CARGO_PKG_VERSION"), "\n");
+    assert!(said.starts_with(version), "{said}");
+    let target = format!("target: {}-linux-", std::env::consts::ARCH);
+    assert!(
+        said.contains(&target) && said.contains("published: no\n"),
+        "{said}"
     );
 }
 
@@ -89,7 +103,7 @@ fn without_an_agent_status_fails_and_shows_where_to_look() {
 fn a_closed_pipe_is_no_error() {
     for args in [
         &["check-config", "--defaults"][..],
-        &["user-data"],
+        &["user-data", "--url", "https://example.com/agent"],
         &["--help"],
     ] {
         let (reader, writer) = std::io::pipe().unwrap();

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod check_config;
+mod cloudformation;
 mod commands;
 mod documentation;
 mod kubelet_unit;

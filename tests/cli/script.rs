@@ -36,7 +36,7 @@ impl Boot {
     /// Runs the script with these download paths; the first one that has the agent is used.
     async fn from(server: &MockServer, paths: &[&str], sha256: &str) -> Self {
         let urls: Vec<String> = paths.iter().map(|at| server.uri() + at).collect();
-        Self::of(form(&urls, sha256, None, None, &[]).unwrap()).await
+        Self::of(form(&urls, sha256, None, &[], &[]).unwrap()).await
     }
 
     /// Runs this script.
@@ -197,7 +197,7 @@ async fn region_with_the_agent_in_a_bucket() -> MockServer {
 async fn an_object_of_a_bucket_is_downloaded_with_the_instances_role() {
     let server = region_with_the_agent_in_a_bucket().await;
     let url = "s3://releases/v1/my agent".to_owned();
-    let script = form(&[url], &digest(), None, None, &[]).unwrap();
+    let script = form(&[url], &digest(), None, &[], &[]).unwrap();
     // The signature is for the bucket's own host; only the connections go elsewhere.
     let script = script.replace("http://169.254.169.254", &server.uri());
     let script = script.replace("\"https://\" + host", &format!("\"{}\"", server.uri()));

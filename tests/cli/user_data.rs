@@ -12,7 +12,10 @@ use sha2::{Digest, Sha256};
 use crate::{Ran, k8s_bootstrap, with_stdin};
 
 /// The command's output without options; run once, because it hashes the whole binary.
-static PLAIN: LazyLock<String> = LazyLock::new(|| k8s_bootstrap(&["user-data"]).printed());
+static PLAIN: LazyLock<String> =
+    LazyLock::new(|| k8s_bootstrap(&["user-data", "--url", URL]).printed());
+
+const URL: &str = "https://mirror.example.com/agent";
 
 #[track_caller]
 fn is_accepted_by_a_shell(script: &str) {
@@ -31,12 +34,7 @@ fn with_the_role_in_a_tag_a_plain_script_is_enough() {
     let text = PLAIN.as_str();
     assert!(text.starts_with("#!/bin/sh\n"), "{text}");
     assert!(!text.contains('@'), "a placeholder is left in\n{text}");
-    let version = concat!(
-        "/v",
-        env!("CARGO_PKG_VERSION"),
-        "/k8s-bootstrap-linux-amd64'"
-    );
-    assert!(text.contains(version), "{text}");
+    assert!(text.contains(&format!("'{URL}'")), "{text}");
     assert!(fragments(text.as_bytes()).unwrap().is_empty());
 }
 
@@ -102,11 +100,26 @@ fn what_the_agent_would_refuse_is_never_printed() {
             .failed(2, &["is not a URL to download from", "https://"]);
     }
     let large = format!("# {}\n", "x".repeat(16 * 1024));
-    with_stdin(&["user-data", "--config", "-"], &large)
+    with_stdin(&["user-data", "--url", URL, "--config", "-"], &large)
         .failed(2, &["EC2 accepts at most 16384", "hint: gzip it"]);
 }
 
 #[test]
 fn a_shell_accepts_the_script() {
     is_accepted_by_a_shell(&PLAIN);
+}
+
+/// Tests run a build that is not a release: nothing serves it.
+#[test]
+fn a_url_that_nothing_is_known_to_serve_is_never_printed() {
+    for command in [&["user-data"][..], &["cloudformation", "--cluster", "prod"]] {
+        k8s_bootstrap(command).failed(
+            2,
+            &[
+                "this build is not a release",
+                "aws s3 cp",
+                "--url s3://BUCKET/KEY",
+            ],
+        );
+    }
 }

@@ -1,0 +1,157 @@
+//! IAM roles, their policies and instance profiles.
+//!
+//! docs/iam has the policies for people who make their roles themselves. The stack takes the same
+//! files, without the statements that the settings do not need.
+
+use serde_json::{Value, json};
+
+use super::{
+    backups::BUCKET,
+    request::Request,
+    template::{Resource, Template, reference, substitute},
+    title,
+};
+use crate::{
+    config::{Settings, StoreKind},
+    error::{Context, Result},
+    ports::{Place, Role},
+};
+
+/// The policy of a role, with placeholders.
+fn policy(role: Role) -> &'static str {
+    match role {
+        Role::ControlPlane => include_str!("../../docs/iam/control-plane.json"),
+        Role::Worker => include_str!("../../docs/iam/worker.json"),
+    }
+}
+
+/// The resource of a role's instance profile.
+pub fn profile(role: Role) -> String {
+    format!("{}Profile", title(role))
+}
+
+fn resource_of(role: Role) -> String {
+    format!("{}Role", title(role))
+}
+
+/// Adds roles and instance profiles. `bucket` is the stack's own bucket for backups.
+pub fn add(template: &mut Template, request: &Request, bucket: Option<&Value>) -> Result<()> {
+    for role in [Role::ControlPlane, Role::Worker] {
+        // Control planes know a worker by its role, which therefore has the name of its profile.
+        let name = substitute(&format!("{}-{role}-${{AWS::Region}}", request.cluster));
+        let trust = json!({
+            "Version": "2012-10-17",
+            "Statement": [{
+                "Effect": "Allow",
+                "Principal": {"Service": substitute("ec2.${AWS::URLSuffix}")},
+                "Action": "sts:AssumeRole",
+            }],
+        });
+        let document = document(role, request, bucket.is_some())?;
+        let properties = json!({
+            "RoleName": name,
+            "AssumeRolePolicyDocument": trust,
+            "Policies": [{"PolicyName": "node", "PolicyDocument": document}],
+        });
+        template.resource(
+            resource_of(role),
+            Resource::new("AWS::IAM::Role", properties),
+        );
+        let properties = json!({
+            "InstanceProfileName": name,
+            "Roles": [reference(&resource_of(role))],
+        });
+        template.resource(
+            profile(role),
+            Resource::new("AWS::IAM::InstanceProfile", properties),
+        );
+    }
+    Ok(())
+}
+
+/// A role's policy for these settings.
+fn document(role: Role, request: &Request, own_bucket: bool) -> Result<Value> {
+    let mut policy: Value = serde_json::from_str(policy(role))
+        .attempting(|| format!("docs/iam/{role}.json is not JSON"))?;
+    let settings = &request.settings;
+    let (bucket, prefix) = match Place::parse(&settings.snapshots.to) {
+        Ok(Place::Bucket { bucket, prefix }) => (bucket, prefix),
+        _ if own_bucket => (format!("${{{BUCKET}}}"), request.cluster.clone()),
+        _ => Default::default(),
+    };
+    let agents = objects(&request.urls);
+    let below = if prefix.is_empty() {
+        String::new()
+    } else {
+        format!("{prefix}/")
+    };
+    let filled = |text: &str| {
+        text.replace("PARTITION", "${AWS::Partition}")
+            .replace("REGION", "${AWS::Region}")
+            .replace("ACCOUNT", "${AWS::AccountId}")
+            .replace("BUCKET", &bucket)
+            .replace("PREFIX/", &below)
+            .replace("STORE", &settings.store.bucket)
+            .replace("ZONE", &settings.dns.zone)
+            .replace(
+                "k8s-bootstrap/CLUSTER",
+                &format!("{}/CLUSTER", &settings.store.prefix[1..]),
+            )
+            .replace("CLUSTER", &request.cluster)
+    };
+    for statement in policy["Statement"].as_array_mut().into_iter().flatten() {
+        if statement["Sid"] == DOWNLOAD {
+            statement["Resource"] = agents.iter().map(|agent| json!(agent)).collect();
+        }
+        fill(statement, &filled);
+    }
+    if let Some(statements) = policy["Statement"].as_array_mut() {
+        statements.retain(|statement| match statement["Sid"].as_str() {
+            Some(DOWNLOAD) => !agents.is_empty(),
+            Some("ListBackups" | "TakeAndRestoreBackups") => !bucket.is_empty(),
+            Some(sid) => is_needed(sid, settings),
+            None => true,
+        });
+    }
+    Ok(policy)
+}
+
+/// The statement for agents in private buckets.
+const DOWNLOAD: &str = "DownloadTheAgent";
+
+/// Whether these settings need a statement; docs/operations.md has the same as a table.
+fn is_needed(sid: &str, settings: &Settings) -> bool {
+    match sid {
+        "ReadRecord" | "Found" => settings.store.kind == StoreKind::Ssm,
+        "ListRecordInBucket" | "ReadRecordInBucket" | "FoundInBucket" => {
+            settings.store.kind == StoreKind::S3
+        }
+        "RecordInTags" => settings.store.kind == StoreKind::None,
+        "KeepTheWorkersName" => settings.dns.enabled,
+        _ => true,
+    }
+}
+
+/// The ARNs of the agents that are downloaded from buckets, with placeholders.
+fn objects(urls: &[String]) -> Vec<String> {
+    let keys = urls.iter().filter_map(|url| url.strip_prefix("s3://"));
+    keys.map(|key| format!("arn:PARTITION:s3:::{key}"))
+        .collect()
+}
+
+/// Fills every text below `value` in; what then has a reference becomes an `Fn::Sub`.
+fn fill(value: &mut Value, filled: &impl Fn(&str) -> String) {
+    match value {
+        Value::String(text) => {
+            let text = filled(text);
+            *value = if text.contains("${") {
+                substitute(&text)
+            } else {
+                json!(text)
+            };
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| fill(item, filled)),
+        Value::Object(fields) => fields.values_mut().for_each(|field| fill(field, filled)),
+        _ => {}
+    }
+}

@@ -1,0 +1,205 @@
+//! Launch templates and Auto Scaling groups.
+
+use serde_json::{Value, json};
+
+use super::{
+    access,
+    backups::BUCKET,
+    network::Placement,
+    request::Request,
+    security::Groups,
+    template::{Resource, Template, attribute, reference},
+    title,
+};
+use crate::{error::Result, ports::Role, user_data};
+
+/// Ubuntu 22.04, the newest image that its publisher names.
+/// <https://documentation.ubuntu.com/aws/aws-how-to/instances/find-ubuntu-images/>
+const IMAGE: &str =
+    "/aws/service/canonical/ubuntu/server/22.04/stable/current/amd64/hvm/ebs-gp2/ami-id";
+
+/// Stands for the name of the stack's own bucket in user-data.
+const BUCKETS_NAME: &str = "@BACKUPS@";
+
+/// How long a group waits for a node to leave its cluster, in seconds: more than the agent takes.
+const LEAVING: u16 = 300;
+
+/// Adds both roles' machines.
+pub fn add(
+    template: &mut Template,
+    request: &Request,
+    network: &Placement,
+    groups: &Groups,
+    bucket: Option<&Value>,
+    targets: &[Value],
+) -> Result<()> {
+    template.parameter(
+        "Image",
+        json!({
+            "Type": "AWS::SSM::Parameter::Value<AWS::EC2::Image::Id>",
+            "Default": IMAGE,
+            "Description": "Public parameter that names the image of new instances.",
+        }),
+    );
+    template.parameter(
+        "InstanceType",
+        json!({
+            "Type": "String",
+            "Default": request.instance_type,
+            "Description": "Type of new instances: 2 CPUs and 2 GiB or more, amd64.",
+        }),
+    );
+    template.parameter(
+        "Workers",
+        json!({
+            "Type": "Number",
+            "Default": request.workers,
+            "MinValue": 0,
+            "Description": "Number of workers.",
+        }),
+    );
+    let data = user_data(request, bucket)?;
+    for role in [Role::ControlPlane, Role::Worker] {
+        let launch = launch_template(template, request, role, groups.of(role), &data);
+        let (count, targets) = match role {
+            Role::ControlPlane => (json!(request.size.control_planes()), &[][..]),
+            Role::Worker => (reference("Workers"), targets),
+        };
+        group(template, request, network, role, &launch, &count, targets);
+    }
+    Ok(())
+}
+
+/// The same for both roles: an instance learns its role from a tag.
+fn user_data(request: &Request, bucket: Option<&Value>) -> Result<Value> {
+    let mut config: Vec<String> = request.config.clone();
+    if bucket.is_some() {
+        let to = format!("s3://{BUCKETS_NAME}/{}", request.cluster);
+        config.push(format!("[snapshots]\nto = \"{to}\"\n"));
+    }
+    let config: Vec<&str> = config.iter().map(String::as_str).collect();
+    let proxy = &request.settings.proxy;
+    let text = user_data::form(
+        &request.urls,
+        &request.sha256,
+        None,
+        &config,
+        &proxy.variables(&request.settings.no_proxy()),
+    )?;
+    let Some((before, after)) = text.split_once(BUCKETS_NAME) else {
+        return Ok(json!({"Fn::Base64": text}));
+    };
+    Ok(json!({"Fn::Base64": {"Fn::Join": ["", [before, reference(BUCKET), after]]}}))
+}
+
+/// Adds a launch template; returns its resource's name.
+fn launch_template(
+    template: &mut Template,
+    request: &Request,
+    role: Role,
+    security_group: &Value,
+    user_data: &Value,
+) -> String {
+    let cluster = &request.cluster;
+    let name = format!("{}LaunchTemplate", title(role));
+    let tags = json!([
+        {"Key": "Name", "Value": format!("{cluster}-{role}")},
+        {"Key": "k8s-bootstrap:cluster", "Value": cluster},
+        {"Key": "k8s-bootstrap:role", "Value": role.as_str()},
+    ]);
+    let volume = json!({
+        "DeviceName": "/dev/sda1",
+        "Ebs": {
+            "VolumeSize": request.disk,
+            "VolumeType": "gp3",
+            "Encrypted": true,
+            "DeleteOnTermination": true,
+        },
+    });
+    let data = json!({
+        "ImageId": reference("Image"),
+        "InstanceType": reference("InstanceType"),
+        "IamInstanceProfile": {"Arn": attribute(&access::profile(role), "Arn")},
+        "SecurityGroupIds": [security_group],
+        "BlockDeviceMappings": [volume],
+        // One hop: pods cannot take the node's identity.
+        "MetadataOptions": {
+            "HttpEndpoint": "enabled",
+            "HttpTokens": "required",
+            "HttpPutResponseHopLimit": 1,
+            "InstanceMetadataTags": "enabled",
+        },
+        "TagSpecifications": [
+            {"ResourceType": "instance", "Tags": tags},
+            {"ResourceType": "volume", "Tags": tags},
+        ],
+        "UserData": user_data,
+    });
+    let properties = json!({"LaunchTemplateData": data});
+    template.resource(
+        &*name,
+        Resource::new("AWS::EC2::LaunchTemplate", properties),
+    );
+    name
+}
+
+fn group(
+    template: &mut Template,
+    request: &Request,
+    network: &Placement,
+    role: Role,
+    launch: &str,
+    count: &Value,
+    targets: &[Value],
+) {
+    // The roles may complete the hooks of groups whose names begin with the cluster's.
+    let name = format!("{}-{role}s", request.cluster);
+    let mut properties = json!({
+        "AutoScalingGroupName": name,
+        "VPCZoneIdentifier": network.nodes,
+        "LaunchTemplate": {
+            "LaunchTemplateId": reference(launch),
+            "Version": attribute(launch, "LatestVersionNumber"),
+        },
+        "DesiredCapacity": count,
+        "LifecycleHookSpecificationList": [{
+            "LifecycleHookName": "leave-the-cluster",
+            "LifecycleTransition": "autoscaling:EC2_INSTANCE_TERMINATING",
+            "HeartbeatTimeout": LEAVING,
+            "DefaultResult": "CONTINUE",
+        }],
+        "Tags": [{
+            "Key": "k8s-bootstrap:cluster",
+            "Value": request.cluster,
+            "PropagateAtLaunch": false,
+        }],
+    });
+    match role {
+        Role::ControlPlane => {
+            properties["MinSize"] = count.clone();
+            // Room for one that replaces another while both run.
+            properties["MaxSize"] = json!(request.size.control_planes() + 1);
+        }
+        Role::Worker => {
+            properties["MinSize"] = json!(0);
+            // A bound for mistakes: nothing changes the number by itself.
+            properties["MaxSize"] = json!(100);
+        }
+    }
+    if !targets.is_empty() {
+        properties["TargetGroupARNs"] = json!(targets);
+    }
+    template.resource(
+        format!("{}Group", title(role)),
+        Resource::new("AWS::AutoScaling::AutoScalingGroup", properties)
+            .after(network.routes.clone()),
+    );
+    let (output, description) = match role {
+        Role::ControlPlane => (
+            "ControlPlaneGroup",
+            "The control planes' Auto Scaling group.",
+        ),
+        Role::Worker => ("WorkerGroup", "The workers' Auto Scaling group."),
+    };
+    template.output(output, description, json!(name));
+}
