@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::components::VISITS;
 use crate::layout::Layout;
 use crate::machine::cgroups::CgroupVersion;
 use crate::network::ARTIFACTS;
@@ -31,6 +32,7 @@ enabled = false
 enabled = true
 [addons.visits]
 enabled = true
+values = { image = "VISITS" }
 "#;
 
 /// What a container needs. None of it is a default of the agent.
@@ -125,6 +127,7 @@ pub fn settings(
 ) -> Result<String> {
     let mut merged: toml::Table = SETTINGS
         .replace("ARTIFACTS", &ARTIFACTS.to_string())
+        .replace("VISITS", VISITS)
         .parse()
         .context("the lab's settings are not TOML")?;
     if kind == Kind::Container {

@@ -4,6 +4,7 @@
 //! of the user-data in their order, the configuration file.
 
 mod embedded;
+mod image;
 mod known;
 mod load;
 mod network;
@@ -14,6 +15,7 @@ pub mod user_data;
 mod validate;
 
 pub use embedded::{EMBEDDED, embedded};
+pub use image::{names_its_registry, overridden};
 pub use load::{Fragment, Sources, load};
 pub use network::Network;
 pub use settings::{

@@ -230,6 +230,10 @@ pub struct Addon {
     #[serde(default)]
     pub images: Vec<String>,
     #[serde(default)]
+    pub image_overrides: BTreeMap<String, String>,
+    #[serde(default)]
+    pub values: Overrides,
+    #[serde(default)]
     pub patches: Vec<Patch>,
 }
 
@@ -248,8 +252,12 @@ impl Addon {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
-    /// `https://...`, `http://...`, `embedded:NAME` or `file:///...`.
+    /// `https://...`, `http://...`, `embedded:NAME` or `file:///...`; empty if `inline` is set.
+    #[serde(default)]
     pub url: String,
+    /// The manifests themselves.
+    #[serde(default)]
+    pub inline: String,
     /// Expected digest of a fetched manifest; empty for other sources.
     #[serde(default)]
     pub sha256: String,

@@ -1,7 +1,10 @@
 //! Checks of settings that types cannot express.
 
+use serde_json::Value;
+
 use super::{
-    EMBEDDED, Network, Settings, Snapshots, Source, StoreKind, embedded, known, proxy,
+    Addon, EMBEDDED, Network, Settings, Snapshots, Source, StoreKind, embedded, known,
+    names_its_registry, proxy,
     settings::{Certificates, Dns},
 };
 use crate::{
@@ -90,6 +93,7 @@ pub fn validate(settings: &Settings) -> Result<()> {
                     .hint("disable the add-on with `enabled = false`"),
             );
         }
+        values(name, addon)?;
         for (index, source) in addon.sources.iter().enumerate() {
             self::source(&format!("addons.{name}.sources[{index}]"), source)?;
         }
@@ -220,8 +224,60 @@ fn is_domain_name(text: &str) -> bool {
     text.len() <= 253 && text.contains('.') && text.split('.').all(valid)
 }
 
+/// The sample application's name among the add-ons.
+const VISITS: &str = "visits";
+
+/// What is filled into an add-on's manifests, and the images that replace theirs.
+fn values(name: &str, addon: &Addon) -> Result<()> {
+    let in_full =
+        "name the registry too, such as 123456789012.dkr.ecr.eu-central-1.amazonaws.com/visits:1";
+    for (key, value) in &addon.values {
+        let place = format!("addons.{name}.values.{key}");
+        if value.is_object() || value.is_array() || value.is_null() {
+            return Err(Error::refused(format!(
+                "{place}: only text, a number, true or false can be filled in"
+            ))
+            .hint("use a patch for more"));
+        }
+        if value != "" {
+            continue;
+        }
+        let hint = if name == VISITS {
+            "`make image` builds the application's image as an archive, and \
+             `skopeo copy oci-archive:target/visits.tar docker://REGISTRY/visits:1` pushes it"
+        } else {
+            "set it, since the manifests use it"
+        };
+        return Err(Error::refused(format!("{place}: is empty")).hint(hint));
+    }
+    let own = addon.values.get("image").and_then(Value::as_str);
+    if let Some(image) = own.filter(|image| name == VISITS && !names_its_registry(image)) {
+        return Err(Error::refused(format!(
+            "addons.{name}.values.image: `{image}` does not name its registry's host"
+        ))
+        .hint(in_full));
+    }
+    for (from, to) in &addon.image_overrides {
+        if !names_its_registry(to) {
+            return Err(Error::refused(format!(
+                "addons.{name}.image_overrides: `{to}`, for `{from}`, does not name its registry's host"
+            ))
+            .hint(in_full));
+        }
+    }
+    Ok(())
+}
+
 fn source(place: &str, source: &Source) -> Result<()> {
     let url = source.url.as_str();
+    if url.is_empty() == source.inline.is_empty() {
+        return Err(Error::refused(format!(
+            "{place}: exactly one of `url` and `inline` is needed"
+        )));
+    }
+    if !source.inline.is_empty() {
+        return no_digest(place, source, "manifests in the settings");
+    }
     if url.starts_with("https://") || url.starts_with("http://") {
         return sha256(&format!("{place}.sha256"), &source.sha256);
     }
@@ -238,12 +294,16 @@ fn source(place: &str, source: &Source) -> Result<()> {
             )),
         );
     }
-    if !source.sha256.is_empty() {
-        return Err(Error::refused(format!(
-            "{place}.sha256: only a download has one, not {url}"
-        )));
+    no_digest(place, source, url)
+}
+
+fn no_digest(place: &str, source: &Source, what: &str) -> Result<()> {
+    if source.sha256.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    Err(Error::refused(format!(
+        "{place}.sha256: only a download has one, not {what}"
+    )))
 }
 
 fn sha256(place: &str, digest: &str) -> Result<()> {
@@ -352,6 +412,35 @@ mod tests {
             (
                 "dns = { enabled = true, zone = 'Z1', name = 'www.example.com', ttl = 0 }",
                 "dns.ttl: 0 is not between",
+            ),
+            ("addons.visits.enabled = true", "`make image` builds"),
+            (
+                "addons.visits = { enabled = true, values = { image = 'visits:1' } }",
+                "addons.visits.values.image: `visits:1` does not name its registry's host",
+            ),
+            (
+                "addons.storage.image_overrides = { busybox = 'mirror/busybox' }",
+                "addons.storage.image_overrides: `mirror/busybox`, for `busybox`, does not name",
+            ),
+            (
+                "addons.storage.values = { size = [1] }",
+                "addons.storage.values.size: only text, a number, true or false",
+            ),
+            (
+                "addons.storage.values = { size = '' }",
+                "addons.storage.values.size: is empty",
+            ),
+            (
+                "addons.storage.sources = [{}]",
+                "addons.storage.sources[0]: exactly one of `url` and `inline`",
+            ),
+            (
+                "addons.storage.sources = [{ url = 'file:///a', inline = 'kind: A' }]",
+                "addons.storage.sources[0]: exactly one of `url` and `inline`",
+            ),
+            (
+                "addons.storage.sources = [{ inline = 'kind: A', sha256 = '00' }]",
+                "addons.storage.sources[0].sha256: only a download has one, not manifests in the settings",
             ),
             (
                 "leaving.deadline = 121",

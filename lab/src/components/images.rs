@@ -19,7 +19,6 @@ use super::manifests::registry_of;
 use super::official::Official;
 use super::pins::Tags;
 use super::registry::{Storage, copied};
-use super::visits::VISITS;
 
 const PAUSE_C: &str = include_str!("../../components/images/pause.c");
 const CALICO_NODE_SH: &str = include_str!("../../components/images/calico-node.sh");
@@ -58,7 +57,7 @@ pub fn built(
     debian: &Debian,
 ) -> Result<PathBuf> {
     let mut wanted = control_plane(tags);
-    wanted.extend(named.iter().filter(|image| *image != VISITS).cloned());
+    wanted.extend(named.iter().cloned());
     wanted.push(BUSYBOX.to_owned());
     wanted.sort();
     wanted.dedup();
@@ -365,13 +364,12 @@ mod tests {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests");
         let images = images_of_folder(&folder).unwrap();
         for image in [
-            VISITS,
             "docker.io/valkey/valkey:9.1",
             &format!("docker.io/library/traefik:v{}", TRAEFIK.version),
         ] {
             assert!(images.iter().any(|named| named == image), "{image}");
         }
-        assert_eq!(images.len(), 3, "{images:?}");
+        assert_eq!(images.len(), 2, "{images:?}");
     }
 
     #[test]

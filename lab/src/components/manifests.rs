@@ -147,7 +147,8 @@ fn images_in(manifest: &str) -> Vec<String> {
             let image = line.strip_prefix("image:")?.trim();
             Some(image.trim_matches(['"', '\'']))
         })
-        .filter(|image| !image.is_empty())
+        // A value of the add-on's: the lab provides its own.
+        .filter(|image| !image.is_empty() && !image.contains("{values."))
         .map(qualified)
         .collect();
     images.sort();
@@ -166,7 +167,7 @@ mod tests {
         let manifest = "      - image: quay.io/calico/cni:v3\n\
             \n        image: \"quay.io/calico/node:v3\"\n  image: quay.io/calico/cni:v3\n\
             \n  # image policy\n  imagePullPolicy: Always\n\
-            \n  image: busybox\n  image: rancher/local-path-provisioner:v0\n";
+            \n  image: busybox\n  image: \"{values.image}\"\n  image: rancher/local-path-provisioner:v0\n";
         assert_eq!(
             images_in(manifest),
             [

@@ -35,6 +35,7 @@ use anyhow::{Context as _, Result, anyhow};
 use indicatif::MultiProgress;
 
 pub use images::BUSYBOX;
+pub use visits::VISITS;
 pub use vm::VmImage;
 
 use crate::layout::Layout;

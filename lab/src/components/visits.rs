@@ -11,7 +11,7 @@ use super::command::{nice, run};
 use super::image::{self, Image, Node};
 use super::registry::Storage;
 
-/// Its name in manifests/backend.yaml. No public registry has it.
+/// Its name in the lab's registry. No public registry has it.
 pub const VISITS: &str = "docker.io/lab/visits:1";
 /// Maximum size of the image in bytes.
 const LARGEST: u64 = 10_000_000;

@@ -4,8 +4,9 @@ pub mod applied;
 mod manifest;
 mod patch;
 mod source;
+mod values;
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
 use serde::Serialize;
@@ -13,7 +14,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    config::{Patch, Settings, Source},
+    config::{Overrides, Patch, Settings, Source},
     error::{Context, Error, Kind, Result},
     ports::{ObjectRef, World},
     steps::{State, Step, kubeadm::config::endpoint},
@@ -38,6 +39,10 @@ pub struct Addon {
     pub sources: Vec<Source>,
     /// Applied to its objects, in order.
     pub patches: Vec<Patch>,
+    /// Filled into its objects.
+    pub values: Overrides,
+    /// Images to run in place of those that its manifests name.
+    pub image_overrides: BTreeMap<String, String>,
     /// How long the roll-out may take, in seconds.
     pub deadline: u64,
 }
@@ -69,15 +74,15 @@ impl Addon {
     /// The digest of everything that determines what is applied: not the URLs, but the digests of
     /// their contents.
     pub async fn digest(&self, world: &World) -> Result<String> {
-        let patches = serde_json::to_string(&self.patches)
-            .requiring(|| format!("add-on {}: cannot serialize its patches", self.name))?;
+        let changes = serde_json::to_string(&(&self.patches, &self.values, &self.image_overrides))
+            .requiring(|| format!("add-on {}: cannot serialize its changes", self.name))?;
         let mut digest = Sha256::new();
         for source in &self.sources {
             let part = source::digest(source, world).await;
             digest.update(part.map_err(|error| self.during(error))?);
             digest.update([0]);
         }
-        digest.update(patches);
+        digest.update(changes);
         Ok(hex::encode(digest.finalize()))
     }
 
@@ -100,6 +105,10 @@ impl Addon {
         for patch in &self.patches {
             patch::apply(patch, &mut objects)?;
         }
+        for object in &mut objects {
+            values::fill(&self.values, object)?;
+        }
+        values::replace_images(&self.image_overrides, &mut objects)?;
         let mut objects = objects.into_iter();
         Ok(places
             .into_iter()
@@ -156,7 +165,7 @@ fn enabled(settings: &Settings, network: bool) -> Vec<(u32, Addon)> {
     let endpoint = endpoint(settings);
     let mirrored = |source: &Source| Source {
         url: settings.downloads.mirrored(&source.url),
-        sha256: source.sha256.clone(),
+        ..source.clone()
     };
     wanted
         .into_iter()
@@ -169,6 +178,8 @@ fn enabled(settings: &Settings, network: bool) -> Vec<(u32, Addon)> {
                     .iter()
                     .map(|patch| patch::filled(patch, endpoint))
                     .collect(),
+                values: addon.values.clone(),
+                image_overrides: addon.image_overrides.clone(),
                 deadline: settings.deadlines.rollout,
             };
             (addon.order, wanted)
@@ -339,9 +350,53 @@ mod tests {
         addon.patches.clear();
         addon.sources = vec![Source {
             url: url.to_owned(),
+            inline: String::new(),
             sha256: String::new(),
         }];
         addon
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn manifests_of_the_settings_get_the_values_patches_and_images_of_the_settings() {
+        let text = r#"
+[addons.mine]
+enabled = true
+values = { replicas = 3, host = "www.example.com" }
+image_overrides = { "docker.io/library/nginx" = "registry.example.com/nginx:1" }
+[[addons.mine.sources]]
+inline = """
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, namespace: default}
+spec:
+  replicas: "{values.replicas}"
+  template: {spec: {containers: [{name: web, image: "docker.io/library/nginx:1.29"}]}}
+"""
+[[addons.mine.patches]]
+merge.metadata.annotations.host = "{values.host}"
+"#;
+        let load = |text: &str| {
+            let fragment = crate::config::Fragment::parse("c", text).unwrap();
+            let addons = Addon::of_the_leader(&crate::config::load(&[fragment]).unwrap());
+            addons
+                .into_iter()
+                .find(|addon| addon.name == "mine")
+                .unwrap()
+        };
+        let (mine, world) = (load(text), FakeWorld::new().ports());
+        let manifests = mine.manifests(&world).await.unwrap();
+        assert_eq!(manifests[0].place, "inline");
+        let object = &manifests[0].objects[0];
+        assert_eq!(object["spec"]["replicas"], 3);
+        assert_eq!(object["metadata"]["annotations"]["host"], "www.example.com");
+        let container = &object["spec"]["template"]["spec"]["containers"][0];
+        assert_eq!(container["image"], "registry.example.com/nginx:1");
+        // Each of them makes another version of the add-on.
+        let digest = mine.digest(&world).await.unwrap();
+        for (from, to) in [("= 3", "= 4"), ("nginx:1\"", "nginx:2\""), ("1.29", "1.30")] {
+            let changed = load(&text.replace(from, to));
+            assert_ne!(changed.digest(&world).await.unwrap(), digest, "{from}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -379,7 +434,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn embedded_manifests_contain_objects_and_come_after_their_namespaces() {
         for (name, _) in crate::config::EMBEDDED {
-            let addon = from(&format!("embedded:{name}"));
+            let mut addon = from(&format!("embedded:{name}"));
+            addon.values.insert("image".into(), "a.example/b".into());
             let manifests = addon.manifests(&fake().ports()).await.unwrap();
             assert!(!manifests[0].objects.is_empty(), "{name}");
         }
@@ -387,7 +443,8 @@ mod tests {
         for addon in settings.addons.values_mut() {
             addon.enabled = true;
         }
-        for addon in Addon::of_the_leader(&settings) {
+        for mut addon in Addon::of_the_leader(&settings) {
+            addon.values.insert("image".into(), "a.example/b".into());
             if !addon.sources[0].url.starts_with("embedded:") {
                 continue;
             }
@@ -445,7 +502,9 @@ mod tests {
 
     /// The application's Ingress, with these settings merged over the defaults.
     async fn ingress(more: &str) -> Value {
-        let text = format!("addons.visits.enabled = true\n{more}");
+        let text = format!(
+            "[addons.visits]\nenabled = true\nvalues.image = \"registry.example.com/visits:1\"\n{more}"
+        );
         let fragment = crate::config::Fragment::parse("c", &text).unwrap();
         let settings = crate::config::load(&[fragment]).unwrap();
         let addons = Addon::of_the_leader(&settings);

@@ -33,6 +33,12 @@ pub async fn digest(source: &Source, world: &World) -> Result<String> {
 
 /// The manifests of the source, in the order of application.
 pub async fn texts(source: &Source, world: &World) -> Result<Vec<Text>> {
+    if !source.inline.is_empty() {
+        return Ok(vec![Text {
+            place: "inline".to_owned(),
+            text: source.inline.clone(),
+        }]);
+    }
     let url = source.url.as_str();
     if let Some(name) = url.strip_prefix("embedded:") {
         let text = config::embedded(name)

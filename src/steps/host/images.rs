@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::containerd::{CERTS, CTR};
 use crate::{
-    config::Settings,
+    config::{Settings, names_its_registry, overridden},
     error::{Error, Result},
     identity::Identity,
     ports::{Command, Role, World},
@@ -64,10 +64,7 @@ impl Images {
             Vec::new()
         };
         for image in &images {
-            let host = image.split_once('/').map_or("", |(host, _)| host);
-            if !(host.contains(['.', ':']) || host == "localhost")
-                || image.contains(char::is_whitespace)
-            {
+            if !names_its_registry(image) {
                 return Err(
                     Error::refused(format!("`{image}` does not name its registry's host"))
                         .hint("write it in full, such as docker.io/library/redis:8, in `images` of the add-on or in [kubernetes]"),
@@ -102,9 +99,13 @@ fn others(settings: &Settings, role: Role) -> Vec<String> {
     images.push(component(settings, "kube-proxy"));
     let mut addons: Vec<_> = settings.addons.values().filter(|a| a.enabled).collect();
     addons.sort_by_key(|addon| addon.order);
-    for image in addons.into_iter().flat_map(|addon| &addon.images) {
-        if !images.contains(image) {
-            images.push(image.clone());
+    for addon in addons {
+        for image in &addon.images {
+            let other = overridden(&addon.image_overrides, image);
+            let image = other.map_or(image.as_str(), |(_, to)| to);
+            if !images.iter().any(|known| known == image) {
+                images.push(image.to_owned());
+            }
         }
     }
     if role == Role::ControlPlane {

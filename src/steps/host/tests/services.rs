@@ -354,6 +354,32 @@ fn each_role_gets_the_images_that_it_runs() {
 }
 
 #[test]
+fn an_image_that_is_overridden_is_not_pulled() {
+    let mut settings = settings();
+    let calico = settings.addons.get_mut("calico").unwrap();
+    calico.images = vec![
+        "quay.io/calico/node:v3".into(),
+        "quay.io/calico/cni:v3".into(),
+    ];
+    let other = "registry.example.com/node:v3".to_owned();
+    calico.image_overrides = [("quay.io/calico/node".to_owned(), other.clone())].into();
+    let images = Images::wanted(&settings, &identity(Role::Worker))
+        .unwrap()
+        .images;
+    assert!(images.contains(&other), "{images:?}");
+    assert!(
+        images.contains(&"quay.io/calico/cni:v3".to_owned()),
+        "{images:?}"
+    );
+    assert!(
+        !images
+            .iter()
+            .any(|image| image.contains("quay.io/calico/node")),
+        "{images:?}"
+    );
+}
+
+#[test]
 fn an_image_without_its_registry_is_refused() {
     let mut settings = settings();
     settings.addons.get_mut("calico").unwrap().images = vec!["calico/node:v3".into()];

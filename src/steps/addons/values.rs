@@ -1,0 +1,183 @@
+//! Fills settings into manifests: `{values.KEY}`, and other images.
+//!
+//! Both work on parsed objects, so a value never changes the structure of a manifest. More than
+//! this is work for a template engine, whose output an add-on takes as well.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+
+use crate::{
+    config::overridden,
+    error::{Error, Result},
+};
+
+const START: &str = "{values.";
+
+/// Replaces `{values.KEY}` in every text of the object. A text that is nothing else takes the
+/// value's type: `replicas: "{values.replicas}"` becomes a number.
+pub fn fill(values: &Map<String, Value>, object: &mut Value) -> Result<()> {
+    match object {
+        Value::String(text) => {
+            *object = filled(values, text)?;
+            Ok(())
+        }
+        Value::Array(items) => items.iter_mut().try_for_each(|item| fill(values, item)),
+        Value::Object(fields) => {
+            let mut fields = fields.values_mut();
+            fields.try_for_each(|field| fill(values, field))
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => Ok(()),
+    }
+}
+
+fn filled(values: &Map<String, Value>, text: &str) -> Result<Value> {
+    let (mut done, mut rest) = (String::new(), text);
+    while let Some((before, found)) = rest.split_once(START) {
+        let Some((key, after)) = found.split_once('}') else {
+            break;
+        };
+        let value = values.get(key).ok_or_else(|| {
+            Error::refused(format!("`{START}{key}}}` names a value that is not set"))
+                .hint(format!("set {key} in the add-on's `values`"))
+        })?;
+        if before.is_empty() && done.is_empty() && after.is_empty() {
+            return Ok(value.clone());
+        }
+        done.push_str(before);
+        match value {
+            Value::String(value) => done.push_str(value),
+            other => done.push_str(&other.to_string()),
+        }
+        rest = after;
+    }
+    Ok(Value::String(done + rest))
+}
+
+/// Replaces images wherever an object names one: in fields `image`. Every override must be of use,
+/// since an image that is not replaced would come from where it should not.
+pub fn replace_images(overrides: &BTreeMap<String, String>, objects: &mut [Value]) -> Result<()> {
+    let mut unused: Vec<&str> = overrides.keys().map(String::as_str).collect();
+    for object in objects {
+        replace(overrides, object, &mut unused);
+    }
+    match unused.first() {
+        None => Ok(()),
+        Some(image) => Err(Error::refused(format!(
+            "image_overrides: no manifest has the image `{image}`"
+        ))
+        .hint("write it as the manifest does, with or without its tag")),
+    }
+}
+
+fn replace(overrides: &BTreeMap<String, String>, value: &mut Value, unused: &mut Vec<&str>) {
+    match value {
+        Value::Object(fields) => {
+            for (name, field) in fields {
+                match field {
+                    Value::String(image) if name == "image" => {
+                        if let Some((from, to)) = overridden(overrides, image) {
+                            unused.retain(|other| *other != from);
+                            to.clone_into(image);
+                        }
+                    }
+                    _ => replace(overrides, field, unused),
+                }
+            }
+        }
+        Value::Array(items) => {
+            for item in items {
+                replace(overrides, item, unused);
+            }
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn values() -> Map<String, Value> {
+        let values = json!({"host": "example.com", "replicas": 3, "tls": true});
+        values.as_object().unwrap().clone()
+    }
+
+    #[test]
+    fn values_are_filled_into_text_and_keep_their_type_where_they_are_all_of_it() {
+        let mut object = json!({
+            "replicas": "{values.replicas}",
+            "tls": ["{values.tls}", "{values.host}"],
+            "url": "https://{values.host}:{values.replicas}/",
+            "script": "echo ${HOME} {api_host} {values.",
+        });
+        fill(&values(), &mut object).unwrap();
+        assert_eq!(
+            object,
+            json!({
+                "replicas": 3,
+                "tls": [true, "example.com"],
+                "url": "https://example.com:3/",
+                "script": "echo ${HOME} {api_host} {values.",
+            })
+        );
+    }
+
+    #[test]
+    fn a_value_that_is_not_set_is_refused_with_its_name() {
+        let mut object = json!({"a": {"b": "x {values.hots}"}});
+        let error = fill(&values(), &mut object).unwrap_err().to_string();
+        assert!(
+            error.contains("`{values.hots}` names a value that is not set"),
+            "{error}"
+        );
+        assert!(error.contains("hint: set hots"), "{error}");
+    }
+
+    fn overrides(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        let pairs = pairs.iter();
+        pairs
+            .map(|(from, to)| ((*from).to_owned(), (*to).to_owned()))
+            .collect()
+    }
+
+    #[test]
+    fn images_are_replaced_with_or_without_their_tag_and_nothing_else_is() {
+        let mut objects = [json!({
+            "spec": {"containers": [
+                {"name": "a", "image": "docker.io/library/redis:8.2.1@sha256:00"},
+                {"name": "b", "image": "docker.io/library/redis-exporter:1"},
+                {"name": "c", "image": "quay.io/c:2"},
+            ]},
+            "data": {"redis": "docker.io/library/redis:8.2.1"},
+        })];
+        let wanted = overrides(&[
+            (
+                "docker.io/library/redis",
+                "registry.example.com:5000/redis:9",
+            ),
+            ("quay.io/c:2", "registry.example.com/c:3"),
+        ]);
+        replace_images(&wanted, &mut objects).unwrap();
+        let containers = &objects[0]["spec"]["containers"];
+        assert_eq!(containers[0]["image"], "registry.example.com:5000/redis:9");
+        assert_eq!(containers[1]["image"], "docker.io/library/redis-exporter:1");
+        assert_eq!(containers[2]["image"], "registry.example.com/c:3");
+        assert_eq!(objects[0]["data"]["redis"], "docker.io/library/redis:8.2.1");
+    }
+
+    #[test]
+    fn an_override_of_an_image_that_no_manifest_has_is_refused() {
+        let mut objects = [json!({"image": "quay.io/c:2"})];
+        let wanted = overrides(&[("quay.io/c:1", "registry.example.com/c:3")]);
+        let error = replace_images(&wanted, &mut objects).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("no manifest has the image `quay.io/c:1`")
+        );
+    }
+}
