@@ -135,6 +135,12 @@ pub(super) enum Command {
         #[arg(long)]
         console: bool,
     },
+    /// Build the application's image as an archive, for a registry of yours.
+    Image {
+        /// The archive.
+        #[arg(long, default_value = "target/visits.tar")]
+        output: PathBuf,
+    },
     /// Load the application and its Flask twin in turn, and compare them.
     ///
     /// On the running lab, else on a temporary one that is removed afterwards.

@@ -3,6 +3,7 @@
 mod arguments;
 mod benches;
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -13,10 +14,19 @@ use lab::lifecycle::{self, Options};
 use lab::machine::{enter, supervisor};
 use lab::state::{Notice, State, now};
 use lab::up::{self, Until};
-use lab::{down, host, kubernetes, serve, status};
+use lab::{components, down, host, kubernetes, serve, status};
 
 pub use arguments::Cli;
 use arguments::{Command, Waiting};
+
+/// Builds the application and its image.
+fn image(output: &Path) -> Result<()> {
+    let log = tempfile::NamedTempFile::new()?;
+    let binary = components::application(Layout::find()?.repository(), log.path())?;
+    components::application_archive(&binary, output)?;
+    println!("{}", output.display());
+    Ok(())
+}
 
 /// Runs a command.
 pub async fn run(cli: Cli) -> Result<()> {
@@ -43,6 +53,9 @@ pub async fn run(cli: Cli) -> Result<()> {
     }
     if benches::show_earlier(&cli.command)? {
         return Ok(());
+    }
+    if let Command::Image { output } = &cli.command {
+        return image(output);
     }
     if !nix::unistd::geteuid().is_root() {
         bail!("the lab needs root: it creates namespaces, mounts and control groups");

@@ -174,6 +174,44 @@ pub fn build(image: &Image, folder: &Path) -> Result<Blobs> {
     })
 }
 
+/// Writes the image as an archive that `skopeo copy oci-archive:...` and `docker load` read.
+///
+/// # Errors If a file of the image cannot be read, or `output` cannot be written.
+pub fn archive(image: &Image, output: &Path) -> Result<()> {
+    let (_, _, tag) = parse(&image.reference)?;
+    let folder = tempfile::tempdir()?;
+    let blobs = build(image, folder.path())?;
+    let manifest = blob(folder.path(), &blobs.manifest)?;
+    let index = serde_json::to_vec(&json!({
+        "schemaVersion": 2,
+        "manifests": [{
+            "mediaType": MANIFEST,
+            "digest": format!("sha256:{manifest}"),
+            "size": blobs.manifest.len(),
+            "platform": { "architecture": platform::ARCH, "os": "linux" },
+            "annotations": { "org.opencontainers.image.ref.name": tag },
+        }],
+    }))?;
+    let write = || -> io::Result<()> {
+        let mut tar = Builder::new(BufWriter::new(File::create(output)?));
+        for (name, content) in [
+            ("oci-layout", &br#"{"imageLayoutVersion":"1.0.0"}"#[..]),
+            ("index.json", &index),
+        ] {
+            let length = content.len() as u64;
+            append(&mut tar, name, EntryType::Regular, 0o644, length, content)?;
+        }
+        for digest in blobs.digests.iter().chain([&manifest]) {
+            let file = File::open(folder.path().join(digest))?;
+            let length = file.metadata()?.len();
+            let name = format!("blobs/sha256/{digest}");
+            append(&mut tar, &name, EntryType::Regular, 0o644, length, file)?;
+        }
+        tar.into_inner()?.flush()
+    };
+    write().with_context(|| format!("cannot write {}", output.display()))
+}
+
 /// Writes `content` into `folder` under its digest, and returns the digest.
 ///
 /// # Errors

@@ -35,7 +35,7 @@ use anyhow::{Context as _, Result, anyhow};
 use indicatif::MultiProgress;
 
 pub use images::BUSYBOX;
-pub use visits::VISITS;
+pub use visits::{VISITS, archive as application_archive, binary as application};
 pub use vm::VmImage;
 
 use crate::layout::Layout;

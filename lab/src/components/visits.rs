@@ -61,6 +61,13 @@ pub fn store(binary: &Path, registry: &Path, work: &Path) -> Result<()> {
     Storage::new(registry).add(repository, tag, &blobs, work)
 }
 
+/// Writes the image of `binary` as an archive.
+///
+/// # Errors If the binary does not exist, or the archive cannot be written.
+pub fn archive(binary: &Path, output: &Path) -> Result<()> {
+    image::archive(&of(binary), output)
+}
+
 fn of(binary: &Path) -> Image {
     let mut image = Image::scratch(VISITS)
         .with("visits", Node::Program(binary.to_owned()))
@@ -104,6 +111,26 @@ mod tests {
         let port = format!("{}/tcp", argument("EXPOSE"));
         let ports = config["ExposedPorts"].as_object().unwrap();
         assert_eq!(ports.keys().collect::<Vec<_>>(), [&port]);
+    }
+
+    #[test]
+    fn the_archive_is_one_that_registries_are_filled_from() {
+        let dir = tempfile::tempdir().unwrap();
+        let (binary, output) = (dir.path().join("binary"), dir.path().join("visits.tar"));
+        fs::write(&binary, "binary").unwrap();
+        archive(&binary, &output).unwrap();
+        let first = fs::read(&output).unwrap();
+        archive(&binary, &output).unwrap();
+        assert_eq!(fs::read(&output).unwrap(), first, "not reproducible");
+        let skopeo = std::process::Command::new("skopeo")
+            .arg("inspect")
+            .arg(format!("oci-archive:{}", output.display()))
+            .output()
+            .expect("skopeo, which lab/packages.sh installs");
+        assert!(skopeo.status.success(), "{skopeo:?}");
+        let shown: Value = serde_json::from_slice(&skopeo.stdout).unwrap();
+        assert_eq!(shown["Os"], "linux");
+        assert_eq!(shown["Layers"].as_array().unwrap().len(), 1);
     }
 
     #[test]
