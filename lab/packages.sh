@@ -2,7 +2,7 @@
 # The Debian or Ubuntu packages that the lab and the build need: installs those that are missing.
 set -eu
 packages="build-essential ca-certificates curl debian-archive-keyring debootstrap docker-registry
-dnsmasq-base e2fsprogs file gzip iproute2 libseccomp-dev mount pkg-config procps python3
+dnsmasq-base e2fsprogs file gzip iproute2 libseccomp-dev mount nftables pkg-config procps python3
 python3-venv qemu-system-x86 skopeo
 systemd-container tar util-linux"
 missing=

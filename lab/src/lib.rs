@@ -28,8 +28,10 @@ pub mod userdata;
 
 pub mod bench;
 pub mod down;
+pub mod firewall;
 pub mod kubernetes;
 pub mod lifecycle;
+pub mod stack;
 pub mod status;
 pub mod up;
 pub mod visitors;

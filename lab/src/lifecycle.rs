@@ -81,6 +81,10 @@ pub struct Options {
     pub settings: String,
     /// User-data to use instead of the lab's.
     pub user_data: Option<String>,
+    /// The instance profile; empty for the lab's own.
+    pub profile: String,
+    /// Ids of security groups.
+    pub security_groups: Vec<String>,
 }
 
 /// Launches machines of these roles at nearly the same time: they decide among themselves which one
@@ -135,6 +139,7 @@ async fn prepare(layout: &Layout, role: &str, options: &Options) -> Result<Machi
         tags: &tags,
         user_data: &user_data,
         metadata: machine.metadata,
+        security_groups: &machine.security_groups,
     };
     machine.id = Aws::over_socket(layout)?.run_instance(&wish).await?;
     machine.phase = Phase::Running;
@@ -181,6 +186,8 @@ fn describe(state: &State, role: &str, options: &Options) -> Result<Machine> {
         },
         launched: now(),
         notice: None,
+        profile: options.profile.clone(),
+        security_groups: options.security_groups.clone(),
     })
 }
 

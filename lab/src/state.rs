@@ -14,6 +14,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::layout::Layout;
 
+mod stacks;
+
+pub use stacks::{Group, Peers, Rule, Stack};
+
 /// First host number that machines get; below it are the VPC's own servers.
 const FIRST_HOST: u8 = 10;
 
@@ -33,6 +37,9 @@ pub struct State {
     pub zone: String,
     /// Every machine ever launched; terminated ones stay listed, as in EC2 for an hour.
     pub machines: Vec<Machine>,
+    /// CloudFormation stacks.
+    #[serde(default)]
+    pub stacks: Vec<Stack>,
 }
 
 /// A phase of a machine's life.
@@ -135,6 +142,12 @@ pub struct Machine {
     /// The termination notice in its metadata.
     #[serde(default)]
     pub notice: Option<Notice>,
+    /// The name of its instance profile and of the role in it; empty for the lab's own.
+    #[serde(default)]
+    pub profile: String,
+    /// Ids of its security groups; without any, everything can reach it.
+    #[serde(default)]
+    pub security_groups: Vec<String>,
 }
 
 /// EC2's notice to an instance before it is terminated.
@@ -168,6 +181,9 @@ impl Machine {
 
     /// The instance profile's role.
     pub fn iam_role(&self) -> String {
+        if !self.profile.is_empty() {
+            return self.profile.clone();
+        }
         format!("k8s-bootstrap-{}", self.role)
     }
 }
@@ -353,6 +369,8 @@ pub(crate) mod tests {
             metadata: MetadataOptions::default(),
             launched: 1_700_000_000,
             notice: None,
+            profile: String::new(),
+            security_groups: Vec::new(),
         }
     }
 

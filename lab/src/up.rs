@@ -13,7 +13,7 @@ use crate::ec2::moto;
 use crate::layout::Layout;
 use crate::lifecycle::{Image, Options, launch};
 use crate::machine::{cgroups, enter, supervisor};
-use crate::state::{Machine, Phase, State};
+use crate::state::{CLUSTER_TAG, Machine, Phase, State};
 use crate::{components, down, host, kubernetes, network, serve, status, userdata, zone};
 
 /// The lab to bring up.
@@ -160,6 +160,7 @@ pub fn wait_ready(
     progress: &MultiProgress,
 ) -> Result<()> {
     let start = Instant::now();
+    let cluster = State::require(layout)?.cluster;
     let mut waiting: Vec<(&Machine, ProgressBar)> = machines
         .iter()
         .map(|m| (m, step(progress, &m.name)))
@@ -185,7 +186,9 @@ pub fn wait_ready(
                 machine.name,
                 status::agent_word(layout, &machine.name)
             ));
-            let ready = nodes.contains(&machine.private_dns())
+            // The lab's kubectl asks the lab's own cluster; of others only the agents tell.
+            let elsewhere = machine.tags.get(CLUSTER_TAG) != Some(&cluster);
+            let ready = (elsewhere || nodes.contains(&machine.private_dns()))
                 && status::agent_is_ready(layout, &machine.name);
             if ready {
                 finish(bar, &format!("{} ready", machine.name));

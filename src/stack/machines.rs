@@ -163,7 +163,7 @@ fn group(
         },
         "DesiredCapacity": count,
         "LifecycleHookSpecificationList": [{
-            "LifecycleHookName": "leave-the-cluster",
+            "LifecycleHookName": "drain",
             "LifecycleTransition": "autoscaling:EC2_INSTANCE_TERMINATING",
             "HeartbeatTimeout": LEAVING,
             "DefaultResult": "CONTINUE",

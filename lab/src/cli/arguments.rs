@@ -135,6 +135,9 @@ pub(super) enum Command {
         #[arg(long)]
         console: bool,
     },
+    /// CloudFormation stacks, with a machine for each instance of their groups.
+    #[command(subcommand)]
+    Stack(StackCommand),
     /// Build the application's image as an archive, for a registry of yours.
     Image {
         /// The archive.
@@ -200,6 +203,51 @@ pub(super) enum Command {
         dir: PathBuf,
         name: String,
         rootfs: PathBuf,
+    },
+}
+
+#[derive(Subcommand)]
+pub(super) enum StackCommand {
+    /// Print a template as `k8s-bootstrap cloudformation` makes it, with the lab's settings.
+    Render {
+        /// Options of `k8s-bootstrap cloudformation`: --cluster, --size, ...
+        #[arg(last = true, required = true)]
+        arguments: Vec<String>,
+    },
+    /// Check a template with cfn-lint.
+    Lint {
+        /// The template.
+        file: PathBuf,
+    },
+    /// Create a stack and wait until its nodes are Ready.
+    Create {
+        /// The stack's name.
+        name: String,
+        /// Its template.
+        file: PathBuf,
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+    /// Change the number of machines in a group.
+    Scale {
+        /// The Auto Scaling group.
+        group: String,
+        /// The number of machines.
+        count: usize,
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+    /// Replace a group's machines one after the other.
+    Refresh {
+        /// The Auto Scaling group.
+        group: String,
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+    /// Delete a stack with its machines.
+    Delete {
+        /// The stack's name.
+        name: String,
     },
 }
 
@@ -320,6 +368,7 @@ impl MachineOptions {
                 .transpose()?
                 .unwrap_or_default(),
             user_data: self.user_data.as_ref().map(read).transpose()?,
+            ..Options::default()
         })
     }
 }

@@ -2,6 +2,7 @@
 
 mod arguments;
 mod benches;
+mod stacks;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -107,6 +108,7 @@ pub async fn run(cli: Cli) -> Result<()> {
             waiting,
             options,
         } => launch(&layout, &role, count, &waiting, &options.read()?).await,
+        Command::Stack(command) => stacks::run(&layout, command).await,
         Command::BenchApp(options) => benches::app(&layout, &options).await,
         Command::BenchNodes(options) => benches::nodes(&layout, &options).await,
         other => run_on_one(&layout, other).await,

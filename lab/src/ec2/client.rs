@@ -68,6 +68,8 @@ pub struct Wish<'a> {
     pub user_data: &'a str,
     /// Metadata options.
     pub metadata: MetadataOptions,
+    /// Ids of security groups; without any, those of the VPC's default.
+    pub security_groups: &'a [String],
 }
 
 impl Aws {
@@ -140,6 +142,11 @@ impl Aws {
                 format!("sts.{REGION}.amazonaws.com"),
                 "eu-central-1/sts",
                 "2011-06-15",
+            ),
+            "cloudformation" => (
+                format!("cloudformation.{REGION}.amazonaws.com"),
+                "eu-central-1/cloudformation",
+                "2010-05-15",
             ),
             "autoscaling" => (
                 format!("autoscaling.{REGION}.amazonaws.com"),
@@ -214,7 +221,7 @@ impl Aws {
     }
 
     /// One call of Parameter Store.
-    async fn ssm(&self, action: &str, body: &Value) -> Result<Value> {
+    pub(super) async fn ssm(&self, action: &str, body: &Value) -> Result<Value> {
         let scope = format!("{REGION}/ssm");
         let response = self
             .client
@@ -376,6 +383,9 @@ impl Aws {
             ),
             ("TagSpecification.1.ResourceType", "instance"),
         ]);
+        for (place, group) in wish.security_groups.iter().enumerate() {
+            parameters.push((format!("SecurityGroupId.{}", place + 1), group.clone()));
+        }
         for (place, (key, value)) in wish.tags.iter().enumerate() {
             let place = place + 1;
             parameters.push((format!("TagSpecification.1.Tag.{place}.Key"), key.clone()));

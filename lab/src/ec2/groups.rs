@@ -51,21 +51,37 @@ impl Aws {
                 ("DesiredCapacity", "0"),
             ];
             self.scaling("CreateAutoScalingGroup", &parameters).await?;
-            let heartbeat = HEARTBEAT.as_secs().to_string();
-            let parameters = [
-                ("AutoScalingGroupName", group.as_str()),
-                ("LifecycleHookName", HOOK),
-                (
-                    "LifecycleTransition",
-                    "autoscaling:EC2_INSTANCE_TERMINATING",
-                ),
-                ("HeartbeatTimeout", &heartbeat),
-                ("DefaultResult", "CONTINUE"),
-            ];
-            self.scaling("PutLifecycleHook", &parameters).await?;
+            self.put_hook(&group, HOOK, HEARTBEAT.as_secs()).await?;
         }
+        // One that a stack's group launched is in it.
+        if described.contains(&format!("<InstanceId>{}</InstanceId>", machine.id)) {
+            return Ok(());
+        }
+        self.attach_to_group(&group, machine).await
+    }
+
+    /// Adds a hook that delays terminations for this many seconds at most.
+    pub async fn put_hook(&self, group: &str, hook: &str, seconds: u64) -> Result<()> {
+        let seconds = seconds.to_string();
         let parameters = [
-            ("AutoScalingGroupName", group.as_str()),
+            ("AutoScalingGroupName", group),
+            ("LifecycleHookName", hook),
+            (
+                "LifecycleTransition",
+                "autoscaling:EC2_INSTANCE_TERMINATING",
+            ),
+            ("HeartbeatTimeout", &seconds),
+            ("DefaultResult", "CONTINUE"),
+        ];
+        self.scaling("PutLifecycleHook", &parameters)
+            .await
+            .map(drop)
+    }
+
+    /// Puts a machine into a group that is there.
+    pub async fn attach_to_group(&self, group: &str, machine: &Machine) -> Result<()> {
+        let parameters = [
+            ("AutoScalingGroupName", group),
             ("InstanceIds.member.1", &machine.id),
         ];
         self.scaling("AttachInstances", &parameters).await.map(drop)

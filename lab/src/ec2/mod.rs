@@ -9,6 +9,7 @@ pub mod moto;
 pub mod policies;
 pub mod proxy;
 pub mod replay;
+pub mod stacks;
 pub mod states;
 
 /// The account that moto simulates.

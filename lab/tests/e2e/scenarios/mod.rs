@@ -13,5 +13,6 @@ pub mod pods;
 pub mod record;
 pub mod refusals;
 pub mod reports;
+pub mod stack;
 pub mod vm;
 pub mod workload;
