@@ -6,7 +6,7 @@ CARGO ?= cargo
 LAB    = $(CARGO) run --quiet --package lab --
 RELEASE = $(CARGO) build --release --locked --package k8s-bootstrap
 
-.PHONY: demo test check unit seeds e2e e2e-vm e2e-certificates bench bench-app image build tools audit mutants clean-lab
+.PHONY: demo test check unit seeds e2e e2e-vm e2e-certificates bench bench-app dist image build tools audit mutants clean-lab
 
 demo: tools build
 	$(LAB) up --control-planes 1 --workers 2
@@ -81,6 +81,10 @@ bench: tools build
 bench-app: tools build
 	bench/packages.sh
 	$(LAB) bench-app --results bench/results
+
+# What a release consists of, into target/dist. URL=... names the place where it will be published.
+dist:
+	release/dist.sh
 
 # The application's image as an archive, without a container engine; docs/application.md pushes it.
 image:

@@ -73,6 +73,8 @@ pub enum Command {
     /// Print a CloudFormation template of all that a cluster needs in an AWS account: network,
     /// roles, Auto Scaling groups, a bucket for backups.
     Cloudformation(Box<CloudformationArguments>),
+    /// Print the kubelet a login to a private registry of ECR. The kubelet runs this.
+    CredentialProvider,
     /// Print version, commit, target, and where this binary is published.
     Version,
     /// Remove this node from its cluster for good: drain it, leave, remove what was created here.

@@ -41,6 +41,7 @@ async fn carry_out(command: Command) -> Result<()> {
         }
         Command::UserData { role, agent } => commands::user_data(&agent, role),
         Command::Cloudformation(arguments) => commands::cloudformation(&arguments),
+        Command::CredentialProvider => commands::credential_provider().await,
         Command::Version => commands::version(),
         Command::Reset { yes } => commands::reset(yes).await,
         Command::Certificates {

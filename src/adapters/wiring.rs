@@ -8,6 +8,7 @@ use super::{
         Aws,
         autoscaling::AutoScaling,
         ec2::Ec2Api,
+        ecr::Ecr,
         endpoint::Endpoints,
         route53::Route53,
         s3::{Encryption, S3},
@@ -70,6 +71,12 @@ impl Wiring {
     pub fn ec2(&self, region: &str, settings: &Settings) -> Result<Arc<dyn Ec2>> {
         let clients = self.clients.behind(settings)?;
         Ok(Arc::new(Ec2Api::new(self.aws(region, &clients)?)))
+    }
+
+    /// The registries of a region, with this instance's role and the settings' proxy.
+    pub fn ecr(&self, region: &str, settings: &Settings) -> Result<Ecr> {
+        let clients = self.clients.behind(settings)?;
+        Ok(Ecr::new(self.aws(region, &clients)?))
     }
 
     fn aws(&self, region: &str, clients: &Clients) -> Result<Arc<Aws>> {

@@ -3,6 +3,7 @@
 pub mod certificates;
 mod cloudformation;
 mod configure;
+mod credential_provider;
 pub mod etcd;
 mod install;
 mod kubeconfig;
@@ -28,6 +29,7 @@ use crate::{
 
 pub use cloudformation::cloudformation;
 pub use configure::{check_config, user_data};
+pub use credential_provider::credential_provider;
 pub use install::install;
 pub use kubeconfig::kubeconfig;
 pub use plan::plan;

@@ -9,6 +9,26 @@ pub fn names_its_registry(image: &str) -> bool {
     (host.contains(['.', ':']) || host == "localhost") && !image.contains(char::is_whitespace)
 }
 
+/// A private registry of ECR.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PrivateRegistry<'a> {
+    /// `ACCOUNT.dkr.ecr.REGION.amazonaws.com`
+    pub host: &'a str,
+    /// Its region, which need not be the instance's.
+    pub region: &'a str,
+}
+
+/// The private registry of ECR that an image is in; `None` for all others.
+/// <https://docs.aws.amazon.com/AmazonECR/latest/userguide/Registries.html>
+pub fn private_registry(image: &str) -> Option<PrivateRegistry<'_>> {
+    let (host, _) = image.split_once('/')?;
+    let (account, rest) = host.split_once(".dkr.ecr.")?;
+    let (region, domain) = rest.split_once('.')?;
+    let is_account = account.len() == 12 && account.bytes().all(|b| b.is_ascii_digit());
+    let is_aws = ["amazonaws.com", "amazonaws.com.cn", "amazonaws.eu"].contains(&domain);
+    (is_account && is_aws).then_some(PrivateRegistry { host, region })
+}
+
 /// The override that applies to an image, and what replaces it: one of exactly this reference, or
 /// of its repository without tag and digest.
 pub fn overridden<'a>(
@@ -46,6 +66,28 @@ mod tests {
             ("busybox", "busybox"),
         ] {
             assert_eq!(repository(image), expected, "{image}");
+        }
+    }
+
+    #[test]
+    fn a_private_registry_of_ecr_is_known_by_its_host() {
+        let host = "123456789012.dkr.ecr.eu-central-1.amazonaws.com";
+        let image = format!("{host}/team/visits:1");
+        let found = private_registry(&image).map(|registry| (registry.host, registry.region));
+        assert_eq!(found, Some((host, "eu-central-1")));
+        let china = "123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn/a";
+        assert_eq!(
+            private_registry(china).map(|found| found.region),
+            Some("cn-north-1")
+        );
+        for other in [
+            "public.ecr.aws/a/b:1",
+            "docker.io/library/redis",
+            "1.dkr.ecr.eu-central-1.amazonaws.com/a",
+            "123456789012.dkr.ecr.eu-central-1.example.com/a",
+            "redis",
+        ] {
+            assert_eq!(private_registry(other), None, "{other}");
         }
     }
 

@@ -3,6 +3,7 @@
 //! Facts that several modules need are defined here once.
 
 pub mod ca;
+pub mod credential_provider;
 pub mod lease;
 pub mod node;
 pub mod paths;

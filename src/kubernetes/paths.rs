@@ -28,6 +28,8 @@ pub const INIT_CONFIG: &str = "/etc/kubernetes/k8s-bootstrap/kubeadm.yaml";
 pub const JOIN_CONFIG: &str = "/etc/kubernetes/k8s-bootstrap/join.yaml";
 /// The cluster's address and the CA that a joiner trusts; exists only while it joins.
 pub const DISCOVERY_CONF: &str = "/etc/kubernetes/k8s-bootstrap/discovery.conf";
+/// Where the kubelet gets passwords of registries.
+pub const CREDENTIAL_PROVIDERS: &str = "/etc/kubernetes/k8s-bootstrap/credential-providers.json";
 /// This node's changes to shared documents.
 pub const PATCHES: &str = "/etc/kubernetes/k8s-bootstrap/patches";
 /// The merge patch for the KubeletConfiguration; kubeadm reads target and kind from the name.

@@ -182,8 +182,8 @@ fn the_policies_have_the_form_that_iam_accepts() {
                 let of_any_partition = resource == "*" || resource.starts_with("arn:PARTITION:");
                 assert!(of_any_partition, "{name}: {resource}");
             }
-            // Describing instances and groups has no resource-level permissions, and neither have the
-            // channels of Session Manager; all else must be restricted.
+            // Describing instances and groups has no resource-level permissions, and neither have
+            // ECR's login and the channels of Session Manager; all else must be restricted.
             let any = statement["Resource"] == "*";
             let describes = statement["Action"]
                 .as_array()
@@ -193,8 +193,9 @@ fn the_policies_have_the_form_that_iam_accepts() {
                     let (_, action) = action.as_str().unwrap().split_once(':').unwrap();
                     action.starts_with("Describe")
                 });
-            let shell = statement["Sid"] == "OpenAShell";
-            assert_eq!(any, describes || shell, "{name}: {statement}");
+            let sid = statement["Sid"].as_str();
+            let unrestricted = matches!(sid, Some("OpenAShell" | "LogInToRegistries"));
+            assert_eq!(any, describes || unrestricted, "{name}: {statement}");
         }
     }
 }

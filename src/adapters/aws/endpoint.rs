@@ -11,6 +11,8 @@ pub enum Service {
     AutoScaling,
     /// Elastic Compute Cloud.
     Ec2,
+    /// Elastic Container Registry.
+    Ecr,
     /// Route 53, one service for all regions of a partition.
     Route53,
     /// Simple Storage Service.
@@ -27,6 +29,7 @@ impl Service {
         match self {
             Self::AutoScaling => "autoscaling",
             Self::Ec2 => "ec2",
+            Self::Ecr => "ecr",
             Self::Route53 => "route53",
             Self::S3 => "s3",
             Self::Ssm => "ssm",
@@ -126,9 +129,12 @@ impl Endpoints {
     pub fn signing_region(&self, service: Service) -> &str {
         match service {
             Service::Route53 => self.partition().route53.1,
-            Service::AutoScaling | Service::Ec2 | Service::S3 | Service::Ssm | Service::Sts => {
-                &self.region
-            }
+            Service::AutoScaling
+            | Service::Ec2
+            | Service::Ecr
+            | Service::S3
+            | Service::Ssm
+            | Service::Sts => &self.region,
         }
     }
 
@@ -145,6 +151,7 @@ impl Endpoints {
         } = self.partition();
         let url = match service {
             Service::Route53 => format!("https://{global}.{suffix}/"),
+            Service::Ecr => format!("https://api.ecr.{region}.{suffix}/"),
             regional => format!("https://{}.{region}.{suffix}/", regional.name()),
         };
         url.parse()
@@ -165,6 +172,11 @@ mod tests {
                 "eu-central-1",
                 Service::Ec2,
                 "https://ec2.eu-central-1.amazonaws.com/",
+            ),
+            (
+                "cn-north-1",
+                Service::Ecr,
+                "https://api.ecr.cn-north-1.amazonaws.com.cn/",
             ),
             (
                 "us-gov-west-1",

@@ -1,13 +1,14 @@
 //! The few AWS calls that the agent makes: signed with Signature Version 4, sent by reqwest.
 //!
 //! [`Aws`] owns what all calls share: endpoints, credentials, the clock's skew and
-//! the retries of `retry`. [`autoscaling`], [`ec2`], [`route53`], [`s3`], [`ssm`] and
+//! the retries of `retry`. [`autoscaling`], [`ec2`], [`ecr`], [`route53`], [`s3`], [`ssm`] and
 //! [`sts`] own their protocols.
 
 mod answer;
 pub mod autoscaling;
 mod call;
 pub mod ec2;
+pub mod ecr;
 pub mod endpoint;
 mod retry;
 pub mod route53;

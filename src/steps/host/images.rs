@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::containerd::{CERTS, CTR};
 use crate::{
-    config::{Settings, names_its_registry, overridden},
+    config::{Settings, names_its_registry, overridden, private_registry},
     error::{Error, Result},
     identity::Identity,
     ports::{Command, Role, World},
@@ -103,7 +103,9 @@ fn others(settings: &Settings, role: Role) -> Vec<String> {
         for image in &addon.images {
             let other = overridden(&addon.image_overrides, image);
             let image = other.map_or(image.as_str(), |(_, to)| to);
-            if !images.iter().any(|known| known == image) {
+            // `ctr` takes a password only where every process of the node sees it. The kubelet pulls
+            // these itself.
+            if private_registry(image).is_none() && !images.iter().any(|known| known == image) {
                 images.push(image.to_owned());
             }
         }

@@ -1,6 +1,6 @@
 //! The kubelet's unit, as kubeadm expects it: enabled, and started by kubeadm.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use serde::Serialize;
@@ -10,6 +10,7 @@ use crate::{
     config::Settings,
     error::Result,
     identity::Identity,
+    kubernetes::{credential_provider, paths},
     ports::World,
     steps::{State, Step},
     wait::Notes,
@@ -20,18 +21,24 @@ const UNIT: &str = "kubelet.service";
 /// An enabled kubelet.service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct KubeletUnit {
-    /// The unit's file and its content.
-    pub file: (std::path::PathBuf, String),
+    /// The unit and the files that its flags name, with their contents.
+    pub files: Vec<(PathBuf, String)>,
 }
 
 impl KubeletUnit {
     /// The unit, the same on every node.
     pub fn wanted(_settings: &Settings, _identity: &Identity) -> Result<Self> {
         Ok(Self {
-            file: (
-                Path::new("/etc/systemd/system").join(UNIT),
-                include_str!("../../../systemd/kubelet.service").to_owned(),
-            ),
+            files: vec![
+                (
+                    paths::CREDENTIAL_PROVIDERS.into(),
+                    credential_provider::config(),
+                ),
+                (
+                    Path::new("/etc/systemd/system").join(UNIT),
+                    include_str!("../../../systemd/kubelet.service").to_owned(),
+                ),
+            ],
         })
     }
 }
@@ -39,8 +46,7 @@ impl KubeletUnit {
 #[async_trait]
 impl Step for KubeletUnit {
     async fn check(&self, world: &World) -> Result<State> {
-        let file = std::slice::from_ref(&self.file);
-        let state = files::check(world.host.as_ref(), file).await?;
+        let state = files::check(world.host.as_ref(), &self.files).await?;
         if state != State::AsWanted {
             return Ok(state);
         }
@@ -49,7 +55,7 @@ impl Step for KubeletUnit {
     }
 
     async fn apply(&self, world: &World, _notes: &Notes) -> Result<()> {
-        files::write(world.host.as_ref(), std::slice::from_ref(&self.file)).await?;
+        files::write(world.host.as_ref(), &self.files).await?;
         let commands = world.commands.as_ref();
         let stale = units::show(commands, UNIT).await?.stale;
         units::enable(commands, UNIT).await?;

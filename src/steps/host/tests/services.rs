@@ -290,6 +290,30 @@ async fn the_kubelets_unit_is_enabled_and_not_started() {
     }
 }
 
+/// The kubelet does not start if a file that its flags name is missing.
+#[tokio::test(start_paused = true)]
+async fn the_kubelet_asks_the_agent_for_logins_to_private_registries() {
+    let machine = FakeWorld::new();
+    let unit = KubeletUnit::wanted(&settings(), &identity(Role::Worker)).unwrap();
+    machine.carry_out(&unit).await;
+    let text = |path: &str| machine.files.get(path).unwrap();
+    let flags = text("/etc/systemd/system/kubelet.service");
+    let file = "/etc/kubernetes/k8s-bootstrap/credential-providers.json";
+    assert!(
+        flags.contains(&format!("--image-credential-provider-config={file} ")),
+        "{flags}"
+    );
+    assert!(
+        flags.contains("--image-credential-provider-bin-dir=/usr/local/bin\""),
+        "{flags}"
+    );
+    let config: serde_json::Value = serde_json::from_str(&text(file)).unwrap();
+    let provider = &config["providers"][0];
+    assert_eq!(provider["name"], "k8s-bootstrap");
+    assert_eq!(provider["args"][0], "credential-provider");
+    assert_eq!(provider["matchImages"][0], "*.dkr.ecr.*.amazonaws.com");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_unit_written_just_before_a_crash_is_reloaded_afterwards() {
     let machine = FakeWorld::new();
@@ -377,6 +401,23 @@ fn an_image_that_is_overridden_is_not_pulled() {
             .any(|image| image.contains("quay.io/calico/node")),
         "{images:?}"
     );
+}
+
+/// `ctr` would show the password to every process.
+#[test]
+fn images_of_private_registries_are_left_to_the_kubelet() {
+    let mut settings = settings();
+    let calico = settings.addons.get_mut("calico").unwrap();
+    let private = "123456789012.dkr.ecr.eu-central-1.amazonaws.com/calico/node:v3";
+    calico.images = vec![private.into(), "quay.io/calico/cni:v3".into()];
+    let images = Images::wanted(&settings, &identity(Role::Worker))
+        .unwrap()
+        .images;
+    assert!(
+        images.contains(&"quay.io/calico/cni:v3".to_owned()),
+        "{images:?}"
+    );
+    assert!(!images.contains(&private.to_owned()), "{images:?}");
 }
 
 #[test]

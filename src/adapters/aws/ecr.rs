@@ -1,0 +1,110 @@
+//! Elastic Container Registry through its JSON protocol.
+//! <https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_GetAuthorizationToken.html>
+
+use std::sync::Arc;
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use reqwest::Method;
+use secrecy::SecretString;
+use serde::Deserialize;
+
+use super::{
+    call::{Aws, Call},
+    endpoint::Service,
+};
+use crate::error::{Error, Result};
+
+/// The ECR API.
+#[derive(Clone)]
+pub struct Ecr(Arc<Aws>);
+
+/// What a registry accepts for twelve hours.
+pub struct Login {
+    /// `AWS`.
+    pub username: String,
+    /// Gives access to every repository that the role may read.
+    pub password: SecretString,
+}
+
+impl Ecr {
+    /// The ECR API with these credentials and endpoints.
+    pub fn new(aws: Arc<Aws>) -> Self {
+        Self(aws)
+    }
+
+    /// A login to all registries of the region.
+    pub async fn login(&self) -> Result<Login> {
+        let action = "GetAuthorizationToken";
+        let call = Call {
+            service: Service::Ecr,
+            action,
+            method: Method::POST,
+            path: "/".to_owned(),
+            headers: vec![
+                ("content-type", "application/x-amz-json-1.1".to_owned()),
+                (
+                    "x-amz-target",
+                    format!("AmazonEC2ContainerRegistry_V20150921.{action}"),
+                ),
+            ],
+            body: "{}".to_owned(),
+        };
+        let body = self.0.done(&call).await?;
+        // The answer itself is a secret: an error must not quote it.
+        login(&body).ok_or_else(|| {
+            Error::failed(format!("the answer to {} has no token", call.iam_action()))
+        })
+    }
+}
+
+fn login(body: &str) -> Option<Login> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Answer {
+        authorization_data: Vec<Authorization>,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Authorization {
+        authorization_token: String,
+    }
+    let answer: Answer = serde_json::from_str(body).ok()?;
+    let token = &answer.authorization_data.first()?.authorization_token;
+    let token = STANDARD.decode(token).ok()?;
+    let token = String::from_utf8(token).ok()?;
+    let (username, password) = token.split_once(':')?;
+    Some(Login {
+        username: username.to_owned(),
+        password: password.into(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use secrecy::ExposeSecret as _;
+
+    use super::*;
+
+    #[test]
+    fn a_token_is_a_name_and_a_password() {
+        let token = STANDARD.encode("AWS:pass:word");
+        let body = format!("{{\"authorizationData\":[{{\"authorizationToken\":\"{token}\"}}]}}");
+        let login = login(&body).unwrap();
+        assert_eq!(login.username, "AWS");
+        assert_eq!(login.password.expose_secret(), "pass:word");
+    }
+
+    #[test]
+    fn an_answer_without_a_token_gives_no_login() {
+        for body in [
+            "",
+            "{}",
+            "{\"authorizationData\":[]}",
+            "{\"authorizationData\":[{\"authorizationToken\":\"%\"}]}",
+            "{\"authorizationData\":[{\"authorizationToken\":\"QVdT\"}]}",
+        ] {
+            assert!(login(body).is_none(), "{body}");
+        }
+    }
+}

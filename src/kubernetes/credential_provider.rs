@@ -1,0 +1,32 @@
+//! How the kubelet finds this agent as its credential provider.
+//! <https://kubernetes.io/docs/tasks/administer-cluster/kubelet-credential-provider/>
+
+use serde_json::json;
+
+/// The protocol's version.
+pub const API_VERSION: &str = "credentialprovider.kubelet.k8s.io/v1";
+
+/// How long the kubelet keeps a login: half of what ECR grants.
+pub const CACHED_FOR: &str = "6h0m0s";
+
+/// The `CredentialProviderConfig`, as JSON. The kubelet looks for the provider's name in the folder
+/// of its flag `--image-credential-provider-bin-dir`.
+pub fn config() -> String {
+    let config = json!({
+        "apiVersion": "kubelet.config.k8s.io/v1",
+        "kind": "CredentialProviderConfig",
+        "providers": [{
+            "name": "k8s-bootstrap",
+            "apiVersion": API_VERSION,
+            "args": ["credential-provider"],
+            "defaultCacheDuration": CACHED_FOR,
+            // A star stands for one part of a host name.
+            "matchImages": [
+                "*.dkr.ecr.*.amazonaws.com",
+                "*.dkr.ecr.*.amazonaws.com.cn",
+                "*.dkr.ecr.*.amazonaws.eu",
+            ],
+        }],
+    });
+    format!("{config:#}\n")
+}
