@@ -32,16 +32,19 @@ cargo build --release --locked --target-dir "$build" --target "$target" --packag
 unset CARGO_ENCODED_RUSTFLAGS
 
 cp "$build/$target/release/k8s-bootstrap" "$out/k8s-bootstrap-linux-$arch"
-cargo run --quiet --locked --example pages -- "$out"
+cargo run --quiet --locked --example pages -- "$build/pages"
+tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --create --directory "$build/pages" . |
+    gzip -9n > "$out/k8s-bootstrap-pages.tar.gz" # completions, man pages, all settings
 LAB_VISITS="$build/$target/release/visits" cargo run --quiet --locked --package lab -- \
     image --output "$out/visits-linux-$arch.tar"
 
 command -v cargo-cyclonedx >/dev/null || cargo install --locked cargo-cyclonedx
 cargo cyclonedx --quiet --format json --target "$target" --no-build-deps --override-filename sbom
-mv sbom.json "$out/k8s-bootstrap-linux-$arch.cdx.json"
-mv app/sbom.json "$out/visits-linux-$arch.cdx.json"
-rm lab/sbom.json
+sed "s|file://$PWD|file:///source|" sbom.json > "$out/k8s-bootstrap-linux-$arch.cdx.json"
+sed "s|file://$PWD|file:///source|" app/sbom.json > "$out/visits-linux-$arch.cdx.json"
+rm sbom.json app/sbom.json lab/sbom.json
 
 cd "$out"
-find . -type f ! -name "sha256sums-$arch.txt" | LC_ALL=C sort | sed 's|^\./||' | xargs sha256sum > "sha256sums-$arch.txt"
+sums=$(sha256sum -- *)
+printf '%s\n' "$sums" > "sha256sums-$arch.txt"
 cat "sha256sums-$arch.txt"

@@ -2,7 +2,7 @@
 
 use libtest_mimic::Failed;
 
-use crate::stage::{Stage, ensure, text, until};
+use crate::stage::{Stage, ensure, json, text, until};
 
 /// curl's exit status for a refused connection.
 const NOT_TAKEN: &str = "7";
@@ -91,4 +91,50 @@ pub fn services_outlive_a_kube_proxy_that_is_started_again(stage: &Stage) -> Res
         stage.shell("w1", SERVICE)?;
     }
     Ok(())
+}
+
+/// The kubelet asks the agent, which asks ECR. The image itself comes from the lab's registry, which
+/// mirrors all others and wants no password.
+pub fn an_image_of_a_private_registry_is_pulled_with_a_login_of_the_instances_role(
+    stage: &Stage,
+) -> Result<(), Failed> {
+    let image = "123456789012.dkr.ecr.eu-central-1.amazonaws.com/lab/busybox:1";
+    let request = format!(
+        "{{\"apiVersion\":\"credentialprovider.kubelet.k8s.io/v1\",\"kind\":\"CredentialProviderRequest\",\"image\":\"{image}\"}}"
+    );
+    let line = format!("echo '{request}' | k8s-bootstrap credential-provider");
+    let answer = json(&stage.shell("w1", &line)?)?;
+    let login = &answer["auth"]["123456789012.dkr.ecr.eu-central-1.amazonaws.com"];
+    ensure(login["username"] == "AWS", answer.to_string())?;
+    ensure(login["password"].is_string(), answer.to_string())?;
+
+    let node = stage.shell("w1", "hostname -f")?.trim().to_owned();
+    let mut pod = crate::stage::pod("e2e-private", &node, "sleep 600");
+    pod["spec"]["containers"][0]["image"] = image.into();
+    let file = tempfile::NamedTempFile::new()?;
+    std::fs::write(file.path(), pod.to_string())?;
+    stage.kubectl(&["apply", "-f", &file.path().to_string_lossy()])?;
+    let outcome = stage.kubectl(&[
+        "wait",
+        "--for=condition=Ready",
+        "pod/e2e-private",
+        "--timeout=90s",
+    ]);
+    stage.kubectl(&["delete", "pod", "e2e-private", "--wait=false"])?;
+    outcome?;
+    let metrics = stage.kubectl(&[
+        "get",
+        "--raw",
+        &format!("/api/v1/nodes/{node}/proxy/metrics"),
+    ])?;
+    let of = |name: &str| -> Vec<String> {
+        let of_ours = |line: &&str| line.starts_with(name) && line.contains("k8s-bootstrap");
+        metrics.lines().filter(of_ours).map(str::to_owned).collect()
+    };
+    let (asked, failed) = (
+        of("kubelet_credential_provider_plugin_duration_count"),
+        of("kubelet_credential_provider_plugin_errors_total"),
+    );
+    ensure(!asked.is_empty(), "the kubelet did not ask the agent")?;
+    ensure(failed.is_empty(), failed.join("\n"))
 }
