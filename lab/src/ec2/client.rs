@@ -338,11 +338,16 @@ impl Aws {
 
     /// Sets the policy of a node's role to that of docs/iam, without these actions.
     pub async fn put_policy(&self, role: &str, without: &[String]) -> Result<()> {
-        let policy = policies::of(role, without)?;
+        self.put_role_policy(role, &policies::of(role, without)?)
+            .await
+    }
+
+    /// Sets the only policy of a role.
+    pub async fn put_role_policy(&self, role: &str, policy: &str) -> Result<()> {
         let parameters = [
             ("RoleName", role),
             ("PolicyName", "node"),
-            ("PolicyDocument", policy.as_str()),
+            ("PolicyDocument", policy),
         ];
         self.call("iam", "PutRolePolicy", &owned(&parameters))
             .await

@@ -66,6 +66,13 @@ pub async fn create(layout: &Layout, name: &str, text: &str) -> Result<Vec<Machi
     let ids = aws
         .create_stack(name, &template.for_moto(IMAGE_PARAMETER))
         .await?;
+    let id = |name: &str| {
+        let id = ids.get(name);
+        id.with_context(|| format!("the stack has no {name}"))
+    };
+    for (role, policy) in template.policies() {
+        aws.put_role_policy(id(&role)?, &policy).await?;
+    }
     let mut stack = Stack {
         name: name.to_owned(),
         groups: Vec::new(),
@@ -76,11 +83,9 @@ pub async fn create(layout: &Layout, name: &str, text: &str) -> Result<Vec<Machi
         for (hook, seconds) in &group.hooks {
             aws.put_hook(&group.name, hook, *seconds).await?;
         }
-        let id = ids.get(&group.launch_template);
-        let id = id.with_context(|| format!("the stack has no {}", group.launch_template))?;
         stack.groups.push(Group {
             name: group.name.clone(),
-            launch_template: id.clone(),
+            launch_template: id(&group.launch_template)?.clone(),
         });
         desired.push(group.desired);
     }

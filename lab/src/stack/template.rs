@@ -46,7 +46,7 @@ impl Template {
     /// - It looks up the default of a parameter that another value replaces, so `image` becomes the
     ///   default.
     /// - Its groups would launch instances without machines, so they get none.
-    /// - It passes no resource to the policy check, so each statement allows all of them.
+    /// - It stores a role's policies in a form that its own check cannot read: see `policies`.
     pub fn for_moto(&self, image: &str) -> String {
         let mut template = self.0.clone();
         for parameter in values_of(&mut template["Parameters"]) {
@@ -65,20 +65,25 @@ impl Template {
                     properties["MaxSize"] = json!(100);
                 }
                 "AWS::IAM::Role" => {
-                    for policy in items_of(&mut properties["Policies"]) {
-                        let statements = &mut policy["PolicyDocument"]["Statement"];
-                        for statement in items_of(statements) {
-                            statement["Resource"] = json!("*");
-                            if let Some(statement) = statement.as_object_mut() {
-                                statement.remove("Condition");
-                            }
-                        }
-                    }
+                    properties["Policies"] = json!([]);
                 }
                 _ => {}
             }
         }
         template.to_string()
+    }
+
+    /// The policies of the roles, by the roles' names in the template. moto passes no resource to
+    /// its check, so each statement allows all of them.
+    pub fn policies(&self) -> Vec<(String, String)> {
+        let all = self.0["Resources"].as_object().into_iter().flatten();
+        let roles = all.filter(|(_, resource)| resource["Type"] == "AWS::IAM::Role");
+        let policies = roles.flat_map(|(name, role)| {
+            let policies = role["Properties"]["Policies"].as_array();
+            let documents = policies.into_iter().flatten();
+            documents.map(move |policy| (name.clone(), allowing_all(&policy["PolicyDocument"])))
+        });
+        policies.collect()
     }
 
     /// The groups.
@@ -147,6 +152,18 @@ impl Template {
         });
         rules.collect()
     }
+}
+
+/// A policy whose statements apply to every resource, without conditions.
+fn allowing_all(policy: &Value) -> String {
+    let mut policy = policy.clone();
+    for statement in items_of(&mut policy["Statement"]) {
+        statement["Resource"] = json!("*");
+        if let Some(statement) = statement.as_object_mut() {
+            statement.remove("Condition");
+        }
+    }
+    policy.to_string()
 }
 
 fn values_of(value: &mut Value) -> impl Iterator<Item = &mut Value> {
@@ -223,10 +240,13 @@ Resources:
         assert_eq!(template["Parameters"]["Image"]["Default"], "/lab/image");
         let resources = &template["Resources"];
         assert_eq!(resources["Group"]["Properties"]["DesiredCapacity"], 0);
-        let policy = &resources["Role"]["Properties"]["Policies"][0]["PolicyDocument"];
-        assert_eq!(
-            policy["Statement"],
-            json!([{"Action": ["a:B"], "Resource": "*"}])
-        );
+        assert_eq!(resources["Role"]["Properties"]["Policies"], json!([]));
+    }
+
+    #[test]
+    fn a_roles_policy_is_kept_apart_and_allows_its_actions_on_everything() {
+        let policies = Template::parse(TEXT).unwrap().policies();
+        let text = r#"{"Statement":[{"Action":["a:B"],"Resource":"*"}]}"#;
+        assert_eq!(policies, [("Role".to_owned(), text.to_owned())]);
     }
 }
