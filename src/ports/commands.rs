@@ -53,6 +53,15 @@ impl Command {
         Self::new("systemctl", args).within(Duration::from_secs(100))
     }
 
+    /// `kubeadm reset` without a question, against the container runtime at this socket.
+    ///
+    /// It names the full path: when a person resets the node, `sudo` may use a search path without
+    /// it.
+    pub fn kubeadm_reset(cri_socket: &str) -> Self {
+        let args = ["reset", "--force", "--cri-socket", cri_socket];
+        Self::new("/usr/local/bin/kubeadm", args)
+    }
+
     /// The same command with another deadline.
     #[must_use]
     pub fn within(mut self, deadline: Duration) -> Self {

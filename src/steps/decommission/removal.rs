@@ -36,9 +36,6 @@ pub enum Removal {
     Tunnel,
 }
 
-/// The full path: when a person resets the node, `sudo` may use a search path without it.
-const KUBEADM: &str = "/usr/local/bin/kubeadm";
-
 /// Calico's tunnel, as the kernel lists it.
 pub const TUNNEL: &str = "/sys/class/net/vxlan.calico";
 
@@ -111,11 +108,9 @@ impl Removal {
 
     fn command(&self) -> Command {
         match self {
-            Self::Kubeadm => Command::new(
-                KUBEADM,
-                ["reset", "--force", "--cri-socket", paths::CRI_SOCKET],
-            )
-            .within(Duration::from_secs(290)),
+            Self::Kubeadm => {
+                Command::kubeadm_reset(paths::CRI_SOCKET).within(Duration::from_secs(290))
+            }
             Self::Units { names } => {
                 let args = ["disable", "--now"].iter().chain(names).copied();
                 Command::systemctl(args).within(Duration::from_secs(190))

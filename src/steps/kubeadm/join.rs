@@ -251,11 +251,8 @@ impl Join {
         }
         if self.applicant.role == Role::ControlPlane {
             // It also removes a half-joined member, a learner, from etcd.
-            let reset = Command::new(
-                "kubeadm",
-                ["reset", "--force", "--cri-socket", paths::CRI_SOCKET],
-            )
-            .within(Duration::from_secs(self.deadline));
+            let reset = Command::kubeadm_reset(paths::CRI_SOCKET)
+                .within(Duration::from_secs(self.deadline));
             world.commands.succeed(reset).await?;
         } else {
             let stop = Command::systemctl(["stop", "kubelet.service"]);
