@@ -14,7 +14,7 @@ use futures::future::join_all;
 use jiff::Timestamp;
 use tracing::{info, warn};
 
-use super::{Leader, healing::name_of, lead};
+use super::{Leader, lead};
 use crate::{
     error::{Error, Result},
     identity::Identity,
@@ -43,6 +43,15 @@ pub async fn ask_all(etcd: &dyn Etcd) -> Result<Vec<Asked>> {
         member,
     }))
     .await)
+}
+
+/// The name for people: a member that was added and never started has only an address.
+pub(super) fn name_of(member: &Member) -> String {
+    if member.name.is_empty() {
+        format!("at {} (never started)", member.address)
+    } else {
+        member.name.clone()
+    }
 }
 
 impl Asked {
