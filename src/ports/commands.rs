@@ -17,6 +17,11 @@ pub trait Commands: Send + Sync {
     async fn succeed(&self, command: Command) -> Result<Output> {
         self.run(command.clone()).await?.success(&command)
     }
+
+    /// `systemctl` with these arguments; any status except zero is an error.
+    async fn systemctl(&self, args: &[&str]) -> Result<Output> {
+        self.succeed(Command::systemctl(args.iter().copied())).await
+    }
 }
 
 /// A program to run.

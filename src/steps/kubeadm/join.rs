@@ -255,8 +255,10 @@ impl Join {
                 .within(Duration::from_secs(self.deadline));
             world.commands.succeed(reset).await?;
         } else {
-            let stop = Command::systemctl(["stop", "kubelet.service"]);
-            world.commands.succeed(stop).await?;
+            world
+                .commands
+                .systemctl(&["stop", "kubelet.service"])
+                .await?;
         }
         for trace in traces {
             world.host.remove(Path::new(trace)).await?;
