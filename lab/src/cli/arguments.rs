@@ -60,6 +60,54 @@ pub(super) enum Command {
         #[command(flatten)]
         options: MachineOptions,
     },
+    #[command(flatten)]
+    Lifecycle(Lifecycle),
+    #[command(flatten)]
+    Inside(Inside),
+    /// The visitors, inside the VPC's namespace.
+    #[command(hide = true)]
+    Visitors {
+        name: String,
+        rate: u32,
+        seconds: u64,
+    },
+    /// Build the application's image as an archive, for a registry of yours.
+    Image {
+        /// The archive.
+        #[arg(long, default_value = "target/visits.tar")]
+        output: PathBuf,
+    },
+    /// Load the application and its Flask twin in turn, and compare them.
+    ///
+    /// On the running lab, else on a temporary one that is removed afterwards.
+    BenchApp(BenchOptions),
+    /// Measure how fast instances become Ready nodes, with the agent and with kubeadm alone.
+    ///
+    /// On a lab of its own.
+    BenchNodes(NodesOptions),
+    #[command(flatten)]
+    Cloud(Cloud),
+    /// The servers, inside the VPC's namespace.
+    #[command(hide = true)]
+    Serve {
+        dir: PathBuf,
+        www: PathBuf,
+        images: PathBuf,
+    },
+    /// A machine's supervisor.
+    #[command(hide = true)]
+    Supervise {
+        dir: PathBuf,
+        name: String,
+        rootfs: PathBuf,
+    },
+}
+
+// A doc comment on one of these would replace the program's own description in its help.
+
+// What EC2 does with one machine.
+#[derive(Subcommand)]
+pub(super) enum Lifecycle {
     /// Power a machine off and remove it with its disk.
     Terminate {
         #[command(flatten)]
@@ -88,6 +136,19 @@ pub(super) enum Command {
         #[arg(long)]
         group: bool,
     },
+    /// Change a machine's metadata options; options that are not given get their default.
+    #[command(hide = true)]
+    Modify {
+        /// Id, its unique start, node name or short name.
+        instance: String,
+        #[command(flatten)]
+        metadata: MetadataArguments,
+    },
+}
+
+// What runs in a machine, or in the VPC outside the cluster.
+#[derive(Subcommand)]
+pub(super) enum Inside {
     /// Run a command in a machine.
     Exec {
         /// Id, its unique start, node name or short name.
@@ -120,13 +181,6 @@ pub(super) enum Command {
         #[arg(long, default_value_t = 60)]
         seconds: u64,
     },
-    /// The visitors, inside the VPC's namespace.
-    #[command(hide = true)]
-    Visitors {
-        name: String,
-        rate: u32,
-        seconds: u64,
-    },
     /// Show the journal of a machine's agent, or the machine's console.
     Logs {
         /// Id, its unique start, node name or short name.
@@ -135,31 +189,14 @@ pub(super) enum Command {
         #[arg(long)]
         console: bool,
     },
-    /// Build the application's image as an archive, for a registry of yours.
-    Image {
-        /// The archive.
-        #[arg(long, default_value = "target/visits.tar")]
-        output: PathBuf,
-    },
-    /// Load the application and its Flask twin in turn, and compare them.
-    ///
-    /// On the running lab, else on a temporary one that is removed afterwards.
-    BenchApp(BenchOptions),
-    /// Measure how fast instances become Ready nodes, with the agent and with kubeadm alone.
-    ///
-    /// On a lab of its own.
-    BenchNodes(NodesOptions),
+}
+
+// What the AWS API has stored, and how it behaves.
+#[derive(Subcommand)]
+pub(super) enum Cloud {
     /// Make the AWS API fail; without options, end the faults.
     #[command(hide = true)]
     Faults(FaultOptions),
-    /// Change a machine's metadata options; options that are not given get their default.
-    #[command(hide = true)]
-    Modify {
-        /// Id, its unique start, node name or short name.
-        instance: String,
-        #[command(flatten)]
-        metadata: MetadataArguments,
-    },
     /// Set a role's policy again, without some of its actions.
     #[command(hide = true)]
     Policy {
@@ -187,20 +224,6 @@ pub(super) enum Command {
     /// Restart moto with the same state.
     #[command(hide = true)]
     MotoRestart,
-    /// The servers, inside the VPC's namespace.
-    #[command(hide = true)]
-    Serve {
-        dir: PathBuf,
-        www: PathBuf,
-        images: PathBuf,
-    },
-    /// A machine's supervisor.
-    #[command(hide = true)]
-    Supervise {
-        dir: PathBuf,
-        name: String,
-        rootfs: PathBuf,
-    },
 }
 
 #[derive(Args)]
