@@ -67,7 +67,7 @@ impl<'a> Node<'a> {
         !self.0["metadata"]["deletionTimestamp"].is_null()
     }
 
-    /// Its private address.
+    /// Its `InternalIP`; `None` before the kubelet has reported it.
     pub fn address(self) -> Option<Ipv4Addr> {
         let addresses = self.0["status"]["addresses"].as_array()?;
         let private = addresses.iter().find(|a| a["type"] == "InternalIP")?;

@@ -29,7 +29,7 @@ const WORTHWHILE: u64 = 100 << 20;
 /// A member and its answer to a status request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Asked {
-    /// The member.
+    /// The member as etcd lists it.
     pub member: Member,
     /// Its status; `None` if it does not answer.
     pub answer: Option<MemberStatus>,

@@ -29,7 +29,7 @@ pub trait Commands: Send + Sync {
 pub struct Command {
     /// Absolute path, or a name looked up in PATH.
     pub program: String,
-    /// Its arguments.
+    /// Its arguments, which no shell interprets.
     pub args: Vec<String>,
     /// Variables added to the environment.
     pub env: Vec<(String, String)>,
@@ -89,9 +89,9 @@ impl Command {
 pub struct Output {
     /// Its exit status; 128 + n if signal n ended it.
     pub status: i32,
-    /// Standard output.
+    /// Standard output; bytes that are not UTF-8 are replaced.
     pub stdout: String,
-    /// Standard error.
+    /// Standard error, in the same way.
     pub stderr: String,
 }
 

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 /// The part of the network that other resources refer to.
 #[derive(Debug)]
 pub struct Placement {
-    /// The VPC's id.
+    /// The id of the VPC, or a reference to the one that the stack creates.
     pub vpc: Value,
     /// Subnets of the nodes.
     pub nodes: Vec<Value>,

@@ -83,7 +83,7 @@ impl FromStr for Size {
 pub enum Network {
     /// A VPC of the stack's own.
     New {
-        /// Its range.
+        /// The VPC's IPv4 range, such as `10.0.0.0/16`.
         cidr: String,
         /// Its zones; empty for the region's first ones.
         zones: Vec<String>,
@@ -92,7 +92,7 @@ pub enum Network {
     },
     /// A VPC that is there.
     Existing {
-        /// Its id.
+        /// Its id, `vpc-0123456789abcdef0`.
         vpc: String,
         /// Subnets of the nodes, which must have a route to AWS and to the artifacts.
         subnets: Vec<String>,
@@ -128,7 +128,7 @@ impl FromStr for Outbound {
 /// A DNS name for the page.
 #[derive(Debug, Clone)]
 pub struct Dns {
-    /// The hosted zone's id.
+    /// The hosted zone's id, `Z0123456789ABCDEFGHIJ`.
     pub zone: String,
     /// The name in that zone.
     pub name: String,

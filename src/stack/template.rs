@@ -85,7 +85,7 @@ impl Template {
         reference
     }
 
-    /// Adds an output.
+    /// Adds an output, which CloudFormation shows once the stack is complete.
     pub fn output(&mut self, name: &'static str, description: &str, value: Value) {
         let output = json!({"Description": description, "Value": value});
         self.outputs.insert(name, output);
@@ -102,12 +102,12 @@ impl Template {
     }
 }
 
-/// `Ref`.
+/// `Ref`: the value of a parameter, or the id of a resource.
 pub fn reference(name: &str) -> Value {
     json!({"Ref": name})
 }
 
-/// `Fn::GetAtt`.
+/// `Fn::GetAtt`: an attribute of a resource, such as its ARN.
 pub fn attribute(resource: &str, name: &str) -> Value {
     json!({"Fn::GetAtt": [resource, name]})
 }

@@ -52,7 +52,7 @@ pub(super) enum Command {
         /// control-plane or worker.
         #[arg(long)]
         role: String,
-        /// How many.
+        /// How many machines.
         #[arg(long, default_value_t = 1)]
         count: u32,
         #[command(flatten)]
@@ -73,7 +73,7 @@ pub(super) enum Command {
     },
     /// Build the application's image as an archive, for a registry of yours.
     Image {
-        /// The archive.
+        /// The file to write.
         #[arg(long, default_value = "target/visits.tar")]
         output: PathBuf,
     },
@@ -153,7 +153,7 @@ pub(super) enum Inside {
     Exec {
         /// Id, its unique start, node name or short name.
         instance: String,
-        /// The command.
+        /// The command and its arguments.
         #[arg(last = true, required = true)]
         command: Vec<String>,
     },

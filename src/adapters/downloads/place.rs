@@ -39,7 +39,7 @@ pub(super) struct Place {
     pub folder: PathBuf,
     /// The file of a single program; `None` for an archive.
     pub program: Option<PathBuf>,
-    /// The bytes as received.
+    /// The bytes as received, not verified yet.
     pub part: PathBuf,
     /// Which download the part belongs to.
     pub journal: PathBuf,

@@ -42,7 +42,7 @@ impl KubeCluster {
         }
     }
 
-    /// Uses an existing client.
+    /// Uses this client, and never connects again.
     pub fn with_client(client: Client) -> Self {
         Self {
             connection: Connection::fixed(client),

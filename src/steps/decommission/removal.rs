@@ -21,12 +21,12 @@ pub enum Removal {
     Kubeadm,
     /// Units that are stopped and not started at boot.
     Units {
-        /// Their names.
+        /// As systemd names them, such as `kubelet.service`.
         names: Vec<&'static str>,
     },
     /// Files and folders that no longer exist.
     Files {
-        /// Their paths.
+        /// Absolute paths.
         paths: Vec<PathBuf>,
     },
     /// kube-proxy's packet rules. Another kube-proxy that finds them does not write its own, and

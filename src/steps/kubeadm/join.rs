@@ -37,7 +37,7 @@ const MEMBER_STARTS: Duration = Duration::from_mins(2);
 pub struct Join {
     /// The uid of the only cluster that may be joined.
     pub cluster_uid: String,
-    /// The node that joins.
+    /// What this node says about itself when it asks for a ticket.
     pub applicant: Applicant,
     /// The port of the join services.
     pub port: u16,
