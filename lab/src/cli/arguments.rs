@@ -411,3 +411,19 @@ impl FaultOptions {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_groups_of_commands_fit_together() {
+        let cli = Cli::command();
+        let about = cli.get_about().unwrap().to_string();
+        assert_eq!(about, "EC2 on one machine, to test k8s-bootstrap");
+        cli.debug_assert();
+    }
+}
