@@ -1,4 +1,4 @@
-//! What a person asks of a stack.
+//! The options of a stack, and the checks that refuse impossible ones.
 
 use std::collections::BTreeSet;
 use std::str::FromStr;
@@ -31,7 +31,7 @@ pub struct Request {
     pub sha256: String,
     /// The settings with defaults, for both roles.
     pub settings: Settings,
-    /// The same as TOML files for user-data, without defaults.
+    /// The same settings as TOML files for user-data, without the defaults.
     pub config: Vec<String>,
 }
 
@@ -90,7 +90,7 @@ pub enum Network {
         /// How nodes in private subnets reach other services.
         outbound: Outbound,
     },
-    /// A VPC that is there.
+    /// An existing VPC.
     Existing {
         /// Its id, `vpc-0123456789abcdef0`.
         vpc: String,
@@ -118,9 +118,7 @@ impl FromStr for Outbound {
         match text {
             "nat" => Ok(Self::Nat),
             "endpoints" => Ok(Self::Endpoints),
-            other => Err(format!(
-                "unknown way out `{other}`, expected `nat` or `endpoints`"
-            )),
+            other => Err(format!("`{other}` is neither `nat` nor `endpoints`")),
         }
     }
 }

@@ -91,7 +91,8 @@ impl Template {
         self.outputs.insert(name, output);
     }
 
-    /// The template as YAML, which is JSON's superset: it has no tags of CloudFormation's own.
+    /// The template as YAML. It contains none of CloudFormation's own tags, such as `!Ref`, so any
+    /// parser can read it.
     pub fn to_yaml(&self) -> Result<String> {
         let yaml = serde_saphyr::to_string(self)
             .attempting(|| "cannot write the template as YAML".to_owned())?;
@@ -117,7 +118,7 @@ pub fn substitute(text: &str) -> Value {
     json!({"Fn::Sub": text})
 }
 
-/// The tag that the consoles show as the name.
+/// The tag `Name`, which AWS's console shows as the resource's name.
 pub fn named(name: &str) -> Value {
     json!([{"Key": "Name", "Value": name}])
 }
