@@ -122,9 +122,9 @@ pub enum Command {
 /// The agent on new instances.
 #[derive(Debug, Args)]
 pub struct AgentArguments {
-    /// The URL that instances download this binary from: https, http, or s3 for an object of a bucket
-    /// in their region, read with their own role. Several are tried in the given order. Default:
-    /// where this release is published.
+    /// A URL from which instances download this binary: https://..., http://..., or s3://BUCKET/KEY
+    /// for an object in a bucket of their region, which they read with their own role. Several are
+    /// tried in the given order. Default: the URL at which this release is published.
     #[arg(long)]
     pub url: Vec<String>,
     /// A TOML file with settings to include.
@@ -135,7 +135,7 @@ pub struct AgentArguments {
 /// A cluster's stack.
 #[derive(Debug, Args)]
 pub struct CloudformationArguments {
-    /// The cluster's name. Its groups and roles begin with it.
+    /// The cluster's name, with which the names of its groups and roles begin.
     #[arg(long)]
     pub cluster: String,
     /// `seed`: one control plane, public addresses. `ha`: three control planes in three zones,
@@ -154,14 +154,15 @@ pub struct CloudformationArguments {
     /// The range of the VPC.
     #[arg(long, default_value = "10.0.0.0/16")]
     pub vpc_cidr: String,
-    /// Two or three availability zones. Default: the region's first, two for `seed`, three for `ha`.
+    /// Two or three availability zones. Default: the region's first two for `seed`, its first three
+    /// for `ha`.
     #[arg(long, value_delimiter = ',')]
     pub zones: Vec<String>,
-    /// How nodes in private subnets reach other services: `nat`, or `endpoints` of AWS services
-    /// only, with mirrors for all else.
+    /// How nodes in private subnets reach other services. `nat`: through NAT gateways. `endpoints`:
+    /// only AWS services, through VPC endpoints; everything else must come from mirrors in the VPC.
     #[arg(long, default_value = "nat")]
     pub outbound: Outbound,
-    /// A VPC that is there, instead of a new one.
+    /// An existing VPC to use instead of a new one.
     #[arg(long, conflicts_with_all = ["vpc_cidr", "zones", "outbound"], requires = "subnets")]
     pub vpc: Option<String>,
     /// Subnets of that VPC for the nodes.
@@ -173,7 +174,7 @@ pub struct CloudformationArguments {
     /// The page's DNS name, in the zone of --hosted-zone.
     #[arg(long, requires = "hosted_zone")]
     pub domain: Option<String>,
-    /// The id of the Route 53 hosted zone that the name is in.
+    /// The id of the Route 53 hosted zone that contains the name.
     #[arg(long, requires = "domain")]
     pub hosted_zone: Option<String>,
     /// Where instances get the agent and its settings.

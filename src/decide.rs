@@ -36,7 +36,7 @@ pub type Judge = Arc<dyn Fn(&Identity, &Observation, &mut Agreement) -> Decision
 pub enum Decision {
     /// Try to become the founder by creating this claim, then observe again.
     Claim {
-        /// The claim's number.
+        /// 1 for the first claim, otherwise one more than the last one's.
         number: u32,
         /// Why it may be made.
         why: String,
@@ -50,7 +50,7 @@ pub enum Decision {
     },
     /// Join the cluster.
     Join {
-        /// The cluster's uid.
+        /// The uid of the cluster that the store records.
         cluster_uid: String,
         /// The expected hash of the cluster CA's public key.
         ca_hash: String,

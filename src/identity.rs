@@ -27,7 +27,7 @@ const EFFECTS: [&str; 3] = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
 /// This instance's identity. Fixed for the life of the instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
-    /// The cluster's name.
+    /// The cluster's name, from the instance's tag or the settings.
     pub cluster: String,
     /// What the node is for.
     pub role: Role,
@@ -54,9 +54,9 @@ pub struct Identity {
 /// A Kubernetes taint.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Taint {
-    /// Its key.
+    /// `NAME` or `DOMAIN/NAME`.
     pub key: String,
-    /// Its value, possibly empty.
+    /// May be empty.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub value: String,
     /// `NoSchedule`, `PreferNoSchedule` or `NoExecute`.

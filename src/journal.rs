@@ -52,7 +52,7 @@ pub struct Journal {
 pub struct Restoring {
     /// The URL of the backup's `.json`.
     pub backup: String,
-    /// When it was started.
+    /// When it was started, by this machine's clock.
     pub begun: Timestamp,
 }
 
@@ -61,7 +61,7 @@ pub struct Restoring {
 pub struct Entry {
     /// sha256 of the phase's inputs.
     pub inputs: String,
-    /// When it was started.
+    /// When it was started, by this machine's clock.
     pub begun: Timestamp,
     /// When it was found to hold; `None` while it is under way or after an interruption.
     pub held: Option<Timestamp>,

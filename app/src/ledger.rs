@@ -12,7 +12,7 @@ use redis::{AsyncConnectionConfig, RedisResult, Script};
 pub struct Batch {
     /// Counts the batches of one process, from 1.
     pub number: u64,
-    /// How many visits.
+    /// Visits to add to the count.
     pub visits: u64,
 }
 
@@ -30,7 +30,7 @@ pub trait Session: Send + 'static {
     /// Adds the batch unless it has been added before; returns the count.
     fn settle(&mut self, batch: Batch) -> impl Future<Output = Result<u64, String>> + Send;
 
-    /// The count.
+    /// The count without adding to it; 0 in an empty ledger.
     fn total(&mut self) -> impl Future<Output = Result<u64, String>> + Send;
 }
 

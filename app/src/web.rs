@@ -32,7 +32,7 @@ pub struct Site {
 
 type Sharing = Shared<Arc<Site>>;
 
-/// The application.
+/// Answers the pages, the probes and `/metrics`.
 pub fn router(site: Arc<Site>) -> Router {
     Router::new()
         .route("/", get(index))

@@ -24,11 +24,11 @@ const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// What `up` prepared and `launch` needs; stored next to the state.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Image {
-    /// The root file system.
+    /// The machines' root file system: the read-only lower folder of their overlays.
     pub rootfs: PathBuf,
     /// The agent that machines get.
     pub agent: Agent,
-    /// The components' pins.
+    /// TOML with versions and digests of the served files, merged into the agent's defaults.
     pub pins: String,
     /// kubectl for `lab kubectl`.
     pub kubectl: PathBuf,
@@ -73,7 +73,7 @@ impl Image {
 pub struct Options {
     /// What the machines are on the host.
     pub kind: Kind,
-    /// Metadata options.
+    /// What the metadata service answers, and to which requests.
     pub metadata: MetadataOptions,
     /// Additional tags; an empty value removes a default one.
     pub tags: BTreeMap<String, String>,

@@ -118,7 +118,7 @@ pub enum Kind {
 /// One machine, an EC2 instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
-    /// EC2's instance id.
+    /// EC2's instance id, `i-0123456789abcdef0`.
     pub id: String,
     /// Short name and tag `Name`: cp1, w1.
     pub name: String,
@@ -127,15 +127,15 @@ pub struct Machine {
     pub kind: Kind,
     /// `control-plane` or `worker`, the tag `k8s-bootstrap:role`.
     pub role: String,
-    /// Private address.
+    /// Private address in the lab's subnet.
     pub address: Ipv4Addr,
     /// Hardware address of eth0.
     pub mac: String,
     /// The phase of its life.
     pub phase: Phase,
-    /// EC2 tags.
+    /// EC2 tags by key, among them `Name`.
     pub tags: BTreeMap<String, String>,
-    /// Metadata options.
+    /// What its metadata service answers, and to which requests.
     pub metadata: MetadataOptions,
     /// Launch time, seconds since the epoch.
     pub launched: u64,

@@ -26,7 +26,7 @@ pub struct Row {
     /// The machine as in the state.
     #[serde(flatten)]
     pub machine: Machine,
-    /// Node name.
+    /// The name of its node: its private DNS name.
     pub node: String,
     /// The process id of its systemd, or of its QEMU, on the host.
     pub pid: Option<i32>,

@@ -15,7 +15,15 @@ use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use crate::network::{API, REGION};
 
 /// AWS services that have an endpoint in the region.
-pub const REGIONAL: [&str; 6] = ["ec2", "ssm", "sts", "s3", "route53", "autoscaling"];
+pub const REGIONAL: [&str; 7] = [
+    "ec2",
+    "ssm",
+    "sts",
+    "s3",
+    "route53",
+    "autoscaling",
+    "api.ecr",
+];
 
 /// Every AWS name that the lab serves.
 pub fn aws_names() -> Vec<String> {

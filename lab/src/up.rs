@@ -19,11 +19,11 @@ use crate::{components, down, host, kubernetes, network, serve, status, userdata
 /// The lab to bring up.
 #[derive(Debug, Clone)]
 pub struct Wanted {
-    /// Number of control planes.
+    /// How many machines with the role `control-plane` to launch.
     pub control_planes: u32,
-    /// Number of workers.
+    /// How many machines with the role `worker` to launch.
     pub workers: u32,
-    /// What to wait for.
+    /// What to wait for on each machine.
     pub until: Until,
     /// Longest wait for the cluster.
     pub deadline: Duration,

@@ -26,11 +26,11 @@ const ANSWER: Duration = Duration::from_secs(10);
 /// The outcome of all visits.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
-    /// Successful visits.
+    /// Visits that got the page.
     pub served: u64,
     /// Successful visits that needed more than one address.
     pub second_try: u64,
-    /// Failed visits.
+    /// All other visits, in the order in which they ended.
     pub failed: Vec<Failure>,
 }
 
@@ -41,7 +41,7 @@ pub struct Failure {
     pub began_ms: u64,
     /// When it failed, in milliseconds since the epoch.
     pub ended_ms: u64,
-    /// Why.
+    /// The error with its causes, on one line.
     pub why: String,
 }
 

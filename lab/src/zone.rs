@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 use crate::ec2::client::{Aws, element};
 use crate::layout::Layout;
 
-/// The zone's name.
+/// The zone that the lab's resolver answers for.
 pub const ZONE: &str = "demo.internal";
 /// The name of the workers in the zone.
 pub const WORKERS: &str = "visits.demo.internal";

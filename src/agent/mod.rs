@@ -43,7 +43,7 @@ pub use who::{remember_name, who_am_i};
 /// One node's agent: its settings, its identity, and what it works with.
 #[derive(Clone)]
 pub struct Agent {
-    /// The user's settings.
+    /// The user's settings, merged over the defaults.
     pub settings: Arc<Settings>,
     /// This instance's identity.
     pub me: Arc<Identity>,

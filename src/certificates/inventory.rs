@@ -28,7 +28,7 @@ pub enum Keeper {
 }
 
 impl Keeper {
-    /// The name in tables.
+    /// As `k8s-bootstrap certificates` prints it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Agent => "agent",
@@ -43,7 +43,7 @@ impl Keeper {
 pub struct Source {
     /// Its name: kubeadm's, for those that kubeadm renews.
     pub name: &'static str,
-    /// Its file.
+    /// The file that holds it: PEM, or a kubeconfig.
     pub file: &'static str,
     /// The file with its key; the same file if it holds both.
     pub key: Option<&'static str>,
@@ -129,13 +129,13 @@ pub const SOURCES: &[Source] = &[
 /// One certificate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Certificate {
-    /// Its name.
+    /// As in [`Source::name`].
     pub name: &'static str,
-    /// Its file.
+    /// The file that holds it: PEM, or a kubeconfig.
     pub file: &'static str,
-    /// Its subject's distinguished name.
+    /// Its subject's distinguished name, such as `CN=kube-apiserver`.
     pub subject: String,
-    /// Its issuer's distinguished name.
+    /// Its issuer's distinguished name, such as `CN=kubernetes`.
     pub issuer: String,
     /// Its serial number in hexadecimal digits.
     pub serial: String,

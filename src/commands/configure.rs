@@ -90,7 +90,7 @@ fn plan_somewhere(settings: &Settings, role: Role) -> Result<()> {
     Ok(())
 }
 
-/// The settings for new instances, as files and as what they say.
+/// The settings for new instances: the TOML files, and the settings in them.
 #[derive(Default)]
 pub(super) struct Configuration {
     fragments: Vec<Fragment>,

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::require_root;
-use crate::{adapters::wiring::Wiring, error::Result, ports::Command};
+use crate::{adapters::wiring::Wiring, error::Result};
 
 /// The unit that `install` writes.
 const UNIT: &str = include_str!("../../systemd/k8s-bootstrap.service");
@@ -21,8 +21,7 @@ pub async fn install() -> Result<()> {
         &["enable", "k8s-bootstrap.service"],
         &["start", "--no-block", "k8s-bootstrap.service"],
     ] {
-        let command = Command::systemctl(args.iter().copied());
-        wiring.commands.succeed(command).await?;
+        wiring.commands.systemctl(args).await?;
     }
     println!("k8s-bootstrap.service is starting: watch it with `k8s-bootstrap status --watch`");
     Ok(())

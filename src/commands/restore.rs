@@ -6,7 +6,6 @@ use super::{etcd::on_a_control_plane, print};
 use crate::{
     error::{Context, Error, Result},
     plan,
-    ports::{Command, World},
     snapshots::{
         Fetched,
         fetch::source,
@@ -29,11 +28,17 @@ pub async fn restore(from: &str, yes: bool, force: bool, rebuild_record: bool) -
     if !yes {
         confirm(&me.node_name, &me.cluster, fetched)?;
     }
-    systemctl(&world, &["stop", "k8s-bootstrap.service"]).await?;
+    world
+        .commands
+        .systemctl(&["stop", "k8s-bootstrap.service"])
+        .await?;
     let host = plan::host(&settings, &me)?;
     let tell = |what: &str| eprintln!("{what}");
     carry_out(&world, &settings, &me, &host, &prepared, tell).await?;
-    systemctl(&world, &["start", "--no-block", "k8s-bootstrap.service"]).await?;
+    world
+        .commands
+        .systemctl(&["start", "--no-block", "k8s-bootstrap.service"])
+        .await?;
     print(&format!(
         "restored {} of {}; the agent now starts the control plane: `k8s-bootstrap status --watch`",
         fetched.name, fetched.manifest.time
@@ -64,9 +69,4 @@ fn confirm(node: &str, cluster: &str, fetched: &Fetched) -> Result<()> {
         return Ok(());
     }
     Err(Error::refused("not confirmed: nothing was changed"))
-}
-
-async fn systemctl(world: &World, args: &[&str]) -> Result<()> {
-    let command = Command::systemctl(args.iter().copied());
-    world.commands.succeed(command).await.map(drop)
 }

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-/// Whether the reference names its registry's host. One without would be completed by each program
-/// in its own way.
+/// Whether the reference names its registry's host. Without one, each program adds a default host of
+/// its own.
 pub fn names_its_registry(image: &str) -> bool {
     let host = image.split_once('/').map_or("", |(host, _)| host);
     (host.contains(['.', ':']) || host == "localhost") && !image.contains(char::is_whitespace)
@@ -29,8 +29,8 @@ pub fn private_registry(image: &str) -> Option<PrivateRegistry<'_>> {
     (is_account && is_aws).then_some(PrivateRegistry { host, region })
 }
 
-/// The override that applies to an image, and what replaces it: one of exactly this reference, or
-/// of its repository without tag and digest.
+/// The override that applies to an image, and the image that replaces it. An override applies if it
+/// is the whole reference, or the reference without tag and digest.
 pub fn overridden<'a>(
     overrides: &'a BTreeMap<String, String>,
     image: &str,

@@ -169,16 +169,16 @@ fn nearest(name: &str, message: &str) -> Option<String> {
 /// The fragments of one instance, in the order of their precedence, lowest first.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Sources {
-    /// From the instance's tags.
+    /// From the instance's tags; `None` before they are read.
     pub tags: Option<Fragment>,
     /// From the user-data, in the order of its parts.
     pub user_data: Vec<Fragment>,
-    /// From the configuration file.
+    /// From the file [`super::FILE`]; `None` if there is none.
     pub file: Option<Fragment>,
 }
 
 impl Sources {
-    /// The settings that result.
+    /// Merges the fragments over the defaults, and validates the result.
     pub fn settings(self) -> Result<Settings> {
         let fragments: Vec<Fragment> = self
             .tags

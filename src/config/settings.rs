@@ -255,7 +255,7 @@ pub struct Source {
     /// `https://...`, `http://...`, `embedded:NAME` or `file:///...`; empty if `inline` is set.
     #[serde(default)]
     pub url: String,
-    /// The manifests themselves.
+    /// The manifests themselves, as YAML; empty if `url` is set.
     #[serde(default)]
     pub inline: String,
     /// Expected digest of a fetched manifest; empty for other sources.
@@ -272,10 +272,10 @@ pub struct Patch {
     pub kind: Option<String>,
     #[serde(default)]
     pub name: Option<String>,
-    /// Merged into the object.
+    /// Merged into the object: RFC 7386, and lists of items with a `name` item by item.
     #[serde(default)]
     pub merge: Option<Value>,
-    /// RFC 6902.
+    /// Operations on the object, as in RFC 6902.
     #[serde(default)]
     pub json: Option<Vec<Value>>,
 }

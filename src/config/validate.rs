@@ -1,11 +1,14 @@
 //! Checks of settings that types cannot express.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 
 use super::{
-    Addon, EMBEDDED, Network, Settings, Snapshots, Source, StoreKind, embedded, known,
-    names_its_registry, proxy,
-    settings::{Certificates, Dns},
+    Addon, EMBEDDED, Network, Settings, embedded, known, names_its_registry, proxy,
+    settings::{
+        Certificates, Dns, Downloads, Etcd, Join, Leaving, Pin, Snapshots, Source, Store, StoreKind,
+    },
 };
 use crate::{
     error::{Error, Result},
@@ -15,31 +18,68 @@ use crate::{
 /// Refuses settings that contradict themselves or that no cluster could run with.
 pub fn validate(settings: &Settings) -> Result<()> {
     ranges(&settings.cluster.pod_cidr, &settings.cluster.service_cidr)?;
-    if settings.cluster.endpoint != "local" && !is_host_and_port(&settings.cluster.endpoint) {
-        return Err(Error::refused(format!(
-            "cluster.endpoint: `{}` is neither `local` nor `host:port`",
-            settings.cluster.endpoint
-        ))
-        .hint("example: endpoint = \"api.example.com:6443\""));
+    endpoint(&settings.cluster.endpoint)?;
+    downloads(&settings.downloads)?;
+    join(&settings.join)?;
+    store(&settings.store)?;
+    etcd(&settings.etcd)?;
+    leaving(&settings.leaving)?;
+    certificates(&settings.certificates)?;
+    proxy::validate(&settings.proxy)?;
+    dns(&settings.dns)?;
+    snapshots(&settings.snapshots)?;
+    one_version(settings)?;
+    known::validate(settings)?;
+    pins(&settings.pins)?;
+    one_ingress(settings)?;
+    for (name, addon) in settings.addons.iter().filter(|(_, addon)| addon.enabled) {
+        self::addon(name, addon)?;
     }
-    if settings.downloads.parallel == 0 {
+    Ok(())
+}
+
+fn endpoint(endpoint: &str) -> Result<()> {
+    if endpoint == "local" || is_host_and_port(endpoint) {
+        return Ok(());
+    }
+    Err(Error::refused(format!(
+        "cluster.endpoint: `{endpoint}` is neither `local` nor `host:port`"
+    ))
+    .hint("example: endpoint = \"api.example.com:6443\""))
+}
+
+fn downloads(downloads: &Downloads) -> Result<()> {
+    if downloads.parallel == 0 {
         return Err(
             Error::refused("downloads.parallel: 0 would never download anything")
                 .hint("the default is 4"),
         );
     }
-    if settings.join.port == 0 {
+    Ok(())
+}
+
+fn join(join: &Join) -> Result<()> {
+    if join.port == 0 {
         return Err(Error::refused("join.port: 0 is not a valid port").hint("the default is 7444"));
     }
-    if !settings.store.prefix.starts_with('/') || settings.store.prefix.ends_with('/') {
+    Ok(())
+}
+
+fn store(store: &Store) -> Result<()> {
+    let Store {
+        kind,
+        prefix,
+        bucket,
+        control_planes,
+        ..
+    } = store;
+    if !prefix.starts_with('/') || prefix.ends_with('/') {
         return Err(Error::refused(format!(
-            "store.prefix: `{}` must start with `/` and not end with it",
-            settings.store.prefix
+            "store.prefix: `{prefix}` must start with `/` and not end with it"
         ))
         .hint("example: prefix = \"/k8s-bootstrap\""));
     }
-    let bucket = &settings.store.bucket;
-    let fits = match settings.store.kind {
+    let fits = match kind {
         StoreKind::S3 => is_bucket(bucket),
         StoreKind::Ssm | StoreKind::Folder | StoreKind::None => bucket.is_empty(),
     };
@@ -49,60 +89,64 @@ pub fn validate(settings: &Settings) -> Result<()> {
         ))
         .hint("kind \"s3\" needs a bucket's name without s3://, every other kind an empty one"));
     }
-    if (settings.store.kind == StoreKind::None) != (settings.store.control_planes > 0) {
+    if (*kind == StoreKind::None) != (*control_planes > 0) {
         return Err(Error::refused(format!(
-            "store.control_planes: {} does not match store.kind",
-            settings.store.control_planes
+            "store.control_planes: {control_planes} does not match store.kind"
         ))
         .hint("kind \"none\" needs the number of control planes, every other kind 0"));
     }
+    Ok(())
+}
+
+fn etcd(etcd: &Etcd) -> Result<()> {
     // A newly founded cluster already has several MiB of data.
-    if settings.etcd.quota_bytes < 32 << 20 {
+    if etcd.quota_bytes < 32 << 20 {
         return Err(Error::refused(format!(
             "etcd.quota_bytes: {} is too little for a cluster",
-            settings.etcd.quota_bytes
+            etcd.quota_bytes
         ))
         .hint("the minimum is 33554432, the default is 8589934592"));
     }
+    Ok(())
+}
+
+fn leaving(leaving: &Leaving) -> Result<()> {
     // The unit's TimeoutStopSec is larger.
-    if settings.leaving.deadline > 120 {
+    if leaving.deadline > 120 {
         return Err(Error::refused(format!(
             "leaving.deadline: {} exceeds the 120 seconds that systemd waits",
-            settings.leaving.deadline
+            leaving.deadline
         ))
         .hint("the default is 90"));
     }
-    certificates(&settings.certificates)?;
-    proxy::validate(&settings.proxy)?;
-    if settings.dns.enabled {
-        dns(&settings.dns)?;
-    }
-    snapshots(&settings.snapshots)?;
-    one_version(settings)?;
-    known::validate(settings)?;
-    for (name, pin) in &settings.pins {
+    Ok(())
+}
+
+fn pins(pins: &BTreeMap<String, Pin>) -> Result<()> {
+    for (name, pin) in pins {
         for (arch, digest) in &pin.sha256 {
             sha256(&format!("pins.{name}.sha256.{arch}"), digest)?;
         }
     }
-    one_ingress(settings)?;
-    for (name, addon) in settings.addons.iter().filter(|(_, addon)| addon.enabled) {
-        if addon.sources.is_empty() {
-            return Err(
-                Error::refused(format!("addons.{name}.sources: the list is empty"))
-                    .hint("disable the add-on with `enabled = false`"),
-            );
-        }
-        values(name, addon)?;
-        for (index, source) in addon.sources.iter().enumerate() {
-            self::source(&format!("addons.{name}.sources[{index}]"), source)?;
-        }
-        for (index, patch) in addon.patches.iter().enumerate() {
-            if patch.merge.is_some() == patch.json.is_some() {
-                return Err(Error::refused(format!(
-                    "addons.{name}.patches[{index}]: exactly one of `merge` and `json` is needed"
-                )));
-            }
+    Ok(())
+}
+
+fn addon(name: &str, addon: &Addon) -> Result<()> {
+    if addon.sources.is_empty() {
+        return Err(
+            Error::refused(format!("addons.{name}.sources: the list is empty"))
+                .hint("disable the add-on with `enabled = false`"),
+        );
+    }
+    values(name, addon)?;
+    for (index, source) in addon.sources.iter().enumerate() {
+        self::source(&format!("addons.{name}.sources[{index}]"), source)?;
+    }
+    for (index, patch) in addon.patches.iter().enumerate() {
+        if patch.merge.is_some() == patch.json.is_some() {
+            return Err(Error::refused(format!(
+                "addons.{name}.patches[{index}]: exactly one of `merge` and `json` is needed"
+            )));
         }
     }
     Ok(())
@@ -121,6 +165,9 @@ fn one_ingress(settings: &Settings) -> Result<()> {
 }
 
 fn dns(dns: &Dns) -> Result<()> {
+    if !dns.enabled {
+        return Ok(());
+    }
     let Dns {
         zone, name, ttl, ..
     } = dns;

@@ -42,9 +42,9 @@ pub enum Verdict {
 /// The fields of a request that the verdict depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
-    /// Its name.
+    /// The object's name, such as `csr-8b2xk`.
     pub name: String,
-    /// Its uid.
+    /// The object's uid: a bootstrap token serves one object only.
     pub uid: String,
     signer: String,
     username: String,

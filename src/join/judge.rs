@@ -11,7 +11,7 @@ use crate::ports::{Applicant, Caller, Instance, InstanceState, Role};
 /// The rules that this control plane applies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rules {
-    /// The cluster's name.
+    /// The name of the cluster that it admits nodes to.
     pub cluster: String,
     /// This control plane's own account and role, as STS reports them.
     pub own: Caller,

@@ -5,7 +5,7 @@ use crate::error::Error;
 /// A refusal: what the applicant reads, and what only the log adds. Never a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// The HTTP status.
+    /// The answer's HTTP status.
     pub status: u16,
     /// For the applicant and the log.
     pub reason: String,

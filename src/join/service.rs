@@ -37,18 +37,18 @@ const FRESH: Duration = Duration::from_secs(2);
 pub struct Application {
     /// Who wants to join.
     pub applicant: Applicant,
-    /// Its proof.
+    /// A call to STS, signed by the applicant, that proves which instance it is.
     pub proof: Proof,
 }
 
 /// The answer: a [`crate::ports::JoinTicket`] on the wire.
 #[derive(Serialize, Deserialize)]
 pub struct Admission {
-    /// The bootstrap token.
+    /// A bootstrap token for this node, `abcdef.0123456789abcdef`.
     pub token: String,
-    /// The cluster CA's certificate.
+    /// The cluster CA's certificate as PEM.
     pub ca: String,
-    /// For control planes only.
+    /// Decrypts the control plane's certificates in the cluster; only for control planes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate_key: Option<String>,
     /// When the token expires.

@@ -35,6 +35,13 @@ impl<'a> Node<'a> {
         is_ready(self.0)
     }
 
+    /// Why its condition `Ready` has its status, in the kubelet's or the controller manager's words;
+    /// empty before the kubelet's first report.
+    pub fn ready_message(self) -> &'a str {
+        let message = ready_condition(self.0).and_then(|condition| condition["message"].as_str());
+        message.unwrap_or_default()
+    }
+
     /// Whether kubeadm marked it as a control plane.
     pub fn is_control_plane(self) -> bool {
         self.has_label(CONTROL_PLANE)
@@ -60,7 +67,7 @@ impl<'a> Node<'a> {
         !self.0["metadata"]["deletionTimestamp"].is_null()
     }
 
-    /// Its private address.
+    /// Its `InternalIP`; `None` before the kubelet has reported it.
     pub fn address(self) -> Option<Ipv4Addr> {
         let addresses = self.0["status"]["addresses"].as_array()?;
         let private = addresses.iter().find(|a| a["type"] == "InternalIP")?;
@@ -70,9 +77,12 @@ impl<'a> Node<'a> {
 
 /// Whether a Node's or Pod's condition `Ready` is true.
 pub fn is_ready(object: &Value) -> bool {
-    let conditions = object["status"]["conditions"].as_array();
-    let mut conditions = conditions.into_iter().flatten();
-    conditions.any(|c| c["type"] == "Ready" && c["status"] == "True")
+    ready_condition(object).is_some_and(|condition| condition["status"] == "True")
+}
+
+fn ready_condition(object: &Value) -> Option<&Value> {
+    let conditions = object["status"]["conditions"].as_array()?;
+    conditions.iter().find(|c| c["type"] == "Ready")
 }
 
 /// The providerID of an EC2 instance in this availability zone.
@@ -119,6 +129,16 @@ mod tests {
             assert!(!Node(&with(kind, status)).is_ready(), "{kind} {status}");
         }
         assert!(!Node(&json!({})).is_ready());
+    }
+
+    #[test]
+    fn the_reason_is_the_message_of_the_condition_ready() {
+        let node = json!({"status": {"conditions": [
+            {"type": "DiskPressure", "status": "False", "message": "kubelet has no disk pressure"},
+            {"type": "Ready", "status": "False", "message": "cni plugin not initialized"},
+        ]}});
+        assert_eq!(Node(&node).ready_message(), "cni plugin not initialized");
+        assert_eq!(Node(&json!({})).ready_message(), "");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, time::Duration};
 use serde_json::Value;
 use tracing::{info, warn};
 
-use super::maintenance::{Asked, acts, ask_all, is_alarmed};
+use super::maintenance::{Asked, acts, ask_all, is_alarmed, name_of};
 use crate::{
     error::Result,
     identity::Identity,
@@ -293,15 +293,6 @@ fn heal(me: &str, survey: &Survey, absences: &Absences, now: Duration) -> Findin
         }
     }
     findings
-}
-
-/// A member that was added and never started has no name yet.
-pub(super) fn name_of(member: &Member) -> String {
-    if member.name.is_empty() {
-        format!("at {} (never started)", member.address)
-    } else {
-        member.name.clone()
-    }
 }
 
 /// Reports that etcd has lost its quorum, if so.

@@ -14,7 +14,7 @@ use futures::future::join_all;
 use jiff::Timestamp;
 use tracing::{info, warn};
 
-use super::{Leader, healing::name_of, lead};
+use super::{Leader, lead};
 use crate::{
     error::{Error, Result},
     identity::Identity,
@@ -29,7 +29,7 @@ const WORTHWHILE: u64 = 100 << 20;
 /// A member and its answer to a status request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Asked {
-    /// The member.
+    /// The member as etcd lists it.
     pub member: Member,
     /// Its status; `None` if it does not answer.
     pub answer: Option<MemberStatus>,
@@ -43,6 +43,15 @@ pub async fn ask_all(etcd: &dyn Etcd) -> Result<Vec<Asked>> {
         member,
     }))
     .await)
+}
+
+/// The name for people: a member that was added and never started has only an address.
+pub(super) fn name_of(member: &Member) -> String {
+    if member.name.is_empty() {
+        format!("at {} (never started)", member.address)
+    } else {
+        member.name.clone()
+    }
 }
 
 impl Asked {

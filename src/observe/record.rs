@@ -48,11 +48,11 @@ pub struct Claim {
     /// 1 for the first; n + 1 only after the holder of n is gone for good.
     #[serde(skip)]
     pub number: u32,
-    /// The instance that claims.
+    /// The id of the instance that claims.
     pub instance: String,
     /// The uid of the cluster that it will found.
     pub cluster_uid: String,
-    /// When it claimed.
+    /// When it claimed, by its own clock.
     pub time: Timestamp,
 }
 
@@ -77,7 +77,7 @@ impl Claim {
 /// The fact that a cluster exists.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Initialized {
-    /// The cluster's uid.
+    /// The cluster's uid, from its founder's claim.
     pub cluster_uid: String,
     /// `sha256:…` of the cluster CA's public key, which joiners pin.
     pub ca_hash: String,
@@ -90,7 +90,7 @@ pub struct Initialized {
 /// The fact that a cluster has something to lose, whatever becomes of its founder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settled {
-    /// The cluster's uid.
+    /// The cluster's uid, from its founder's claim.
     pub cluster_uid: String,
     /// The instance that says so: the founder, or another control plane.
     pub instance: String,
@@ -110,7 +110,7 @@ pub struct SettledRecord {
 }
 
 impl SettledRecord {
-    /// The cluster's uid.
+    /// The cluster's uid, from its founder's claim.
     pub fn cluster_uid(&self) -> &str {
         &self.recorded.claim.cluster_uid
     }

@@ -60,7 +60,7 @@ impl Why {
 /// The notice that this node is about to end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Notice {
-    /// Why.
+    /// What ends it; this determines which phases run.
     pub why: Why,
     /// How long leaving may take, in seconds.
     pub seconds: u64,

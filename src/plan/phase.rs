@@ -13,7 +13,7 @@ pub struct Phase<A> {
     pub after: Vec<String>,
     /// How long it may take with all its retries, in seconds.
     pub deadline_seconds: u64,
-    /// What it does.
+    /// What it does: an [`crate::steps::Action`], or a simulated one.
     pub step: A,
 }
 

@@ -28,7 +28,7 @@ pub trait Archive: Send + Sync {
 pub enum Place {
     /// `s3://BUCKET/PREFIX`, in the instance's region.
     Bucket {
-        /// The bucket's name.
+        /// The bucket's name, without `s3://`.
         bucket: String,
         /// Precedes every name; empty, or without slashes at its ends.
         prefix: String,
@@ -38,7 +38,7 @@ pub enum Place {
 }
 
 impl Place {
-    /// Reads a URL.
+    /// Reads a URL as in `snapshots.to`.
     pub fn parse(url: &str) -> Result<Self> {
         let wrong = || {
             Error::refused(format!("`{url}` is not a destination for backups")).hint(
@@ -89,7 +89,7 @@ fn are_segments(path: &str) -> bool {
 }
 
 impl fmt::Display for Place {
-    /// The URL.
+    /// The URL that [`Self::parse`] reads.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Bucket { bucket, prefix } if prefix.is_empty() => write!(f, "s3://{bucket}"),

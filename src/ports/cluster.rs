@@ -96,7 +96,7 @@ pub struct ObjectRef {
     pub kind: String,
     /// `None` for kinds without namespaces.
     pub namespace: Option<String>,
-    /// Its name.
+    /// `kube-proxy`.
     pub name: String,
 }
 
@@ -152,7 +152,7 @@ impl std::fmt::Display for ObjectRef {
 pub struct NodeCondition {
     /// Whether its status is `True`.
     pub ready: bool,
-    /// The kubelet's message.
+    /// The condition's message; empty before the kubelet's first report.
     pub message: String,
 }
 

@@ -17,6 +17,11 @@ pub trait Commands: Send + Sync {
     async fn succeed(&self, command: Command) -> Result<Output> {
         self.run(command.clone()).await?.success(&command)
     }
+
+    /// `systemctl` with these arguments; any status except zero is an error.
+    async fn systemctl(&self, args: &[&str]) -> Result<Output> {
+        self.succeed(Command::systemctl(args.iter().copied())).await
+    }
 }
 
 /// A program to run.
@@ -24,7 +29,7 @@ pub trait Commands: Send + Sync {
 pub struct Command {
     /// Absolute path, or a name looked up in PATH.
     pub program: String,
-    /// Its arguments.
+    /// Its arguments, which no shell interprets.
     pub args: Vec<String>,
     /// Variables added to the environment.
     pub env: Vec<(String, String)>,
@@ -53,6 +58,15 @@ impl Command {
         Self::new("systemctl", args).within(Duration::from_secs(100))
     }
 
+    /// `kubeadm reset` without a question, against the container runtime at this socket.
+    ///
+    /// It names the full path: when a person resets the node, `sudo` may use a search path without
+    /// it.
+    pub fn kubeadm_reset(cri_socket: &str) -> Self {
+        let args = ["reset", "--force", "--cri-socket", cri_socket];
+        Self::new("/usr/local/bin/kubeadm", args)
+    }
+
     /// The same command with another deadline.
     #[must_use]
     pub fn within(mut self, deadline: Duration) -> Self {
@@ -75,9 +89,9 @@ impl Command {
 pub struct Output {
     /// Its exit status; 128 + n if signal n ended it.
     pub status: i32,
-    /// Standard output.
+    /// Standard output; bytes that are not UTF-8 are replaced.
     pub stdout: String,
-    /// Standard error.
+    /// Standard error, in the same way.
     pub stderr: String,
 }
 

@@ -32,7 +32,7 @@ pub struct Instance {
     pub private_ip: Option<std::net::Ipv4Addr>,
     /// The public IPv4 address, if it has one.
     pub public_ip: Option<std::net::Ipv4Addr>,
-    /// The private DNS name.
+    /// The private DNS name; `None` once terminated.
     pub private_dns_name: Option<String>,
     /// The name of its instance profile, without path.
     pub profile: Option<String>,
@@ -42,7 +42,7 @@ pub struct Instance {
     pub zone: String,
     /// `c7i-flex.large`.
     pub instance_type: String,
-    /// Its tags.
+    /// Its tags; a terminated instance soon has none.
     pub tags: BTreeMap<String, String>,
 }
 
@@ -50,9 +50,9 @@ pub struct Instance {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum InstanceState {
-    /// Starting.
+    /// Launched, not started yet.
     Pending,
-    /// Running.
+    /// Started; its system may still be booting.
     Running,
     /// Becoming `terminated`.
     ShuttingDown,

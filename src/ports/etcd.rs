@@ -49,7 +49,7 @@ pub trait Etcd: Send + Sync {
 /// A member of the etcd cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
-    /// The member's id.
+    /// Assigned by etcd; people read it in hexadecimal digits.
     pub id: u64,
     /// Its node's name; empty until a member that was added has started.
     pub name: String,
@@ -115,9 +115,9 @@ impl Alarm {
 /// An alarm and the member that it concerns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RaisedAlarm {
-    /// The member's id.
+    /// The id of the member that has it.
     pub member: u64,
-    /// The alarm.
+    /// What is wrong with that member.
     pub alarm: Alarm,
 }
 

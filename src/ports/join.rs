@@ -37,9 +37,9 @@ pub struct Applicant {
     pub cluster: String,
     /// What the node is for.
     pub role: Role,
-    /// The node's name.
+    /// The name that the node is to have.
     pub node: String,
-    /// The instance's id.
+    /// The id of its EC2 instance.
     pub instance: String,
     /// Labels that its settings ask for, as in `[node]`.
     pub labels: BTreeMap<String, String>,
@@ -66,7 +66,7 @@ impl fmt::Debug for Proof {
 pub struct Caller {
     /// The account's twelve digits.
     pub account: String,
-    /// The role's name.
+    /// The name of the IAM role, without its path.
     pub role: String,
     /// The session's name; EC2 gives instances their own ids.
     pub session: String,

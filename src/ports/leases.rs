@@ -9,7 +9,7 @@ use std::{
 /// The state of a held Lease, as read once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeaseState {
-    /// Who holds it.
+    /// The instance id of the control plane that holds it.
     pub holder: String,
     /// When its holder last renewed it, by the holder's own clock: only useful to see that it
     /// changed.

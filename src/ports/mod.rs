@@ -87,7 +87,7 @@ pub struct World {
     pub join: Arc<dyn JoinServices>,
     /// Other control planes, as seen on the network.
     pub peers: Arc<dyn Peers>,
-    /// Time.
+    /// The wall clock, the monotonic clock and timers.
     pub clock: Arc<dyn Clock>,
     /// When this process saw each Lease change.
     pub leases: Arc<LeaseMemory>,

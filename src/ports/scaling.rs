@@ -17,9 +17,9 @@ pub trait Scaling: Send + Sync {
 /// A life-cycle hook of a group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hook {
-    /// The group's name.
+    /// The name of the Auto Scaling group.
     pub group: String,
-    /// The hook's name.
+    /// The hook's name, unique in its group.
     pub name: String,
     /// How long the group waits, in seconds.
     pub timeout: u64,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 /// The state of backups, as the leader sees it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotReport {
-    /// The destination's URL.
+    /// The destination's URL, from `snapshots.to`.
     pub to: String,
     /// When the last good backup was taken; `None` if none is known.
     pub last_good: Option<Timestamp>,

@@ -10,7 +10,7 @@ pub struct EtcdReport {
     /// The cluster id that etcd assigned, in hexadecimal digits.
     #[serde(default)]
     pub cluster: Option<String>,
-    /// Its members.
+    /// All members, those without a vote included.
     pub members: Vec<MemberReport>,
     /// Members that this agent has defragmented since it started.
     pub defragmentations: u64,
@@ -23,7 +23,7 @@ pub struct EtcdReport {
 /// One member in [`EtcdReport`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemberReport {
-    /// Its node's name.
+    /// Its node's name, or its address if it never started.
     pub name: String,
     /// Whether it answers and keeps up.
     pub state: MemberState,
@@ -31,7 +31,7 @@ pub struct MemberReport {
     pub leader: bool,
     /// Whether it has no vote yet.
     pub learner: bool,
-    /// Its alarms.
+    /// The alarms that concern it.
     pub alarms: Vec<Alarm>,
     /// The size of its database; `None` if it does not answer.
     pub database: Option<Database>,

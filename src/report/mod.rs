@@ -49,7 +49,7 @@ impl Reporter {
         self.change(|status| status.message = message);
     }
 
-    /// Sets this instance's identity.
+    /// Sets what is known once metadata and settings are read.
     pub fn identity(&self, me: &Identity, kubernetes: &str) {
         self.change(|status| {
             status.cluster = Some(me.cluster.clone());

@@ -52,15 +52,16 @@ pub struct AddonsReport {
 /// Everything that the agent reports, as `/status` and `status --json` show it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
-    /// The agent's version.
+    /// The agent's version, such as `0.1.0`.
     pub version: String,
-    /// The current stage.
+    /// What the agent is doing now.
     pub stage: Stage,
     /// When this stage began.
     pub since: Timestamp,
     /// Why it is in this stage, or what it waits for; may be empty.
     pub message: String,
-    /// The cluster's name.
+    /// The cluster's name. Like the node, the instance, the role and the version of Kubernetes
+    /// below, it is `None` until metadata and settings are read.
     pub cluster: Option<String>,
     /// The cluster's uid, once it is chosen.
     pub cluster_uid: Option<String>,
@@ -70,9 +71,9 @@ pub struct Status {
     pub node: Option<String>,
     /// The EC2 instance id.
     pub instance_id: Option<String>,
-    /// The node's role.
+    /// What the node is for.
     pub role: Option<Role>,
-    /// The wanted Kubernetes version.
+    /// The Kubernetes version that the settings want, such as `1.36.3`.
     pub kubernetes: Option<String>,
     /// Every phase, in the order of the plan.
     pub phases: Vec<PhaseReport>,
@@ -105,7 +106,7 @@ pub struct Status {
 /// One certificate of [`Status`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CertificateReport {
-    /// Its name.
+    /// As `k8s-bootstrap certificates` names it.
     pub name: String,
     /// When it expires.
     pub not_after: Timestamp,
@@ -114,7 +115,7 @@ pub struct CertificateReport {
 /// The record set of the workers in [`Status`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DnsReport {
-    /// The name.
+    /// The record set's name, from `dns.name`.
     pub name: String,
     /// Its addresses, as far as is known.
     pub addresses: BTreeSet<Ipv4Addr>,
@@ -127,7 +128,7 @@ pub struct DnsReport {
 pub struct AddonReport {
     /// Its name in the settings.
     pub name: String,
-    /// Its state.
+    /// Whether it is applied and runs.
     pub state: AddonState,
     /// What is missing or went wrong; empty if nothing is.
     pub message: String,
@@ -159,9 +160,9 @@ impl AddonState {
 /// One phase of [`Status`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PhaseReport {
-    /// Its name.
+    /// As `k8s-bootstrap plan` names it; unique among all phases.
     pub name: String,
-    /// Its state.
+    /// How far the run is with it.
     #[serde(flatten)]
     pub state: PhaseState,
 }

@@ -26,7 +26,7 @@ use crate::{
 pub struct Seat {
     /// The member as etcd lists it.
     pub member: Member,
-    /// The machine's index.
+    /// Its index in [`Scene::machines`].
     pub owner: usize,
 }
 
@@ -69,9 +69,9 @@ impl Quorum {
 /// etcd's data on a machine's disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Data {
-    /// The cluster's uid.
+    /// The uid of the cluster whose data it is.
     pub uid: String,
-    /// The member's id.
+    /// The id of the member that wrote it.
     pub id: u64,
     /// Whether the member never ran with other data. A learner that did waits for a log that it
     /// never gets.

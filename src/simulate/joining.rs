@@ -176,7 +176,7 @@ impl Commands for Place {
         let line = command.line();
         let done = if line.starts_with("kubeadm join ") {
             self.kubeadm_join().await
-        } else if line.starts_with("kubeadm reset ") {
+        } else if line.starts_with("/usr/local/bin/kubeadm reset ") {
             self.kubeadm_reset().await
         } else if line == "systemctl stop kubelet.service" {
             self.scene().machines[self.index].kubelet = false;

@@ -81,9 +81,9 @@ impl fmt::Display for Law {
 /// A broken law.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Violation {
-    /// The law.
+    /// The law that does not hold.
     pub law: Law,
-    /// What happened.
+    /// What happened, and on which instances.
     pub what: String,
 }
 

@@ -161,7 +161,7 @@ impl Default for Code {
 /// The outcome of one seed.
 #[derive(Debug, Clone)]
 pub struct Played {
-    /// The seed.
+    /// Determines everything that happens: the same seed plays the same again.
     pub seed: u64,
     /// What happened, in numbers.
     pub counts: Counts,

@@ -30,7 +30,7 @@ enum Fate {
 #[derive(Clone)]
 pub struct Place {
     scene: Arc<Mutex<Scene>>,
-    /// The instance's index.
+    /// The instance's index in [`Scene::machines`].
     pub index: usize,
     timeline: Timeline,
     /// The process that this view belongs to; `None` if it is the instance's current one.
@@ -64,7 +64,7 @@ impl Place {
         self.scene().machines[self.index].me.clone()
     }
 
-    /// All ports.
+    /// The ports of this instance's agent: each is this view of the scene.
     pub fn world(&self) -> World {
         let place = Arc::new(self.clone());
         let leases = self.scene().machines[self.index].leases.clone();
@@ -120,7 +120,7 @@ impl Place {
         scene.machines[me].reports = trouble;
     }
 
-    /// The scene.
+    /// Locks the scene; the guard must not live across an await.
     pub fn scene(&self) -> MutexGuard<'_, Scene> {
         lock(&self.scene)
     }

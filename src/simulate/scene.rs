@@ -130,7 +130,7 @@ impl fmt::Display for Machine {
 }
 
 impl Machine {
-    /// Its state now.
+    /// Its true state now, which EC2 may not show yet.
     pub fn state(&self) -> InstanceState {
         self.states
             .last()

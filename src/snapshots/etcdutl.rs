@@ -39,9 +39,9 @@ pub async fn image(world: &World, settings: &Settings) -> Result<String> {
 pub struct Etcdutl<'a> {
     /// The world that it runs in.
     pub world: &'a World,
-    /// etcd's image.
+    /// etcd's image, which contains etcdutl.
     pub image: &'a str,
-    /// The container's name.
+    /// The container's name, by which one that an interrupted run left is found.
     pub container: &'a str,
     /// The folder that it may write to.
     pub folder: &'a str,

@@ -81,9 +81,9 @@ impl Purpose {
 /// A complete backup on this machine.
 #[derive(Debug)]
 pub struct Fetched {
-    /// Its name.
+    /// Its name in the archive, `UID/TIME`.
     pub name: Name,
-    /// Its description.
+    /// What it contains, with the digests that its files were checked against.
     pub manifest: Manifest,
     pub(super) keys: pki::Files,
     pub(super) purpose: Purpose,

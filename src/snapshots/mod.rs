@@ -45,7 +45,7 @@ pub struct Manifest {
     version: u32,
     /// The cluster's name.
     pub cluster: String,
-    /// The cluster's uid.
+    /// The cluster's uid, from its founder's claim.
     pub cluster_uid: String,
     /// `sha256:…` of its CA's public key.
     pub ca_hash: String,
@@ -53,7 +53,7 @@ pub struct Manifest {
     pub time: Timestamp,
     /// The instance that took it.
     pub instance: String,
-    /// The cluster's Kubernetes version.
+    /// The cluster's Kubernetes version, `kubernetes.version` of the settings.
     pub kubernetes: String,
     /// etcd's data.
     pub snapshot: Snapshot,

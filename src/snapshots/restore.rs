@@ -64,7 +64,7 @@ pub struct Request {
 /// A restore that passed all checks, with its backup on this machine. Nothing has changed yet.
 #[derive(Debug)]
 pub struct Prepared {
-    /// The backup.
+    /// The backup to restore.
     pub fetched: Fetched,
     place: Place,
     cluster: Initialized,

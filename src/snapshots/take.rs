@@ -19,7 +19,7 @@ const CHECK: &str = ".check";
 /// A backup that was taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Taken {
-    /// Its name.
+    /// Its name in the archive, `UID/TIME`.
     pub name: Name,
     /// When it was taken.
     pub time: Timestamp,
@@ -32,11 +32,11 @@ pub struct Taken {
 pub struct Subject<'a> {
     /// The cluster's name.
     pub cluster: &'a str,
-    /// The cluster's uid.
+    /// The cluster's uid, from its founder's claim.
     pub cluster_uid: &'a str,
     /// The instance that takes it.
     pub instance: &'a str,
-    /// The cluster's Kubernetes version.
+    /// The cluster's Kubernetes version, `kubernetes.version` of the settings.
     pub kubernetes: &'a str,
 }
 

@@ -26,13 +26,13 @@ const CONTAINER: &str = "k8s-bootstrap-verify";
 /// The contents of a verified backup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Verified {
-    /// The backup's name.
+    /// The backup's name in the archive, `UID/TIME`.
     pub backup: String,
     /// When it was taken.
     pub taken: jiff::Timestamp,
     /// The cluster's name.
     pub cluster: String,
-    /// The cluster's uid.
+    /// The cluster's uid, from its founder's claim.
     pub cluster_uid: String,
     /// The snapshot's revision: later writes are not in it.
     pub revision: u64,

@@ -37,7 +37,7 @@ fn resource_of(role: Role) -> String {
 /// Adds roles and instance profiles. `bucket` is the stack's own bucket for backups.
 pub fn add(template: &mut Template, request: &Request, bucket: Option<&Value>) -> Result<()> {
     for role in [Role::ControlPlane, Role::Worker] {
-        // Control planes know a worker by its role, which therefore has the name of its profile.
+        // By default, control planes admit a worker only if its role is named like its profile.
         let name = substitute(&format!("{}-{role}-${{AWS::Region}}", request.cluster));
         let trust = json!({
             "Version": "2012-10-17",
@@ -139,7 +139,8 @@ fn objects(urls: &[String]) -> Vec<String> {
         .collect()
 }
 
-/// Fills every text below `value` in; what then has a reference becomes an `Fn::Sub`.
+/// Replaces the placeholders in every text below `value`. A text that then contains a reference
+/// becomes an `Fn::Sub`.
 fn fill(value: &mut Value, filled: &impl Fn(&str) -> String) {
     match value {
         Value::String(text) => {

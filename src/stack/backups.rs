@@ -26,7 +26,7 @@ pub fn add(template: &mut Template, settings: &Settings) -> Option<Value> {
             "RestrictPublicBuckets": true,
         },
         "OwnershipControls": {"Rules": [{"ObjectOwnership": "BucketOwnerEnforced"}]},
-        // The agent removes old backups; a mistake can be undone for a month.
+        // The agent deletes old backups. Deleted ones can be restored for a month.
         "LifecycleConfiguration": {"Rules": [{
             "Id": "removed-backups",
             "Status": "Enabled",

@@ -13,12 +13,12 @@ use super::{
 };
 use crate::{error::Result, ports::Role, user_data};
 
-/// Ubuntu 22.04, the newest image that its publisher names.
+/// The public parameter in which Canonical publishes the id of the newest image of Ubuntu 22.04.
 /// <https://documentation.ubuntu.com/aws/aws-how-to/instances/find-ubuntu-images/>
 const IMAGE: &str =
     "/aws/service/canonical/ubuntu/server/22.04/stable/current/amd64/hvm/ebs-gp2/ami-id";
 
-/// Stands for the name of the stack's own bucket in user-data.
+/// A placeholder in user-data for the name of the stack's own bucket.
 const BUCKETS_NAME: &str = "@BACKUPS@";
 
 /// How long a group waits for a node to leave its cluster, in seconds: more than the agent takes.
@@ -38,7 +38,7 @@ pub fn add(
         json!({
             "Type": "AWS::SSM::Parameter::Value<AWS::EC2::Image::Id>",
             "Default": IMAGE,
-            "Description": "Public parameter that names the image of new instances.",
+            "Description": "Public parameter with the id of the image for new instances.",
         }),
     );
     template.parameter(
@@ -152,7 +152,7 @@ fn group(
     count: &Value,
     targets: &[Value],
 ) {
-    // The roles may complete the hooks of groups whose names begin with the cluster's.
+    // The IAM policies allow completing the hooks of groups whose names begin with the cluster's.
     let name = format!("{}-{role}s", request.cluster);
     let mut properties = json!({
         "AutoScalingGroupName": name,
@@ -177,12 +177,12 @@ fn group(
     match role {
         Role::ControlPlane => {
             properties["MinSize"] = count.clone();
-            // Room for one that replaces another while both run.
+            // One more, so that a new instance can start before the one that it replaces ends.
             properties["MaxSize"] = json!(request.size.control_planes() + 1);
         }
         Role::Worker => {
             properties["MinSize"] = json!(0);
-            // A bound for mistakes: nothing changes the number by itself.
+            // Limits a mistake: only a person changes the number of workers.
             properties["MaxSize"] = json!(100);
         }
     }

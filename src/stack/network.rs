@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 /// The part of the network that other resources refer to.
 #[derive(Debug)]
 pub struct Placement {
-    /// The VPC's id.
+    /// The id of the VPC, or a reference to the one that the stack creates.
     pub vpc: Value,
     /// Subnets of the nodes.
     pub nodes: Vec<Value>,
@@ -23,7 +23,7 @@ pub struct Placement {
     pub routes: Vec<String>,
     /// Routes that must exist before a load balancer.
     pub public_routes: Vec<String>,
-    /// Whether nodes reach AWS by endpoints, for which a security group is needed.
+    /// Whether nodes reach AWS through endpoints, which need a security group.
     pub endpoints: bool,
 }
 
@@ -41,7 +41,7 @@ const SERVICES: [&str; 7] = [
 /// The security group of the endpoints, see `security`.
 pub const ENDPOINTS_GROUP: &str = "EndpointSecurityGroup";
 
-/// Adds the network; of an existing one there is nothing to add.
+/// Adds the network. For an existing VPC, nothing is added.
 pub fn add(template: &mut Template, request: &Request) -> Result<Placement> {
     match &request.network {
         Network::Existing {
@@ -152,7 +152,7 @@ fn create(
         placement.nodes.push(subnet.add(template, &vpc, &routes));
         tables.push(routes);
     }
-    // Free of charge, and snapshots then do not pass the NAT gateways.
+    // It costs nothing, and traffic to S3 then does not pass through the NAT gateways.
     let bucket = json!({
         "VpcId": vpc,
         "ServiceName": service("s3"),
@@ -214,7 +214,7 @@ fn nat(template: &mut Template, cluster: &str, number: usize, routes: &Value) ->
         "SubnetId": reference(&format!("PublicSubnet{number}")),
         "Tags": tags,
     });
-    // It reaches the internet by the public subnet's route.
+    // It reaches the internet through the public subnet's route.
     let gateway = template.resource(
         format!("Nat{number}"),
         Resource::new("AWS::EC2::NatGateway", properties).after(vec!["PublicRoute".to_owned()]),
@@ -247,7 +247,8 @@ fn endpoint(template: &mut Template, placement: &Placement, name: &str) -> Strin
     resource
 }
 
-/// The endpoint service's name. In China most begin with `cn.`, without a rule: not there.
+/// The name of the endpoint service. Not for China, where most names begin with `cn.` and no rule
+/// says which.
 fn service(name: &str) -> Value {
     substitute(&format!("com.amazonaws.${{AWS::Region}}.{name}"))
 }

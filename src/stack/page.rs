@@ -27,7 +27,7 @@ pub fn add(template: &mut Template, request: &Request, network: &Placement) -> V
             {"Key": "load_balancing.cross_zone.enabled", "Value": "true"},
         ],
     });
-    // Before its subnets have a route to the internet it is refused.
+    // AWS refuses a load balancer whose subnets have no route to the internet yet.
     let balancer = template.resource(
         "LoadBalancer",
         Resource::new("AWS::ElasticLoadBalancingV2::LoadBalancer", properties)

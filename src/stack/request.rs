@@ -1,4 +1,4 @@
-//! What a person asks of a stack.
+//! The options of a stack, and the checks that refuse impossible ones.
 
 use std::collections::BTreeSet;
 use std::str::FromStr;
@@ -31,7 +31,7 @@ pub struct Request {
     pub sha256: String,
     /// The settings with defaults, for both roles.
     pub settings: Settings,
-    /// The same as TOML files for user-data, without defaults.
+    /// The same settings as TOML files for user-data, without the defaults.
     pub config: Vec<String>,
 }
 
@@ -83,16 +83,16 @@ impl FromStr for Size {
 pub enum Network {
     /// A VPC of the stack's own.
     New {
-        /// Its range.
+        /// The VPC's IPv4 range, such as `10.0.0.0/16`.
         cidr: String,
         /// Its zones; empty for the region's first ones.
         zones: Vec<String>,
         /// How nodes in private subnets reach other services.
         outbound: Outbound,
     },
-    /// A VPC that is there.
+    /// An existing VPC.
     Existing {
-        /// Its id.
+        /// Its id, `vpc-0123456789abcdef0`.
         vpc: String,
         /// Subnets of the nodes, which must have a route to AWS and to the artifacts.
         subnets: Vec<String>,
@@ -118,9 +118,7 @@ impl FromStr for Outbound {
         match text {
             "nat" => Ok(Self::Nat),
             "endpoints" => Ok(Self::Endpoints),
-            other => Err(format!(
-                "unknown way out `{other}`, expected `nat` or `endpoints`"
-            )),
+            other => Err(format!("`{other}` is neither `nat` nor `endpoints`")),
         }
     }
 }
@@ -128,7 +126,7 @@ impl FromStr for Outbound {
 /// A DNS name for the page.
 #[derive(Debug, Clone)]
 pub struct Dns {
-    /// The hosted zone's id.
+    /// The hosted zone's id, `Z0123456789ABCDEFGHIJ`.
     pub zone: String,
     /// The name in that zone.
     pub name: String,

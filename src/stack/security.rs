@@ -24,7 +24,7 @@ enum Peers {
 /// An open port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Rule {
-    /// Starts the names of its resources.
+    /// The start of its resources' names.
     name: &'static str,
     protocol: &'static str,
     ports: (u16, u16),
@@ -35,9 +35,9 @@ struct Rule {
 /// The groups of the roles.
 #[derive(Debug)]
 pub struct Groups {
-    /// That of the control planes.
+    /// A reference to the control planes' group.
     pub control_plane: Value,
-    /// That of the workers.
+    /// A reference to the workers' group.
     pub worker: Value,
 }
 
@@ -138,8 +138,8 @@ pub fn add(template: &mut Template, request: &Request, network: &Placement) -> G
     groups
 }
 
-/// Adds a rule as resources of their own: in the groups themselves they would refer to each other
-/// in a circle.
+/// Adds a rule as separate resources. As properties of the groups, the rules would make the groups
+/// refer to each other in a cycle.
 fn open(template: &mut Template, rule: Rule) {
     for to in roles(rule.to) {
         let mut ingress = |name: String, from: (&str, Value)| {

@@ -85,13 +85,14 @@ impl Template {
         reference
     }
 
-    /// Adds an output.
+    /// Adds an output, which CloudFormation shows once the stack is complete.
     pub fn output(&mut self, name: &'static str, description: &str, value: Value) {
         let output = json!({"Description": description, "Value": value});
         self.outputs.insert(name, output);
     }
 
-    /// The template as YAML, which is JSON's superset: it has no tags of CloudFormation's own.
+    /// The template as YAML. It contains none of CloudFormation's own tags, such as `!Ref`, so any
+    /// parser can read it.
     pub fn to_yaml(&self) -> Result<String> {
         let yaml = serde_saphyr::to_string(self)
             .attempting(|| "cannot write the template as YAML".to_owned())?;
@@ -102,12 +103,12 @@ impl Template {
     }
 }
 
-/// `Ref`.
+/// `Ref`: the value of a parameter, or the id of a resource.
 pub fn reference(name: &str) -> Value {
     json!({"Ref": name})
 }
 
-/// `Fn::GetAtt`.
+/// `Fn::GetAtt`: an attribute of a resource, such as its ARN.
 pub fn attribute(resource: &str, name: &str) -> Value {
     json!({"Fn::GetAtt": [resource, name]})
 }
@@ -117,7 +118,7 @@ pub fn substitute(text: &str) -> Value {
     json!({"Fn::Sub": text})
 }
 
-/// The tag that the consoles show as the name.
+/// The tag `Name`, which AWS's console shows as the resource's name.
 pub fn named(name: &str) -> Value {
     json!([{"Key": "Name", "Value": name}])
 }

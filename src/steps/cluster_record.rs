@@ -16,9 +16,9 @@ use crate::{
 /// The founder writes `initialized/N`; from then on every instance joins.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RecordCluster {
-    /// The cluster's uid.
+    /// The cluster's uid, from its founder's claim.
     pub cluster_uid: String,
-    /// This instance.
+    /// The id of this instance.
     pub founder: String,
 }
 
@@ -50,9 +50,9 @@ impl Step for RecordCluster {
 /// again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SettleCluster {
-    /// The cluster's uid.
+    /// The cluster's uid, from its founder's claim.
     pub cluster_uid: String,
-    /// This instance.
+    /// The id of this instance.
     pub instance: String,
 }
 

@@ -115,7 +115,7 @@ actions! {
     SettleCluster(cluster_record::SettleCluster),
     /// kubeadm's blanket approval removed: only the join service admits nodes.
     BlanketApproval(kubeadm::BlanketApproval),
-    /// Manifests.
+    /// The manifests of an add-on, applied.
     Addon(addons::Addon),
     /// The node's Ready condition.
     NodeReady(NodeReady),

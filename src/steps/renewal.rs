@@ -65,7 +65,7 @@ pub struct Renewal {
 }
 
 impl Renewal {
-    /// On this control plane.
+    /// The renewal on this control plane.
     pub fn new(which: Which, settings: &Settings, me: &Identity) -> Self {
         Self {
             which,

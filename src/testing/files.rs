@@ -15,7 +15,7 @@ impl Files {
         Self(tempfile::tempdir().unwrap())
     }
 
-    /// The folder.
+    /// The folder that stands for `/`.
     pub fn root(&self) -> &Path {
         self.0.path()
     }

@@ -18,36 +18,23 @@ use crate::{
 };
 
 /// A world with a folder as its host; everything else is in memory.
+#[allow(missing_docs)] // each is the fake of the port with its name
 pub struct FakeWorld {
-    /// The host's files.
+    /// The files of `host`.
     pub files: Arc<Files>,
-    /// The host.
     pub host: Arc<FakeHost>,
-    /// The host's programs.
     pub commands: Arc<FakeCommands>,
-    /// The Kubernetes API.
     pub cluster: Arc<FakeCluster>,
-    /// etcd.
     pub etcd: Arc<FakeEtcd>,
-    /// The store.
     pub store: Arc<MemoryStore>,
-    /// The EC2 API.
     pub ec2: Arc<FakeEc2>,
-    /// The metadata service.
     pub metadata: Arc<FakeMetadata>,
-    /// Auto Scaling.
     pub scaling: Arc<FakeScaling>,
-    /// The hosted zones.
     pub dns: Arc<FakeDns>,
-    /// Certificate requests.
     pub certificates: Arc<FakeCertificates>,
-    /// The STS API.
     pub sts: Arc<FakeSts>,
-    /// The join services.
     pub join: Arc<FakeJoin>,
-    /// Other control planes.
     pub peers: Arc<FakePeers>,
-    /// The download hosts.
     pub downloads: Arc<FakeDownloads>,
     /// The clock; tests that wait pause tokio's time.
     pub clock: Arc<FakeClock>,

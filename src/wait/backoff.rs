@@ -102,9 +102,9 @@ impl Pauses {
 /// How long to retry, and how often.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Backoff {
-    /// How often.
+    /// The pauses between attempts.
     pub schedule: Schedule,
-    /// How long.
+    /// How long after the first attempt to give up.
     pub deadline: Duration,
 }
 

@@ -57,6 +57,10 @@ fn errors_that_only_a_node_would_find_are_found() {
             "pins.runc.url is not an HTTP URL",
         ),
         ("images.mirrors.'docker.io' = ['mirror']", "`mirror`"),
+        (
+            "kubeadm.cluster.scheduler.extraArgs = [{ name = 'v', value = '4' }]",
+            "kubeadm.cluster.scheduler.extraArgs: the list replaces the generated one and lacks `profiling`",
+        ),
     ] {
         let (_, ran) = of_file(text);
         ran.failed(3, &[expected]);

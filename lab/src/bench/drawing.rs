@@ -103,7 +103,7 @@ fn tick(most: f64) -> f64 {
 /// An SVG drawing.
 #[derive(Default)]
 pub struct Drawing {
-    /// Its elements.
+    /// Its elements, as SVG text.
     pub body: String,
 }
 

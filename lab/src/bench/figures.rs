@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 /// The machine that ran all of a bench.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
-    /// Number of processors.
+    /// Processors that this process may use.
     pub processors: usize,
-    /// The processors' model name.
+    /// The processors' model as in /proc/cpuinfo; the architecture if it names none.
     pub model: String,
 }
 

@@ -52,7 +52,7 @@ pub(super) enum Command {
         /// control-plane or worker.
         #[arg(long)]
         role: String,
-        /// How many.
+        /// How many machines.
         #[arg(long, default_value_t = 1)]
         count: u32,
         #[command(flatten)]
@@ -60,6 +60,57 @@ pub(super) enum Command {
         #[command(flatten)]
         options: MachineOptions,
     },
+    #[command(flatten)]
+    Lifecycle(Lifecycle),
+    #[command(flatten)]
+    Inside(Inside),
+    /// The visitors, inside the VPC's namespace.
+    #[command(hide = true)]
+    Visitors {
+        name: String,
+        rate: u32,
+        seconds: u64,
+    },
+    /// CloudFormation stacks, with a machine for each instance of their groups.
+    #[command(subcommand)]
+    Stack(StackCommand),
+    /// Build the application's image as an archive, for a registry of yours.
+    Image {
+        /// The file to write.
+        #[arg(long, default_value = "target/visits.tar")]
+        output: PathBuf,
+    },
+    /// Load the application and its Flask twin in turn, and compare them.
+    ///
+    /// On the running lab, else on a temporary one that is removed afterwards.
+    BenchApp(BenchOptions),
+    /// Measure how fast instances become Ready nodes, with the agent and with kubeadm alone.
+    ///
+    /// On a lab of its own.
+    BenchNodes(NodesOptions),
+    #[command(flatten)]
+    Cloud(Cloud),
+    /// The servers, inside the VPC's namespace.
+    #[command(hide = true)]
+    Serve {
+        dir: PathBuf,
+        www: PathBuf,
+        images: PathBuf,
+    },
+    /// A machine's supervisor.
+    #[command(hide = true)]
+    Supervise {
+        dir: PathBuf,
+        name: String,
+        rootfs: PathBuf,
+    },
+}
+
+// A doc comment on one of these would replace the program's own description in its help.
+
+// What EC2 does with one machine.
+#[derive(Subcommand)]
+pub(super) enum Lifecycle {
     /// Power a machine off and remove it with its disk.
     Terminate {
         #[command(flatten)]
@@ -88,11 +139,24 @@ pub(super) enum Command {
         #[arg(long)]
         group: bool,
     },
+    /// Change a machine's metadata options; options that are not given get their default.
+    #[command(hide = true)]
+    Modify {
+        /// Id, its unique start, node name or short name.
+        instance: String,
+        #[command(flatten)]
+        metadata: MetadataArguments,
+    },
+}
+
+// What runs in a machine, or in the VPC outside the cluster.
+#[derive(Subcommand)]
+pub(super) enum Inside {
     /// Run a command in a machine.
     Exec {
         /// Id, its unique start, node name or short name.
         instance: String,
-        /// The command.
+        /// The command and its arguments.
         #[arg(last = true, required = true)]
         command: Vec<String>,
     },
@@ -120,13 +184,6 @@ pub(super) enum Command {
         #[arg(long, default_value_t = 60)]
         seconds: u64,
     },
-    /// The visitors, inside the VPC's namespace.
-    #[command(hide = true)]
-    Visitors {
-        name: String,
-        rate: u32,
-        seconds: u64,
-    },
     /// Show the journal of a machine's agent, or the machine's console.
     Logs {
         /// Id, its unique start, node name or short name.
@@ -135,34 +192,14 @@ pub(super) enum Command {
         #[arg(long)]
         console: bool,
     },
-    /// CloudFormation stacks, with a machine for each instance of their groups.
-    #[command(subcommand)]
-    Stack(StackCommand),
-    /// Build the application's image as an archive, for a registry of yours.
-    Image {
-        /// The archive.
-        #[arg(long, default_value = "target/visits.tar")]
-        output: PathBuf,
-    },
-    /// Load the application and its Flask twin in turn, and compare them.
-    ///
-    /// On the running lab, else on a temporary one that is removed afterwards.
-    BenchApp(BenchOptions),
-    /// Measure how fast instances become Ready nodes, with the agent and with kubeadm alone.
-    ///
-    /// On a lab of its own.
-    BenchNodes(NodesOptions),
+}
+
+// What the AWS API has stored, and how it behaves.
+#[derive(Subcommand)]
+pub(super) enum Cloud {
     /// Make the AWS API fail; without options, end the faults.
     #[command(hide = true)]
     Faults(FaultOptions),
-    /// Change a machine's metadata options; options that are not given get their default.
-    #[command(hide = true)]
-    Modify {
-        /// Id, its unique start, node name or short name.
-        instance: String,
-        #[command(flatten)]
-        metadata: MetadataArguments,
-    },
     /// Set a role's policy again, without some of its actions.
     #[command(hide = true)]
     Policy {
@@ -190,20 +227,6 @@ pub(super) enum Command {
     /// Restart moto with the same state.
     #[command(hide = true)]
     MotoRestart,
-    /// The servers, inside the VPC's namespace.
-    #[command(hide = true)]
-    Serve {
-        dir: PathBuf,
-        www: PathBuf,
-        images: PathBuf,
-    },
-    /// A machine's supervisor.
-    #[command(hide = true)]
-    Supervise {
-        dir: PathBuf,
-        name: String,
-        rootfs: PathBuf,
-    },
 }
 
 #[derive(Subcommand)]
@@ -435,5 +458,21 @@ impl FaultOptions {
             refuse_seconds: self.refuse_seconds,
             deny: self.deny,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_groups_of_commands_fit_together() {
+        let cli = Cli::command();
+        let about = cli.get_about().unwrap().to_string();
+        assert_eq!(about, "EC2 on one machine, to test k8s-bootstrap");
+        cli.debug_assert();
     }
 }

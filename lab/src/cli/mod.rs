@@ -15,10 +15,10 @@ use lab::lifecycle::{self, Options};
 use lab::machine::{enter, supervisor};
 use lab::state::{Notice, State, now};
 use lab::up::{self, Until};
-use lab::{components, down, host, kubernetes, serve, status};
+use lab::{components, down, host, kubernetes, network, serve, status};
 
 pub use arguments::Cli;
-use arguments::{Command, Waiting};
+use arguments::{Cloud, Command, Inside, Lifecycle, Waiting};
 
 /// Builds the application and its image.
 fn image(output: &Path) -> Result<()> {
@@ -31,12 +31,13 @@ fn image(output: &Path) -> Result<()> {
 
 /// Runs a command.
 pub async fn run(cli: Cli) -> Result<()> {
+    if benches::show_earlier(&cli.command)? {
+        return Ok(());
+    }
     match cli.command {
-        Command::Serve { dir, www, images } => {
-            return serve::run(&Layout::at(dir), www, &images).await;
-        }
+        Command::Serve { dir, www, images } => serve::run(&Layout::at(dir), www, &images).await,
         Command::Supervise { dir, name, rootfs } => {
-            return supervisor::run(&Layout::at(dir), &name, &rootfs).await;
+            supervisor::run(&Layout::at(dir), &name, &rootfs).await
         }
         Command::Visitors {
             name,
@@ -45,24 +46,10 @@ pub async fn run(cli: Cli) -> Result<()> {
         } => {
             let report = lab::visitors::run(&name, rate, seconds).await?;
             println!("{}", serde_json::to_string_pretty(&report)?);
-            return Ok(());
+            Ok(())
         }
-        _ => {}
-    }
-    if matches!(cli.command, Command::Check) {
-        return host::check();
-    }
-    if benches::show_earlier(&cli.command)? {
-        return Ok(());
-    }
-    if let Command::Image { output } = &cli.command {
-        return image(output);
-    }
-    if !nix::unistd::geteuid().is_root() {
-        bail!("the lab needs root: it creates namespaces, mounts and control groups");
-    }
-    let layout = Layout::find()?;
-    match cli.command {
+        Command::Check => host::check(),
+        Command::Image { output } => image(&output),
         Command::Up {
             control_planes,
             workers,
@@ -76,43 +63,61 @@ pub async fn run(cli: Cli) -> Result<()> {
                 deadline: Duration::from_secs(waiting.deadline),
                 options: options.read()?,
             };
-            let start = Instant::now();
-            up::run(&layout, &wanted).await?;
-            print!("{}", status::read(&layout)?.table());
-            println!("up in {:.1} s", start.elapsed().as_secs_f64());
-            Ok(())
+            bring_up(&as_root()?, &wanted).await
         }
-        Command::Down => {
-            let start = Instant::now();
-            let removed = down::run(&layout)?;
-            println!(
-                "down in {:.1} s: {} processes, {} namespaces",
-                start.elapsed().as_secs_f64(),
-                removed.processes,
-                removed.namespaces
-            );
-            Ok(())
-        }
-        Command::Status { json } => {
-            let status = status::read(&layout)?;
-            if json {
-                println!("{}", serde_json::to_string_pretty(&status)?);
-            } else {
-                print!("{}", status.table());
-            }
-            Ok(())
-        }
+        Command::Down => take_down(&as_root()?),
+        Command::Status { json } => show_status(&as_root()?, json),
         Command::Launch {
             role,
             count,
             waiting,
             options,
-        } => launch(&layout, &role, count, &waiting, &options.read()?).await,
-        Command::Stack(command) => stacks::run(&layout, command).await,
-        Command::BenchApp(options) => benches::app(&layout, &options).await,
-        Command::BenchNodes(options) => benches::nodes(&layout, &options).await,
-        other => run_on_one(&layout, other).await,
+        } => launch(&as_root()?, &role, count, &waiting, &options.read()?).await,
+        Command::Lifecycle(command) => change_machine(&as_root()?, command).await,
+        Command::Inside(command) => run_inside(&as_root()?, command),
+        Command::Stack(command) => stacks::run(&as_root()?, command).await,
+        Command::BenchApp(options) => benches::app(&as_root()?, &options).await,
+        Command::BenchNodes(options) => benches::nodes(&as_root()?, &options).await,
+        Command::Cloud(command) => ask_cloud(&as_root()?, command).await,
     }
+}
+
+/// The lab's folder, for a command that only root can run.
+fn as_root() -> Result<Layout> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("the lab needs root: it creates namespaces, mounts and control groups");
+    }
+    Layout::find()
+}
+
+async fn bring_up(layout: &Layout, wanted: &up::Wanted) -> Result<()> {
+    let start = Instant::now();
+    up::run(layout, wanted).await?;
+    print!("{}", status::read(layout)?.table());
+    println!("up in {:.1} s", start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn take_down(layout: &Layout) -> Result<()> {
+    let start = Instant::now();
+    let removed = down::run(layout)?;
+    println!(
+        "down in {:.1} s: {} processes, {} namespaces",
+        start.elapsed().as_secs_f64(),
+        removed.processes,
+        removed.namespaces
+    );
+    Ok(())
+}
+
+fn show_status(layout: &Layout, json: bool) -> Result<()> {
+    let status = status::read(layout)?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&status)?);
+    } else {
+        print!("{}", status.table());
+    }
+    Ok(())
 }
 
 async fn launch(
@@ -141,13 +146,9 @@ async fn launch(
     Ok(())
 }
 
-async fn run_on_one(layout: &Layout, command: Command) -> Result<()> {
-    let said = |machine: lab::state::Machine, what: &str| {
-        println!("{} {} {what}", machine.name, machine.id);
-    };
-    let find = |wanted: &str| anyhow::Ok(State::require(layout)?.find(wanted)?.name.clone());
-    match command {
-        Command::Terminate {
+async fn change_machine(layout: &Layout, command: Lifecycle) -> Result<()> {
+    let (machine, what) = match command {
+        Lifecycle::Terminate {
             machine,
             by_group: true,
         } => {
@@ -158,32 +159,49 @@ async fn run_on_one(layout: &Layout, command: Command) -> Result<()> {
             } else {
                 "terminated after its hook timed out"
             };
-            said(machine, how);
+            (machine, how)
         }
-        Command::Terminate { machine, .. } => {
-            said(
-                lifecycle::terminate(layout, &machine.instance, machine.hard).await?,
-                "terminated",
-            );
+        Lifecycle::Terminate { machine, .. } => (
+            lifecycle::terminate(layout, &machine.instance, machine.hard).await?,
+            "terminated",
+        ),
+        Lifecycle::Stop { machine } => (
+            lifecycle::stop(layout, &machine.instance, machine.hard).await?,
+            "stopped",
+        ),
+        Lifecycle::Start { instance } => (lifecycle::start(layout, &instance).await?, "running"),
+        Lifecycle::Notice { instance, group } => {
+            let notice = if group {
+                Notice::Group { proceeds: false }
+            } else {
+                Notice::Spot(now() + 120)
+            };
+            let machine = lifecycle::notify(layout, &instance, notice).await?;
+            (machine, "notified")
         }
-        Command::Stop { machine } => {
-            said(
-                lifecycle::stop(layout, &machine.instance, machine.hard).await?,
-                "stopped",
-            );
-        }
-        Command::Start { instance } => said(lifecycle::start(layout, &instance).await?, "running"),
-        Command::Exec { instance, command } => {
+        Lifecycle::Modify { instance, metadata } => (
+            lifecycle::modify_metadata(layout, &instance, metadata.options())?,
+            "modified",
+        ),
+    };
+    println!("{} {} {what}", machine.name, machine.id);
+    Ok(())
+}
+
+fn run_inside(layout: &Layout, command: Inside) -> Result<()> {
+    let find = |wanted: &str| anyhow::Ok(State::require(layout)?.find(wanted)?.name.clone());
+    match command {
+        Inside::Exec { instance, command } => {
             enter::become_command(layout, &find(&instance)?, &command)?;
         }
-        Command::Kubectl { arguments } => kubernetes::become_kubectl(layout, &arguments)?,
-        Command::Visit {
+        Inside::Kubectl { arguments } => kubernetes::become_kubectl(layout, &arguments)?,
+        Inside::Visit {
             name,
             rate,
             seconds,
-        } => lab::network::become_visitors(&name, rate, seconds)?,
-        Command::Curl { arguments } => lab::network::become_curl(&arguments)?,
-        Command::Logs { instance, console } => {
+        } => network::become_visitors(&name, rate, seconds)?,
+        Inside::Curl { arguments } => network::become_curl(&arguments)?,
+        Inside::Logs { instance, console } => {
             let name = find(&instance)?;
             if console {
                 let path = layout.machine(&name).join("console.log");
@@ -193,45 +211,25 @@ async fn run_on_one(layout: &Layout, command: Command) -> Result<()> {
                 enter::become_command(layout, &name, &words)?;
             }
         }
-        Command::Faults(options) => {
-            Aws::over_socket(layout)?
-                .set_faults(&options.wanted())
-                .await?;
-        }
-        Command::Modify { instance, metadata } => {
-            said(
-                lifecycle::modify_metadata(layout, &instance, metadata.options())?,
-                "modified",
-            );
-        }
-        Command::Policy { role, without } => {
+    }
+    Ok(())
+}
+
+async fn ask_cloud(layout: &Layout, command: Cloud) -> Result<()> {
+    let aws = Aws::over_socket(layout)?;
+    match command {
+        Cloud::Faults(options) => aws.set_faults(&options.wanted()).await?,
+        Cloud::Policy { role, without } => {
             let role = format!("k8s-bootstrap-{role}");
-            Aws::over_socket(layout)?
-                .put_policy(&role, &without)
-                .await?;
+            aws.put_policy(&role, &without).await?;
         }
-        Command::Notice { instance, group } => {
-            let notice = if group {
-                Notice::Group { proceeds: false }
-            } else {
-                Notice::Spot(now() + 120)
-            };
-            said(
-                lifecycle::notify(layout, &instance, notice).await?,
-                "notified",
-            );
-        }
-        Command::Bucket { prefix } => {
-            for key in Aws::over_socket(layout)?
-                .objects(up::BUCKET, &prefix)
-                .await?
-            {
+        Cloud::Bucket { prefix } => {
+            for key in aws.objects(up::BUCKET, &prefix).await? {
                 println!("{key}");
             }
         }
-        Command::Record { forget } => {
+        Cloud::Record { forget } => {
             let cluster = State::require(layout)?.cluster;
-            let aws = Aws::over_socket(layout)?;
             if !forget.is_empty() {
                 aws.forget(&cluster, &forget).await?;
             }
@@ -239,8 +237,7 @@ async fn run_on_one(layout: &Layout, command: Command) -> Result<()> {
                 println!("{key}");
             }
         }
-        Command::MotoRestart => Aws::over_socket(layout)?.restart_moto().await?,
-        _ => bail!("this command is not meant for one machine"),
+        Cloud::MotoRestart => aws.restart_moto().await?,
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use super::archive::digest_of;
 use super::official::Official;
 use super::pins::{Defaults, Manifest};
-use super::site::prepared;
+use super::www::prepared;
 
 /// The controller's repository, as an archive in the registry's folder is named.
 const ARCHIVE: &str = "docker.io_nginx_nginx-ingress_";

@@ -12,7 +12,7 @@ use super::families::{CALICO, LOCAL_PATH};
 use super::golang::Family;
 use super::official::Official;
 use super::pins::{Addon, Manifest, ProvidedAddon};
-use super::site::prepared;
+use super::www::prepared;
 
 /// An add-on with one manifest; one version of it can be built here.
 pub struct Buildable {

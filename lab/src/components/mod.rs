@@ -27,6 +27,7 @@ mod tools;
 mod visits;
 mod vm;
 mod workload;
+mod www;
 
 use std::path::PathBuf;
 use std::thread;

@@ -12,9 +12,9 @@ use super::platform;
 /// The part of the agent's defaults that determines its downloads.
 #[derive(Debug, Deserialize)]
 pub struct Defaults {
-    /// Pins by name.
+    /// Each `[pins.NAME]` by its name.
     pub pins: BTreeMap<String, Pin>,
-    /// Add-ons by name.
+    /// Each `[addons.NAME]` by its name.
     pub addons: BTreeMap<String, Addon>,
     /// Tags of the control plane's images.
     pub kubernetes: Tags,
@@ -27,7 +27,7 @@ pub struct Pin {
     pub version: String,
     /// URL with `{version}` and `{arch}`.
     pub url: String,
-    /// Digests by architecture.
+    /// The file's digest by architecture, `amd64` or `arm64`.
     pub sha256: BTreeMap<String, String>,
 }
 
@@ -41,7 +41,7 @@ pub struct Addon {
 /// A manifest of an add-on.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Manifest {
-    /// Its URL.
+    /// Where the agent gets it: `https://...`, or `embedded:NAME` for the agent's own.
     pub url: String,
     /// The digest that it must have; empty for the agent's own manifests.
     #[serde(default)]

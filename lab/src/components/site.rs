@@ -15,6 +15,7 @@ use super::manifests::ADDONS;
 use super::official::Official;
 use super::pins::{Defaults, Provided, text};
 use super::platform;
+use super::www::{place_of, prepared};
 
 /// Increased when `build` below changes its result for the same inputs.
 const RECIPE: &str = "3";
@@ -95,11 +96,6 @@ pub fn built(cache: &Cache, defaults: &Defaults, official: &Official) -> Result<
         pins,
         images: images.lines().map(str::to_owned).collect(),
     })
-}
-
-/// The path of `url`'s file in the site's folder `www`.
-pub fn place_of(www: &Path, url: &str) -> PathBuf {
-    www.join(url.split_once("://").map_or(url, |(_, rest)| rest))
 }
 
 fn build(
@@ -185,17 +181,6 @@ fn make_file(programs: &Path, make: Make, file: &Path, work: &Path, log: &Path) 
     Ok(())
 }
 
-/// The path of `url`'s file in the folder `www`; creates its parent folders.
-///
-/// # Errors If they cannot be created.
-pub fn prepared(www: &Path, url: &str) -> Result<PathBuf> {
-    let place = place_of(www, url);
-    if let Some(folder) = place.parent() {
-        fs::create_dir_all(folder)?;
-    }
-    Ok(place)
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -209,18 +194,6 @@ mod tests {
             assert!(recipe(name).is_some(), "{name}");
         }
         assert_eq!(defaults.kubernetes.version, KUBERNETES.version);
-    }
-
-    #[test]
-    fn files_lie_as_on_the_release_sites() {
-        let pin = &Defaults::read().unwrap().pins["cni-plugins"];
-        let place = place_of(Path::new("/www"), &pin.url("1.9.1"));
-        let expected = format!(
-            "/www/github.com/containernetworking/plugins/releases/download/v1.9.1/\
-             cni-plugins-linux-{}-v1.9.1.tgz",
-            platform::ARCH
-        );
-        assert_eq!(place, Path::new(&expected));
     }
 
     #[test]

@@ -56,17 +56,17 @@ pub struct Aws {
 
 /// The properties of a new instance.
 pub struct Wish<'a> {
-    /// The subnet's id.
+    /// The id of the subnet that it is launched in.
     pub subnet: &'a str,
-    /// The private address.
+    /// Its private address, a free one of the subnet.
     pub address: Ipv4Addr,
     /// The role's name, which is also its instance profile's.
     pub profile: &'a str,
-    /// Tags.
+    /// Its tags, each as key and value.
     pub tags: &'a [(String, String)],
-    /// User-data, plain.
+    /// User-data before it is encoded in base64.
     pub user_data: &'a str,
-    /// Metadata options.
+    /// What its metadata service answers, and to which requests.
     pub metadata: MetadataOptions,
     /// Ids of security groups; without any, those of the VPC's default.
     pub security_groups: &'a [String],
@@ -95,7 +95,7 @@ impl Aws {
         health.is_ok_and(|response| response.status().is_success())
     }
 
-    /// Sets the faults.
+    /// Replaces the faults that the lab's proxy injects into calls to AWS.
     pub async fn set_faults(&self, wanted: &Wanted) -> Result<()> {
         let response = self
             .client
@@ -274,7 +274,7 @@ impl Aws {
         }
     }
 
-    /// Creates a bucket.
+    /// Creates a bucket in the lab's region.
     pub async fn create_bucket(&self, name: &str) -> Result<()> {
         let place = format!(
             "<CreateBucketConfiguration><LocationConstraint>{REGION}</LocationConstraint></CreateBucketConfiguration>"

@@ -10,14 +10,13 @@ use axum::http::{HeaderMap, Method};
 
 /// A call to the AWS API.
 #[derive(Debug, Clone)]
+#[allow(missing_docs)] // the parts of an HTTP request
 pub struct Call {
-    /// HTTP method.
     pub method: Method,
     /// Path and query.
     pub path: String,
     /// Headers, including `Host`, which tells moto the service.
     pub headers: HeaderMap,
-    /// Body.
     pub body: Bytes,
 }
 

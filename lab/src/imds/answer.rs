@@ -43,7 +43,7 @@ impl Protocol {
 /// The parts of a request that the service uses.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Request<'a> {
-    /// HTTP method.
+    /// `PUT` for a token, `GET` or `HEAD` for everything else; others are refused.
     pub method: &'a str,
     /// The path without a query.
     pub path: &'a str,
@@ -55,14 +55,14 @@ pub struct Request<'a> {
     pub forwarded: bool,
 }
 
-/// The answer.
+/// The answer to a request, before it is made into HTTP.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     /// A body with status 200.
     Body(String),
     /// A new token.
     Token {
-        /// The token.
+        /// The body of the answer.
         token: String,
         /// Its lifetime in seconds.
         ttl: u64,

@@ -23,7 +23,7 @@ use sha2::{Digest, Sha256};
 use tokio::{sync::Semaphore, sync::mpsc, time::Instant};
 
 use self::{
-    place::Place,
+    place::{Journal, Place},
     receive::{Outcome, Received},
     transfer::{Stop, Transfer},
 };
@@ -74,7 +74,7 @@ impl HttpDownloads {
         doubtful: bool,
     ) -> Result<Option<()>> {
         let held = {
-            let (place, journal) = (place.clone(), receive::Journal::of(download));
+            let (place, journal) = (place.clone(), Journal::of(download));
             let held = host::blocking(move || Ok(place.held(&journal))).await;
             held.attempting(|| format!("cannot check for an earlier part of {}", download.url))?
         };

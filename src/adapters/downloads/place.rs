@@ -5,13 +5,31 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::receive::Journal;
+use serde::{Deserialize, Serialize};
+
 use crate::{
     adapters::host,
     error::Result,
     ports::{Download, Target},
     steps::host::Inventory,
 };
+
+/// Which download a part belongs to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Journal {
+    url: String,
+    sha256: String,
+}
+
+impl Journal {
+    /// The journal of a download.
+    pub fn of(download: &Download) -> Self {
+        Self {
+            url: download.url.clone(),
+            sha256: download.sha256.clone(),
+        }
+    }
+}
 
 /// All paths of one download. Part and staging are in the target's folder, since a rename is atomic
 /// only within one file system.
@@ -21,7 +39,7 @@ pub(super) struct Place {
     pub folder: PathBuf,
     /// The file of a single program; `None` for an archive.
     pub program: Option<PathBuf>,
-    /// The bytes as received.
+    /// The bytes as received, not verified yet.
     pub part: PathBuf,
     /// Which download the part belongs to.
     pub journal: PathBuf,

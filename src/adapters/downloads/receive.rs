@@ -8,32 +8,14 @@ use std::{
     path::Path,
 };
 
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
 use super::{
-    place::Place,
+    place::{Journal, Place},
     unpack::{Unpacking, unpack},
 };
 use crate::{adapters::host, error::Error, ports::Download, steps::host::Inventory};
-
-/// Which download a part belongs to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Journal {
-    url: String,
-    sha256: String,
-}
-
-impl Journal {
-    /// The journal of a download.
-    pub fn of(download: &Download) -> Self {
-        Self {
-            url: download.url.clone(),
-            sha256: download.sha256.clone(),
-        }
-    }
-}
 
 /// What the sender passes on.
 pub(super) enum Piece {

@@ -263,7 +263,7 @@ async fn a_damaged_part_of_an_earlier_run_is_dropped_and_the_whole_file_fetched(
     let folder = root.path().join("usr/local/bin");
     fs::create_dir_all(&folder).unwrap();
     fs::write(folder.join(".kubelet.part"), [7; 1000]).unwrap();
-    let journal = serde_json::to_vec(&receive::Journal::of(&download)).unwrap();
+    let journal = serde_json::to_vec(&Journal::of(&download)).unwrap();
     fs::write(folder.join(".kubelet.part.json"), journal).unwrap();
     downloads(root.path()).fetch(&download).await.unwrap();
     assert!(server.asked_for(0, "1000-"));
@@ -280,7 +280,7 @@ async fn a_part_of_another_version_is_not_resumed() {
     let folder = root.path().join("usr/local/bin");
     fs::create_dir_all(&folder).unwrap();
     fs::write(folder.join(".kubelet.part"), [7; 1000]).unwrap();
-    let other = serde_json::to_vec(&receive::Journal::of(&kubelet(&server, sha(b"old")))).unwrap();
+    let other = serde_json::to_vec(&Journal::of(&kubelet(&server, sha(b"old")))).unwrap();
     fs::write(folder.join(".kubelet.part.json"), other).unwrap();
     downloads(root.path())
         .fetch(&kubelet(&server, sha(&content)))

@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use crate::{
     error::{Context, Error, Result},
+    kubernetes::node,
     ports::{Cluster, Eviction, NodeCondition, ObjectRef, Part},
 };
 
@@ -41,7 +42,7 @@ impl KubeCluster {
         }
     }
 
-    /// Uses an existing client.
+    /// Uses this client, and never connects again.
     pub fn with_client(client: Client) -> Self {
         Self {
             connection: Connection::fixed(client),
@@ -259,22 +260,20 @@ impl Cluster for KubeCluster {
     }
 
     async fn node_ready(&self, name: &str) -> Result<Option<NodeCondition>> {
-        let node = self
-            .ask(&format!("GET Node {name}"), async |client| {
+        let what = format!("GET Node {name}");
+        let found = self
+            .ask(&what, async |client| {
                 Api::<Node>::all(client).get_opt(name).await
             })
             .await?;
-        Ok(node.map(|node| {
-            let condition = node
-                .status
-                .and_then(|status| status.conditions)
-                .unwrap_or_default()
-                .into_iter()
-                .find(|condition| condition.type_ == "Ready");
-            NodeCondition {
-                ready: condition.as_ref().is_some_and(|c| c.status == "True"),
-                message: condition.and_then(|c| c.message).unwrap_or_default(),
-            }
+        let Some(found) = found else {
+            return Ok(None);
+        };
+        let found = serde_json::to_value(found).attempting(|| what)?;
+        let node = node::Node(&found);
+        Ok(Some(NodeCondition {
+            ready: node.is_ready(),
+            message: node.ready_message().to_owned(),
         }))
     }
 }

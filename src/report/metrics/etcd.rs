@@ -28,7 +28,7 @@ struct AlarmLabel {
     alarm: &'static str,
 }
 
-/// Registers these metrics.
+/// Registers the metrics of etcd's members.
 pub fn register(registry: &mut Registry, report: &EtcdReport) {
     let states = Family::<StateLabel, Gauge>::default();
     let alarms = Family::<AlarmLabel, Gauge>::default();

@@ -39,7 +39,7 @@ pub struct Addon {
     pub sources: Vec<Source>,
     /// Applied to its objects, in order.
     pub patches: Vec<Patch>,
-    /// Filled into its objects.
+    /// Filled into its objects in place of `{values.KEY}`.
     pub values: Overrides,
     /// Images to run in place of those that its manifests name.
     pub image_overrides: BTreeMap<String, String>,

@@ -14,7 +14,7 @@ use crate::{
 pub struct Text {
     /// Its URL or path.
     pub place: String,
-    /// YAML.
+    /// YAML, usually of several objects.
     pub text: String,
 }
 

@@ -1,7 +1,7 @@
 //! Fills settings into manifests: `{values.KEY}`, and other images.
 //!
-//! Both work on parsed objects, so a value never changes the structure of a manifest. More than
-//! this is work for a template engine, whose output an add-on takes as well.
+//! Both work on parsed objects, so a value never changes the structure of a manifest. For more than
+//! that, use a template engine and make its output the add-on's source.
 
 use std::collections::BTreeMap;
 
@@ -14,8 +14,8 @@ use crate::{
 
 const START: &str = "{values.";
 
-/// Replaces `{values.KEY}` in every text of the object. A text that is nothing else takes the
-/// value's type: `replicas: "{values.replicas}"` becomes a number.
+/// Replaces `{values.KEY}` in every text of the object. A text that consists of nothing else takes
+/// the value's type: `replicas: "{values.replicas}"` becomes a number.
 pub fn fill(values: &Map<String, Value>, object: &mut Value) -> Result<()> {
     match object {
         Value::String(text) => {
@@ -54,8 +54,8 @@ fn filled(values: &Map<String, Value>, text: &str) -> Result<Value> {
     Ok(Value::String(done + rest))
 }
 
-/// Replaces images wherever an object names one: in fields `image`. Every override must be of use,
-/// since an image that is not replaced would come from where it should not.
+/// Replaces images wherever an object names one: in fields `image`. An override that applies to no
+/// image is refused: with a misspelled one, the image would come from its original registry.
 pub fn replace_images(overrides: &BTreeMap<String, String>, objects: &mut [Value]) -> Result<()> {
     let mut unused: Vec<&str> = overrides.keys().map(String::as_str).collect();
     for object in objects {

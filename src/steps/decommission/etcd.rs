@@ -17,7 +17,7 @@ use crate::{
 pub struct LeaveEtcd {
     /// The cluster's name, used to find the other control planes in EC2.
     pub cluster: String,
-    /// This instance.
+    /// The id of this instance.
     pub instance: String,
     /// The node's name, which is also its member's.
     pub node: String,

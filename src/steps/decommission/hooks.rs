@@ -13,7 +13,7 @@ use crate::{
 /// Every termination hook that waits for this instance is completed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CompleteHooks {
-    /// The instance.
+    /// The id of this instance.
     pub instance: String,
 }
 

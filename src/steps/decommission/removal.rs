@@ -21,12 +21,12 @@ pub enum Removal {
     Kubeadm,
     /// Units that are stopped and not started at boot.
     Units {
-        /// Their names.
+        /// As systemd names them, such as `kubelet.service`.
         names: Vec<&'static str>,
     },
     /// Files and folders that no longer exist.
     Files {
-        /// Their paths.
+        /// Absolute paths.
         paths: Vec<PathBuf>,
     },
     /// kube-proxy's packet rules. Another kube-proxy that finds them does not write its own, and
@@ -35,9 +35,6 @@ pub enum Removal {
     /// Calico's tunnel.
     Tunnel,
 }
-
-/// The full path: when a person resets the node, `sudo` may use a search path without it.
-const KUBEADM: &str = "/usr/local/bin/kubeadm";
 
 /// Calico's tunnel, as the kernel lists it.
 pub const TUNNEL: &str = "/sys/class/net/vxlan.calico";
@@ -111,11 +108,9 @@ impl Removal {
 
     fn command(&self) -> Command {
         match self {
-            Self::Kubeadm => Command::new(
-                KUBEADM,
-                ["reset", "--force", "--cri-socket", paths::CRI_SOCKET],
-            )
-            .within(Duration::from_secs(290)),
+            Self::Kubeadm => {
+                Command::kubeadm_reset(paths::CRI_SOCKET).within(Duration::from_secs(290))
+            }
             Self::Units { names } => {
                 let args = ["disable", "--now"].iter().chain(names).copied();
                 Command::systemctl(args).within(Duration::from_secs(190))

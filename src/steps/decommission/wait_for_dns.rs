@@ -21,7 +21,7 @@ use crate::{
 pub struct WaitForDns {
     /// The node's name.
     pub node: String,
-    /// How long, in seconds.
+    /// How long after it was cordoned, in seconds.
     pub seconds: u64,
 }
 

@@ -110,7 +110,7 @@ impl Step for ForeignNetworks {
             }
             files::write(host, std::slice::from_ref(&daemon.file)).await?;
             if daemon.reloads {
-                units::systemctl(world.commands.as_ref(), &["reload", daemon.unit]).await?;
+                world.commands.systemctl(&["reload", daemon.unit]).await?;
                 host.remove(pending).await?;
             }
         }

@@ -27,7 +27,7 @@ pub struct Kernel {
 /// One feature of the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Feature {
-    /// Its module.
+    /// The module that provides it, as `modprobe` names it.
     pub module: &'static str,
     /// How to see that it is available, built in or loaded.
     pub shown_by: Shown,

@@ -62,7 +62,7 @@ impl Step for KubeletUnit {
         if stale {
             // A running kubelet picks up the change; one that kubeadm has not started yet stays
             // off.
-            units::systemctl(commands, &["try-restart", UNIT]).await?;
+            commands.systemctl(&["try-restart", UNIT]).await?;
         }
         Ok(())
     }

@@ -188,24 +188,22 @@ impl Step for PodLimits {
         let (host, commands) = (world.host.as_ref(), world.commands.as_ref());
         let cgroup_version = host.machine().await?.cgroup_version;
         let Some(wanted) = &self.files(cgroup_version) else {
-            units::systemctl(commands, &["disable", "--now", UNIT]).await?;
+            commands.systemctl(&["disable", "--now", UNIT]).await?;
             // The unit's file last, since the check looks for it.
             for file in [RULES, LOADED, UNIT_FILE] {
                 host.remove(Path::new(file)).await?;
             }
-            return units::systemctl(commands, &["daemon-reload"])
-                .await
-                .map(drop);
+            return commands.systemctl(&["daemon-reload"]).await.map(drop);
         };
         files::write(host, wanted).await?;
         units::enable(commands, UNIT).await?;
         if cgroup_version == 2 && !self.host_network.is_empty() {
-            units::systemctl(commands, &["start", PODS]).await?;
+            commands.systemctl(&["start", PODS]).await?;
         }
         // Stopping the unit would leave a moment without rules; loading replaces the old ones.
         let load = Command::new("nft", ["-f", RULES]);
         commands.succeed(load).await?;
-        units::systemctl(commands, &["start", UNIT]).await?;
+        commands.systemctl(&["start", UNIT]).await?;
         let digest = loaded(world, &wanted[0].1).await?.unwrap_or_default();
         host.write(Path::new(LOADED), digest.as_bytes(), 0o600)
             .await

@@ -1,9 +1,6 @@
 //! systemd's view of a unit, and changes to it.
 
-use crate::{
-    error::Result,
-    ports::{Command, Commands},
-};
+use crate::{error::Result, ports::Commands};
 
 /// What systemd says about a unit.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -29,9 +26,10 @@ impl Unit {
 /// Asks systemd about a unit; an unknown unit is inactive.
 pub(super) async fn show(commands: &dyn Commands, unit: &str) -> Result<Unit> {
     let properties = "--property=ActiveState,UnitFileState,NeedDaemonReload";
-    let output = systemctl(commands, &["show", properties, unit]).await?;
+    let output = commands.systemctl(&["show", properties, unit]).await?;
     let value = |key: &str| {
         output
+            .stdout
             .lines()
             .find_map(|line| line.strip_prefix(key)?.strip_prefix('='))
             .unwrap_or_default()
@@ -45,16 +43,10 @@ pub(super) async fn show(commands: &dyn Commands, unit: &str) -> Result<Unit> {
     })
 }
 
-/// Runs systemctl and returns its standard output.
-pub(super) async fn systemctl(commands: &dyn Commands, args: &[&str]) -> Result<String> {
-    let command = Command::systemctl(args.iter().copied());
-    Ok(commands.succeed(command).await?.stdout)
-}
-
 /// Starts the unit at boot, and makes systemd read its files again. It does that only once, since
 /// it takes systemd longer than everything else here; a plain `enable` would do it a second time.
 pub(super) async fn enable(commands: &dyn Commands, unit: &str) -> Result<()> {
-    systemctl(commands, &["enable", "--no-reload", unit]).await?;
-    systemctl(commands, &["daemon-reload"]).await?;
+    commands.systemctl(&["enable", "--no-reload", unit]).await?;
+    commands.systemctl(&["daemon-reload"]).await?;
     Ok(())
 }

@@ -41,9 +41,12 @@ pub fn init_file(
     identity: &Identity,
     machine: &MachineFacts,
 ) -> Result<String> {
+    let generated = cluster(settings, identity);
+    let shared = merged(&generated, &settings.kubeadm.cluster)?;
+    keeps_arguments(&generated, &shared)?;
     let documents = [
         merged(&init(settings, identity)?, &settings.kubeadm.init)?,
-        merged(&cluster(settings, identity), &settings.kubeadm.cluster)?,
+        shared,
         merged(&kubelet(settings)?, &Overrides::new())?,
         merged(&proxy(machine), &settings.kube_proxy.config)?,
     ];
@@ -102,6 +105,44 @@ fn merged(document: &impl Serialize, overrides: &Overrides) -> Result<Value> {
         .requiring(|| "cannot convert a kubeadm document to JSON".to_owned())?;
     json_patch::merge(&mut value, &Value::Object(overrides.clone()));
     Ok(value)
+}
+
+/// Refuses a list of arguments that replaced a generated one and lacks some of its names: the
+/// component would run without them, and nothing would say so.
+fn keeps_arguments(generated: &ClusterConfiguration, shared: &Value) -> Result<()> {
+    for (component, generated) in [
+        ("apiServer", &generated.api_server.extra_args),
+        (
+            "controllerManager",
+            &generated.controller_manager.extra_args,
+        ),
+        ("scheduler", &generated.scheduler.extra_args),
+        ("etcd.local", &generated.etcd.local.extra_args),
+    ] {
+        let fields = component.split('.').chain(["extraArgs"]);
+        let list = fields.fold(shared, |value, field| &value[field]);
+        let list = list.as_array().map_or(&[][..], Vec::as_slice);
+        let missing = generated
+            .iter()
+            .filter(|argument| !list.iter().any(|given| given["name"] == argument.name));
+        let (names, lines): (Vec<_>, Vec<_>) = missing
+            .map(|Arg { name, value }| {
+                let line = format!("{{ name = \"{name}\", value = \"{value}\" }}");
+                (format!("`{name}`"), line)
+            })
+            .unzip();
+        if !names.is_empty() {
+            return Err(Error::refused(format!(
+                "kubeadm.cluster.{component}.extraArgs: the list replaces the generated one and lacks {}",
+                names.join(", ")
+            ))
+            .hint(format!(
+                "include these, each with this value or another: {}",
+                lines.join(", ")
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn cluster(settings: &Settings, identity: &Identity) -> ClusterConfiguration {

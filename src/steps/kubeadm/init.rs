@@ -222,9 +222,9 @@ const KUBECONFIGS: [&str; 5] = [
 /// One phase of `kubeadm init`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct KubeadmPhase {
-    /// Which phase.
+    /// Which of kubeadm's phases.
     pub phase: InitPhase,
-    /// kubeadm's arguments.
+    /// kubeadm's arguments, from `init phase` on.
     pub args: Vec<String>,
     /// What exists when it is done.
     pub results: Vec<PhaseResult>,

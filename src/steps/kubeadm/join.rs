@@ -37,7 +37,7 @@ const MEMBER_STARTS: Duration = Duration::from_mins(2);
 pub struct Join {
     /// The uid of the only cluster that may be joined.
     pub cluster_uid: String,
-    /// The node that joins.
+    /// What this node says about itself when it asks for a ticket.
     pub applicant: Applicant,
     /// The port of the join services.
     pub port: u16,
@@ -251,15 +251,14 @@ impl Join {
         }
         if self.applicant.role == Role::ControlPlane {
             // It also removes a half-joined member, a learner, from etcd.
-            let reset = Command::new(
-                "kubeadm",
-                ["reset", "--force", "--cri-socket", paths::CRI_SOCKET],
-            )
-            .within(Duration::from_secs(self.deadline));
+            let reset = Command::kubeadm_reset(paths::CRI_SOCKET)
+                .within(Duration::from_secs(self.deadline));
             world.commands.succeed(reset).await?;
         } else {
-            let stop = Command::systemctl(["stop", "kubelet.service"]);
-            world.commands.succeed(stop).await?;
+            world
+                .commands
+                .systemctl(&["stop", "kubelet.service"])
+                .await?;
         }
         for trace in traces {
             world.host.remove(Path::new(trace)).await?;

@@ -36,7 +36,7 @@ pub enum PhaseResult {
     Object(ObjectRef),
     /// A label of a node.
     NodeLabel {
-        /// The node.
+        /// The node's name.
         node: String,
         /// The label's key.
         label: &'static str,

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 pub struct Load {
     /// Requests in one run.
     pub requests: u64,
-    /// Concurrent requests.
+    /// Requests in flight at the same time; the number of requests is a multiple of it.
     pub concurrency: u64,
     /// Time-out of a request, in seconds.
     pub timeout_seconds: u64,
@@ -72,7 +72,7 @@ pub struct Answers {
     pub slowest_ms: f64,
     /// Size of a page in bytes.
     pub page_bytes: u64,
-    /// Answers by status.
+    /// Answers by HTTP status.
     pub statuses: BTreeMap<u16, u64>,
     /// Requests without an answer, by error.
     pub errors: BTreeMap<String, u64>,

@@ -22,7 +22,7 @@ pub struct Report {
 /// What both applications had equally.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Each {
-    /// Pods.
+    /// Pods of each application.
     pub replicas: u64,
     /// Requests and limits of each pod's container, as Kubernetes writes them.
     pub resources: Value,
@@ -31,11 +31,11 @@ pub struct Each {
 /// One of the two applications.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Subject {
-    /// Its display name.
+    /// As tables and charts show it: `visits` or `Flask`.
     pub name: String,
-    /// Its runs.
+    /// Its runs, in the order in which they ran.
     pub rounds: Vec<Round>,
-    /// Its counter in Redis.
+    /// Its counter in Redis, compared with the requests of all runs.
     pub count: Count,
 }
 

@@ -23,7 +23,7 @@ const LONGEST_PAGE: &str = "20";
 
 /// One of the two deployed applications.
 pub struct Contender {
-    /// Its display name.
+    /// As tables and charts show it: `visits` or `Flask`.
     pub name: &'static str,
     /// Its host name at the ingress.
     pub host: &'static str,

@@ -20,7 +20,7 @@ const TICKS: f64 = 100.0;
 pub struct Pod {
     /// The machine that it runs in.
     pub machine: String,
-    /// Its uid.
+    /// Its uid, which is a part of its control groups' names.
     pub uid: String,
 }
 

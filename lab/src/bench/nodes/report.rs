@@ -28,14 +28,14 @@ pub enum Case {
 pub enum Contender {
     /// This project's agent, from its user-data.
     Agent,
-    /// bench/plain-kubeadm.
+    /// The script in bench/plain-kubeadm, as user-data.
     Script,
 }
 
 /// All pairs of one case.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Series {
-    /// The case.
+    /// Which kind of node both sides make.
     pub case: Case,
     /// Its pairs in the order in which they ran.
     pub pairs: Vec<Pair>,
@@ -83,7 +83,7 @@ pub struct Used {
 }
 
 impl Case {
-    /// For people.
+    /// As tables and charts name it.
     pub fn words(self) -> &'static str {
         match self {
             Self::Worker => "worker",
@@ -93,7 +93,7 @@ impl Case {
 }
 
 impl Contender {
-    /// For people.
+    /// As tables and charts name it.
     pub fn words(self) -> &'static str {
         match self {
             Self::Agent => "k8s-bootstrap",

@@ -117,7 +117,8 @@ impl Step for Containerd {
         let running = units::show(commands, UNIT).await?.active == "active";
         if !running || host.exists(pending).await? {
             notes.waiting_for("containerd to start");
-            units::systemctl(commands, &["restart", UNIT])
+            commands
+                .systemctl(&["restart", UNIT])
                 .await
                 .map_err(|error| error.hint(advice))?;
             host.remove(pending).await?;

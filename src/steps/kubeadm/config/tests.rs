@@ -69,6 +69,55 @@ fn overrides_are_merged_into_every_document() {
 }
 
 #[test]
+fn a_list_of_arguments_must_include_the_generated_ones() {
+    let identity = testing::identity(Role::ControlPlane);
+    let with = |cluster: Value| {
+        let mut settings = testing::settings();
+        settings.kubeadm.cluster = cluster.as_object().unwrap().clone();
+        init_file(&settings, &identity, &testing::machine())
+    };
+    let error = with(json!({"apiServer": {"extraArgs": [
+        {"name": "v", "value": "4"},
+        {"name": "profiling", "value": "true"},
+        {"name": "shutdown-delay-duration", "value": "20s"},
+    ]}}))
+    .unwrap_err();
+    assert_eq!(error.kind(), crate::error::Kind::Refused);
+    assert_eq!(
+        error.one_line(),
+        "kubeadm.cluster.apiServer.extraArgs: the list replaces the generated one and lacks \
+         `kubelet-certificate-authority`, `shutdown-watch-termination-grace-period`"
+    );
+    assert_eq!(
+        error.remedy().unwrap(),
+        "include these, each with this value or another: \
+         { name = \"kubelet-certificate-authority\", value = \"/etc/kubernetes/pki/ca.crt\" }, \
+         { name = \"shutdown-watch-termination-grace-period\", value = \"10s\" }"
+    );
+    for (cluster, lacks) in [
+        (
+            json!({"controllerManager": {"extraArgs": []}}),
+            "controllerManager.extraArgs",
+        ),
+        (
+            json!({"scheduler": {"extraArgs": {"profiling": "false"}}}),
+            "scheduler.extraArgs",
+        ),
+        (
+            json!({"etcd": {"local": {"extraArgs": [{"name": "feature-gates", "value": ""}]}}}),
+            "lacks `quota-backend-bytes`",
+        ),
+    ] {
+        let error = with(cluster).unwrap_err();
+        assert!(error.one_line().contains(lacks), "{error}");
+    }
+
+    let all = json!([{"name": "profiling", "value": "true"}, {"name": "v", "value": "4"}]);
+    let file = with(json!({"scheduler": {"extraArgs": all}})).unwrap();
+    assert_eq!(documents(&file)[1]["scheduler"]["extraArgs"], all);
+}
+
+#[test]
 fn the_provider_id_of_the_founder_does_not_reach_other_nodes() {
     let identity = testing::identity(Role::ControlPlane);
     let file = init_file(&testing::settings(), &identity, &testing::machine()).unwrap();

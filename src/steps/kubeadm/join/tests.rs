@@ -190,7 +190,10 @@ async fn a_control_plane_killed_while_joining_is_reset_and_joins_again() {
     step.apply(&world, &Notes::unread()).await.unwrap();
     assert_eq!(step.check(&world).await.unwrap(), State::AsWanted);
     let ran = fake.commands.ran();
-    assert!(ran[0].starts_with("kubeadm reset --force"), "{ran:?}");
+    assert!(
+        ran[0].starts_with("/usr/local/bin/kubeadm reset --force"),
+        "{ran:?}"
+    );
 }
 
 /// kubeadm stops at a file that it cannot read, on every attempt: a full disk leaves such files.
@@ -216,7 +219,10 @@ async fn a_control_planes_half_written_certificates_are_removed_before_it_joins_
     step.apply(&world, &Notes::unread()).await.unwrap();
     assert_eq!(joins(&fake), 1);
     let ran = fake.commands.ran();
-    assert!(!ran.iter().any(|line| line.starts_with("kubeadm reset")));
+    assert!(
+        !ran.iter()
+            .any(|line| line.starts_with("/usr/local/bin/kubeadm reset"))
+    );
 }
 
 /// A joiner's authorities are copies: none is worth keeping without its key.
@@ -364,13 +370,16 @@ async fn a_voter_that_is_never_ready_leaves_etcd_before_it_is_reset() {
     fake.etcd.voter("cp3", 12);
     fake.etcd.stop(own.id);
     let etcd = fake.etcd.clone();
-    fake.on("kubeadm reset", move |_, _| {
+    fake.on("/usr/local/bin/kubeadm reset", move |_, _| {
         assert_eq!(etcd.count(), 2, "reset before it left etcd");
         testing::output(0, "", "")
     });
     fake.carry_out(&step).await;
     let ran = fake.commands.ran();
-    assert!(ran[0].starts_with("kubeadm reset"), "{ran:?}");
+    assert!(
+        ran[0].starts_with("/usr/local/bin/kubeadm reset"),
+        "{ran:?}"
+    );
     assert!(ran[1].starts_with("kubeadm join"), "{ran:?}");
 }
 
@@ -391,6 +400,9 @@ async fn a_learner_is_reset_and_joins_again() {
     fake.etcd.learner(&step.applicant.node, 10);
     fake.carry_out(&step).await;
     let ran = fake.commands.ran();
-    assert!(ran[0].starts_with("kubeadm reset"), "{ran:?}");
+    assert!(
+        ran[0].starts_with("/usr/local/bin/kubeadm reset"),
+        "{ran:?}"
+    );
     assert!(ran[1].starts_with("kubeadm join"), "{ran:?}");
 }
