@@ -10,7 +10,6 @@ use tokio::time::sleep;
 
 use crate::components::{self, VmImage};
 use crate::ec2::client::{Aws, Wish};
-use crate::ec2::groups;
 use crate::layout::{Layout, namespace};
 use crate::machine::cgroups::CgroupVersion;
 use crate::machine::{disk, enter, supervisor, vm};
@@ -234,10 +233,14 @@ pub async fn start(layout: &Layout, wanted: &str) -> Result<Machine> {
 
 /// Terminates a machine as its Auto Scaling group does: notifies it, and waits until its hook is
 /// completed or times out. The second value is whether it was completed.
-pub async fn terminate_by_group(layout: &Layout, wanted: &str) -> Result<(Machine, bool)> {
+pub async fn terminate_by_group(
+    layout: &Layout,
+    wanted: &str,
+    heartbeat: Duration,
+) -> Result<(Machine, bool)> {
     let notice = Notice::Group { proceeds: false };
     let machine = notify(layout, wanted, notice).await?;
-    let end = Instant::now() + groups::HEARTBEAT;
+    let end = Instant::now() + heartbeat;
     let completed = loop {
         let notice = State::require(layout)?.find(&machine.name)?.notice;
         if notice == Some(Notice::Group { proceeds: true }) {

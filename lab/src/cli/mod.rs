@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use indicatif::MultiProgress;
 use lab::ec2::client::Aws;
+use lab::ec2::groups::HEARTBEAT;
 use lab::layout::Layout;
 use lab::lifecycle::{self, Options};
 use lab::machine::{enter, supervisor};
@@ -153,7 +154,7 @@ async fn change_machine(layout: &Layout, command: Lifecycle) -> Result<()> {
             by_group: true,
         } => {
             let (machine, completed) =
-                lifecycle::terminate_by_group(layout, &machine.instance).await?;
+                lifecycle::terminate_by_group(layout, &machine.instance, HEARTBEAT).await?;
             let how = if completed {
                 "terminated after its hook was completed"
             } else {

@@ -44,6 +44,14 @@ impl Aws {
         ]);
         self.call("cloudformation", "CreateStack", &parameters)
             .await?;
+        let resources = self.stack_resources(name).await?;
+        Ok(resources
+            .into_iter()
+            .map(|resource| (resource.name, resource.id))
+            .collect())
+    }
+
+    async fn stack_resources(&self, name: &str) -> Result<Vec<Resource>> {
         let parameters = owned(&[("StackName", name)]);
         let xml = self
             .call("cloudformation", "DescribeStackResources", &parameters)
@@ -51,12 +59,23 @@ impl Aws {
         resources(&xml)
     }
 
-    /// Deletes a stack.
+    /// Deletes a stack. moto cannot delete route tables, and therefore no VPC with them: it deletes
+    /// the rest first, and the VPC once the lab has deleted the tables.
     pub async fn delete_stack(&self, name: &str) -> Result<()> {
+        let resources = self.stack_resources(name).await?;
         let parameters = owned(&[("StackName", name)]);
-        self.call("cloudformation", "DeleteStack", &parameters)
-            .await
-            .map(drop)
+        let delete = || self.call("cloudformation", "DeleteStack", &parameters);
+        if delete().await.is_ok() {
+            return Ok(());
+        }
+        for table in resources
+            .iter()
+            .filter(|resource| resource.kind == "AWS::EC2::RouteTable")
+        {
+            let parameters = owned(&[("RouteTableId", &table.id)]);
+            self.call("ec2", "DeleteRouteTable", &parameters).await?;
+        }
+        delete().await.map(drop)
     }
 
     /// The newest version of a launch template.
@@ -72,7 +91,17 @@ impl Aws {
     }
 }
 
-fn resources(xml: &str) -> Result<BTreeMap<String, String>> {
+/// A resource of a stack.
+#[derive(Debug, PartialEq, Eq)]
+struct Resource {
+    /// Its name in the template.
+    name: String,
+    /// `AWS::EC2::VPC` and the like.
+    kind: String,
+    id: String,
+}
+
+fn resources(xml: &str) -> Result<Vec<Resource>> {
     let document = Document::parse(xml).context("the stack's resources are no XML")?;
     let members = document
         .descendants()
@@ -81,7 +110,11 @@ fn resources(xml: &str) -> Result<BTreeMap<String, String>> {
     Ok(members
         .filter_map(|member| {
             let text = |name| text(member, name);
-            Some((text("LogicalResourceId")?, text("PhysicalResourceId")?))
+            Some(Resource {
+                name: text("LogicalResourceId")?,
+                kind: text("ResourceType")?,
+                id: text("PhysicalResourceId")?,
+            })
         })
         .collect())
 }
@@ -159,8 +192,13 @@ mod tests {
     #[test]
     fn resources_without_an_id_are_left_out() {
         let xml = "<R xmlns=\"x\"><member><LogicalResourceId>A</LogicalResourceId></member>\
-            <member><LogicalResourceId>B</LogicalResourceId><PhysicalResourceId>b-1</PhysicalResourceId></member></R>";
+            <member><LogicalResourceId>B</LogicalResourceId><PhysicalResourceId>b-1</PhysicalResourceId><ResourceType>AWS::EC2::VPC</ResourceType></member></R>";
         let found = resources(xml).unwrap();
-        assert_eq!(found, BTreeMap::from([("B".to_owned(), "b-1".to_owned())]));
+        let expected = Resource {
+            name: "B".to_owned(),
+            kind: "AWS::EC2::VPC".to_owned(),
+            id: "b-1".to_owned(),
+        };
+        assert_eq!(found, [expected]);
     }
 }

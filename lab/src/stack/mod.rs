@@ -86,6 +86,12 @@ pub async fn create(layout: &Layout, name: &str, text: &str) -> Result<Vec<Machi
         stack.groups.push(Group {
             name: group.name.clone(),
             launch_template: id(&group.launch_template)?.clone(),
+            heartbeat: group
+                .hooks
+                .iter()
+                .map(|(_, seconds)| *seconds)
+                .min()
+                .unwrap_or(0),
         });
         desired.push(group.desired);
     }
@@ -148,7 +154,7 @@ pub async fn scale(layout: &Layout, name: &str, count: usize) -> Result<Vec<Mach
         println!("{} {} launched", machine.name, machine.id);
     }
     for machine in members.iter().take(members.len().saturating_sub(count)) {
-        terminate(layout, machine).await?;
+        terminate(layout, &group, machine).await?;
     }
     Ok(launched)
 }
@@ -166,13 +172,15 @@ pub async fn refresh(layout: &Layout, name: &str, deadline: Duration) -> Result<
             }
             println!("{} {} ready", new.name, new.id);
         }
-        terminate(layout, &old).await?;
+        terminate(layout, &group, &old).await?;
     }
     Ok(())
 }
 
-async fn terminate(layout: &Layout, machine: &Machine) -> Result<()> {
-    let (machine, completed) = lifecycle::terminate_by_group(layout, &machine.name).await?;
+async fn terminate(layout: &Layout, group: &Group, machine: &Machine) -> Result<()> {
+    let heartbeat = Duration::from_secs(group.heartbeat);
+    let (machine, completed) =
+        lifecycle::terminate_by_group(layout, &machine.name, heartbeat).await?;
     firewall::apply(&State::require(layout)?)?;
     let how = if completed { "completed" } else { "timed out" };
     println!(
@@ -188,14 +196,15 @@ pub async fn delete(layout: &Layout, name: &str) -> Result<()> {
     let state = State::require(layout)?;
     let stack = state.stacks.iter().find(|stack| stack.name == name);
     let stack = stack.with_context(|| format!("there is no stack {name}"))?;
-    let mut machines: Vec<Machine> = stack
+    let of = |group| members(&state, group).into_iter();
+    let mut machines: Vec<(&Group, Machine)> = stack
         .groups
         .iter()
-        .flat_map(|group| members(&state, &group.name))
+        .flat_map(|group| of(&group.name).map(move |machine| (group, machine)))
         .collect();
-    machines.sort_by_key(|machine| machine.role == "control-plane");
-    for machine in &machines {
-        terminate(layout, machine).await?;
+    machines.sort_by_key(|(_, machine)| machine.role == "control-plane");
+    for (group, machine) in &machines {
+        terminate(layout, group, machine).await?;
     }
     Aws::over_socket(layout)?.delete_stack(name).await?;
     State::update(layout, |state| {

@@ -20,6 +20,8 @@ pub struct Group {
     pub name: String,
     /// The id of its launch template.
     pub launch_template: String,
+    /// How long it waits for the hooks of an instance that it terminates, in seconds.
+    pub heartbeat: u64,
 }
 
 /// An ingress rule of a security group.
