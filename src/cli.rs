@@ -73,6 +73,21 @@ pub enum Command {
     /// Print a CloudFormation template of all that a cluster needs in an AWS account: network,
     /// roles, Auto Scaling groups, a bucket for backups.
     Cloudformation(Box<CloudformationArguments>),
+    /// Print sha256 and URL of each program, archive and manifest that nodes download.
+    Artifacts {
+        /// A TOML file with settings; `-` for standard input.
+        #[arg(long)]
+        config: Option<PathBuf>,
+        /// The nodes' architecture.
+        #[arg(long, default_value = "amd64")]
+        arch: String,
+    },
+    /// Print each image that nodes and add-ons run. Fetches the add-ons' manifests.
+    Images {
+        /// A TOML file with settings; `-` for standard input.
+        #[arg(long)]
+        config: Option<PathBuf>,
+    },
     /// Print the kubelet a login to a private registry of ECR. The kubelet runs this.
     CredentialProvider,
     /// Print version, commit, target, and where this binary is published.

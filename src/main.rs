@@ -41,6 +41,8 @@ async fn carry_out(command: Command) -> Result<()> {
         }
         Command::UserData { role, agent } => commands::user_data(&agent, role),
         Command::Cloudformation(arguments) => commands::cloudformation(&arguments),
+        Command::Artifacts { config, arch } => commands::artifacts(config.as_deref(), &arch),
+        Command::Images { config } => commands::images(config.as_deref()).await,
         Command::CredentialProvider => commands::credential_provider().await,
         Command::Version => commands::version(),
         Command::Reset { yes } => commands::reset(yes).await,

@@ -32,10 +32,6 @@ fn load(file: &Path, text: &str) -> Result<Settings> {
 
 /// Rejects what every node would reject in these settings, whatever its instance.
 pub(super) fn check(mut settings: Settings) -> Result<()> {
-    if settings.cluster.name.is_empty() {
-        // The tag may provide it.
-        "example".clone_into(&mut settings.cluster.name);
-    }
     let roles = match settings.node.role {
         Some(role) => vec![role],
         None => vec![Role::ControlPlane, Role::Worker],
@@ -47,14 +43,26 @@ pub(super) fn check(mut settings: Settings) -> Result<()> {
     Ok(())
 }
 
-/// Makes all plans for an instance of this role, large enough for any reservation.
-fn plan_somewhere(settings: &Settings, role: Role) -> Result<()> {
+/// An instance of this role, large enough for any reservation. By default it has an architecture that
+/// is pinned.
+pub(super) fn somewhere(
+    settings: &Settings,
+    role: Role,
+    arch: Option<&str>,
+) -> Result<(Identity, MachineFacts)> {
+    let mut settings = settings.clone();
+    settings.node.role = Some(role);
+    if settings.cluster.name.is_empty() {
+        // The tag may provide it.
+        "example".clone_into(&mut settings.cluster.name);
+    }
     let archs = settings.pins.get("kubelet").map(|pin| &pin.sha256);
-    let arch = archs.and_then(|archs| archs.keys().next());
+    let pinned = archs.and_then(|archs| archs.keys().next());
+    let arch = arch.or(pinned.map(String::as_str)).unwrap_or("amd64");
     let machine = MachineFacts {
         cpus: 64,
         memory_bytes: 256 << 30,
-        arch: arch.map_or("amd64", String::as_str).to_owned(),
+        arch: arch.to_owned(),
         cgroup_version: 2,
         disk_free_bytes: 1 << 40,
         root: true,
@@ -71,7 +79,13 @@ fn plan_somewhere(settings: &Settings, role: Role) -> Result<()> {
         private_ip: [10, 0, 0, 1].into(),
         local_hostname: "ip-10-0-0-1.ec2.internal".to_owned(),
     };
-    let me = Identity::resolve(settings, &facts, &machine)?;
+    let me = Identity::resolve(&settings, &facts, &machine)?;
+    Ok((me, machine))
+}
+
+/// Makes all plans for an instance of this role.
+fn plan_somewhere(settings: &Settings, role: Role) -> Result<()> {
+    let (me, machine) = somewhere(settings, role, None)?;
     plan::host(settings, &me)?;
     let origins = match role {
         Role::ControlPlane => vec![Origin::Founded, Origin::Joined],

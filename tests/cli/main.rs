@@ -7,6 +7,7 @@ mod cloudformation;
 mod commands;
 mod documentation;
 mod kubelet_unit;
+mod mirroring;
 mod script;
 mod simulate;
 mod user_data;

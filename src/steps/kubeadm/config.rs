@@ -44,8 +44,10 @@ pub fn init_file(
     let generated = cluster(settings, identity);
     let shared = merged(&generated, &settings.kubeadm.cluster)?;
     keeps_arguments(&generated, &shared)?;
+    let init = init(settings, identity)?;
+    let own = init.node_registration.kubelet_extra_args.clone();
     let documents = [
-        merged(&init(settings, identity)?, &settings.kubeadm.init)?,
+        with_kubelet_arguments(merged(&init, &settings.kubeadm.init)?, &own),
         shared,
         merged(&kubelet(settings)?, &Overrides::new())?,
         merged(&proxy(machine), &settings.kube_proxy.config)?,
@@ -60,7 +62,24 @@ pub fn init_file(
 
 /// A joiner's document without the secrets.
 pub fn join_document(settings: &Settings, identity: &Identity) -> Result<Value> {
-    merged(&join(settings, identity)?, &settings.kubeadm.join)
+    let join = join(settings, identity)?;
+    let own = join.node_registration.kubelet_extra_args.clone();
+    let document = merged(&join, &settings.kubeadm.join)?;
+    Ok(with_kubelet_arguments(document, &own))
+}
+
+/// Adds the kubelet's generated arguments to a list that replaced them. They differ from node to node,
+/// so settings for several nodes cannot repeat them.
+fn with_kubelet_arguments(mut document: Value, own: &[Arg]) -> Value {
+    let list = &mut document["nodeRegistration"]["kubeletExtraArgs"];
+    if let Some(list) = list.as_array_mut() {
+        for Arg { name, value } in own {
+            if !list.iter().any(|given| given["name"] == *name) {
+                list.push(json!({"name": name, "value": value}));
+            }
+        }
+    }
+    document
 }
 
 /// The node-specific part of the KubeletConfiguration, and the user's overrides.

@@ -118,6 +118,25 @@ fn a_list_of_arguments_must_include_the_generated_ones() {
 }
 
 #[test]
+fn the_kubelets_own_arguments_are_added_to_those_of_the_settings() {
+    let identity = testing::identity(Role::Worker);
+    let mut settings = testing::settings();
+    let given = json!({"nodeRegistration": {"kubeletExtraArgs": [{"name": "v", "value": "4"}]}});
+    settings.kubeadm.join = given.as_object().unwrap().clone();
+    settings.kubeadm.init = given.as_object().unwrap().clone();
+    let file = init_file(&settings, &identity, &testing::machine()).unwrap();
+    let founder = documents(&file)[0].clone();
+    for document in [join_document(&settings, &identity).unwrap(), founder] {
+        let arguments = document["nodeRegistration"]["kubeletExtraArgs"]
+            .as_array()
+            .unwrap();
+        assert_eq!(arguments[0], json!({"name": "v", "value": "4"}));
+        let address = json!({"name": "node-ip", "value": identity.private_ip.to_string()});
+        assert!(arguments.contains(&address), "{arguments:?}");
+    }
+}
+
+#[test]
 fn the_provider_id_of_the_founder_does_not_reach_other_nodes() {
     let identity = testing::identity(Role::ControlPlane);
     let file = init_file(&testing::settings(), &identity, &testing::machine()).unwrap();
