@@ -137,7 +137,7 @@ pub enum Command {
 /// The agent on new instances.
 #[derive(Debug, Args)]
 pub struct AgentArguments {
-    /// A URL from which instances download this binary: https://..., http://..., or s3://BUCKET/KEY
+    /// A URL from which instances download this binary: https, http, or `s3://BUCKET/KEY`
     /// for an object in a bucket of their region, which they read with their own role. Several are
     /// tried in the given order. Default: the URL at which this release is published.
     #[arg(long)]

@@ -62,7 +62,7 @@ pub fn add(template: &mut Template, settings: &Settings) -> Option<Value> {
     template.output(
         "Backups",
         "The bucket of the cluster's backups. It stays when the stack is deleted.",
-        reference(BUCKET),
+        &reference(BUCKET),
     );
     Some(bucket)
 }

@@ -201,5 +201,5 @@ fn group(
         ),
         Role::Worker => ("WorkerGroup", "The workers' Auto Scaling group."),
     };
-    template.output(output, description, json!(name));
+    template.output(output, description, &json!(name));
 }

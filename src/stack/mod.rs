@@ -57,7 +57,7 @@ pub fn render(request: &Request) -> Result<String> {
     template.output(
         "Region",
         "Where the cluster is.",
-        json!({"Ref": "AWS::Region"}),
+        &json!({"Ref": "AWS::Region"}),
     );
     let text = template.to_yaml()?;
     if text.len() > LIMIT {

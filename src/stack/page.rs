@@ -16,7 +16,7 @@ pub fn add(template: &mut Template, request: &Request, network: &Placement) -> V
             Some(dns) => json!(format!("http://{}/", dns.name)),
             None => json!("http://ADDRESS/, at the public address of any worker"),
         };
-        template.output("Page", "The page, once the workers are Ready.", page);
+        template.output("Page", "The page, once the workers are Ready.", &page);
         return Vec::new();
     }
     let properties = json!({
@@ -83,6 +83,6 @@ pub fn add(template: &mut Template, request: &Request, network: &Placement) -> V
     } else {
         substitute("http://${LoadBalancer.DNSName}/")
     };
-    template.output("Page", "The page, once the workers are Ready.", page);
+    template.output("Page", "The page, once the workers are Ready.", &page);
     targets
 }

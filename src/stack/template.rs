@@ -86,7 +86,7 @@ impl Template {
     }
 
     /// Adds an output, which CloudFormation shows once the stack is complete.
-    pub fn output(&mut self, name: &'static str, description: &str, value: Value) {
+    pub fn output(&mut self, name: &'static str, description: &str, value: &Value) {
         let output = json!({"Description": description, "Value": value});
         self.outputs.insert(name, output);
     }

@@ -213,42 +213,41 @@ fn a_role_may_do_what_the_settings_need_and_no_more() {
     };
     let dns =
         "[dns]\nenabled = true\nzone = \"Z0123456789ABCDEFGHIJ\"\nname = \"www.example.com\"\n";
-    for (sid, needed, not_needed) in [
-        (
-            "ReadRecord",
-            request(),
-            with("[store]\nkind = \"s3\"\nbucket = \"abc\"\n"),
-        ),
-        (
-            "Found",
-            request(),
-            with("[store]\nkind = \"none\"\ncontrol_planes = 1\n"),
-        ),
-        (
-            "FoundInBucket",
-            with("[store]\nkind = \"s3\"\nbucket = \"abc\"\n"),
-            request(),
-        ),
-        (
-            "RecordInTags",
-            with("[store]\nkind = \"none\"\ncontrol_planes = 1\n"),
-            request(),
-        ),
-        ("KeepTheWorkersName", with(dns), request()),
-        (
-            "TakeAndRestoreBackups",
-            request(),
-            with("[snapshots]\nto = \"file:///backups\"\n"),
-        ),
-        (
-            "DownloadTheAgent",
-            agent("s3://agents/key"),
-            agent("https://example.com/key"),
-        ),
-    ] {
+    let differs = |sid: &str, needed: Request, not_needed: Request| {
         assert!(statement(&parse(&needed), 0, sid).is_some(), "{sid}");
         assert!(statement(&parse(&not_needed), 0, sid).is_none(), "{sid}");
-    }
+    };
+    differs(
+        "ReadRecord",
+        request(),
+        with("[store]\nkind = \"s3\"\nbucket = \"abc\"\n"),
+    );
+    differs(
+        "Found",
+        request(),
+        with("[store]\nkind = \"none\"\ncontrol_planes = 1\n"),
+    );
+    differs(
+        "FoundInBucket",
+        with("[store]\nkind = \"s3\"\nbucket = \"abc\"\n"),
+        request(),
+    );
+    differs(
+        "RecordInTags",
+        with("[store]\nkind = \"none\"\ncontrol_planes = 1\n"),
+        request(),
+    );
+    differs("KeepTheWorkersName", with(dns), request());
+    differs(
+        "TakeAndRestoreBackups",
+        request(),
+        with("[snapshots]\nto = \"file:///backups\"\n"),
+    );
+    differs(
+        "DownloadTheAgent",
+        agent("s3://agents/key"),
+        agent("https://example.com/key"),
+    );
     let template = parse(&agent("s3://agents/key"));
     let download = statement(&template, 1, "DownloadTheAgent").unwrap();
     assert_eq!(
@@ -340,7 +339,7 @@ fn mistakes_are_refused_with_place_and_remedy() {
     // Within EC2's limit, but indented on every line, and twice.
     let long = "# a line of 20 bytes\n".repeat(650);
     let cidr = "10.0.0.0/16";
-    for (request, problem, remedy) in [
+    for (request, problem, remedy) in vec![
         (
             named("a/b"),
             "--cluster: `a/b`",
