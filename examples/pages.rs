@@ -1,8 +1,6 @@
 //! Writes what a release has beside the binary, from the same source: shell completions, man pages
 //! and the page of all settings. `make dist` runs it: `cargo run --example pages -- FOLDER`.
 
-#![allow(clippy::disallowed_methods)] // it runs where a release is built, not on a node
-
 use std::{fs, io, path::Path};
 
 use clap::CommandFactory;

@@ -112,8 +112,31 @@ fn document(role: Role, request: &Request, own_bucket: bool) -> Result<Value> {
             Some(sid) => is_needed(sid, settings),
             None => true,
         });
+        if role == Role::ControlPlane && !settings.snapshots.kms_key.is_empty() {
+            statements.push(key(&settings.snapshots.kms_key));
+        }
     }
     Ok(policy)
+}
+
+/// Lets S3 encrypt and decrypt backups with a key: by its ARN, its alias or its id.
+fn key(name: &str) -> Value {
+    let mut statement = json!({
+        "Sid": "UseTheKeyOfBackups",
+        "Effect": "Allow",
+        "Action": ["kms:GenerateDataKey", "kms:Decrypt"],
+        "Resource": substitute(&format!(
+            "arn:${{AWS::Partition}}:kms:${{AWS::Region}}:${{AWS::AccountId}}:key/{name}"
+        )),
+    });
+    if name.starts_with("arn:") {
+        statement["Resource"] = json!(name);
+    } else if name.starts_with("alias/") {
+        // A policy cannot name an alias as a resource.
+        statement["Resource"] = json!("*");
+        statement["Condition"] = json!({"ForAnyValue:StringEquals": {"kms:ResourceAliases": name}});
+    }
+    statement
 }
 
 /// The statement for agents in private buckets.

@@ -6,7 +6,7 @@ use super::{
     access,
     backups::BUCKET,
     network::Placement,
-    request::Request,
+    request::{MOST_WORKERS, Request},
     security::Groups,
     template::{Resource, Template, attribute, reference},
     title,
@@ -183,7 +183,7 @@ fn group(
         Role::Worker => {
             properties["MinSize"] = json!(0);
             // Limits a mistake: only a person changes the number of workers.
-            properties["MaxSize"] = json!(100);
+            properties["MaxSize"] = json!(MOST_WORKERS);
         }
     }
     if !targets.is_empty() {

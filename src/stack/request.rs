@@ -136,6 +136,9 @@ pub struct Dns {
 /// the region.
 const LONGEST_NAME: usize = 32;
 
+/// The size of the workers' group cannot grow beyond this by mistake.
+pub(super) const MOST_WORKERS: u16 = 100;
+
 impl Request {
     /// Number of zones of a new VPC.
     pub fn zone_count(&self) -> usize {
@@ -162,6 +165,15 @@ impl Request {
                 self.instance_type
             ))
             .hint("example: c7i-flex.large"));
+        }
+        if self.workers > MOST_WORKERS {
+            return Err(Error::usage(format!(
+                "--workers: {} are more than {MOST_WORKERS}, which is the group's maximum",
+                self.workers
+            ))
+            .hint(
+                "raise the group's maximum first, then use `aws autoscaling set-desired-capacity`",
+            ));
         }
         if self.disk < 10 {
             return Err(Error::usage(format!(

@@ -274,6 +274,25 @@ fn a_role_may_do_what_the_settings_need_and_no_more() {
 }
 
 #[test]
+fn control_planes_may_use_the_key_that_encrypts_backups() {
+    let of = |key: &str| {
+        let toml = format!("[snapshots]\nto = \"s3://mine/a\"\nkms_key = \"{key}\"\n");
+        let template = parse(&with(&toml));
+        assert!(statement(&template, 1, "UseTheKeyOfBackups").is_none());
+        statement(&template, 0, "UseTheKeyOfBackups").unwrap()
+    };
+    let arn = "arn:aws:kms:eu-central-1:123456789012:key/1";
+    assert_eq!(of(arn)["Resource"], arn);
+    let by_alias = of("alias/mine");
+    assert_eq!(by_alias["Resource"], "*");
+    let condition = &by_alias["Condition"]["ForAnyValue:StringEquals"];
+    assert_eq!(condition["kms:ResourceAliases"], "alias/mine");
+    let by_id = of("1234")["Resource"]["Fn::Sub"].clone();
+    assert!(by_id.as_str().unwrap().ends_with(":key/1234"), "{by_id}");
+    assert!(statement(&parse(&request()), 0, "UseTheKeyOfBackups").is_none());
+}
+
+#[test]
 fn a_worker_is_known_by_its_role_since_the_profile_has_its_name() {
     let template = parse(&request());
     let roles = resources(&template, "AWS::IAM::Role");
@@ -426,6 +445,14 @@ fn mistakes_are_refused_with_place_and_remedy() {
             },
             "--disk: 5 GiB",
             "10 or more",
+        ),
+        (
+            Request {
+                workers: 101,
+                ..request()
+            },
+            "--workers: 101 are more than 100",
+            "set-desired-capacity",
         ),
         (
             with(&long),
