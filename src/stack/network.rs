@@ -79,28 +79,7 @@ fn create(
         "Tags": named(cluster),
     });
     let vpc = template.resource("Vpc", Resource::new("AWS::EC2::VPC", properties));
-    let tags = json!({"Tags": named(cluster)});
-    let gateway = template.resource(
-        "InternetGateway",
-        Resource::new("AWS::EC2::InternetGateway", tags),
-    );
-    let attachment = json!({"VpcId": vpc, "InternetGatewayId": gateway});
-    template.resource(
-        "InternetGatewayAttachment",
-        Resource::new("AWS::EC2::VPCGatewayAttachment", attachment),
-    );
-    let public_routes = route_table(template, "PublicRoutes", &vpc, &format!("{cluster}-public"));
-    let to_internet = json!({
-        "RouteTableId": public_routes,
-        "DestinationCidrBlock": "0.0.0.0/0",
-        "GatewayId": gateway,
-    });
-    template.resource(
-        "PublicRoute",
-        Resource::new("AWS::EC2::Route", to_internet)
-            .after(vec!["InternetGatewayAttachment".to_owned()]),
-    );
-
+    let public_routes = internet(template, cluster, &vpc);
     let mut parts = parts(cidr)?;
     let zone = |index: usize| {
         zones.get(index).map_or_else(
@@ -108,22 +87,23 @@ fn create(
             |zone| json!(zone),
         )
     };
+    let mut subnet = |kind: &str, index: usize| Subnet {
+        name: format!("{kind}Subnet{}", index + 1),
+        tag: format!("{cluster}-{}-{}", kind.to_lowercase(), index + 1),
+        range: parts.next().unwrap_or_default(),
+        zone: zone(index),
+        public: kind == "Public",
+    };
     let mut placement = Placement {
         vpc: vpc.clone(),
         nodes: Vec::new(),
         public: Vec::new(),
-        routes: vec!["PublicRoute".to_owned()],
-        public_routes: vec!["PublicRoute".to_owned()],
+        routes: vec![PUBLIC_ROUTE.to_owned()],
+        public_routes: vec![PUBLIC_ROUTE.to_owned()],
         endpoints: request.size == Size::Ha && outbound == Outbound::Endpoints,
     };
     for index in 0..request.zone_count() {
-        let subnet = Subnet {
-            name: format!("PublicSubnet{}", index + 1),
-            tag: format!("{cluster}-public-{}", index + 1),
-            range: parts.next().unwrap_or_default(),
-            zone: zone(index),
-            public: true,
-        };
+        let subnet = subnet("Public", index);
         placement
             .public
             .push(subnet.add(template, &vpc, &public_routes));
@@ -135,26 +115,54 @@ fn create(
     let mut tables = Vec::new();
     for index in 0..request.zone_count() {
         let number = index + 1;
-        let name = format!("PrivateRoutes{number}");
         let tag = format!("{cluster}-private-{number}");
-        let routes = route_table(template, &name, &vpc, &tag);
+        let routes = route_table(template, &format!("PrivateRoutes{number}"), &vpc, &tag);
         if outbound == Outbound::Nat {
             let route = nat(template, cluster, number, &routes);
             placement.routes.push(route);
         }
-        let subnet = Subnet {
-            name: format!("PrivateSubnet{number}"),
-            tag,
-            range: parts.next().unwrap_or_default(),
-            zone: zone(index),
-            public: false,
-        };
+        let subnet = subnet("Private", index);
         placement.nodes.push(subnet.add(template, &vpc, &routes));
         tables.push(routes);
     }
+    endpoints(template, &mut placement, &tables);
+    Ok(placement)
+}
+
+/// The route that makes a subnet public.
+const PUBLIC_ROUTE: &str = "PublicRoute";
+
+/// Adds the way to the internet; returns the route table of public subnets.
+fn internet(template: &mut Template, cluster: &str, vpc: &Value) -> Value {
+    let tags = json!({"Tags": named(cluster)});
+    let gateway = template.resource(
+        "InternetGateway",
+        Resource::new("AWS::EC2::InternetGateway", tags),
+    );
+    let attachment = json!({"VpcId": vpc, "InternetGatewayId": gateway});
+    template.resource(
+        "InternetGatewayAttachment",
+        Resource::new("AWS::EC2::VPCGatewayAttachment", attachment),
+    );
+    let routes = route_table(template, "PublicRoutes", vpc, &format!("{cluster}-public"));
+    let to_internet = json!({
+        "RouteTableId": routes,
+        "DestinationCidrBlock": "0.0.0.0/0",
+        "GatewayId": gateway,
+    });
+    template.resource(
+        PUBLIC_ROUTE,
+        Resource::new("AWS::EC2::Route", to_internet)
+            .after(vec!["InternetGatewayAttachment".to_owned()]),
+    );
+    routes
+}
+
+/// Adds the endpoints for private subnets with these route tables.
+fn endpoints(template: &mut Template, placement: &mut Placement, tables: &[Value]) {
     // It costs nothing, and traffic to S3 then does not pass through the NAT gateways.
     let bucket = json!({
-        "VpcId": vpc,
+        "VpcId": placement.vpc,
         "ServiceName": service("s3"),
         "VpcEndpointType": "Gateway",
         "RouteTableIds": tables,
@@ -162,10 +170,9 @@ fn create(
     template.resource("S3Endpoint", Resource::new("AWS::EC2::VPCEndpoint", bucket));
     if placement.endpoints {
         for name in SERVICES {
-            placement.routes.push(endpoint(template, &placement, name));
+            placement.routes.push(endpoint(template, placement, name));
         }
     }
-    Ok(placement)
 }
 
 struct Subnet {
