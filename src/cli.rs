@@ -155,7 +155,7 @@ pub struct CloudformationArguments {
     pub cluster: String,
     /// `seed`: one control plane, public addresses. `ha`: three control planes in three zones,
     /// private subnets, a Network Load Balancer for visitors.
-    #[arg(long, default_value = "seed")]
+    #[arg(long, value_enum, default_value_t = Size::Seed)]
     pub size: Size,
     /// Number of workers. Default: 2 for `seed`, 3 for `ha`.
     #[arg(long)]
@@ -175,7 +175,7 @@ pub struct CloudformationArguments {
     pub zones: Vec<String>,
     /// How nodes in private subnets reach other services. `nat`: through NAT gateways. `endpoints`:
     /// only AWS services, through VPC endpoints; everything else must come from mirrors in the VPC.
-    #[arg(long, default_value = "nat")]
+    #[arg(long, value_enum, default_value_t = Outbound::Nat)]
     pub outbound: Outbound,
     /// An existing VPC to use instead of a new one.
     #[arg(long, conflicts_with_all = ["vpc_cidr", "zones", "outbound"], requires = "subnets")]

@@ -1,7 +1,8 @@
 //! The options of a stack, and the checks that refuse impossible ones.
 
 use std::collections::BTreeSet;
-use std::str::FromStr;
+
+use clap::ValueEnum;
 
 use crate::{
     config::{Network as Range, Settings},
@@ -36,7 +37,7 @@ pub struct Request {
 }
 
 /// The sizes on offer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Size {
     /// One control plane. All nodes have public addresses, and DNS names the workers.
     Seed,
@@ -59,21 +60,6 @@ impl Size {
         match self {
             Self::Seed => 2,
             Self::Ha => 3,
-        }
-    }
-}
-
-impl FromStr for Size {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "seed" => Ok(Self::Seed),
-            "ha" => Ok(Self::Ha),
-            other => Err(format!(
-                "unknown size `{other}`, expected `seed` (one control plane, public addresses) or \
-                 `ha` (three control planes, private subnets)"
-            )),
         }
     }
 }
@@ -102,25 +88,13 @@ pub enum Network {
 }
 
 /// How nodes without public addresses reach AWS and the artifacts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Outbound {
     /// A NAT gateway in each zone.
     Nat,
     /// Endpoints of the AWS services that nodes use, and nothing else: artifacts and images come
     /// from mirrors in the VPC.
     Endpoints,
-}
-
-impl FromStr for Outbound {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "nat" => Ok(Self::Nat),
-            "endpoints" => Ok(Self::Endpoints),
-            other => Err(format!("`{other}` is neither `nat` nor `endpoints`")),
-        }
-    }
 }
 
 /// A DNS name for the page.

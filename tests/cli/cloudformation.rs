@@ -42,7 +42,7 @@ fn settings_and_the_pages_name_reach_the_instances() {
 #[test]
 fn contradictions_are_wrong_usage() {
     for (more, said) in [
-        (&["--size", "large"][..], "unknown size `large`"),
+        (&["--size", "large"][..], "[possible values: seed, ha]"),
         (&["--vpc", "vpc-01234567"], "--subnets"),
         (&["--domain", "www.example.com"], "--hosted-zone"),
         (
