@@ -3,8 +3,6 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use serde_json::Value;
-
 use super::{
     configure::{Configuration, somewhere},
     print,
@@ -56,9 +54,7 @@ pub async fn images(config: Option<&Path>) -> Result<()> {
     let world = Wiring::new()?.world(&settings, &me)?;
     for addon in addons(&settings) {
         for manifest in addon.manifests(&world).await? {
-            for object in &manifest.objects {
-                named(object, &mut images);
-            }
+            images.extend(manifest.images().into_iter().map(str::to_owned));
         }
     }
     print(&images.into_iter().collect::<Vec<_>>().join("\n"))
@@ -67,20 +63,4 @@ pub async fn images(config: Option<&Path>) -> Result<()> {
 fn addons(settings: &Settings) -> Vec<Addon> {
     let network = Addon::of_the_founder(settings).into_iter().flatten();
     network.chain(Addon::of_the_leader(settings)).collect()
-}
-
-/// The images that an object's fields `image` name.
-fn named(value: &Value, found: &mut BTreeSet<String>) {
-    match value {
-        Value::Object(fields) => {
-            for (name, field) in fields {
-                match field {
-                    Value::String(image) if name == "image" => drop(found.insert(image.clone())),
-                    _ => named(field, found),
-                }
-            }
-        }
-        Value::Array(items) => items.iter().for_each(|item| named(item, found)),
-        _ => {}
-    }
 }

@@ -6,7 +6,10 @@ mod patch;
 mod source;
 mod values;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use serde::Serialize;
@@ -53,6 +56,13 @@ pub struct Manifest {
     pub place: String,
     /// In the file's order, patched.
     pub objects: Vec<Value>,
+}
+
+impl Manifest {
+    /// The images that its objects run.
+    pub fn images(&self) -> BTreeSet<&str> {
+        self.objects.iter().flat_map(values::images).collect()
+    }
 }
 
 impl Addon {

@@ -3,7 +3,7 @@
 //! Both work on parsed objects, so a value never changes the structure of a manifest. For more than
 //! that, use a template engine and make its output the add-on's source.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 
@@ -67,6 +67,23 @@ pub fn replace_images(overrides: &BTreeMap<String, String>, objects: &mut [Value
             "image_overrides: no manifest has the image `{image}`"
         ))
         .hint("write it as the manifest does, with or without its tag")),
+    }
+}
+
+/// The images that an object names in its fields `image`.
+pub fn images(value: &Value) -> BTreeSet<&str> {
+    match value {
+        Value::Object(fields) => {
+            let fields = fields.iter();
+            fields
+                .flat_map(|(name, field)| match field {
+                    Value::String(image) if name == "image" => BTreeSet::from([image.as_str()]),
+                    _ => images(field),
+                })
+                .collect()
+        }
+        Value::Array(items) => items.iter().flat_map(images).collect(),
+        _ => BTreeSet::new(),
     }
 }
 
@@ -163,6 +180,9 @@ mod tests {
         ]);
         replace_images(&wanted, &mut objects).unwrap();
         let containers = &objects[0]["spec"]["containers"];
+        let found = images(&objects[0]);
+        assert_eq!(found.len(), 3, "{found:?}");
+        assert!(found.contains("registry.example.com/c:3"), "{found:?}");
         assert_eq!(containers[0]["image"], "registry.example.com:5000/redis:9");
         assert_eq!(containers[1]["image"], "docker.io/library/redis-exporter:1");
         assert_eq!(containers[2]["image"], "registry.example.com/c:3");
