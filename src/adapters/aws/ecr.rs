@@ -81,10 +81,13 @@ fn login(body: &str) -> Option<Login> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::panic)]
     use secrecy::ExposeSecret as _;
+    use serde_json::json;
+    use wiremock::ResponseTemplate;
 
     use super::*;
+    use crate::adapters::aws::tests::Region;
 
     #[test]
     fn a_token_is_a_name_and_a_password() {
@@ -106,5 +109,40 @@ mod tests {
         ] {
             assert!(login(body).is_none(), "{body}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_login_to_the_regions_registries_is_asked_for_and_an_odd_answer_is_not_quoted() {
+        let region = Region::new().await;
+        // "AWS:pa55"
+        let token = json!({"authorizationData": [{"authorizationToken": "QVdTOnBhNTU="}]});
+        let odd = json!({"authorizationData": [{"token": "QVdTOnBhNTU="}]});
+        region
+            .answers([
+                ResponseTemplate::new(200).set_body_json(token),
+                ResponseTemplate::new(200).set_body_json(odd),
+            ])
+            .await;
+        assert_eq!(region.ecr.login().await.unwrap().username, "AWS");
+        let request = &region.server.received_requests().await.unwrap()[0];
+        let target = request.headers.get("x-amz-target").unwrap();
+        assert_eq!(
+            target,
+            "AmazonEC2ContainerRegistry_V20150921.GetAuthorizationToken"
+        );
+        let scope = request
+            .headers
+            .get("authorization")
+            .unwrap()
+            .to_str()
+            .unwrap();
+        assert!(scope.contains("/eu-central-1/ecr/aws4_request"), "{scope}");
+        let Err(error) = region.ecr.login().await else {
+            panic!("an answer without a token gave a login");
+        };
+        assert_eq!(
+            error.one_line(),
+            "the answer to ecr:GetAuthorizationToken has no token"
+        );
     }
 }
