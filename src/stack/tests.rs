@@ -7,6 +7,8 @@ use serde_json::Value;
 use super::*;
 use crate::config::{Fragment, load, user_data::fragments};
 
+mod terraform;
+
 fn request() -> Request {
     Request {
         cluster: "prod".to_owned(),

@@ -25,9 +25,12 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// README.md and everything under docs/.
+/// README.md, that of the Terraform module, and everything under docs/.
 fn pages() -> Vec<(PathBuf, String)> {
-    let mut found = vec![root().join("README.md")];
+    let mut found = vec![
+        root().join("README.md"),
+        root().join("infra/terraform/README.md"),
+    ];
     let mut folders = vec![root().join("docs")];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap() {
