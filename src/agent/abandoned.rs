@@ -20,12 +20,14 @@ use crate::{
 
 impl Agent {
     /// Returns why this node's cluster was abandoned, once several observations agree that it was;
-    /// `None` once the node remembers that its cluster is settled.
+    /// `None` once the node remembers that its cluster is settled. Reports a conflict that only a
+    /// person can resolve.
     pub async fn until_abandoned(&self) -> Option<String> {
         let mut agreement = Agreement::default();
         loop {
             let memory = self.runner.memory().await;
             if memory.settled.is_some() {
+                self.report_conflict(None);
                 return None;
             }
             let origin = memory.membership?.origin;
@@ -33,17 +35,34 @@ impl Agent {
             if let Ok(seen) = self.observe().await {
                 let _ = self.repair_record(&seen).await;
                 // A founder only waits to see that its cluster is settled.
-                if origin == Origin::Joined
-                    && let Decision::StartOver { why } =
-                        (self.judge)(&self.me, &seen, &mut agreement)
-                {
-                    return Some(why);
+                if origin == Origin::Joined {
+                    match (self.judge)(&self.me, &seen, &mut agreement) {
+                        Decision::StartOver { why } => return Some(why),
+                        Decision::Refuse { why, remedy } => {
+                            self.report_conflict(Some(Error::refused(why).hint(remedy)));
+                        }
+                        _ => self.report_conflict(None),
+                    }
                 }
             }
             if self.runner.memory().await.settled.is_none() {
                 self.world.clock.sleep(UNSETTLED).await;
             }
         }
+    }
+
+    /// The agent keeps running meanwhile: without it the node would lose its API balancer.
+    fn report_conflict(&self, conflict: Option<Error>) {
+        let told = conflict.as_ref().map(|error| {
+            let remedy = error.remedy().unwrap_or_default();
+            format!("{}: {remedy}", error.one_line())
+        });
+        if let Some(error) = conflict
+            && self.reporter.subscribe().borrow().conflict != told
+        {
+            warn!(HINT = error.remedy(), "{}", error.one_line());
+        }
+        self.reporter.conflict(told);
     }
 
     /// Removes the cluster from this machine, then forgets it. The returned error ends the agent;

@@ -123,6 +123,11 @@ impl Reporter {
         });
     }
 
+    /// Sets why only a person can decide which cluster this node belongs to; `None` if that is clear.
+    pub fn conflict(&self, conflict: Option<String>) {
+        self.change(|status| status.conflict = conflict);
+    }
+
     fn change(&self, change: impl FnOnce(&mut Status)) {
         self.0.send_if_modified(|status| {
             let before = status.clone();

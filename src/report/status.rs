@@ -101,6 +101,9 @@ pub struct Status {
     /// What a person must know about them.
     #[serde(default)]
     pub certificate_troubles: Vec<String>,
+    /// Why only a person can decide which cluster this node belongs to, and what to do.
+    #[serde(default)]
+    pub conflict: Option<String>,
 }
 
 /// One certificate of [`Status`].
@@ -206,6 +209,7 @@ impl Status {
             snapshots: None,
             certificates: Vec::new(),
             certificate_troubles: Vec::new(),
+            conflict: None,
         }
     }
 
@@ -242,6 +246,7 @@ impl Status {
             .then(|| self.message.clone())
             .into_iter()
             .chain(running)
+            .chain(self.conflict.clone())
             .chain(self.troubles.iter().cloned())
             .chain(self.etcd.iter().flat_map(|etcd| etcd.troubles.clone()))
             .chain(self.addons.iter().filter_map(AddonReport::trouble))

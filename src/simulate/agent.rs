@@ -99,7 +99,10 @@ async fn duties(agent: &Agent, place: &Place, code: Code) -> Infallible {
         if let Ok(seen) = agent.observe().await {
             let outcome = agent.repair_record(&seen).await;
             let refusal = outcome.err().filter(|error| error.kind() == Kind::Refused);
-            place.reports(refusal.as_ref());
+            place.reports(
+                refusal.as_ref(),
+                agent.reporter.subscribe().borrow().conflict.clone(),
+            );
         }
         let _ = left_nodes::cycle(&world, &agent.me.instance_id).await;
         let _ = healing.cycle(&world, &agent.me).await;

@@ -100,16 +100,19 @@ impl Place {
         scene.note_of(self.index, || format!("is up: {done} done, {held} held"));
     }
 
-    /// The agent keeps running, and reports what only a person can decide, if there is anything.
-    pub fn reports(&self, trouble: Option<&Error>) {
+    /// The agent keeps running, and reports what only a person can decide, if there is anything: a
+    /// refusal of one of its duties, or the conflict in its status.
+    pub fn reports(&self, refusal: Option<&Error>, conflict: Option<String>) {
         let mut scene = self.scene();
         let scene = &mut *scene;
         let me = self.index;
-        let trouble = trouble.map(|error| {
-            let id = &scene.machines[me].me.instance_id;
+        let refusal = refusal.map(|error| {
             let remedy = error.remedy().unwrap_or_default();
-            format!("{id}: {}: {remedy}", error.one_line())
+            format!("{}: {remedy}", error.one_line())
         });
+        // With its id, which a person sees and the text calls "this instance".
+        let id = &scene.machines[me].me.instance_id;
+        let trouble = refusal.or(conflict).map(|why| format!("{id}: {why}"));
         if scene.machines[me].reports == trouble {
             return;
         }

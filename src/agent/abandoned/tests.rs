@@ -191,6 +191,38 @@ async fn an_etcd_voter_does_not_start_over() {
     assert!(timeout(AGREED, agent.until_abandoned()).await.is_err());
 }
 
+/// Its data may be wanted, and so may the cluster that was founded while it was stopped.
+#[tokio::test(start_paused = true)]
+async fn an_etcd_voter_whose_cluster_was_replaced_reports_that_a_person_must_decide() {
+    let fake = FakeWorld::new().recorded("uid", "i-cp").await;
+    let me = control_plane("i-2");
+    let successor = running(&control_plane("i-3"), 3);
+    fake.ec2
+        .list([running(&me, 10), terminated("i-cp"), successor]);
+    fake.cluster.down(true);
+    let agent = agent(&fake, me).await;
+    let membership = Membership {
+        cluster_uid: "uid".to_owned(),
+        origin: Origin::Joined,
+    };
+    agent.runner.commit_to(membership).await.unwrap();
+    fake.etcd.voter("founder", 2);
+    let own = fake.etcd.learner("own", 10);
+    fake.etcd.start(own.id);
+    fake.etcd.promote(own.id).await.unwrap();
+    fake.claimed(2, "uid-2", "i-3").await;
+    assert!(timeout(AGREED, agent.until_abandoned()).await.is_err());
+    let status = agent.reporter.subscribe();
+    let conflict = status.borrow().conflict.clone().unwrap();
+    assert!(conflict.contains("i-3 has founded cluster uid-2 since: "));
+    assert!(conflict.contains("terminate this instance or run"));
+    assert!(status.borrow().line().contains(&conflict));
+    // A person has ended the other cluster.
+    fake.store.delete("founder/2").await.unwrap();
+    assert!(timeout(AGREED, agent.until_abandoned()).await.is_err());
+    assert_eq!(status.borrow().conflict, None);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_failing_ec2_or_store_is_no_reason_to_start_over() {
     let (fake, agent) = joined().await;

@@ -61,6 +61,7 @@ fn seeds_that_once_broke_a_law_hold() {
         ((1, 1), 16_949),
         ((1, 0), 20_829),
         ((2, 0), 900_548),
+        ((2, 0), 186_833),
     ] {
         hold(size, seed..seed + 1);
     }
