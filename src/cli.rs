@@ -88,6 +88,19 @@ pub enum Command {
         #[arg(long)]
         config: Option<PathBuf>,
     },
+    /// Make one archive of all programs, manifests and images of a configuration, for nodes without
+    /// the internet. Prints the settings that name it.
+    Bundle {
+        /// A TOML file with settings; `-` for standard input.
+        #[arg(long)]
+        config: Option<PathBuf>,
+        /// The nodes' architecture.
+        #[arg(long, default_value = "amd64")]
+        arch: String,
+        /// Where to write the archive.
+        #[arg(long)]
+        output: PathBuf,
+    },
     /// Print the kubelet a login to a private registry of ECR. The kubelet runs this.
     CredentialProvider,
     /// Print version, commit, target, and where this binary is published.

@@ -43,6 +43,11 @@ async fn carry_out(command: Command) -> Result<()> {
         Command::Cloudformation(arguments) => commands::cloudformation(&arguments),
         Command::Artifacts { config, arch } => commands::artifacts(config.as_deref(), &arch),
         Command::Images { config } => commands::images(config.as_deref()).await,
+        Command::Bundle {
+            config,
+            arch,
+            output,
+        } => commands::bundle(config.as_deref(), &arch, &output).await,
         Command::CredentialProvider => commands::credential_provider().await,
         Command::Version => commands::version(),
         Command::Reset { yes } => commands::reset(yes).await,

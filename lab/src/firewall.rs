@@ -1,4 +1,4 @@
-//! Security groups, as packet rules on the VPC's bridge.
+//! Security groups, and air gaps, as packet rules on the VPC's bridge.
 //!
 //! EC2 tracks connections. The bridge cannot on every kernel, so the rules judge what opens one: a
 //! TCP segment with SYN and without ACK, and UDP between machines. A machine without security groups
@@ -13,6 +13,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 use crate::layout::namespace;
+use crate::network::ARTIFACTS;
+use crate::registry;
 use crate::state::{Peers, Rule, State};
 
 /// Replaces the rules on the bridge by those of the state's machines and stacks.
@@ -25,7 +27,9 @@ pub fn apply(state: &State) -> Result<()> {
         }
     }
     let machines = state.present().map(|machine| machine.address).collect();
-    let ruleset = ruleset(&rules, &members, &machines);
+    let sealed = state.present().filter(|machine| machine.air_gapped);
+    let sealed = sealed.map(|machine| machine.address).collect();
+    let ruleset = ruleset(&rules, &members, &machines) + &air_gap(&sealed);
     let mut nft = Command::new("ip")
         .args(["netns", "exec", &namespace("vpc"), "nft", "-f", "-"])
         .stdin(Stdio::piped())
@@ -43,15 +47,32 @@ pub fn apply(state: &State) -> Result<()> {
     Ok(())
 }
 
+/// Keeps these machines from the registry. Nothing outside of the VPC can be reached anyway.
+fn air_gap(sealed: &BTreeSet<Ipv4Addr>) -> String {
+    let mut text = "table bridge air-gap\ndelete table bridge air-gap\n".to_owned();
+    if !sealed.is_empty() {
+        let _ = write!(
+            text,
+            "table bridge air-gap {{\nchain out {{\n\
+             type filter hook prerouting priority 0; policy accept;\n\
+             ip saddr {} ip daddr {ARTIFACTS} tcp dport {} drop\n}}\n}}\n",
+            set(sealed),
+            registry::PORT,
+        );
+    }
+    text
+}
+
+fn set(addresses: &BTreeSet<Ipv4Addr>) -> String {
+    let all: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    format!("{{ {} }}", all.join(", "))
+}
+
 fn ruleset(
     rules: &[&Rule],
     members: &BTreeMap<&str, BTreeSet<Ipv4Addr>>,
     machines: &BTreeSet<Ipv4Addr>,
 ) -> String {
-    let set = |addresses: &BTreeSet<Ipv4Addr>| {
-        let all: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-        format!("{{ {} }}", all.join(", "))
-    };
     let mut text = "table bridge security-groups\ndelete table bridge security-groups\n".to_owned();
     let protected: BTreeSet<Ipv4Addr> = members.values().flatten().copied().collect();
     if protected.is_empty() {
@@ -129,6 +150,14 @@ mod tests {
             assert!(text.contains(line), "{line}\n{text}");
         }
         assert!(!text.contains("1-2"), "{text}");
+    }
+
+    #[test]
+    fn an_air_gapped_machine_reaches_no_registry() {
+        let sealed = BTreeSet::from([Ipv4Addr::new(10, 42, 0, 15)]);
+        let drop = "ip saddr { 10.42.0.15 } ip daddr 10.42.0.4 tcp dport 5000 drop\n";
+        assert!(air_gap(&sealed).contains(drop), "{}", air_gap(&sealed));
+        assert!(!air_gap(&BTreeSet::new()).contains("drop"));
     }
 
     #[test]

@@ -23,6 +23,7 @@ pub mod resolver;
 pub mod serve;
 pub mod zone;
 
+pub mod bundle;
 pub mod machine;
 pub mod userdata;
 

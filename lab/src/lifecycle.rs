@@ -8,8 +8,10 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 
+use crate::bundle;
 use crate::components::{self, VmImage};
 use crate::ec2::client::{Aws, Wish};
+use crate::firewall;
 use crate::layout::{Layout, namespace};
 use crate::machine::cgroups::CgroupVersion;
 use crate::machine::{disk, enter, supervisor, vm};
@@ -84,6 +86,8 @@ pub struct Options {
     pub profile: String,
     /// Ids of security groups.
     pub security_groups: Vec<String>,
+    /// The machine has the lab's bundle and reaches no registry.
+    pub air_gapped: bool,
 }
 
 /// Launches machines of these roles at nearly the same time: they decide among themselves which one
@@ -97,6 +101,9 @@ pub async fn launch(layout: &Layout, roles: &[&str], options: &Options) -> Resul
     let mut machines = Vec::new();
     for role in roles {
         machines.push(prepare(layout, role, options).await?);
+    }
+    if options.air_gapped {
+        firewall::apply(&State::require(layout)?)?;
     }
     let rootfs = Image::load(layout)?.boots(options.kind)?;
     let names: Vec<&str> = machines.iter().map(|m| m.name.as_str()).collect();
@@ -121,6 +128,12 @@ async fn prepare(layout: &Layout, role: &str, options: &Options) -> Result<Machi
             &zone,
             &options.settings,
         )?;
+        let settings = if options.air_gapped {
+            let bundle = bundle::settings(layout, &image.agent, &settings)?;
+            userdata::from_bundle(&settings, &bundle)?
+        } else {
+            settings
+        };
         userdata::compose(&image.agent, &settings)?
     };
     // Name and address are reserved in the state before EC2 is called, so that two concurrent
@@ -187,6 +200,7 @@ fn describe(state: &State, role: &str, options: &Options) -> Result<Machine> {
         notice: None,
         profile: options.profile.clone(),
         security_groups: options.security_groups.clone(),
+        air_gapped: options.air_gapped,
     })
 }
 

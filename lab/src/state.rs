@@ -148,6 +148,9 @@ pub struct Machine {
     /// Ids of its security groups; without any, everything can reach it.
     #[serde(default)]
     pub security_groups: Vec<String>,
+    /// Whether the lab's registry is out of its reach.
+    #[serde(default)]
+    pub air_gapped: bool,
 }
 
 /// EC2's notice to an instance before it is terminated.
@@ -371,6 +374,7 @@ pub(crate) mod tests {
             notice: None,
             profile: String::new(),
             security_groups: Vec::new(),
+            air_gapped: false,
         }
     }
 

@@ -148,6 +148,20 @@ pub fn settings(
     toml::to_string(&merged).context("cannot write the settings")
 }
 
+/// The same settings without mirrors, from a bundle.
+pub fn from_bundle(settings: &str, bundle: &str) -> Result<String> {
+    let mut merged: toml::Table = settings.parse().context("the settings are not TOML")?;
+    merged.remove("downloads");
+    merged.remove("images");
+    merge(
+        &mut merged,
+        bundle
+            .parse()
+            .context("the bundle's settings are not TOML")?,
+    );
+    toml::to_string(&merged).context("cannot write the settings")
+}
+
 fn merge(into: &mut toml::Table, from: toml::Table) {
     for (key, value) in from {
         match (into.get_mut(&key), value) {

@@ -8,6 +8,7 @@ pub mod resolver;
 
 use std::{sync::Arc, time::Duration};
 
+use http::{HeaderValue, header};
 use reqwest::{Client, ClientBuilder, NoProxy, redirect::Policy};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_native_certs::CertificateResult;
@@ -83,7 +84,15 @@ impl Clients {
     /// For release sites and mirrors: uses the proxy and follows redirects; 10 s to connect,
     /// and 30 s without a byte end a transfer.
     pub fn downloads(&self) -> Result<Client> {
+        self.authorized(None)
+    }
+
+    /// Like [`Self::downloads`], with this `Authorization`, which a redirect to another host does not
+    /// get.
+    pub fn authorized(&self, authorization: Option<HeaderValue>) -> Result<Client> {
+        let headers = authorization.map(|value| (header::AUTHORIZATION, value));
         self.builder()
+            .default_headers(headers.into_iter().collect())
             .connect_timeout(Duration::from_secs(10))
             .read_timeout(Duration::from_secs(30))
             .build()

@@ -11,6 +11,7 @@ pub mod archive;
 pub mod arguments;
 pub mod aws;
 pub mod balancer;
+pub mod bundle;
 pub mod clock;
 pub mod commands;
 pub mod downloads;

@@ -33,7 +33,7 @@ pub use configure::{check_config, user_data};
 pub use credential_provider::credential_provider;
 pub use install::install;
 pub use kubeconfig::kubeconfig;
-pub use mirroring::{artifacts, images};
+pub use mirroring::{artifacts, bundle, images};
 pub use plan::plan;
 pub use reset::reset;
 pub use run::run;

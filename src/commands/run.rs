@@ -10,7 +10,7 @@ use tracing::{Instrument, info, info_span, warn};
 use self::api_balancer::ApiBalancer;
 use super::{require_root, who_am_i};
 use crate::{
-    adapters::{join as joins, report, signals::ShutdownSignals, systemd, wiring::Wiring},
+    adapters::{bundle, join as joins, report, signals::ShutdownSignals, systemd, wiring::Wiring},
     agent::{self, Agent, api_servers},
     config::{self, Settings},
     decide::judge,
@@ -21,6 +21,7 @@ use crate::{
     ports::{Host, MachineFacts, Role},
     report::{Reporter, Stage},
     runner::Runner,
+    steps::host::Bundle,
     wait::{Backoff, Notes, Probe, relay, schedules::REFUSAL, until},
 };
 
@@ -181,6 +182,7 @@ async fn live(
         tokio::select! {
             outcome = live_or_leave(&agent, signals) => outcome,
             outcome = server.serve(reporter.subscribe()) => outcome,
+            outcome = serve_bundle(&agent) => outcome,
             outcome = let_in(&agent), if agent.me.role == Role::ControlPlane => outcome,
             () = relay_progress(&agent) => Ok(()),
         }
@@ -198,6 +200,14 @@ async fn live_or_leave(agent: &Agent, signals: &mut ShutdownSignals) -> Result<(
     }
     agent.leave_at_shutdown().await;
     Ok(())
+}
+
+/// Serves the bundle to this node, if the settings name one.
+async fn serve_bundle(agent: &Agent) -> Result<()> {
+    match Bundle::wanted(&agent.settings, &agent.me.arch)? {
+        Some(bundle) => bundle::serve(&bundle.file()).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// What a control plane serves to other nodes: the join service and the certificate approver.

@@ -9,6 +9,23 @@ pub fn names_its_registry(image: &str) -> bool {
     (host.contains(['.', ':']) || host == "localhost") && !image.contains(char::is_whitespace)
 }
 
+/// The reference in full, as the kubelet completes it: with its registry, its repository and a tag.
+/// <https://github.com/distribution/reference/blob/main/normalize.go>
+pub fn in_full(image: &str) -> String {
+    let named = if names_its_registry(image) {
+        image.to_owned()
+    } else if image.contains('/') {
+        format!("docker.io/{image}")
+    } else {
+        format!("docker.io/library/{image}")
+    };
+    if named.contains('@') || repository(&named) != named {
+        named
+    } else {
+        format!("{named}:latest")
+    }
+}
+
 /// A private registry of ECR.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PrivateRegistry<'a> {
@@ -66,6 +83,21 @@ mod tests {
             ("busybox", "busybox"),
         ] {
             assert_eq!(repository(image), expected, "{image}");
+        }
+    }
+
+    #[test]
+    fn a_short_reference_is_completed_as_the_kubelet_does() {
+        for (image, expected) in [
+            ("busybox", "docker.io/library/busybox:latest"),
+            ("busybox:1", "docker.io/library/busybox:1"),
+            ("rancher/a:v1", "docker.io/rancher/a:v1"),
+            ("quay.io/a/b", "quay.io/a/b:latest"),
+            ("localhost:5000/b", "localhost:5000/b:latest"),
+            ("quay.io/a/b@sha256:00", "quay.io/a/b@sha256:00"),
+            ("registry.k8s.io/pause:3", "registry.k8s.io/pause:3"),
+        ] {
+            assert_eq!(in_full(image), expected, "{image}");
         }
     }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::ports::Role;
+use crate::{kubernetes::BUNDLE_SERVER, ports::Role};
 
 /// Free-form settings that are merged into a document of another program.
 pub type Overrides = Map<String, Value>;
@@ -29,6 +29,7 @@ pub struct Settings {
     pub containerd: Component,
     pub images: Images,
     pub downloads: Downloads,
+    pub bundle: Bundle,
     pub proxy: Proxy,
     pub pins: BTreeMap<String, Pin>,
     pub addons: BTreeMap<String, Addon>,
@@ -205,6 +206,37 @@ impl Downloads {
                 || url.to_owned(),
                 |(from, to)| format!("{to}{}", &url[from.len()..]),
             )
+    }
+}
+
+/// `[bundle]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Bundle {
+    pub url: String,
+    pub sha256: BTreeMap<String, String>,
+}
+
+impl Bundle {
+    /// Whether nodes take everything from a bundle.
+    pub fn is_used(&self) -> bool {
+        !self.url.is_empty()
+    }
+}
+
+impl Settings {
+    /// Where a node downloads the file with this URL and sha256: from its bundle, a mirror, or the
+    /// URL itself.
+    pub fn download_url(&self, url: &str, sha256: &str) -> String {
+        if self.bundle.is_used() && !sha256.is_empty() {
+            // In the bundle everything is a blob of the OCI distribution API.
+            return format!(
+                "http://{BUNDLE_SERVER}/v2/files/blobs/sha256:{}",
+                sha256.to_ascii_lowercase()
+            );
+        }
+        self.downloads.mirrored(url)
     }
 }
 

@@ -7,7 +7,8 @@ use serde_json::Value;
 use super::{
     Addon, EMBEDDED, Network, Settings, embedded, known, names_its_registry, proxy,
     settings::{
-        Certificates, Dns, Downloads, Etcd, Join, Leaving, Pin, Snapshots, Source, Store, StoreKind,
+        Bundle, Certificates, Dns, Downloads, Etcd, Join, Leaving, Pin, Snapshots, Source, Store,
+        StoreKind,
     },
 };
 use crate::{
@@ -25,6 +26,7 @@ pub fn validate(settings: &Settings) -> Result<()> {
     etcd(&settings.etcd)?;
     leaving(&settings.leaving)?;
     certificates(&settings.certificates)?;
+    bundle(&settings.bundle)?;
     proxy::validate(&settings.proxy)?;
     dns(&settings.dns)?;
     snapshots(&settings.snapshots)?;
@@ -54,6 +56,44 @@ fn downloads(downloads: &Downloads) -> Result<()> {
             Error::refused("downloads.parallel: 0 would never download anything")
                 .hint("the default is 4"),
         );
+    }
+    Ok(())
+}
+
+fn bundle(bundle: &Bundle) -> Result<()> {
+    let Bundle { url, sha256 } = bundle;
+    if url.is_empty() {
+        return if sha256.is_empty() {
+            Ok(())
+        } else {
+            Err(Error::refused("bundle.sha256: there is no bundle.url")
+                .hint("say where nodes download the bundle, or remove [bundle]"))
+        };
+    }
+    let example = "example: url = \"s3://BUCKET/bundle-{arch}.tar\"";
+    let plain = url.replace("{arch}", "arch");
+    let usable = match plain.split_once("://") {
+        Some(("http" | "https", _)) => url::Url::parse(&plain).is_ok(),
+        Some(("s3", rest)) => {
+            rest.contains('/') && !rest.ends_with('/') && Place::parse(&plain).is_ok()
+        }
+        Some(("file", path)) => path.starts_with('/') && !path.ends_with('/'),
+        _ => false,
+    };
+    if !usable || plain.contains(['{', '}']) {
+        return Err(Error::refused(format!(
+            "bundle.url: `{url}` is neither an https:// URL nor s3://BUCKET/KEY nor file:///PATH"
+        ))
+        .hint(example));
+    }
+    if sha256.is_empty() {
+        return Err(
+            Error::refused("bundle.sha256: no architecture has a sha256")
+                .hint("`k8s-bootstrap bundle` prints it with the setting's name"),
+        );
+    }
+    for (arch, digest) in sha256 {
+        self::sha256(&format!("bundle.sha256.{arch}"), digest)?;
     }
     Ok(())
 }

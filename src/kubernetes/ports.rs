@@ -20,3 +20,6 @@ pub const SCHEDULER_PORT: u16 = 10259;
 
 /// The agent's own balancer in front of the control planes, on every node.
 pub const LOCAL_ENDPOINT: &str = "127.0.0.1:7443";
+
+/// Where the agent serves the contents of its bundle to this node.
+pub const BUNDLE_SERVER: &str = "127.0.0.1:7445";

@@ -13,8 +13,8 @@ use crate::{
         cluster_record::{RecordCluster, SettleCluster},
         decommission::Uncordon,
         host::{
-            Artifact, Containerd, ForeignNetworks, Hosts, Images, Kernel, KubeletUnit, PodLimits,
-            Preflight, Swap, Sysctl,
+            Artifact, Bundle, Containerd, ForeignNetworks, Hosts, Images, Kernel, KubeletUnit,
+            PodLimits, Preflight, Swap, Sysctl,
         },
         kubeadm::{
             ApiReady, BlanketApproval, ConfigFiles, EtcdData, InitPhase, Join, KubeadmPhase,
@@ -36,9 +36,14 @@ pub fn host(settings: &Settings, me: &Identity) -> Result<Vec<Phase<Action>>> {
     plan.add("hosts", LOCAL, &["preflight"], "the node's own name resolves even if the VPC's resolver does not answer", Hosts::wanted(settings, me)?);
     plan.add("foreign-networks", LOCAL, &["preflight"], "networkd and NetworkManager leave routes and interfaces of pods alone", ForeignNetworks::wanted());
     plan.add("pod-limits", LOCAL, &["preflight"], "pods can reach neither the instance metadata nor the ports of the join service and the control plane", PodLimits::wanted(settings));
+    let mut source = "preflight";
+    if let Some(bundle) = Bundle::wanted(settings, &me.arch)? {
+        plan.add("bundle", download, &["preflight"], "all other downloads and images come from it", bundle);
+        source = "bundle";
+    }
     for artifact in Artifact::all(settings, me)? {
         let name = format!("artifact-{}", artifact.name);
-        plan.add(&name, download, &["preflight"], "downloaded, verified and unpacked in one pass", artifact);
+        plan.add(&name, download, &[source], "downloaded, verified and unpacked in one pass", artifact);
     }
     plan.add("containerd", LOCAL, &["kernel", "sysctl", "pod-limits", "artifact-containerd", "artifact-runc", "artifact-cni-plugins"], "runs the containers", Containerd::wanted(settings, me)?);
     plan.add("kubelet-unit", LOCAL, &["preflight"], "kubeadm starts the kubelet through it", KubeletUnit::wanted(settings, me)?);

@@ -32,6 +32,8 @@ pub struct Download {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Target {
+    /// One file with mode 0644.
+    File(PathBuf),
     /// One file with mode 0755.
     Program(PathBuf),
     /// The regular files of a gzipped tar archive, by their base names, into a folder, mode 0755.

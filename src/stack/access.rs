@@ -79,7 +79,9 @@ fn document(role: Role, request: &Request, own_bucket: bool) -> Result<Value> {
         _ if own_bucket => (format!("${{{BUCKET}}}"), request.cluster.clone()),
         _ => Default::default(),
     };
-    let agents = objects(&request.urls);
+    // A star for the architecture: groups of either may follow.
+    let bundle = settings.bundle.url.replace("{arch}", "*");
+    let objects = objects(request.urls.iter().chain([&bundle]));
     let below = if prefix.is_empty() {
         String::new()
     } else {
@@ -101,13 +103,13 @@ fn document(role: Role, request: &Request, own_bucket: bool) -> Result<Value> {
     };
     for statement in policy["Statement"].as_array_mut().into_iter().flatten() {
         if statement["Sid"] == DOWNLOAD {
-            statement["Resource"] = agents.iter().map(|agent| json!(agent)).collect();
+            statement["Resource"] = objects.iter().map(|object| json!(object)).collect();
         }
         fill(statement, &filled);
     }
     if let Some(statements) = policy["Statement"].as_array_mut() {
         statements.retain(|statement| match statement["Sid"].as_str() {
-            Some(DOWNLOAD) => !agents.is_empty(),
+            Some(DOWNLOAD) => !objects.is_empty(),
             Some("ListBackups" | "TakeAndRestoreBackups") => !bucket.is_empty(),
             Some(sid) => is_needed(sid, settings),
             None => true,
@@ -155,9 +157,9 @@ fn is_needed(sid: &str, settings: &Settings) -> bool {
     }
 }
 
-/// The ARNs of the agents that are downloaded from buckets, with placeholders.
-fn objects(urls: &[String]) -> Vec<String> {
-    let keys = urls.iter().filter_map(|url| url.strip_prefix("s3://"));
+/// The ARNs of what is downloaded from buckets, with placeholders: agents and a bundle.
+fn objects<'a>(urls: impl Iterator<Item = &'a String>) -> Vec<String> {
+    let keys = urls.filter_map(|url| url.strip_prefix("s3://"));
     keys.map(|key| format!("arn:PARTITION:s3:::{key}"))
         .collect()
 }

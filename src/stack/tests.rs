@@ -295,6 +295,22 @@ fn control_planes_may_use_the_key_that_encrypts_backups() {
 }
 
 #[test]
+fn nodes_may_read_the_bundle_that_the_settings_name() {
+    let template = parse(&with(&format!(
+        "[bundle]\nurl = 's3://mine/bundle-{{arch}}.tar'\nsha256 = {{ amd64 = '{}' }}\n",
+        "0".repeat(64)
+    )));
+    for role in 0..2 {
+        let download = statement(&template, role, "DownloadTheAgent").unwrap();
+        let bundle = download["Resource"].as_array().unwrap().last().unwrap();
+        assert_eq!(
+            bundle["Fn::Sub"],
+            "arn:${AWS::Partition}:s3:::mine/bundle-*.tar"
+        );
+    }
+}
+
+#[test]
 fn a_worker_is_known_by_its_role_since_the_profile_has_its_name() {
     let template = parse(&request());
     let roles = resources(&template, "AWS::IAM::Role");

@@ -85,6 +85,8 @@ actions! {
     ForeignNetworks(host::ForeignNetworks),
     /// Packet rules for what pods may not reach.
     PodLimits(host::PodLimits),
+    /// Everything that is downloaded, in one file.
+    Bundle(host::Bundle),
     /// A pinned download.
     Artifact(host::Artifact),
     /// containerd, configured and running.

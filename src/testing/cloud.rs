@@ -247,7 +247,7 @@ impl Downloads for FakeDownloads {
             return Ok(());
         }
         match &download.target {
-            Target::Program(path) => self.files.put(path, content),
+            Target::File(path) | Target::Program(path) => self.files.put(path, content),
             Target::Programs(folder) => {
                 let inventory = Inventory {
                     url: content.clone(),

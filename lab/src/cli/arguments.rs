@@ -363,6 +363,9 @@ pub(super) struct MachineOptions {
     /// A file with user-data to use instead of the lab's.
     #[arg(long, hide_short_help = true)]
     pub(super) user_data: Option<PathBuf>,
+    /// Everything comes from one bundle, and no registry can be reached.
+    #[arg(long, conflicts_with = "user_data")]
+    pub(super) air_gapped: bool,
 }
 
 impl MachineOptions {
@@ -391,6 +394,7 @@ impl MachineOptions {
                 .transpose()?
                 .unwrap_or_default(),
             user_data: self.user_data.as_ref().map(read).transpose()?,
+            air_gapped: self.air_gapped,
             ..Options::default()
         })
     }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     adapters::host,
-    error::Result,
+    error::{Error, Result},
     ports::{Download, Target},
     steps::host::Inventory,
 };
@@ -37,8 +37,8 @@ impl Journal {
 pub(super) struct Place {
     /// The target's folder.
     pub folder: PathBuf,
-    /// The file of a single program; `None` for an archive.
-    pub program: Option<PathBuf>,
+    /// A single file and its mode; `None` for an archive.
+    pub file: Option<(PathBuf, u32)>,
     /// The bytes as received, not verified yet.
     pub part: PathBuf,
     /// Which download the part belongs to.
@@ -52,13 +52,15 @@ pub(super) struct Place {
 impl Place {
     /// The paths of a download below the root.
     pub fn of(root: &Path, download: &Download) -> Result<Self> {
-        let (folder, program, stem) = match &download.target {
-            Target::Program(path) => {
-                let file = host::place(root, path)?;
-                let folder = file.parent().unwrap_or(root).to_owned();
-                let stem = path.file_name().unwrap_or_default().to_string_lossy();
-                (folder, Some(file), stem.into_owned())
-            }
+        let single = |path: &Path, mode| {
+            let file = host::place(root, path)?;
+            let folder = file.parent().unwrap_or(root).to_owned();
+            let stem = path.file_name().unwrap_or_default().to_string_lossy();
+            Ok::<_, Error>((folder, Some((file, mode)), stem.into_owned()))
+        };
+        let (folder, file, stem) = match &download.target {
+            Target::File(path) => single(path, 0o644)?,
+            Target::Program(path) => single(path, 0o755)?,
             Target::Programs(folder) => (
                 host::place(root, folder)?,
                 None,
@@ -71,7 +73,7 @@ impl Place {
             staging: folder.join(format!(".{stem}.staging")),
             inventory: host::place(root, &Inventory::path(&download.sha256))?,
             folder,
-            program,
+            file,
         })
     }
 

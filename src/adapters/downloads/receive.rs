@@ -83,7 +83,7 @@ fn receive_into(
         taken: 0,
         state: Flow::Open,
     };
-    let unpacked = if place.program.is_some() {
+    let unpacked = if place.file.is_some() {
         Ok(BTreeMap::new())
     } else {
         place.make_staging()?;
@@ -109,10 +109,10 @@ fn receive_into(
         return Ok(received);
     }
     match unpacked {
-        Ok(_) if let Some(program) = &place.program => {
-            part.set_permissions(fs::Permissions::from_mode(0o755))?;
+        Ok(_) if let Some((file, mode)) = &place.file => {
+            part.set_permissions(fs::Permissions::from_mode(*mode))?;
             part.sync_all()?;
-            fs::rename(&place.part, program)?;
+            fs::rename(&place.part, file)?;
             host::sync_folder(&place.folder)?;
         }
         Ok(files) => install(place, &received.sha256, download, files)?,

@@ -164,6 +164,23 @@ async fn a_program_is_verified_and_put_in_place_with_its_mode() {
 }
 
 #[tokio::test]
+async fn a_file_is_not_made_executable() {
+    let root = tempfile::tempdir().unwrap();
+    let content = body();
+    let bytes = content.clone();
+    let server = Server::start(move |_, _| ok(&bytes, bytes.len())).await;
+    let download = Download {
+        target: Target::File("/var/lib/bundle.tar".into()),
+        ..kubelet(&server, sha(&content))
+    };
+    downloads(root.path()).fetch(&download).await.unwrap();
+    let file = root.path().join("var/lib/bundle.tar");
+    assert_eq!(fs::read(&file).unwrap(), content);
+    let mode = fs::metadata(&file).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o644);
+}
+
+#[tokio::test]
 async fn a_truncated_download_is_resumed_where_it_broke() {
     let root = tempfile::tempdir().unwrap();
     let content = body();

@@ -15,6 +15,7 @@ use super::receive::{Piece, no_space};
 use crate::{
     adapters::host,
     error::{Error, Kind, Result},
+    kubernetes::BUNDLE_SERVER,
     wait::schedules::DOWNLOAD,
 };
 
@@ -251,6 +252,11 @@ fn unwanted(status: StatusCode, url: &str) -> Error {
         );
     if passes {
         return Error::failed(what);
+    }
+    if url.contains(BUNDLE_SERVER) {
+        return Error::doubtful(what).hint(
+            "the bundle does not have this file: make it again with `k8s-bootstrap bundle` and these settings",
+        );
     }
     Error::doubtful(what).hint(
         "check `version` and `url` of its pin; a mirror named in [downloads.mirrors] must have the same layout as the origin",

@@ -125,6 +125,30 @@ fn contradictions_are_refused_with_place_and_remedy() {
             "snapshots = { to = 's3://bucket', kms_key = 'a b' }",
             "snapshots.kms_key: `a b` is not a KMS key",
         ),
+        (
+            "bundle.url = 'ftp://host/bundle.tar'",
+            "bundle.url: `ftp://host/bundle.tar` is neither an https:// URL nor s3://BUCKET/KEY",
+        ),
+        (
+            "bundle.url = 's3://bucket'",
+            "bundle.url: `s3://bucket` is neither",
+        ),
+        (
+            "bundle.url = 'https://host/{flavour}.tar'",
+            "bundle.url: `https://host/{flavour}.tar` is neither",
+        ),
+        (
+            "bundle.url = 'https://host/bundle.tar'",
+            "bundle.sha256: no architecture has a sha256",
+        ),
+        (
+            "bundle = { url = 'file:///b.tar', sha256 = { amd64 = '00' } }",
+            "bundle.sha256.amd64: `00` is not a sha256",
+        ),
+        (
+            "bundle.sha256 = { amd64 = '00' }",
+            "bundle.sha256: there is no bundle.url",
+        ),
         ("join.port = 0", "join.port: 0 is not a valid port"),
         (
             "store.kind = 'none'",

@@ -37,7 +37,7 @@ fn names(phases: &[Phase<Action>]) -> Vec<&str> {
 
 #[test]
 fn each_phase_depends_only_on_phases_above_it() {
-    for settings in [load(&[]).unwrap(), without_preloading()] {
+    for settings in [load(&[]).unwrap(), without_preloading(), with_bundle()] {
         for phases in every_plan(&settings) {
             let mut above = BTreeSet::new();
             for phase in &phases {
@@ -172,6 +172,25 @@ fn a_control_plane_waits_for_its_own_images_and_no_others() {
         assert!(before.contains("images-control-plane") && !before.contains("images"));
         let phases = plan(&control_plane("i-1"), origin, &without_preloading());
         assert!(!needed_by(&phases, last).contains("images-control-plane"));
+    }
+}
+
+fn with_bundle() -> Settings {
+    let text = format!(
+        "bundle = {{ url = 'file:///b.tar', sha256 = {{ amd64 = '{}' }} }}",
+        "0".repeat(64)
+    );
+    load(&[Fragment::parse("c", &text).unwrap()]).unwrap()
+}
+
+#[test]
+fn nothing_is_downloaded_before_the_bundle_is_here() {
+    for phases in every_plan(&with_bundle()) {
+        for name in names(&phases) {
+            if name.starts_with("artifact-") || name.starts_with("images") {
+                assert!(needed_by(&phases, name).contains("bundle"), "{name}");
+            }
+        }
     }
 }
 

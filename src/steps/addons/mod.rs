@@ -174,7 +174,7 @@ fn enabled(settings: &Settings, network: bool) -> Vec<(u32, Addon)> {
     wanted.sort_by_key(|(name, addon)| (addon.order, name.as_str()));
     let endpoint = endpoint(settings);
     let mirrored = |source: &Source| Source {
-        url: settings.downloads.mirrored(&source.url),
+        url: settings.download_url(&source.url, &source.sha256),
         ..source.clone()
     };
     wanted

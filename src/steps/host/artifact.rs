@@ -77,15 +77,14 @@ impl Artifact {
             return Err(Error::refused(format!("nothing is pinned as `{name}`"))
                 .hint(format!("add [pins.{name}] with version, url and sha256")));
         };
-        let url = settings
-            .downloads
-            .mirrored(&address(name, pin, &identity.arch)?);
+        let sha256 = digest(name, pin, &identity.arch)?;
+        let url = settings.download_url(&address(name, pin, &identity.arch)?, &sha256);
         Ok(Self {
             name: name.to_owned(),
             version: pin.version.clone(),
             download: Download {
                 url,
-                sha256: digest(name, pin, &identity.arch)?,
+                sha256,
                 target: match *kind {
                     Kind::Program(path) => Target::Program(path.into()),
                     Kind::Archive(folder) => Target::Programs(folder.into()),
@@ -151,7 +150,7 @@ fn address(name: &str, pin: &Pin, arch: &str) -> Result<String> {
 impl Step for Artifact {
     async fn check(&self, world: &World) -> Result<State> {
         let found = match &self.download.target {
-            Target::Program(path) => {
+            Target::File(path) | Target::Program(path) => {
                 is_installed(world.host.as_ref(), path, &self.download.sha256).await?
             }
             Target::Programs(folder) => self.unpacked(world.host.as_ref(), folder).await?,

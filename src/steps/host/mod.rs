@@ -1,6 +1,7 @@
 //! Prepares this machine. Needs no peer, so it runs during discovery.
 
 mod artifact;
+mod bundle;
 mod containerd;
 mod files;
 mod foreign;
@@ -18,6 +19,7 @@ mod units;
 mod tests;
 
 pub use artifact::{ARTIFACTS, Artifact, Inventory, Kind as ArtifactKind};
+pub use bundle::Bundle;
 pub use containerd::Containerd;
 pub use foreign::ForeignNetworks;
 pub use hosts::Hosts;

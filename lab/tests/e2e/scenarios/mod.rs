@@ -1,5 +1,6 @@
 //! The scenarios, by subject.
 
+pub mod air_gap;
 pub mod arrival;
 pub mod attacks;
 pub mod certificates;

@@ -6,17 +6,24 @@ use super::CERTS;
 use crate::{
     config::Settings,
     error::{Context, Error, Result},
+    kubernetes::BUNDLE_SERVER,
     steps::host::files::{File, HEADER},
 };
 
-/// The files for all mirrors in the settings.
+/// The files for all mirrors in the settings. The bundle is the first mirror of every host.
 pub(super) fn files(settings: &Settings) -> Result<Vec<File>> {
-    settings
-        .images
-        .mirrors
-        .iter()
-        .map(|(upstream, mirrors)| file(upstream, mirrors))
-        .collect()
+    let mut mirrors = settings.images.mirrors.clone();
+    if settings.bundle.is_used() {
+        mirrors.entry("*".to_owned()).or_default();
+        for mirrors in mirrors.values_mut() {
+            mirrors.insert(0, format!("http://{BUNDLE_SERVER}"));
+        }
+    }
+    let mut files = Vec::with_capacity(mirrors.len());
+    for (upstream, mirrors) in &mirrors {
+        files.push(file(upstream, mirrors)?);
+    }
+    Ok(files)
 }
 
 fn file(upstream: &str, mirrors: &[String]) -> Result<File> {
