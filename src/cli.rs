@@ -101,7 +101,7 @@ pub enum Command {
         #[arg(long)]
         output: PathBuf,
     },
-    /// Print the kubelet a login to a private registry of ECR. The kubelet runs this.
+    /// Print the kubelet a login to a private registry. The kubelet runs this.
     CredentialProvider,
     /// Print version, commit, target, and where this binary is published.
     Version,

@@ -25,6 +25,9 @@ const SETTINGS: &str = r#"
 
 [images.mirrors]
 "*" = ["http://ARTIFACTS:5000"]
+"ARTIFACTS:5001" = ["http://ARTIFACTS:5001"]
+[images.logins]
+"ARTIFACTS:5001" = "file:///etc/lab-registry-login"
 
 [addons.ingress-nginx]
 enabled = false

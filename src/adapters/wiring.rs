@@ -79,6 +79,12 @@ impl Wiring {
         Ok(Ecr::new(self.aws(region, &clients)?))
     }
 
+    /// Parameter Store of a region, with this instance's role and the settings' proxy.
+    pub fn ssm(&self, region: &str, settings: &Settings) -> Result<Ssm> {
+        let clients = self.clients.behind(settings)?;
+        Ok(Ssm::new(self.aws(region, &clients)?))
+    }
+
     fn aws(&self, region: &str, clients: &Clients) -> Result<Arc<Aws>> {
         let endpoints = Endpoints::of(region)?;
         let (credentials, clock) = (self.imds.clone(), self.clock.clone());

@@ -1,5 +1,5 @@
-//! `credential-provider`: lets the kubelet pull from private registries of ECR, with the instance's
-//! role.
+//! `credential-provider`: lets the kubelet pull from private registries: of ECR with the instance's
+//! role, of others with the login that the settings name.
 //!
 //! The kubelet runs this command for an image of such a registry, and keeps the answer. Protocol:
 //! <https://kubernetes.io/docs/reference/config-api/kubelet-credentialprovider.v1/>
@@ -12,26 +12,56 @@ use serde_json::{Value, json};
 
 use super::{print, who_am_i};
 use crate::{
-    adapters::{arguments::read_text, wiring::Wiring},
-    config::private_registry,
+    adapters::{arguments::read_text, aws::ecr::Login, wiring::Wiring},
+    config::{LoginPlace, Settings, private_registry},
     error::{Error, Result},
-    kubernetes::credential_provider::{API_VERSION, CACHED_FOR},
+    identity::Identity,
+    kubernetes::credential_provider::{API_VERSION, CACHED_FOR, STORED_CACHED_FOR},
 };
 
 /// Answers one request on standard input.
 pub async fn credential_provider() -> Result<()> {
     let image = image(&read_text(Path::new("-"))?)?;
-    let Some(registry) = private_registry(&image) else {
-        return Err(Error::usage(format!(
-            "`{image}` is not an image of a private registry of ECR"
-        ))
-        .hint("the kubelet asks only for what `matchImages` in its configuration names"));
-    };
     let wiring = Wiring::new()?;
-    let (settings, ..) = who_am_i(&wiring).await?;
-    let login = wiring.ecr(registry.region, &settings)?.login().await?;
+    let (settings, me, _) = who_am_i(&wiring).await?;
+    let (host, login, kept_for) = if let Some(registry) = private_registry(&image) {
+        let login = wiring.ecr(registry.region, &settings)?.login().await?;
+        (registry.host, login, CACHED_FOR)
+    } else {
+        let host = image.split_once('/').map_or("", |(host, _)| host);
+        let login = stored(&wiring, &settings, &me, host).await?;
+        (host, login, STORED_CACHED_FOR)
+    };
     let password = login.password.expose_secret();
-    print(&answer(registry.host, &login.username, password).to_string())
+    print(&answer(host, &login.username, password, kept_for).to_string())
+}
+
+/// The login that the settings name for this registry.
+async fn stored(wiring: &Wiring, settings: &Settings, me: &Identity, host: &str) -> Result<Login> {
+    let place = settings.images.login(host).ok_or_else(|| {
+        Error::usage(format!(
+            "`{host}` is neither a private registry of ECR nor in images.logins"
+        ))
+        .hint("the kubelet asks only for what `matchImages` in its configuration names")
+    })?;
+    let secret = match place {
+        LoginPlace::Parameter(name) => wiring.ssm(&me.region, settings)?.secret(name).await?,
+        LoginPlace::File(path) => {
+            let content = wiring.host.read(path).await?;
+            content.map(|content| String::from_utf8_lossy(&content).into_owned().into())
+        }
+    };
+    let place = &settings.images.logins[host];
+    let secret = secret.ok_or_else(|| {
+        Error::failed(format!("images.logins.\"{host}\": {place} does not exist"))
+            .hint("put USER:PASSWORD there")
+    })?;
+    Login::parse(&secret).ok_or_else(|| {
+        Error::failed(format!(
+            "images.logins.\"{host}\": {place} is not USER:PASSWORD"
+        ))
+        .hint("write the user's name, a colon and the password or token, in one line")
+    })
 }
 
 fn image(request: &str) -> Result<String> {
@@ -54,12 +84,12 @@ fn image(request: &str) -> Result<String> {
     Ok(request.image)
 }
 
-fn answer(registry: &str, username: &str, password: &str) -> Value {
+fn answer(registry: &str, username: &str, password: &str, kept_for: &str) -> Value {
     json!({
         "apiVersion": API_VERSION,
         "kind": "CredentialProviderResponse",
         "cacheKeyType": "Registry",
-        "cacheDuration": CACHED_FOR,
+        "cacheDuration": kept_for,
         "auth": { registry: { "username": username, "password": password } },
     })
 }
@@ -89,7 +119,12 @@ mod tests {
 
     #[test]
     fn the_answer_is_for_the_whole_registry() {
-        let answer = answer("1.dkr.ecr.eu-central-1.amazonaws.com", "AWS", "secret");
+        let answer = answer(
+            "1.dkr.ecr.eu-central-1.amazonaws.com",
+            "AWS",
+            "secret",
+            "6h",
+        );
         assert_eq!(answer["kind"], "CredentialProviderResponse");
         let login = &answer["auth"]["1.dkr.ecr.eu-central-1.amazonaws.com"];
         assert_eq!(login["password"], "secret");

@@ -20,7 +20,8 @@ pub use load::{Fragment, Sources, load};
 pub use network::Network;
 pub use settings::{
     Addon, Addresses, Cluster, Component, Deadlines, Dns, Downloads, Images, Kubeadm, Kubernetes,
-    Leaving, Node, Overrides, Patch, Pin, Report, Settings, Snapshots, Source, Store, StoreKind,
+    Leaving, LoginPlace, Node, Overrides, Patch, Pin, Report, Settings, Snapshots, Source, Store,
+    StoreKind,
 };
 
 /// The defaults and their documentation, as TOML.

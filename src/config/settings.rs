@@ -1,10 +1,14 @@
 //! The settings as types. `defaults.toml` has their meanings, units and defaults.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::private_registry;
 use crate::{kubernetes::BUNDLE_SERVER, ports::Role};
 
 /// Free-form settings that are merged into a document of another program.
@@ -184,6 +188,34 @@ pub struct Component {
 pub struct Images {
     pub preload: bool,
     pub mirrors: BTreeMap<String, Vec<String>>,
+    pub logins: BTreeMap<String, String>,
+}
+
+/// Where the login of a registry is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoginPlace<'a> {
+    /// The name of a parameter in Parameter Store.
+    Parameter(&'a str),
+    /// A file on the node.
+    File(&'a Path),
+}
+
+impl Images {
+    /// Where the login of this registry is kept; `None` if the settings name none.
+    pub fn login(&self, host: &str) -> Option<LoginPlace<'_>> {
+        let place = self.logins.get(host)?;
+        if let Some(name) = place.strip_prefix("ssm:") {
+            return Some(LoginPlace::Parameter(name));
+        }
+        let path = place.strip_prefix("file://")?;
+        Some(LoginPlace::File(Path::new(path)))
+    }
+
+    /// Whether this image is pulled with a login: by one of the settings, or as ECR's.
+    pub fn needs_login(&self, image: &str) -> bool {
+        let host = image.split_once('/').map_or("", |(host, _)| host);
+        private_registry(image).is_some() || self.logins.contains_key(host)
+    }
 }
 
 /// `[downloads]`

@@ -7,8 +7,8 @@ use serde_json::Value;
 use super::{
     Addon, EMBEDDED, Network, Settings, embedded, known, names_its_registry, proxy,
     settings::{
-        Bundle, Certificates, Dns, Downloads, Etcd, Join, Leaving, Pin, Snapshots, Source, Store,
-        StoreKind,
+        Bundle, Certificates, Dns, Downloads, Etcd, Images, Join, Leaving, LoginPlace, Pin,
+        Snapshots, Source, Store, StoreKind,
     },
 };
 use crate::{
@@ -26,6 +26,7 @@ pub fn validate(settings: &Settings) -> Result<()> {
     etcd(&settings.etcd)?;
     leaving(&settings.leaving)?;
     certificates(&settings.certificates)?;
+    logins(&settings.images)?;
     bundle(&settings.bundle)?;
     proxy::validate(&settings.proxy)?;
     dns(&settings.dns)?;
@@ -56,6 +57,33 @@ fn downloads(downloads: &Downloads) -> Result<()> {
             Error::refused("downloads.parallel: 0 would never download anything")
                 .hint("the default is 4"),
         );
+    }
+    Ok(())
+}
+
+fn logins(images: &Images) -> Result<()> {
+    for host in images.logins.keys() {
+        if !names_its_registry(&format!("{host}/image")) {
+            return Err(Error::refused(format!(
+                "images.logins: `{host}` is not the host of a registry"
+            ))
+            .hint("use the host that images name, such as registry.example.com or host:5000"));
+        }
+        let usable = match images.login(host) {
+            Some(LoginPlace::Parameter(name)) => {
+                let mut allowed = name.bytes();
+                !name.is_empty()
+                    && allowed.all(|b| b.is_ascii_alphanumeric() || b"/_.-".contains(&b))
+            }
+            Some(LoginPlace::File(path)) => path.is_absolute(),
+            None => false,
+        };
+        if !usable {
+            return Err(Error::refused(format!(
+                "images.logins.\"{host}\" is neither ssm:NAME nor file:///PATH"
+            ))
+            .hint("put USER:PASSWORD into a parameter of type SecureString and name it here; user-data is no place for a password"));
+        }
     }
     Ok(())
 }

@@ -114,11 +114,33 @@ fn document(role: Role, request: &Request, own_bucket: bool) -> Result<Value> {
             Some(sid) => is_needed(sid, settings),
             None => true,
         });
+        let parameters = settings.images.logins.values();
+        let parameters: Vec<&str> = parameters.filter_map(|p| p.strip_prefix("ssm:")).collect();
+        if !parameters.is_empty() {
+            statements.push(logins(&parameters));
+        }
         if role == Role::ControlPlane && !settings.snapshots.kms_key.is_empty() {
             statements.push(key(&settings.snapshots.kms_key));
         }
     }
     Ok(policy)
+}
+
+/// Lets nodes read the logins of registries. The key of Parameter Store decrypts for everybody who may
+/// read; for a key of one's own, that key's policy has to name the role.
+fn logins(parameters: &[&str]) -> Value {
+    let arns = parameters.iter().map(|name| {
+        let name = name.trim_start_matches('/');
+        substitute(&format!(
+            "arn:${{AWS::Partition}}:ssm:${{AWS::Region}}:${{AWS::AccountId}}:parameter/{name}"
+        ))
+    });
+    json!({
+        "Sid": "ReadLoginsOfRegistries",
+        "Effect": "Allow",
+        "Action": ["ssm:GetParameter"],
+        "Resource": arns.collect::<Vec<_>>(),
+    })
 }
 
 /// Lets S3 encrypt and decrypt backups with a key: by its ARN, its alias or its id.

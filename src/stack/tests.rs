@@ -295,12 +295,18 @@ fn control_planes_may_use_the_key_that_encrypts_backups() {
 }
 
 #[test]
-fn nodes_may_read_the_bundle_that_the_settings_name() {
+fn nodes_may_read_the_logins_and_the_bundle_that_the_settings_name() {
     let template = parse(&with(&format!(
-        "[bundle]\nurl = 's3://mine/bundle-{{arch}}.tar'\nsha256 = {{ amd64 = '{}' }}\n",
+        "[images.logins]\n'a.example.com' = 'ssm:/registries/a'\n'b.example.com' = 'file:///b'\n\
+         [bundle]\nurl = 's3://mine/bundle-{{arch}}.tar'\nsha256 = {{ amd64 = '{}' }}\n",
         "0".repeat(64)
     )));
     for role in 0..2 {
+        let logins = statement(&template, role, "ReadLoginsOfRegistries").unwrap();
+        let resources = logins["Resource"].as_array().unwrap();
+        assert_eq!(resources.len(), 1, "{logins}");
+        let resource = resources[0]["Fn::Sub"].as_str().unwrap();
+        assert!(resource.ends_with(":parameter/registries/a"), "{resource}");
         let download = statement(&template, role, "DownloadTheAgent").unwrap();
         let bundle = download["Resource"].as_array().unwrap().last().unwrap();
         assert_eq!(
@@ -308,6 +314,7 @@ fn nodes_may_read_the_bundle_that_the_settings_name() {
             "arn:${AWS::Partition}:s3:::mine/bundle-*.tar"
         );
     }
+    assert!(statement(&parse(&request()), 1, "ReadLoginsOfRegistries").is_none());
 }
 
 #[test]

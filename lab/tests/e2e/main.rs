@@ -31,6 +31,7 @@ const SCENARIOS: &[Scenario] = in_this_order![
     pods::a_pod_reaches_neither_the_metadata_nor_what_control_planes_keep,
     pods::services_outlive_a_kube_proxy_that_is_started_again,
     pods::an_image_of_a_private_registry_is_pulled_with_a_login_of_the_instances_role,
+    pods::an_image_is_pulled_with_a_login_of_the_settings,
     workload::each_worker_serves_the_page_and_the_count_rises,
     reports::the_printed_kubeconfig_reaches_the_api_from_another_machine,
     workload::the_workers_name_stands_for_exactly_the_ready_ones,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use reqwest::Method;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use super::{
@@ -18,12 +18,23 @@ use crate::error::{Error, Result};
 #[derive(Clone)]
 pub struct Ecr(Arc<Aws>);
 
-/// What a registry accepts for twelve hours.
+/// What a registry accepts; ECR does so for twelve hours.
 pub struct Login {
-    /// `AWS`.
+    /// `AWS` at ECR.
     pub username: String,
-    /// Gives access to every repository that the role may read.
+    /// At ECR it gives access to every repository that the role may read.
     pub password: SecretString,
+}
+
+impl Login {
+    /// Reads `USER:PASSWORD`; `None` if it has another form.
+    pub fn parse(text: &SecretString) -> Option<Self> {
+        let (username, password) = text.expose_secret().trim_end().split_once(':')?;
+        (!username.is_empty() && !password.is_empty()).then(|| Self {
+            username: username.to_owned(),
+            password: password.into(),
+        })
+    }
 }
 
 impl Ecr {
@@ -71,18 +82,12 @@ fn login(body: &str) -> Option<Login> {
     let answer: Answer = serde_json::from_str(body).ok()?;
     let token = &answer.authorization_data.first()?.authorization_token;
     let token = STANDARD.decode(token).ok()?;
-    let token = String::from_utf8(token).ok()?;
-    let (username, password) = token.split_once(':')?;
-    Some(Login {
-        username: username.to_owned(),
-        password: password.into(),
-    })
+    Login::parse(&String::from_utf8(token).ok()?.into())
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]
-    use secrecy::ExposeSecret as _;
     use serde_json::json;
     use wiremock::ResponseTemplate;
 
@@ -96,6 +101,17 @@ mod tests {
         let login = login(&body).unwrap();
         assert_eq!(login.username, "AWS");
         assert_eq!(login.password.expose_secret(), "pass:word");
+    }
+
+    #[test]
+    fn a_stored_login_has_a_user_and_a_password() {
+        let login = |text: &str| Login::parse(&text.to_owned().into());
+        let found = login("user:pass:word\n").unwrap();
+        assert_eq!(found.username, "user");
+        assert_eq!(found.password.expose_secret(), "pass:word");
+        for text in ["", "user", "user:", ":password", "\n"] {
+            assert!(login(text).is_none(), "{text}");
+        }
     }
 
     #[test]

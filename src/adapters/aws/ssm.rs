@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use reqwest::Method;
+use secrecy::SecretString;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
@@ -66,6 +67,16 @@ impl Ssm {
 
     /// A parameter; ciphertext if it is encrypted.
     pub async fn parameter(&self, name: &str) -> Result<Option<Parameter>> {
+        self.get(name, false).await
+    }
+
+    /// A parameter's value, decrypted if it is encrypted.
+    pub async fn secret(&self, name: &str) -> Result<Option<SecretString>> {
+        let parameter = self.get(name, true).await?;
+        Ok(parameter.map(|parameter| parameter.value.into()))
+    }
+
+    async fn get(&self, name: &str, decrypted: bool) -> Result<Option<Parameter>> {
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
         struct Found {
@@ -73,7 +84,7 @@ impl Ssm {
         }
         let call = call(
             "GetParameter",
-            &json!({"Name": name, "WithDecryption": false}),
+            &json!({"Name": name, "WithDecryption": decrypted}),
         );
         match self.0.call(&call).await? {
             Answer::Done(body) => Ok(Some(read::<Found>(&body, &call)?.parameter)),

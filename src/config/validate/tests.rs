@@ -126,6 +126,18 @@ fn contradictions_are_refused_with_place_and_remedy() {
             "snapshots.kms_key: `a b` is not a KMS key",
         ),
         (
+            "images.logins = { 'registry' = 'ssm:/a' }",
+            "images.logins: `registry` is not the host of a registry",
+        ),
+        (
+            "images.logins = { 'r.example.com' = 'user:password' }",
+            "images.logins.\"r.example.com\" is neither ssm:NAME nor file:///PATH",
+        ),
+        (
+            "images.logins = { 'r.example.com' = 'file://etc/login' }",
+            "images.logins.\"r.example.com\" is neither",
+        ),
+        (
             "bundle.url = 'ftp://host/bundle.tar'",
             "bundle.url: `ftp://host/bundle.tar` is neither an https:// URL nor s3://BUCKET/KEY",
         ),

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::containerd::{CERTS, CTR};
 use crate::{
-    config::{Settings, names_its_registry, overridden, private_registry},
+    config::{Settings, names_its_registry, overridden},
     error::{Error, Result},
     identity::Identity,
     ports::{Command, Role, World},
@@ -105,7 +105,7 @@ fn others(settings: &Settings, role: Role) -> Vec<String> {
             let image = other.map_or(image.as_str(), |(_, to)| to);
             // `ctr` takes a password only where every process of the node sees it. The kubelet pulls
             // these itself.
-            if private_registry(image).is_none() && !images.iter().any(|known| known == image) {
+            if !settings.images.needs_login(image) && !images.iter().any(|known| known == image) {
                 images.push(image.to_owned());
             }
         }

@@ -26,13 +26,13 @@ pub struct KubeletUnit {
 }
 
 impl KubeletUnit {
-    /// The unit, the same on every node.
-    pub fn wanted(_settings: &Settings, _identity: &Identity) -> Result<Self> {
+    /// The unit, the same on every node, and for which registries the agent has logins.
+    pub fn wanted(settings: &Settings, _identity: &Identity) -> Result<Self> {
         Ok(Self {
             files: vec![
                 (
                     paths::CREDENTIAL_PROVIDERS.into(),
-                    credential_provider::config(),
+                    credential_provider::config(settings.images.logins.keys()),
                 ),
                 (
                     Path::new("/etc/systemd/system").join(UNIT),

@@ -108,20 +108,7 @@ pub fn an_image_of_a_private_registry_is_pulled_with_a_login_of_the_instances_ro
     ensure(login["username"] == "AWS", answer.to_string())?;
     ensure(login["password"].is_string(), answer.to_string())?;
 
-    let node = stage.shell("w1", "hostname -f")?.trim().to_owned();
-    let mut pod = crate::stage::pod("e2e-private", &node, "sleep 600");
-    pod["spec"]["containers"][0]["image"] = image.into();
-    let file = tempfile::NamedTempFile::new()?;
-    std::fs::write(file.path(), pod.to_string())?;
-    stage.kubectl(&["apply", "-f", &file.path().to_string_lossy()])?;
-    let outcome = stage.kubectl(&[
-        "wait",
-        "--for=condition=Ready",
-        "pod/e2e-private",
-        "--timeout=90s",
-    ]);
-    stage.kubectl(&["delete", "pod", "e2e-private", "--wait=false"])?;
-    outcome?;
+    let node = runs_on_w1(stage, "e2e-private", image)?;
     let metrics = stage.kubectl(&[
         "get",
         "--raw",
@@ -137,4 +124,33 @@ pub fn an_image_of_a_private_registry_is_pulled_with_a_login_of_the_instances_ro
     );
     ensure(!asked.is_empty(), "the kubelet did not ask the agent")?;
     ensure(failed.is_empty(), failed.join("\n"))
+}
+
+/// Runs a pod from this image on w1, which pulls it; returns the name of w1's node.
+fn runs_on_w1(stage: &Stage, name: &str, image: &str) -> Result<String, Failed> {
+    let node = stage.shell("w1", "hostname -f")?.trim().to_owned();
+    let mut pod = crate::stage::pod(name, &node, "sleep 600");
+    pod["spec"]["containers"][0]["image"] = image.into();
+    let file = tempfile::NamedTempFile::new()?;
+    std::fs::write(file.path(), pod.to_string())?;
+    stage.kubectl(&["apply", "-f", &file.path().to_string_lossy()])?;
+    let pod = format!("pod/{name}");
+    let outcome = stage.kubectl(&["wait", "--for=condition=Ready", &pod, "--timeout=90s"]);
+    stage.kubectl(&["delete", &pod, "--wait=false"])?;
+    outcome?;
+    Ok(node)
+}
+
+/// Another registry than ECR, which serves nobody without its login.
+pub fn an_image_is_pulled_with_a_login_of_the_settings(stage: &Stage) -> Result<(), Failed> {
+    let registry = format!("10.42.0.4:{}", lab::registry::PRIVATE_PORT);
+    let url = format!("http://{registry}/v2/");
+    let status = "curl --silent --output /dev/null --write-out %{http_code}";
+    let refused = stage.shell("w1", &format!("{status} {url}"))?;
+    ensure(refused == "401", refused)?;
+    let login = lab::registry::LOGIN;
+    let line = format!("umask 077; echo '{login}' > /etc/lab-registry-login");
+    stage.shell("w1", &line)?;
+    runs_on_w1(stage, "e2e-login", &format!("{registry}/lab/busybox:1"))?;
+    Ok(())
 }

@@ -89,7 +89,10 @@ fn images_of_private_registries_are_left_to_the_kubelet() {
     let mut settings = settings();
     let calico = settings.addons.get_mut("calico").unwrap();
     let private = "123456789012.dkr.ecr.eu-central-1.amazonaws.com/calico/node:v3";
-    calico.images = vec![private.into(), "quay.io/calico/cni:v3".into()];
+    let other = "registry.example.com/calico/node:v3";
+    calico.images = vec![private.into(), other.into(), "quay.io/calico/cni:v3".into()];
+    let login = ("registry.example.com".to_owned(), "ssm:/a".to_owned());
+    settings.images.logins = [login].into();
     let images = Images::wanted(&settings, &identity(Role::Worker))
         .unwrap()
         .images;
@@ -97,7 +100,9 @@ fn images_of_private_registries_are_left_to_the_kubelet() {
         images.contains(&"quay.io/calico/cni:v3".to_owned()),
         "{images:?}"
     );
-    assert!(!images.contains(&private.to_owned()), "{images:?}");
+    for image in [private, other] {
+        assert!(!images.contains(&image.to_owned()), "{images:?}");
+    }
 }
 
 #[test]

@@ -291,7 +291,10 @@ async fn the_kubelets_unit_is_enabled_and_not_started() {
 #[tokio::test(start_paused = true)]
 async fn the_kubelet_asks_the_agent_for_logins_to_private_registries() {
     let machine = FakeWorld::new();
-    let unit = KubeletUnit::wanted(&settings(), &identity(Role::Worker)).unwrap();
+    let mut settings = settings();
+    let login = ("registry.example.com".to_owned(), "ssm:/a".to_owned());
+    settings.images.logins = [login].into();
+    let unit = KubeletUnit::wanted(&settings, &identity(Role::Worker)).unwrap();
     machine.carry_out(&unit).await;
     let text = |path: &str| machine.files.get(path).unwrap();
     let flags = text("/etc/systemd/system/kubelet.service");
@@ -309,6 +312,7 @@ async fn the_kubelet_asks_the_agent_for_logins_to_private_registries() {
     assert_eq!(provider["name"], "k8s-bootstrap");
     assert_eq!(provider["args"][0], "credential-provider");
     assert_eq!(provider["matchImages"][0], "*.dkr.ecr.*.amazonaws.com");
+    assert_eq!(provider["matchImages"][3], "registry.example.com");
 }
 
 #[tokio::test(start_paused = true)]
