@@ -89,7 +89,7 @@ pub fn judge<'a>(rules: &Rules, case: &Case<'a>) -> Result<(&'a Instance, NodeIs
             "the node's name is not the instance's private DNS name",
         ));
     }
-    Ok((instance, node_is(case.node, instance)?))
+    Ok((instance, node_is(case.node, instance, applicant.role)?))
 }
 
 /// The role must be an allowed one. Without a list, a worker's must be that of its own instance:
@@ -122,11 +122,19 @@ fn role_may(
     Err(Refusal::denied(reason))
 }
 
-fn node_is(node: Option<&Value>, instance: &Instance) -> Result<NodeIs, Refusal> {
+/// A worker whose Node is Ready has its identity. Pods share its address, so one of them might ask in
+/// its name; a worker that has lost its identity stops its kubelet first. A control plane's kubelet is
+/// Ready long before its join is complete.
+fn node_is(node: Option<&Value>, instance: &Instance, role: Role) -> Result<NodeIs, Refusal> {
     let Some(node) = node.map(Node) else {
         return Ok(NodeIs::Missing);
     };
     if node.instance() == Some(&instance.id) {
+        if role == Role::Worker && node.is_ready() {
+            return Err(Refusal::denied(
+                "this instance's node is Ready: it needs no second token",
+            ));
+        }
         return Ok(NodeIs::Its);
     }
     if node.is_ready() {

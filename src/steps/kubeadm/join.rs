@@ -105,6 +105,16 @@ impl Join {
         }))
     }
 
+    /// A ticket for a node without an identity.
+    async fn admission(&self, world: &World, notes: &Notes) -> Result<JoinTicket> {
+        // While the kubelet still reports a Ready node, no control plane admits another one. A
+        // control plane is cleared only once it holds the join lock.
+        if self.applicant.role == Role::Worker {
+            self.clear_way(world).await?;
+        }
+        self.ticket(world, notes).await
+    }
+
     /// Asks the control planes' join services one after the other until one admits this node.
     pub(super) async fn ticket(&self, world: &World, notes: &Notes) -> Result<JoinTicket> {
         wait::until(
@@ -274,7 +284,7 @@ impl Join {
         let deadline = Duration::from_secs(self.deadline);
         let ticket = match self.kept.take(world.clock.elapsed()) {
             Some(ticket) => ticket,
-            None => self.ticket(world, notes).await?,
+            None => self.admission(world, notes).await?,
         };
         self.clear_way(world).await?;
         if is_control_plane {

@@ -297,18 +297,35 @@ async fn the_name_of_a_ready_node_is_refused_to_other_instances() {
         let outcome = stage.join().await;
         stage.not_let_in(provider, outcome, "Ready and belongs to another instance");
     }
-    stage
-        .fake
-        .cluster
-        .put(there("aws:///eu-central-1a/i-w", "True"));
-    stage.join().await.unwrap();
-
     let stage = Stage::new().await;
     stage
         .fake
         .cluster
         .put(there("aws:///eu-central-1a/i-0", "Unknown"));
     stage.join().await.unwrap();
+}
+
+/// A pod of the worker has its address, and perhaps keys whose session it may name.
+#[tokio::test]
+async fn a_worker_whose_node_is_ready_gets_no_second_token() {
+    let own = "aws:///eu-central-1a/i-w";
+    let stage = Stage::new().await;
+    stage.fake.cluster.put(there(own, "True"));
+    let outcome = stage.join().await;
+    stage.not_let_in("a Ready worker", outcome, "it needs no second token");
+    stage.fake.cluster.put(there(own, "Unknown"));
+    stage.join().await.unwrap();
+
+    // A control plane's kubelet is Ready before its join is complete.
+    let keys = Keys::of("ASIASECOND", ACCOUNT, "control-planes", "i-w");
+    let stage = Stage::knowing(keys.clone()).await;
+    stage.ec2_lists(|instance| instance.role = Some(Role::ControlPlane));
+    stage.fake.cluster.put(there(own, "True"));
+    let wish = Applicant {
+        role: Role::ControlPlane,
+        ..applicant()
+    };
+    stage.join_as(&keys, &wish).await.unwrap();
 }
 
 #[tokio::test]

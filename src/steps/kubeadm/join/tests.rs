@@ -95,6 +95,36 @@ async fn a_worker_joins_with_the_ticket_that_it_received_while_it_downloaded() {
     assert_eq!(ticket.check(&fake.ports()).await.unwrap(), State::AsWanted);
 }
 
+/// Its kubelet would report a Ready node for ever, and a Ready worker gets no ticket.
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_lost_its_identity_stops_its_kubelet_before_it_asks() {
+    for early in [true, false] {
+        let fake = open(Role::Worker).await;
+        fake.files.put(paths::CA, "the CA");
+        fake.on("kubeadm join", |_, host| {
+            member(host);
+            testing::output(0, "", "")
+        });
+        let asked_when_stopped = fake.join.clone();
+        fake.on("systemctl stop kubelet.service", move |_, _| {
+            assert!(asked_when_stopped.asked().is_empty());
+            testing::output(0, "", "")
+        });
+        let join = step(Role::Worker);
+        if early {
+            fake.carry_out(&Ticket::before(&join)).await;
+        } else {
+            fake.carry_out(&join).await;
+        }
+        assert!(
+            fake.commands
+                .ran()
+                .contains(&"systemctl stop kubelet.service".to_owned())
+        );
+        assert_eq!(fake.join.asked().len(), 1);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_ticket_is_used_once_and_only_while_it_is_fresh() {
     let fake = open(Role::Worker).await;

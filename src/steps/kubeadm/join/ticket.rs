@@ -79,7 +79,7 @@ impl Step for Ticket {
     }
 
     async fn apply(&self, world: &World, notes: &Notes) -> Result<()> {
-        let ticket = self.join.ticket(world, notes).await?;
+        let ticket = self.join.admission(world, notes).await?;
         *self.join.kept.slot() = Some((ticket, world.clock.elapsed()));
         Ok(())
     }

@@ -167,9 +167,13 @@ pub fn a_persons_token_makes_no_node(stage: &Stage) -> Result<(), Failed> {
 pub fn a_joiners_token_makes_no_other_node(stage: &Stage) -> Result<(), Failed> {
     attack(stage, |by| {
         let (own, server) = (&by.own, &by.leader.address);
-        let application = own.sign(&own.honest(own.nonce(server)?))?;
-        let (status, ticket) = own.apply(server, &application)?;
-        ensure(status == 200, format!("no ticket: {ticket}"))?;
+        let ticket = until(60, "a ticket", || {
+            let application = own.sign(&own.honest(own.nonce(server)?))?;
+            own.seem_lost()?;
+            let (status, ticket) = own.apply(server, &application)?;
+            ensure(status == 200, format!("no ticket: {ticket}"))?;
+            Ok(ticket)
+        })?;
         let token = text(&json(&ticket)?["token"]);
         let joiner = Client::by_token(stage, "w1", &token);
         until(30, "the token", || joiner.run("get csr", "").map(drop))?;

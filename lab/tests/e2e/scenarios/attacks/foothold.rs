@@ -72,6 +72,20 @@ impl<'a> Foothold<'a> {
         })
     }
 
+    /// Lets the API say for some seconds, until the kubelet reports again, that the node is not Ready.
+    pub fn seem_lost(&self) -> Result<(), Failed> {
+        let status = r#"{"status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}}"#;
+        let patch = [
+            "patch",
+            "node",
+            &self.node,
+            "--subresource=status",
+            "--patch",
+            status,
+        ];
+        self.stage.kubectl(&patch).map(drop)
+    }
+
     /// A join service's answer to curl. The options refer to the service as `SERVER`; `body` is
     /// curl's input.
     pub fn curl(&self, server: &str, options: &str, body: &str) -> Result<Answer, Failed> {
