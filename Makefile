@@ -6,7 +6,7 @@ CARGO ?= cargo
 LAB    = $(CARGO) run --quiet --package lab --
 RELEASE = $(CARGO) build --release --locked --package k8s-bootstrap
 
-.PHONY: demo test check unit seeds e2e e2e-vm e2e-certificates bench bench-app dist image build tools audit mutants clean-lab
+.PHONY: demo test check unit seeds page e2e e2e-vm e2e-certificates bench bench-app dist image build tools audit mutants clean-lab
 
 demo: tools build
 	$(LAB) up --control-planes 1 --workers 2
@@ -28,11 +28,11 @@ demo: tools build
 	@echo '  cargo run -p lab -- --help                      terminate, stop, start, logs, ...'
 	@echo '  make clean-lab                                  ends it and leaves nothing behind'
 
-test: tools check unit seeds e2e
+test: tools check unit seeds page e2e
 
 check:
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --workspace --all-targets --features lab/e2e,lab/proofs,lab/seeds --locked -- --deny warnings
+	$(CARGO) clippy --workspace --all-targets --features lab/e2e,lab/page,lab/proofs,lab/seeds --locked -- --deny warnings
 
 unit:
 	$(CARGO) test --workspace --locked
@@ -43,6 +43,11 @@ TIMES ?= 1
 
 seeds: build
 	TIMES=$(TIMES) $(CARGO) test --workspace --locked --features lab/seeds --test seeds -- --nocapture
+
+# The `aws` commands of docs/getting-started.md, with the AWS CLI against moto: a minute, without
+# the lab and without root.
+page: tools build
+	$(CARGO) test --workspace --locked --features lab/page --test page
 
 # One control plane, two workers, and what can happen to them. If the machine cannot run the lab,
 # the tests are skipped with a message; with CI=true they fail.

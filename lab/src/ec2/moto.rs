@@ -1,4 +1,5 @@
-//! moto: the AWS API as a separate program, on loopback inside the VPC's namespace.
+//! moto: the AWS API as a separate program, on loopback inside the VPC's namespace. Its environment
+//! also has the AWS CLI.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,7 +17,7 @@ use crate::process::run;
 /// The pinned packages to install.
 const REQUIREMENTS: &str = include_str!("../../requirements.txt");
 /// The port on loopback.
-const PORT: &str = "5080";
+const PORT: u16 = 5080;
 /// Longest start: Python imports every service.
 const START_DEADLINE: Duration = Duration::from_mins(1);
 
@@ -30,6 +31,11 @@ pub fn base() -> String {
 fn environment(layout: &Layout) -> PathBuf {
     let cache = layout.cache();
     cache.canonicalize().unwrap_or(cache).join("moto")
+}
+
+/// The folder of the environment's programs: `moto_server`, `cfn-lint`, `aws`.
+pub fn programs(layout: &Layout) -> PathBuf {
+    environment(layout).join("bin")
 }
 
 /// Installs moto into a separate environment, once per set of pins.
@@ -74,15 +80,22 @@ pub async fn enforce(client: &reqwest::Client, on: bool) -> Result<()> {
     Ok(())
 }
 
-/// Starts moto with permission checks, and waits until it answers. It dies with the process that
-/// started it.
+/// Starts moto with permission checks, and waits until it answers.
 pub async fn start(layout: &Layout) -> Result<Child> {
-    let program = environment(layout).join("bin/moto_server");
-    let log = log_file(&layout.run().join("moto.log"))?;
+    let child = serve(layout, PORT, &layout.run().join("moto.log")).await?;
+    enforce(&super::client::plain()?, true).await?;
+    Ok(child)
+}
+
+/// Starts moto without permission checks on this port of loopback, and waits until it answers. It
+/// dies with the thread that started it.
+pub async fn serve(layout: &Layout, port: u16, log_path: &Path) -> Result<Child> {
+    let program = programs(layout).join("moto_server");
+    let log = log_file(log_path)?;
     let mut child = Command::new("setpriv")
         .args(["--pdeathsig", "KILL", "--"])
         .arg(&program)
-        .args(["-H", "127.0.0.1", "-p", PORT])
+        .args(["-H", "127.0.0.1", "-p", &port.to_string()])
         .env_clear()
         .env("PATH", "/usr/local/bin:/usr/bin:/bin")
         .stdin(Stdio::null())
@@ -95,21 +108,24 @@ pub async fn start(layout: &Layout) -> Result<Child> {
     let end = Instant::now() + START_DEADLINE;
     loop {
         if client
-            .get(format!("{}/moto-api/", base()))
+            .get(format!("http://127.0.0.1:{port}/moto-api/"))
             .send()
             .await
             .is_ok()
         {
-            enforce(&client, true).await?;
             return Ok(child);
         }
         if let Some(status) = child.try_wait()? {
-            bail!("moto ended with {status} while it started: see run/moto.log");
+            bail!(
+                "moto ended with {status} while it started: see {}",
+                log_path.display()
+            );
         }
         if Instant::now() > end {
             bail!(
-                "moto did not answer within {} s: see run/moto.log",
-                START_DEADLINE.as_secs()
+                "moto did not answer within {} s: see {}",
+                START_DEADLINE.as_secs(),
+                log_path.display()
             );
         }
         sleep(Duration::from_millis(100)).await;
