@@ -172,13 +172,13 @@ async fn a_node_without_the_settled_record_does_not_start_over_while_the_api_ans
     assert!(agent.until_abandoned().await.is_some());
 }
 
-#[tokio::test(start_paused = true)]
-async fn an_etcd_voter_does_not_start_over() {
-    let fake = FakeWorld::new().recorded("uid", "i-cp").await;
+/// The agent of a control plane that votes in the etcd of cluster uid, whose founder is terminated.
+async fn voter(fake: &FakeWorld, others: &[Instance]) -> Agent {
     let me = control_plane("i-2");
-    fake.ec2.list([running(&me, 10), terminated("i-cp")]);
+    let own = [running(&me, 10), terminated("i-cp")];
+    fake.ec2.list(own.into_iter().chain(others.iter().cloned()));
     fake.cluster.down(true);
-    let agent = agent(&fake, me).await;
+    let agent = agent(fake, me).await;
     let membership = Membership {
         cluster_uid: "uid".to_owned(),
         origin: Origin::Joined,
@@ -188,6 +188,13 @@ async fn an_etcd_voter_does_not_start_over() {
     let own = fake.etcd.learner("own", 10);
     fake.etcd.start(own.id);
     fake.etcd.promote(own.id).await.unwrap();
+    agent
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_etcd_voter_does_not_start_over() {
+    let fake = FakeWorld::new().recorded("uid", "i-cp").await;
+    let agent = voter(&fake, &[]).await;
     assert!(timeout(AGREED, agent.until_abandoned()).await.is_err());
 }
 
@@ -195,21 +202,8 @@ async fn an_etcd_voter_does_not_start_over() {
 #[tokio::test(start_paused = true)]
 async fn an_etcd_voter_whose_cluster_was_replaced_reports_that_a_person_must_decide() {
     let fake = FakeWorld::new().recorded("uid", "i-cp").await;
-    let me = control_plane("i-2");
     let successor = running(&control_plane("i-3"), 3);
-    fake.ec2
-        .list([running(&me, 10), terminated("i-cp"), successor]);
-    fake.cluster.down(true);
-    let agent = agent(&fake, me).await;
-    let membership = Membership {
-        cluster_uid: "uid".to_owned(),
-        origin: Origin::Joined,
-    };
-    agent.runner.commit_to(membership).await.unwrap();
-    fake.etcd.voter("founder", 2);
-    let own = fake.etcd.learner("own", 10);
-    fake.etcd.start(own.id);
-    fake.etcd.promote(own.id).await.unwrap();
+    let agent = voter(&fake, &[successor]).await;
     fake.claimed(2, "uid-2", "i-3").await;
     assert!(timeout(AGREED, agent.until_abandoned()).await.is_err());
     let status = agent.reporter.subscribe();

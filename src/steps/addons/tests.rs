@@ -114,6 +114,56 @@ fn from(url: &str) -> Addon {
     addon
 }
 
+fn load(text: &str) -> Addon {
+    let fragment = crate::config::Fragment::parse("c", text).unwrap();
+    let addons = Addon::of_the_leader(&crate::config::load(&[fragment]).unwrap());
+    let mut addons = addons.into_iter();
+    addons.find(|addon| addon.name == "mine").unwrap()
+}
+
+/// `chart/rendered.yaml` is what the documented command prints for the chart next to it, with Helm
+/// 3.18.6: `helm template mine . --namespace mine --include-crds --no-hooks`.
+#[tokio::test(start_paused = true)]
+async fn what_helm_prints_is_a_source_and_a_patch_names_the_namespace() {
+    let fake = FakeWorld::new();
+    fake.files
+        .put("/chart.yaml", include_str!("chart/rendered.yaml"));
+    let mine = load(
+        r#"
+[addons.mine]
+enabled = true
+[[addons.mine.sources]]
+inline = "{ apiVersion: v1, kind: Namespace, metadata: { name: mine } }"
+[[addons.mine.sources]]
+url = "file:///chart.yaml"
+[[addons.mine.patches]]
+kind = "Deployment"
+merge = { metadata = { namespace = "mine" } }
+[[addons.mine.patches]]
+kind = "Service"
+merge = { metadata = { namespace = "mine" } }
+"#,
+    );
+    let manifests = mine.manifests(&fake.ports()).await.unwrap();
+    let objects: Vec<String> = references(&manifests)
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(
+        objects,
+        [
+            "Namespace mine",
+            "CustomResourceDefinition visits.example.com",
+            "Service mine/mine-page",
+            "Deployment mine/mine-page",
+        ]
+    );
+    assert_eq!(
+        manifests[1].images(),
+        ["docker.io/library/nginx:1.29"].into()
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn manifests_of_the_settings_get_the_values_patches_and_images_of_the_settings() {
     let text = r#"
@@ -133,14 +183,6 @@ spec:
 [[addons.mine.patches]]
 merge.metadata.annotations.host = "{values.host}"
 "#;
-    let load = |text: &str| {
-        let fragment = crate::config::Fragment::parse("c", text).unwrap();
-        let addons = Addon::of_the_leader(&crate::config::load(&[fragment]).unwrap());
-        addons
-            .into_iter()
-            .find(|addon| addon.name == "mine")
-            .unwrap()
-    };
     let (mine, world) = (load(text), FakeWorld::new().ports());
     let manifests = mine.manifests(&world).await.unwrap();
     assert_eq!(manifests[0].place, "inline");
