@@ -44,7 +44,7 @@ pub(super) fn check(mut settings: Settings) -> Result<()> {
 }
 
 /// An instance of this role, large enough for any reservation. By default it has an architecture that
-/// is pinned.
+/// is pinned, or one that has a bundle.
 pub(super) fn somewhere(
     settings: &Settings,
     role: Role,
@@ -56,7 +56,12 @@ pub(super) fn somewhere(
         // The tag may provide it.
         "example".clone_into(&mut settings.cluster.name);
     }
-    let archs = settings.pins.get("kubelet").map(|pin| &pin.sha256);
+    let pin = settings.pins.get("kubelet");
+    let archs = if settings.bundle.is_used() {
+        Some(&settings.bundle.sha256)
+    } else {
+        pin.map(|pin| &pin.sha256)
+    };
     let pinned = archs.and_then(|archs| archs.keys().next());
     let arch = arch.or(pinned.map(String::as_str)).unwrap_or("amd64");
     let machine = MachineFacts {

@@ -20,6 +20,15 @@ fn a_valid_file_is_reported_as_valid() {
     assert_eq!(ran.printed(), format!("{path}: valid\n"));
 }
 
+/// Nobody needs a bundle for an architecture that no node has.
+#[test]
+fn a_bundle_for_one_architecture_is_enough() {
+    let sha256 = "0".repeat(64);
+    let bundle = format!("bundle = {{ url = 'file:///b.tar', sha256 = {{ arm64 = '{sha256}' }} }}");
+    let (path, ran) = of_file(&bundle);
+    assert_eq!(ran.printed(), format!("{path}: valid\n"));
+}
+
 #[test]
 fn standard_input_is_read_for_a_dash() {
     let ran = with_stdin(&["check-config", "-"], "node.role = \"worker\"\n");
