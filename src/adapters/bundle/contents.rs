@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     fs::File,
-    io::{BufReader, Read},
+    io::{self, BufReader, Read, Seek, SeekFrom},
     path::{Path, PathBuf},
 };
 
@@ -92,8 +92,7 @@ impl Contents {
     }
 
     /// A small blob's bytes.
-    pub fn small(&self, span: Span) -> std::io::Result<Vec<u8>> {
-        use std::io::{Seek, SeekFrom};
+    pub fn small(&self, span: Span) -> io::Result<Vec<u8>> {
         let mut file = File::open(&self.file)?;
         file.seek(SeekFrom::Start(span.at))?;
         let mut bytes = Vec::new();

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use futures::future::try_join_all;
+use futures::{StreamExt, TryStreamExt, stream};
 use http::HeaderValue;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -84,7 +84,7 @@ impl Maker {
             sha256: sha256.to_owned(),
             target: Target::File(file),
         };
-        let downloads = HttpDownloads::new(client, self.parallel, self.deadline);
+        let downloads = HttpDownloads::new(client, 1, self.deadline);
         downloads.fetch(&download).await
     }
 
@@ -136,20 +136,26 @@ impl Maker {
         }
         let image: Image = serde_json::from_slice(&manifest.bytes)
             .attempting(|| "cannot read its manifest".to_owned())?;
-        let parts = image.layers.iter().chain([&image.config]);
-        let parts = parts.map(|part| async {
-            let Some(sha256) = sha256_of(&part.digest) else {
-                return Err(Error::refused(format!(
-                    "its part {} has no sha256",
-                    part.digest
-                )));
-            };
-            let url = repository.blob(sha256);
-            let login = repository.login(clients, &url).await?;
-            self.fetch(&url, sha256, login).await
-        });
-        try_join_all(parts).await?;
+        let mut parts = Vec::new();
+        for part in image.layers.iter().chain([&image.config]) {
+            parts.push(self.part(repository, part));
+        }
+        let parts = stream::iter(parts).buffer_unordered(self.parallel);
+        parts.try_collect::<()>().await?;
         Ok(descriptor)
+    }
+
+    /// A layer or the configuration of an image.
+    async fn part(&self, repository: &Repository, part: &Descriptor) -> Result<()> {
+        let Some(sha256) = sha256_of(&part.digest) else {
+            return Err(Error::refused(format!(
+                "its part {} has no sha256",
+                part.digest
+            )));
+        };
+        let url = repository.blob(sha256);
+        let login = repository.login(&self.clients, &url).await?;
+        self.fetch(&url, sha256, login).await
     }
 
     fn blob(&self, sha256: &str) -> PathBuf {
