@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::{print, who_am_i};
 use crate::{
     adapters::{arguments::read_text, aws::ecr::Login, wiring::Wiring},
-    config::{LoginPlace, Settings, private_registry},
+    config::{LoginPlace, Settings, private_registry, registry_of},
     error::{Error, Result},
     identity::Identity,
     kubernetes::credential_provider::{API_VERSION, CACHED_FOR, STORED_CACHED_FOR},
@@ -28,7 +28,7 @@ pub async fn credential_provider() -> Result<()> {
         let login = wiring.ecr(registry.region, &settings)?.login().await?;
         (registry.host, login, CACHED_FOR)
     } else {
-        let host = image.split_once('/').map_or("", |(host, _)| host);
+        let host = registry_of(&image);
         let login = stored(&wiring, &settings, &me, host).await?;
         (host, login, STORED_CACHED_FOR)
     };

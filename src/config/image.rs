@@ -2,10 +2,29 @@
 
 use std::collections::BTreeMap;
 
+/// What is before the first slash: the registry's host, if the reference names one.
+pub fn registry_of(image: &str) -> &str {
+    image.split_once('/').map_or("", |(host, _)| host)
+}
+
+/// The server of a registry. Docker's is the only one whose name is not its host.
+pub fn registry_server(host: &str) -> &str {
+    match host {
+        "docker.io" => "registry-1.docker.io",
+        host => host,
+    }
+}
+
+/// Whether a mirror's URL already has the API's version in its path, so that none is to be added.
+pub fn has_api_version(mirror: &url::Url) -> bool {
+    let mut segments = mirror.path_segments().into_iter().flatten();
+    segments.any(|segment| segment == "v2")
+}
+
 /// Whether the reference names its registry's host. Without one, each program adds a default host of
 /// its own.
 pub fn names_its_registry(image: &str) -> bool {
-    let host = image.split_once('/').map_or("", |(host, _)| host);
+    let host = registry_of(image);
     (host.contains(['.', ':']) || host == "localhost") && !image.contains(char::is_whitespace)
 }
 

@@ -15,7 +15,10 @@ pub mod user_data;
 mod validate;
 
 pub use embedded::{EMBEDDED, embedded};
-pub use image::{PrivateRegistry, in_full, names_its_registry, overridden, private_registry};
+pub use image::{
+    PrivateRegistry, has_api_version, in_full, names_its_registry, overridden, private_registry,
+    registry_of, registry_server,
+};
 pub use load::{Fragment, Sources, load};
 pub use network::Network;
 pub use settings::{

@@ -8,7 +8,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::private_registry;
+use super::{private_registry, registry_of};
 use crate::{kubernetes::BUNDLE_SERVER, ports::Role};
 
 /// Free-form settings that are merged into a document of another program.
@@ -213,8 +213,7 @@ impl Images {
 
     /// Whether this image is pulled with a login: by one of the settings, or as ECR's.
     pub fn needs_login(&self, image: &str) -> bool {
-        let host = image.split_once('/').map_or("", |(host, _)| host);
-        private_registry(image).is_some() || self.logins.contains_key(host)
+        private_registry(image).is_some() || self.logins.contains_key(registry_of(image))
     }
 }
 

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use super::{login::authorization, sha256_of};
 use crate::{
     adapters::http::Clients,
+    config::{has_api_version, registry_server},
     error::{Context, Error, Result},
 };
 
@@ -85,22 +86,17 @@ impl Repository {
         let mirrors = mirrors.get(host).or_else(|| mirrors.get("*"));
         let mirrors = mirrors.into_iter().flatten().map(|mirror| {
             let mirror = mirror.trim_end_matches('/');
-            let has_version = mirror.split('/').any(|segment| segment == "v2");
-            let version = if has_version { "" } else { "/v2" };
+            let complete = url::Url::parse(mirror).is_ok_and(|url| has_api_version(&url));
+            let version = if complete { "" } else { "/v2" };
             Self {
                 host: host.clone(),
                 base: format!("{mirror}{version}/{name}"),
                 query: format!("?ns={host}"),
             }
         });
-        // The only registry whose name is not its host.
-        let server = match host.as_str() {
-            "docker.io" => "registry-1.docker.io",
-            host => host,
-        };
         let itself = Self {
             host: host.clone(),
-            base: format!("https://{server}/v2/{name}"),
+            base: format!("https://{}/v2/{name}", registry_server(host)),
             query: String::new(),
         };
         mirrors.chain([itself]).collect()

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::CERTS;
 use crate::{
-    config::Settings,
+    config::{Settings, has_api_version, registry_server},
     error::{Context, Error, Result},
     kubernetes::BUNDLE_SERVER,
     steps::host::files::{File, HEADER},
@@ -34,9 +34,7 @@ fn file(upstream: &str, mirrors: &[String]) -> Result<File> {
     };
     let server = match upstream {
         "*" => String::new(),
-        // The only registry whose name is not its host.
-        "docker.io" => "server = \"https://registry-1.docker.io\"\n".to_owned(),
-        host => format!("server = \"https://{host}\"\n"),
+        host => format!("server = \"https://{}\"\n", registry_server(host)),
     };
     let mut text = format!("{HEADER}{server}");
     for mirror in mirrors {
@@ -59,11 +57,9 @@ fn host(upstream: &str, mirror: &str) -> Result<String> {
     if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
         return Err(Error::refused(place()).hint(hint));
     }
-    let mut path = url.path_segments().into_iter().flatten();
-    // containerd appends /v2 to a path unless configured that the path already has it.
-    let complete = path.any(|segment| segment == "v2");
     let key = toml::Value::from(mirror.trim_end_matches('/'));
-    let complete = if complete {
+    // containerd appends /v2 to a path unless configured that the path already has it.
+    let complete = if has_api_version(&url) {
         "override_path = true\n"
     } else {
         ""
