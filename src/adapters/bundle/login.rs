@@ -93,7 +93,7 @@ fn header_of(scheme: &str, secret: &SecretString) -> Result<HeaderValue> {
 fn stored(host: &str) -> Option<SecretString> {
     // Docker's own registry is stored under its older name.
     let server = match host {
-        "docker.io" | "registry-1.docker.io" => "https://index.docker.io/v1/",
+        "docker.io" => "https://index.docker.io/v1/",
         host => host,
     };
     match docker_credential::get_credential(server).ok()? {

@@ -64,8 +64,9 @@ impl Reference {
 /// A repository at a registry or one of its mirrors.
 #[derive(Debug, Clone)]
 pub(super) struct Repository {
-    /// The registry that images name.
-    host: String,
+    /// Whose login counts: the host that is asked. A mirror never gets the login of the registry that
+    /// it stands for.
+    pub host: String,
     /// The URL of its API with the repository's name.
     base: String,
     /// Tells a mirror which registry it stands for.
@@ -86,10 +87,11 @@ impl Repository {
         let mirrors = mirrors.get(host).or_else(|| mirrors.get("*"));
         let mirrors = mirrors.into_iter().flatten().map(|mirror| {
             let mirror = mirror.trim_end_matches('/');
-            let complete = url::Url::parse(mirror).is_ok_and(|url| has_api_version(&url));
+            let url = url::Url::parse(mirror).ok();
+            let complete = url.as_ref().is_some_and(has_api_version);
             let version = if complete { "" } else { "/v2" };
             Self {
-                host: host.clone(),
+                host: url.map_or_else(String::new, |url| url.authority().to_owned()),
                 base: format!("{mirror}{version}/{name}"),
                 query: format!("?ns={host}"),
             }

@@ -276,6 +276,33 @@ async fn a_registry_that_wants_a_token_gets_one() {
     assert_eq!(manifest.media_type, MANIFEST_TYPE);
 }
 
+/// Otherwise whoever runs a mirror could ask for the password of the registry.
+#[test]
+fn a_mirror_is_logged_in_to_by_its_own_name() {
+    let reference = Reference::parse("docker.io/library/redis:8").unwrap();
+    let mirror = "https://mirror.example.com:5000/v2/hub".to_owned();
+    let mirrors = [("docker.io".to_owned(), vec![mirror])].into();
+    let places = Repository::of(&reference, &mirrors);
+    let shown: Vec<_> = places
+        .iter()
+        .map(|place| (place.host.as_str(), place.blob("00")))
+        .collect();
+    let blob = "library/redis/blobs/sha256:00";
+    assert_eq!(
+        shown,
+        [
+            (
+                "mirror.example.com:5000",
+                format!("https://mirror.example.com:5000/v2/hub/{blob}?ns=docker.io")
+            ),
+            (
+                "docker.io",
+                format!("https://registry-1.docker.io/v2/{blob}")
+            ),
+        ]
+    );
+}
+
 #[test]
 fn references_are_read_in_their_parts() {
     let digest = format!("sha256:{}", "0".repeat(64));
