@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    ports::{Place, is_bucket},
+    ports::{Place, is_bucket, is_sha256},
 };
 
 /// Refuses settings that contradict themselves or that no cluster could run with.
@@ -422,7 +422,7 @@ fn no_digest(place: &str, source: &Source, what: &str) -> Result<()> {
 }
 
 fn sha256(place: &str, digest: &str) -> Result<()> {
-    if digest.len() == 64 && digest.bytes().all(|b| b.is_ascii_hexdigit()) {
+    if is_sha256(digest) {
         return Ok(());
     }
     Err(Error::refused(format!(

@@ -17,6 +17,11 @@ pub trait Downloads: Send + Sync {
     async fn text(&self, url: &str, sha256: &str) -> Result<String>;
 }
 
+/// Whether this is a sha256 as `sha256sum` prints it, in either case.
+pub fn is_sha256(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
 /// One thing to download.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Download {

@@ -29,7 +29,7 @@ pub use certificates::CertificateRequests;
 pub use cluster::{Cluster, Eviction, NodeCondition, OWNER_LABEL, ObjectRef, Part};
 pub use commands::{Command, Commands, Output};
 pub use dns::{Dns, RecordSet};
-pub use downloads::{Download, Downloads, Target};
+pub use downloads::{Download, Downloads, Target, is_sha256};
 pub use ec2::{Ec2, Instance, InstanceState, Role};
 pub use etcd::{Alarm, Database, Etcd, Member, MemberStatus, RaisedAlarm, Snapshot};
 pub use host::{Host, MachineFacts};

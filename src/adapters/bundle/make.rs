@@ -23,7 +23,7 @@ use crate::{
     adapters::{downloads::HttpDownloads, http::Clients},
     config::Settings,
     error::{Context, Error, Result},
-    ports::{Download, Downloads, Target},
+    ports::{Download, Downloads, Target, is_sha256},
 };
 
 /// Collects files and images, then writes them as one archive.
@@ -207,7 +207,7 @@ pub(super) fn write(output: &Path, index: &[u8], blobs: &Path) -> io::Result<Str
     let mut names = Vec::new();
     for entry in fs::read_dir(blobs)? {
         let name = entry?.file_name().to_string_lossy().into_owned();
-        if sha256_of(&format!("sha256:{name}")).is_some() {
+        if is_sha256(&name) {
             names.push(name);
         }
     }

@@ -15,6 +15,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::ports::is_sha256;
+
 pub use make::Maker;
 pub use serve::serve;
 
@@ -59,9 +61,7 @@ struct Index {
 
 /// The digest's hexadecimal digits; `None` if it is not a sha256.
 fn sha256_of(digest: &str) -> Option<&str> {
-    let hex = digest.strip_prefix("sha256:")?;
-    let valid = hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit());
-    valid.then_some(hex)
+    digest.strip_prefix("sha256:").filter(|hex| is_sha256(hex))
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ use self::{
 use super::host;
 use crate::{
     error::{Context, Error, Kind, Result},
-    ports::{Download, Downloads},
+    ports::{Download, Downloads, is_sha256},
 };
 
 /// The most that `text` reads: manifests are far smaller.
@@ -227,7 +227,7 @@ fn wrong_digest(url: &str, wanted: &str, got: &str, bytes: u64) -> Error {
 
 /// The digest in lower case, if it is one.
 fn digest(text: &str, url: &str) -> Result<String> {
-    if text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit()) {
+    if is_sha256(text) {
         return Ok(text.to_ascii_lowercase());
     }
     Err(

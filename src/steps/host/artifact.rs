@@ -12,7 +12,7 @@ use crate::{
     config::{Pin, Settings},
     error::{Context, Error, Result},
     identity::Identity,
-    ports::{Download, Host, Role, Target, World},
+    ports::{Download, Host, Role, Target, World, is_sha256},
     steps::{State, Step},
     wait::Notes,
 };
@@ -114,7 +114,7 @@ fn digest(name: &str, pin: &Pin, arch: &str) -> Result<String> {
         ))
         .hint(format!("add {arch} = \"...\" to [pins.{name}.sha256]")));
     };
-    if digest.len() != 64 || !digest.bytes().all(|b| b.is_ascii_hexdigit()) {
+    if !is_sha256(digest) {
         return Err(Error::refused(format!(
             "pins.{name}.sha256.{arch} is `{digest}`, which is not a sha256"
         ))
