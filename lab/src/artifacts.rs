@@ -7,19 +7,19 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::State as Shared;
 use axum::http::{Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use futures::stream;
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio::net::TcpListener;
+use tokio_util::io::ReaderStream;
 
 use crate::network::ARTIFACTS;
 
 /// Bytes read at a time.
-const CHUNK: u64 = 256 << 10;
+const CHUNK: usize = 256 << 10;
 
 /// Serves the folders; the first one that has a file wins.
 pub async fn serve(folders: Vec<PathBuf>) -> Result<()> {
@@ -108,16 +108,10 @@ async fn send(mut file: File, length: u64, range: Option<&str>) -> Result<Respon
             format!("bytes {first}-{last}/{length}"),
         );
     }
-    let chunks = stream::try_unfold((file, left), |(mut file, left)| async move {
-        if left == 0 {
-            return Ok::<_, std::io::Error>(None);
-        }
-        let mut chunk = vec![0; usize::try_from(left.min(CHUNK)).unwrap_or_default()];
-        file.read_exact(&mut chunk).await?;
-        let left = left - chunk.len() as u64;
-        Ok(Some((Bytes::from(chunk), (file, left))))
-    });
-    Ok(response.body(Body::from_stream(chunks))?)
+    Ok(response.body(Body::from_stream(ReaderStream::with_capacity(
+        file.take(left),
+        CHUNK,
+    )))?)
 }
 
 #[cfg(test)]

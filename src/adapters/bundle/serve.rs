@@ -11,13 +11,12 @@ use std::{
 
 use axum::{
     Json, Router,
-    body::{Body, Bytes},
+    body::Body,
     extract::{Path as UrlPath, Query, State},
     http::{Method, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
-use futures::stream;
 use serde::Deserialize;
 use serde_json::json;
 use tokio::{
@@ -26,6 +25,7 @@ use tokio::{
     net::TcpListener,
     sync::OnceCell,
 };
+use tokio_util::io::ReaderStream;
 
 use super::{
     contents::{Contents, Span},
@@ -37,7 +37,7 @@ use crate::{
 };
 
 /// Bytes that are read at a time.
-const CHUNK: u64 = 256 << 10;
+const CHUNK: usize = 256 << 10;
 
 /// Serves the bundle in this file until the process ends. The file may arrive later.
 pub async fn serve(file: &Path) -> Result<()> {
@@ -165,16 +165,10 @@ fn manifest(
 async fn bytes(file: &Path, span: Span) -> std::io::Result<Body> {
     let mut file = File::open(file).await?;
     file.seek(SeekFrom::Start(span.at)).await?;
-    let chunks = stream::try_unfold((file, span.length), |(mut file, left)| async move {
-        if left == 0 {
-            return Ok::<_, std::io::Error>(None);
-        }
-        let mut chunk = vec![0; usize::try_from(left.min(CHUNK)).unwrap_or_default()];
-        file.read_exact(&mut chunk).await?;
-        let left = left - chunk.len() as u64;
-        Ok(Some((Bytes::from(chunk), (file, left))))
-    });
-    Ok(Body::from_stream(chunks))
+    Ok(Body::from_stream(ReaderStream::with_capacity(
+        file.take(span.length),
+        CHUNK,
+    )))
 }
 
 fn refused(status: StatusCode, code: &str, error: &Error) -> Response {
