@@ -32,6 +32,10 @@ pub(super) enum Command {
         /// Machines with the role worker.
         #[arg(long, default_value_t = 2)]
         workers: u32,
+        /// Instead, the instances of this stack, which is named like the file. `stack render` makes
+        /// one for this agent; it stays valid as long as the agent does.
+        #[arg(long, conflicts_with_all = ["control_planes", "workers"])]
+        stack: Option<PathBuf>,
         #[command(flatten)]
         waiting: Waiting,
         #[command(flatten)]

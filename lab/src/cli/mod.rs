@@ -54,17 +54,24 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Up {
             control_planes,
             workers,
+            stack,
             waiting,
             options,
         } => {
+            let of_stack = stack.is_some();
             let wanted = up::Wanted {
-                control_planes,
-                workers,
+                control_planes: if of_stack { 0 } else { control_planes },
+                workers: if of_stack { 0 } else { workers },
                 until: waiting.until(),
                 deadline: Duration::from_secs(waiting.deadline),
                 options: options.read()?,
             };
-            bring_up(&as_root()?, &wanted).await
+            let layout = as_root()?;
+            bring_up(&layout, &wanted).await?;
+            match stack {
+                Some(file) => stacks::create_from(&layout, &file, &waiting).await,
+                None => Ok(()),
+            }
         }
         Command::Down => take_down(&as_root()?),
         Command::Status { json } => show_status(&as_root()?, json),

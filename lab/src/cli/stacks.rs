@@ -7,17 +7,13 @@ use anyhow::{Context, Result};
 use indicatif::MultiProgress;
 use lab::layout::Layout;
 use lab::stack;
+use lab::state::Machine;
 use lab::up::{self, Until};
 
 use super::arguments::{StackCommand, Waiting};
 
 /// Runs a command.
 pub(super) async fn run(layout: &Layout, command: StackCommand) -> Result<()> {
-    let deadline = |waiting: &Waiting| Duration::from_secs(waiting.deadline);
-    let wait = |machines: &[lab::state::Machine], waiting: &Waiting| match waiting.until() {
-        Until::Booted => Ok(()),
-        Until::Ready => up::wait_ready(layout, machines, deadline(waiting), &MultiProgress::new()),
-    };
     match command {
         StackCommand::Render { arguments } => {
             print!("{}", stack::render(layout, &arguments)?);
@@ -28,26 +24,46 @@ pub(super) async fn run(layout: &Layout, command: StackCommand) -> Result<()> {
             name,
             file,
             waiting,
-        } => {
-            let machines = stack::create(layout, &name, &read(&file)?).await?;
-            for machine in &machines {
-                println!("{} {} launched", machine.name, machine.id);
-            }
-            wait(&machines, &waiting)
-        }
+        } => create(layout, &name, &file, &waiting).await,
         StackCommand::Scale {
             group,
             count,
             waiting,
         } => {
             let machines = stack::scale(layout, &group, count).await?;
-            wait(&machines, &waiting)
+            wait(layout, &machines, &waiting)
         }
         StackCommand::Refresh { group, waiting } => {
             stack::refresh(layout, &group, deadline(&waiting)).await
         }
         StackCommand::Delete { name } => stack::delete(layout, &name).await,
     }
+}
+
+fn deadline(waiting: &Waiting) -> Duration {
+    Duration::from_secs(waiting.deadline)
+}
+
+fn wait(layout: &Layout, machines: &[Machine], waiting: &Waiting) -> Result<()> {
+    match waiting.until() {
+        Until::Booted => Ok(()),
+        Until::Ready => up::wait_ready(layout, machines, deadline(waiting), &MultiProgress::new()),
+    }
+}
+
+async fn create(layout: &Layout, name: &str, file: &Path, waiting: &Waiting) -> Result<()> {
+    let machines = stack::create(layout, name, &read(file)?).await?;
+    for machine in &machines {
+        println!("{} {} launched", machine.name, machine.id);
+    }
+    wait(layout, &machines, waiting)
+}
+
+/// Creates the stack of a template; its name is that of the file.
+pub(super) async fn create_from(layout: &Layout, file: &Path, waiting: &Waiting) -> Result<()> {
+    let name = file.file_stem().and_then(|name| name.to_str());
+    let name = name.with_context(|| format!("{} names no stack", file.display()))?;
+    create(layout, name, file, waiting).await
 }
 
 fn read(file: &Path) -> Result<String> {
