@@ -47,7 +47,7 @@ pub const KUBERNETES: Family = Family {
 /// containerd, its shim and ctr.
 pub const CONTAINERD: Family = Family {
     name: "containerd",
-    version: "2.2.1",
+    version: "2.3.4",
     go_mod: module!("containerd", "go.mod"),
     go_sum: module!("containerd", "go.sum"),
     sources: &[],
@@ -55,7 +55,7 @@ pub const CONTAINERD: Family = Family {
     cgo: false,
     variables: &[(
         "github.com/containerd/containerd/v2/version.Version",
-        "v2.2.1",
+        "v2.3.4",
     )],
     renamed: &[],
     files: &[],
@@ -65,7 +65,7 @@ pub const CONTAINERD: Family = Family {
 /// runc: Debian 12's own is too old for this containerd.
 pub const RUNC: Family = Family {
     name: "runc",
-    version: "1.5.2",
+    version: "1.4.3",
     go_mod: module!("runc", "go.mod"),
     go_sum: module!("runc", "go.sum"),
     sources: &[],
@@ -80,7 +80,7 @@ pub const RUNC: Family = Family {
 /// etcd, etcdctl and etcdutl.
 pub const ETCD: Family = Family {
     name: "etcd",
-    version: "3.7.3",
+    version: "3.6.16",
     go_mod: module!("etcd", "go.mod"),
     go_sum: module!("etcd", "go.sum"),
     sources: &[],
@@ -96,7 +96,7 @@ pub const ETCD: Family = Family {
 /// include the clients of three clouds, would double the time to compile.
 pub const COREDNS: Family = Family {
     name: "coredns",
-    version: "1.15.0",
+    version: "1.14.7",
     go_mod: module!("coredns", "go.mod"),
     go_sum: module!("coredns", "go.sum"),
     sources: &[("coredns/main.go", module!("coredns", "main.go"))],
@@ -256,10 +256,10 @@ mod tests {
     fn the_version_in_the_release_is_the_module_s() {
         for (family, line) in [
             (&KUBERNETES, "k8s.io/kubernetes v1.36.3"),
-            (&CONTAINERD, "github.com/containerd/containerd/v2 v2.2.1"),
-            (&RUNC, "github.com/opencontainers/runc v1.5.2"),
-            (&ETCD, "go.etcd.io/etcd/server/v3 v3.7.3"),
-            (&COREDNS, "github.com/coredns/coredns v1.15.0"),
+            (&CONTAINERD, "github.com/containerd/containerd/v2 v2.3.4"),
+            (&RUNC, "github.com/opencontainers/runc v1.4.3"),
+            (&ETCD, "go.etcd.io/etcd/server/v3 v3.6.16"),
+            (&COREDNS, "github.com/coredns/coredns v1.14.7"),
             (&CNI, "github.com/containernetworking/plugins v1.9.1"),
             (&TRAEFIK, "github.com/traefik/traefik/v3 v3.7.13"),
             (
