@@ -209,6 +209,22 @@ fn an_instance_that_ec2_does_not_list_is_dead_only_after_a_while_and_if_silent()
 }
 
 #[test]
+fn the_reason_says_for_how_many_minutes_an_instance_was_away() {
+    let mut survey = three(member(3, false), node(3, false), InstanceState::Stopped);
+    let stopped = Absences {
+        stopped: [("i-3".to_owned(), Duration::ZERO)].into(),
+        ..Absences::default()
+    };
+    let away = survey.fate("i-3", &stopped, STOPPED_LEARNER, true);
+    let why = "i-3 has been stopped for 10 minutes and has no vote".to_owned();
+    assert_eq!(away, Fate::Away(why));
+    survey.instances.pop();
+    let away = survey.fate("i-3", &missing("i-3"), FORGOTTEN, false);
+    let why = "EC2 has not listed i-3 for 15 minutes".to_owned();
+    assert_eq!(away, Fate::Away(why));
+}
+
+#[test]
 fn a_learner_whose_instance_died_before_it_started_is_removed_soon() {
     let mut survey = three(learner(3), node(3, false), InstanceState::Terminated);
     // Its Node was created first and identifies the instance, though the member has no name.
