@@ -10,7 +10,7 @@ use tokio::process::{Child, Command};
 
 use crate::ec2::moto::log_file;
 use crate::layout::Layout;
-use crate::network::{GATEWAY, REGION, RESOLVER};
+use crate::network::{GATEWAY, MTU, REGION, RESOLVER};
 use crate::state::Machine;
 
 /// The folder with a file per machine; dnsmasq notices new ones.
@@ -44,6 +44,7 @@ pub fn start(layout: &Layout) -> Result<Child> {
         .arg(format!("--dhcp-range={GATEWAY},static,255.255.255.0,1h"))
         .arg(format!("--dhcp-hostsdir={}", hosts.display()))
         .arg(format!("--dhcp-option=option:router,{GATEWAY}"))
+        .arg(format!("--dhcp-option=option:mtu,{MTU}"))
         .arg(format!("--dhcp-option=option:dns-server,{RESOLVER}"))
         .arg(format!(
             "--dhcp-option=option:domain-name,{REGION}.compute.internal"

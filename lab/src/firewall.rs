@@ -1,4 +1,4 @@
-//! Security groups, and air gaps, as packet rules on the VPC's bridge.
+//! Security groups, the source/destination check and air gaps, as packet rules on the VPC's bridge.
 //!
 //! EC2 tracks connections. The bridge cannot on every kernel, so the rules judge what opens one: a
 //! TCP segment with SYN and without ACK, and UDP between machines. A machine without security groups
@@ -29,7 +29,11 @@ pub fn apply(state: &State) -> Result<()> {
     let machines = state.present().map(|machine| machine.address).collect();
     let sealed = state.present().filter(|machine| machine.air_gapped);
     let sealed = sealed.map(|machine| machine.address).collect();
-    let ruleset = ruleset(&rules, &members, &machines) + &air_gap(&sealed);
+    let ports: Vec<(String, Ipv4Addr)> = state
+        .present()
+        .map(|machine| (namespace(&machine.name), machine.address))
+        .collect();
+    let ruleset = ruleset(&rules, &members, &machines) + &air_gap(&sealed) + &source_check(&ports);
     let mut nft = Command::new("ip")
         .args(["netns", "exec", &namespace("vpc"), "nft", "-f", "-"])
         .stdin(Stdio::piped())
@@ -60,6 +64,33 @@ fn air_gap(sealed: &BTreeSet<Ipv4Addr>) -> String {
             registry::PORT,
         );
     }
+    text
+}
+
+/// EC2's source/destination check: a machine sends and receives only packets that are its own. DHCP,
+/// broadcasts and multicasts pass.
+fn source_check(ports: &[(String, Ipv4Addr)]) -> String {
+    let mut text = "table bridge source-check\ndelete table bridge source-check\n".to_owned();
+    if ports.is_empty() {
+        return text;
+    }
+    let names: Vec<&str> = ports.iter().map(|(port, _)| port.as_str()).collect();
+    let own: Vec<String> = ports
+        .iter()
+        .map(|(port, address)| format!("{port} . {address}"))
+        .collect();
+    let (names, own) = (names.join(", "), own.join(", "));
+    let _ = write!(
+        text,
+        "table bridge source-check {{\n\
+         set ports {{ type ifname; elements = {{ {names} }}; }}\n\
+         set own {{ type ifname . ipv4_addr; elements = {{ {own} }}; }}\n\
+         chain sent {{\ntype filter hook prerouting priority -10; policy accept;\n\
+         iifname @ports ip saddr != 0.0.0.0 iifname . ip saddr != @own counter drop\n}}\n\
+         chain received {{\ntype filter hook postrouting priority -10; policy accept;\n\
+         ip daddr {{ 224.0.0.0/4, 255.255.255.255 }} accept\n\
+         oifname @ports oifname . ip daddr != @own counter drop\n}}\n}}\n",
+    );
     text
 }
 
@@ -158,6 +189,17 @@ mod tests {
         let drop = "ip saddr { 10.42.0.15 } ip daddr 10.42.0.4 tcp dport 5000 drop\n";
         assert!(air_gap(&sealed).contains(drop), "{}", air_gap(&sealed));
         assert!(!air_gap(&BTreeSet::new()).contains("drop"));
+    }
+
+    #[test]
+    fn a_machine_sends_and_receives_its_own_packets_only() {
+        let ports = [("k8sb-w1".to_owned(), Ipv4Addr::new(10, 42, 0, 15))];
+        let text = source_check(&ports);
+        assert!(
+            text.contains("elements = { k8sb-w1 . 10.42.0.15 }"),
+            "{text}"
+        );
+        assert!(!source_check(&[]).contains("drop"));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::firewall;
 use crate::layout::{Layout, namespace};
 use crate::machine::cgroups::CgroupVersion;
 use crate::machine::{disk, enter, supervisor, vm};
-use crate::network;
+use crate::network::{self, SUBNETS, Subnet};
 use crate::state::{CLUSTER_TAG, Kind, Machine, MetadataOptions, Notice, Phase, State, now};
 use crate::userdata::{self, Agent};
 
@@ -86,6 +86,8 @@ pub struct Options {
     pub profile: String,
     /// Ids of security groups.
     pub security_groups: Vec<String>,
+    /// The availability zone; empty for the first one.
+    pub zone: String,
     /// The machine has the lab's bundle and reaches no registry.
     pub air_gapped: bool,
 }
@@ -102,9 +104,7 @@ pub async fn launch(layout: &Layout, roles: &[&str], options: &Options) -> Resul
     for role in roles {
         machines.push(prepare(layout, role, options).await?);
     }
-    if options.air_gapped {
-        firewall::apply(&State::require(layout)?)?;
-    }
+    firewall::apply(&State::require(layout)?)?;
     let rootfs = Image::load(layout)?.boots(options.kind)?;
     let names: Vec<&str> = machines.iter().map(|m| m.name.as_str()).collect();
     supervisor::start(layout, &names, &rootfs)?;
@@ -140,8 +140,9 @@ async fn prepare(layout: &Layout, role: &str, options: &Options) -> Result<Machi
     // commands never take the same.
     let (mut machine, subnet) = State::update(layout, |state| {
         let machine = describe(state, role, options)?;
+        let subnet = state.subnet_of(machine.address)?.to_owned();
         state.machines.push(machine.clone());
-        Ok((machine, state.subnet.clone()))
+        Ok((machine, subnet))
     })?;
     let tags: Vec<(String, String)> = machine.tags.clone().into_iter().collect();
     let wish = Wish {
@@ -170,7 +171,7 @@ async fn prepare(layout: &Layout, role: &str, options: &Options) -> Result<Machi
 
 fn describe(state: &State, role: &str, options: &Options) -> Result<Machine> {
     let name = state.next_name(role);
-    let address = state.next_address()?;
+    let address = state.next_address(subnet(options)?)?;
     let mut tags = BTreeMap::from([
         ("Name".to_owned(), name.clone()),
         (CLUSTER_TAG.to_owned(), state.cluster.clone()),
@@ -202,6 +203,24 @@ fn describe(state: &State, role: &str, options: &Options) -> Result<Machine> {
         security_groups: options.security_groups.clone(),
         air_gapped: options.air_gapped,
     })
+}
+
+fn subnet(options: &Options) -> Result<Subnet> {
+    let [first, ..] = SUBNETS;
+    if options.zone.is_empty() {
+        return Ok(first);
+    }
+    let subnet = Subnet::in_zone(&options.zone).with_context(|| {
+        let known = SUBNETS.map(|subnet| subnet.zone).join(", ");
+        format!("there is no zone {:?}: the zones are {known}", options.zone)
+    })?;
+    if options.kind == Kind::Vm && subnet != first {
+        bail!(
+            "virtual machines are in {} only: the lab's DHCP serves that subnet",
+            first.zone
+        );
+    }
+    Ok(subnet)
 }
 
 fn set_phase(layout: &Layout, name: &str, phase: Phase) -> Result<()> {
@@ -274,7 +293,8 @@ pub async fn notify(layout: &Layout, wanted: &str, notice: Notice) -> Result<Mac
     if matches!(notice, Notice::Group { .. }) {
         let state = State::require(layout)?;
         let aws = Aws::over_socket(layout)?;
-        aws.put_into_group(state.find(wanted)?, &state.subnet)
+        let machine = state.find(wanted)?;
+        aws.put_into_group(machine, state.subnet_of(machine.address)?)
             .await?;
     }
     State::update(layout, |state| {
@@ -325,6 +345,24 @@ pub async fn terminate(layout: &Layout, wanted: &str, hard: bool) -> Result<Mach
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn a_zone_that_is_not_there_is_refused_with_those_that_are() {
+        let in_zone = |zone: &str, kind| {
+            let zone = zone.to_owned();
+            subnet(&Options {
+                kind,
+                zone,
+                ..Options::default()
+            })
+        };
+        let second = in_zone("eu-central-1b", Kind::Container).unwrap();
+        assert_eq!(second.zone, "eu-central-1b");
+        let unknown = in_zone("eu-central-1x", Kind::Container).unwrap_err();
+        assert!(unknown.to_string().contains("eu-central-1a, eu-central-1b"));
+        let vm = in_zone("eu-central-1b", Kind::Vm).unwrap_err().to_string();
+        assert!(vm.contains("eu-central-1a only"), "{vm}");
+    }
 
     #[test]
     fn a_tag_can_be_added_changed_or_left_out() {

@@ -13,13 +13,9 @@ use crate::process::run;
 
 /// The region that the lab simulates.
 pub const REGION: &str = "eu-central-1";
-/// The only availability zone.
-pub const ZONE: &str = "eu-central-1a";
-/// The VPC and its only subnet.
+/// The VPC's range.
 pub const VPC_CIDR: &str = "10.42.0.0/16";
-/// The subnet's range.
-pub const SUBNET_CIDR: &str = "10.42.0.0/24";
-/// Default route of the machines.
+/// The first subnet's default route. The VPC's servers are in that subnet.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 42, 0, 1);
 /// The VPC's resolver: network address + 2, as in EC2.
 pub const RESOLVER: Ipv4Addr = Ipv4Addr::new(10, 42, 0, 2);
@@ -29,6 +25,63 @@ pub const API: Ipv4Addr = Ipv4Addr::new(10, 42, 0, 3);
 pub const ARTIFACTS: Ipv4Addr = Ipv4Addr::new(10, 42, 0, 4);
 /// The metadata service.
 pub const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
+
+/// MTU of links inside the VPC, as in EC2.
+pub const MTU: u32 = 9001;
+
+/// A subnet with its availability zone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Subnet {
+    /// The zone's name.
+    pub zone: &'static str,
+    /// The zone's id, the same in every account.
+    pub zone_id: &'static str,
+    /// The third byte of its addresses.
+    third: u8,
+}
+
+/// The subnets, one in each zone; packets between them go through the VPC's router.
+pub const SUBNETS: [Subnet; 2] = [
+    Subnet {
+        zone: "eu-central-1a",
+        zone_id: "euc1-az2",
+        third: 0,
+    },
+    Subnet {
+        zone: "eu-central-1b",
+        zone_id: "euc1-az3",
+        third: 16,
+    },
+];
+
+impl Subnet {
+    /// The subnet of an address; the first one if it is in none.
+    pub fn of(address: Ipv4Addr) -> Self {
+        let third = address.octets()[2];
+        let found = SUBNETS.into_iter().find(|subnet| subnet.third == third);
+        found.unwrap_or(SUBNETS[0])
+    }
+
+    /// The subnet in a zone, if there is one.
+    pub fn in_zone(zone: &str) -> Option<Self> {
+        SUBNETS.into_iter().find(|subnet| subnet.zone == zone)
+    }
+
+    /// The address with this last byte.
+    pub fn host(self, last: u8) -> Ipv4Addr {
+        Ipv4Addr::new(10, 42, self.third, last)
+    }
+
+    /// Its range, `10.42.0.0/24`.
+    pub fn cidr(self) -> String {
+        format!("{}/24", self.host(0))
+    }
+
+    /// Its default route.
+    pub fn gateway(self) -> Ipv4Addr {
+        self.host(1)
+    }
+}
 
 /// The hardware address that goes with a private address, in EC2's style.
 pub fn mac(address: Ipv4Addr) -> String {
@@ -47,11 +100,27 @@ pub fn create_vpc() -> Result<()> {
     ip(&format!("netns add {vpc}"))?;
     ip(&format!("-n {vpc} link set lo up"))?;
     ip(&bridge(&vpc))?;
-    for address in [GATEWAY, RESOLVER, API, ARTIFACTS] {
+    let gateways = SUBNETS.map(Subnet::gateway);
+    for address in gateways.into_iter().chain([RESOLVER, API, ARTIFACTS]) {
         ip(&format!("-n {vpc} addr add {address}/24 dev br0"))?;
     }
     ip(&format!("-n {vpc} addr add {METADATA}/32 dev br0"))?;
-    ip(&format!("-n {vpc} link set br0 up"))
+    ip(&format!("-n {vpc} link set br0 up"))?;
+    route_between_subnets(&vpc)
+}
+
+/// Makes the bridge the VPC's router. What leaves the VPC is dropped without an answer, as in a
+/// subnet without a NAT gateway.
+fn route_between_subnets(vpc: &str) -> Result<()> {
+    ip(&format!("-n {vpc} route add blackhole default"))?;
+    let settings = [
+        "net.ipv4.ip_forward=1",
+        // EC2's router never tells one machine the way to another.
+        "net.ipv4.conf.all.send_redirects=0",
+        "net.ipv4.conf.br0.send_redirects=0",
+    ];
+    let set = ["netns", "exec", vpc, "sysctl", "--quiet", "--write"];
+    run("ip", &[&set[..], &settings].concat()).map(drop)
 }
 
 /// The command that creates the bridge. Without its own address a bridge takes that of one of its
@@ -59,7 +128,7 @@ pub fn create_vpc() -> Result<()> {
 /// address that is gone.
 fn bridge(vpc: &str) -> String {
     let address = mac(GATEWAY);
-    format!("-n {vpc} link add br0 address {address} type bridge")
+    format!("-n {vpc} link add br0 address {address} mtu {MTU} type bridge")
 }
 
 /// Creates a machine's namespace with eth0 on the VPC's bridge, and replaces an older one: a kernel
@@ -79,12 +148,13 @@ pub fn attach(name: &str, address: Ipv4Addr, mac: &str) -> Result<()> {
     ip(&format!("netns add {own}"))?;
     ip(&format!("-n {own} link set lo up"))?;
     ip(&format!(
-        "-n {own} link add eth0 address {mac} type veth peer name {own} netns {vpc}"
+        "-n {own} link add eth0 address {mac} mtu {MTU} type veth peer name {own} mtu {MTU} netns {vpc}"
     ))?;
     ip(&format!("-n {vpc} link set {own} master br0 up"))?;
     ip(&format!("-n {own} addr add {address}/24 dev eth0"))?;
     ip(&format!("-n {own} link set eth0 up"))?;
-    ip(&format!("-n {own} route add default via {GATEWAY}"))
+    let gateway = Subnet::of(address).gateway();
+    ip(&format!("-n {own} route add default via {gateway}"))
         .with_context(|| format!("machine {name} cannot reach its gateway"))
 }
 
@@ -93,7 +163,7 @@ pub fn attach_tap(name: &str) -> Result<()> {
     detach_tap(name)?;
     let (tap, vpc) = (namespace(name), namespace("vpc"));
     ip(&format!("-n {vpc} tuntap add dev {tap} mode tap"))?;
-    ip(&format!("-n {vpc} link set {tap} master br0 up"))
+    ip(&format!("-n {vpc} link set {tap} mtu {MTU} master br0 up"))
 }
 
 /// Removes a virtual machine's link, if it is there.
@@ -151,12 +221,25 @@ pub fn become_visitors(name: &str, rate: u32, seconds: u64) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
     fn the_bridge_keeps_its_hardware_address_whoever_leaves() {
         let words = bridge("vpc");
         assert!(words.contains("address 02:00:0a:2a:00:01 "), "{words}");
+    }
+
+    #[test]
+    fn an_address_tells_its_subnet() {
+        let second = Subnet::in_zone("eu-central-1b").unwrap();
+        let address = second.host(21);
+        assert_eq!(address, Ipv4Addr::new(10, 42, 16, 21));
+        assert_eq!(Subnet::of(address), second);
+        assert_eq!(second.cidr(), "10.42.16.0/24");
+        assert_eq!(second.gateway(), Ipv4Addr::new(10, 42, 16, 1));
+        assert_eq!(Subnet::of(GATEWAY).gateway(), GATEWAY);
+        assert_eq!(Subnet::in_zone("eu-central-1c"), None);
     }
 
     #[test]

@@ -95,7 +95,7 @@ pub async fn run(layout: &Layout, www: PathBuf, images: &Path) -> Result<()> {
     tracing::info!("the lab's servers are up");
     tokio::select! {
         done = resolver::serve(Arc::clone(&state), layout) => done.context("the resolver failed"),
-        done = imds::serve(state, layout, Credentials::new(layout, api.restarts())?) => done.context("the metadata service failed"),
+        done = imds::serve(state, layout, Credentials::new(layout, api.restarts())?, api.shared_faults()) => done.context("the metadata service failed"),
         done = artifacts::serve(folders) => done.context("the artifact server failed"),
         done = proxy::serve_machines(Arc::clone(&api), tls) => done.context("the AWS API failed"),
         done = async { axum::serve(socket, proxy::control(api)).await } => done.context("the control socket failed"),

@@ -13,6 +13,7 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use crate::layout::Layout;
+use crate::network::Subnet;
 
 mod stacks;
 
@@ -31,8 +32,8 @@ pub struct State {
     pub cluster: String,
     /// The id of the VPC.
     pub vpc: String,
-    /// The id of the subnet of all machines.
-    pub subnet: String,
+    /// The ids of the subnets by availability zone.
+    pub subnets: BTreeMap<String, String>,
     /// The id of the hosted zone.
     pub zone: String,
     /// Every machine ever launched; terminated ones stay listed, as in EC2 for an hour.
@@ -127,7 +128,7 @@ pub struct Machine {
     pub kind: Kind,
     /// `control-plane` or `worker`, the tag `k8s-bootstrap:role`.
     pub role: String,
-    /// Private address in the lab's subnet.
+    /// Private address in one of the lab's subnets.
     pub address: Ipv4Addr,
     /// Hardware address of eth0.
     pub mac: String,
@@ -302,16 +303,25 @@ impl State {
         format!("{stem}{}", last + 1)
     }
 
-    /// The next private address: never reused either, because EC2's record of a terminated instance
-    /// keeps its address.
-    pub fn next_address(&self) -> Result<Ipv4Addr> {
+    /// The id of the subnet with this address.
+    pub fn subnet_of(&self, address: Ipv4Addr) -> Result<&str> {
+        let zone = Subnet::of(address).zone;
+        let id = self.subnets.get(zone).map(String::as_str);
+        id.with_context(|| format!("the lab has no subnet in {zone}"))
+    }
+
+    /// The next private address in a subnet: never reused either, because EC2's record of a
+    /// terminated instance keeps its address.
+    pub fn next_address(&self, subnet: Subnet) -> Result<Ipv4Addr> {
         let last = self.machines.iter().map(|m| m.address.octets()[3]).max();
         let host = match last {
             None => FIRST_HOST,
             Some(n) if n < 254 => n + 1,
-            Some(_) => bail!("the lab's subnet is used up: start again with `lab down`, `lab up`"),
+            Some(_) => {
+                bail!("the lab's addresses are used up: start again with `lab down`, `lab up`")
+            }
         };
-        Ok(Ipv4Addr::new(10, 42, 0, host))
+        Ok(subnet.host(host))
     }
 }
 
@@ -358,6 +368,7 @@ impl StateReader {
 pub(crate) mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::network::SUBNETS;
 
     pub(crate) fn machine(name: &str, host: u8) -> Machine {
         Machine {
@@ -467,7 +478,9 @@ pub(crate) mod tests {
         };
         assert_eq!(state.next_name("worker"), "w3");
         assert_eq!(state.next_name("control-plane"), "cp1");
-        assert_eq!(state.next_address().unwrap(), Ipv4Addr::new(10, 42, 0, 13));
+        let [first, second] = SUBNETS.map(|subnet| state.next_address(subnet).unwrap());
+        assert_eq!(first, Ipv4Addr::new(10, 42, 0, 13));
+        assert_eq!(second, Ipv4Addr::new(10, 42, 16, 13));
         assert!(state.find("w2").is_err());
     }
 }

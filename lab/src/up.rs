@@ -138,7 +138,7 @@ fn check_clean(layout: &Layout) -> Result<()> {
 
 async fn create_account(layout: &Layout) -> Result<()> {
     let aws = Aws::over_socket(layout)?;
-    let (vpc, subnet) = aws.create_network().await?;
+    let (vpc, subnets) = aws.create_network().await?;
     aws.create_bucket(BUCKET).await?;
     let zone = zone::create(&aws).await?;
     for role in ["k8s-bootstrap-control-plane", "k8s-bootstrap-worker"] {
@@ -146,7 +146,7 @@ async fn create_account(layout: &Layout) -> Result<()> {
     }
     State::update(layout, |state| {
         state.cluster = "demo".into();
-        (state.vpc, state.subnet, state.zone) = (vpc, subnet, zone);
+        (state.vpc, state.subnets, state.zone) = (vpc, subnets, zone);
         Ok(())
     })
 }

@@ -367,6 +367,9 @@ pub(super) struct MachineOptions {
     /// A file with user-data to use instead of the lab's.
     #[arg(long, hide_short_help = true)]
     pub(super) user_data: Option<PathBuf>,
+    /// The availability zone, and with it the subnet.
+    #[arg(long, hide_short_help = true, default_value = "")]
+    pub(super) zone: String,
     /// Everything comes from one bundle, and no registry can be reached.
     #[arg(long, conflicts_with = "user_data")]
     pub(super) air_gapped: bool,
@@ -398,6 +401,7 @@ impl MachineOptions {
                 .transpose()?
                 .unwrap_or_default(),
             user_data: self.user_data.as_ref().map(read).transpose()?,
+            zone: self.zone.clone(),
             air_gapped: self.air_gapped,
             ..Options::default()
         })
@@ -456,6 +460,21 @@ pub(super) struct FaultOptions {
     /// Deny an action, for example `PutParameter`.
     #[arg(long)]
     pub(super) deny: Vec<String>,
+    /// Answer the next N changes of parameters with `TooManyUpdates`.
+    #[arg(long, default_value_t = 0)]
+    pub(super) contend_next: u32,
+    /// Show instances and parameters in listings up to this many seconds late.
+    #[arg(long, default_value_t = 0)]
+    pub(super) lag_seconds: u64,
+    /// Put an empty page before the first one of each listing.
+    #[arg(long)]
+    pub(super) empty_pages: bool,
+    /// Close the connections of agents' next N requests to the metadata service.
+    #[arg(long, default_value_t = 0)]
+    pub(super) metadata_close_next: u32,
+    /// Then answer N of them with 401.
+    #[arg(long, default_value_t = 0)]
+    pub(super) metadata_deny_next: u32,
 }
 
 impl FaultOptions {
@@ -465,6 +484,11 @@ impl FaultOptions {
             throttle_percent: self.throttle_percent,
             refuse_seconds: self.refuse_seconds,
             deny: self.deny,
+            contend_next: self.contend_next,
+            lag_seconds: self.lag_seconds,
+            empty_pages: self.empty_pages,
+            metadata_close_next: self.metadata_close_next,
+            metadata_deny_next: self.metadata_deny_next,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The lab's own calls to the AWS API, over the servers' unix socket.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use super::faults::Wanted;
 use super::policies;
 use crate::ec2::{ACCOUNT, IMAGE, INSTANCE_TYPE};
 use crate::layout::Layout;
-use crate::network::{REGION, SUBNET_CIDR, VPC_CIDR, ZONE};
+use crate::network::{REGION, SUBNETS, VPC_CIDR};
 use crate::state::{Machine, MetadataOptions};
 
 /// Longest call, which is a restart of moto.
@@ -305,20 +306,25 @@ impl Aws {
             .with_context(|| format!("{service}:{action} answered without {wanted}: {xml}"))
     }
 
-    /// Creates the VPC and its subnet; returns their ids.
-    pub async fn create_network(&self) -> Result<(String, String)> {
+    /// Creates the VPC and its subnets; returns the VPC's id and the subnets' by zone.
+    pub async fn create_network(&self) -> Result<(String, BTreeMap<String, String>)> {
         let vpc = self
             .call_for("ec2", "CreateVpc", &[("CidrBlock", VPC_CIDR)], "vpcId")
             .await?;
-        let parameters = [
-            ("VpcId", vpc.as_str()),
-            ("CidrBlock", SUBNET_CIDR),
-            ("AvailabilityZone", ZONE),
-        ];
-        let subnet = self
-            .call_for("ec2", "CreateSubnet", &parameters, "subnetId")
-            .await?;
-        Ok((vpc, subnet))
+        let mut ids = BTreeMap::new();
+        for subnet in SUBNETS {
+            let cidr = subnet.cidr();
+            let parameters = [
+                ("VpcId", vpc.as_str()),
+                ("CidrBlock", &cidr),
+                ("AvailabilityZone", subnet.zone),
+            ];
+            let id = self
+                .call_for("ec2", "CreateSubnet", &parameters, "subnetId")
+                .await?;
+            ids.insert(subnet.zone.to_owned(), id);
+        }
+        Ok((vpc, ids))
     }
 
     /// Creates a node's IAM role and its instance profile.

@@ -1,4 +1,4 @@
-//! Faults of the AWS API, injected on command.
+//! Faults of the AWS API and of the metadata service, injected on command.
 
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,16 @@ pub struct Wanted {
     pub refuse_seconds: u64,
     /// Deny calls of these actions, for example `PutParameter`.
     pub deny: Vec<String>,
+    /// Answer this many calls of `PutParameter` with `TooManyUpdates`.
+    pub contend_next: u32,
+    /// Show what is listed up to this many seconds late, each thing by itself.
+    pub lag_seconds: u64,
+    /// Put an empty page before the first one of each listing.
+    pub empty_pages: bool,
+    /// Close the connection of this many requests of agents to the metadata service.
+    pub metadata_close_next: u32,
+    /// Then answer this many of them with 401.
+    pub metadata_deny_next: u32,
 }
 
 /// What happens to one call.
@@ -26,6 +36,19 @@ pub enum Verdict {
     /// It is answered with the service's throttling error.
     Throttle,
     /// It is answered with the service's authorization error.
+    Deny,
+    /// It is answered with Parameter Store's error for concurrent changes.
+    Contend,
+}
+
+/// What happens to one request to the metadata service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Metadata {
+    /// It is answered.
+    Pass,
+    /// Its connection is closed.
+    Close,
+    /// It is answered with 401.
     Deny,
 }
 
@@ -56,8 +79,10 @@ impl Faults {
         if self.wanted.deny.iter().any(|denied| denied == action) {
             return Verdict::Deny;
         }
-        if self.wanted.throttle_next > 0 {
-            self.wanted.throttle_next -= 1;
+        if action == "PutParameter" && take_one(&mut self.wanted.contend_next) {
+            return Verdict::Contend;
+        }
+        if take_one(&mut self.wanted.throttle_next) {
             return Verdict::Throttle;
         }
         let percent = u64::from(self.wanted.throttle_percent.min(100));
@@ -69,16 +94,44 @@ impl Faults {
             Verdict::Pass
         }
     }
+
+    /// Judges an agent's next request to the metadata service.
+    pub fn judge_metadata(&mut self) -> Metadata {
+        if take_one(&mut self.wanted.metadata_close_next) {
+            Metadata::Close
+        } else if take_one(&mut self.wanted.metadata_deny_next) {
+            Metadata::Deny
+        } else {
+            Metadata::Pass
+        }
+    }
+
+    /// How late listings may be, and whether an empty page comes first.
+    pub fn lag(&self) -> (Duration, bool) {
+        let longest = Duration::from_secs(self.wanted.lag_seconds);
+        (longest, self.wanted.empty_pages)
+    }
+}
+
+fn take_one(left: &mut u32) -> bool {
+    let some = *left > 0;
+    *left = left.saturating_sub(1);
+    some
 }
 
 /// The error body of a service, with its HTTP status and content type. EC2 has its own XML, the
 /// JSON services have JSON, and the rest use the query protocol's XML.
 pub fn error_body(service: &str, verdict: Verdict, action: &str) -> (u16, &'static str, String) {
     let throttled = verdict == Verdict::Throttle;
-    let message = if throttled {
-        "Request limit exceeded.".to_owned()
-    } else {
-        format!("User: lab is not authorized to perform: {service}:{action}")
+    let message = match verdict {
+        Verdict::Throttle => "Request limit exceeded.".to_owned(),
+        Verdict::Contend => {
+            "There are concurrent updates for a resource that supports one update at a time."
+                .to_owned()
+        }
+        Verdict::Pass | Verdict::Deny => {
+            format!("User: lab is not authorized to perform: {service}:{action}")
+        }
     };
     match service {
         "ec2" => {
@@ -94,10 +147,10 @@ pub fn error_body(service: &str, verdict: Verdict, action: &str) -> (u16, &'stat
             (status, "text/xml;charset=UTF-8", body)
         }
         "ssm" => {
-            let code = if throttled {
-                "ThrottlingException"
-            } else {
-                "AccessDeniedException"
+            let code = match verdict {
+                Verdict::Throttle => "ThrottlingException",
+                Verdict::Contend => "TooManyUpdates",
+                Verdict::Pass | Verdict::Deny => "AccessDeniedException",
             };
             let body = serde_json::json!({ "__type": code, "message": message }).to_string();
             (400, "application/x-amz-json-1.1", body)
@@ -183,6 +236,42 @@ mod tests {
         faults.set(plan, Instant::now());
         assert_eq!(faults.judge("PutParameter"), Verdict::Deny);
         assert_eq!(faults.judge("GetParameter"), Verdict::Pass);
+    }
+
+    #[test]
+    fn only_changes_of_parameters_meet_concurrent_ones() {
+        let mut faults = Faults::default();
+        let plan = Wanted {
+            contend_next: 1,
+            ..wanted()
+        };
+        faults.set(plan, Instant::now());
+        assert_eq!(faults.judge("GetParameter"), Verdict::Pass);
+        assert_eq!(faults.judge("PutParameter"), Verdict::Contend);
+        assert_eq!(faults.judge("PutParameter"), Verdict::Pass);
+        let (status, _, body) = error_body("ssm", Verdict::Contend, "PutParameter");
+        assert!(status == 400 && body.contains("TooManyUpdates"), "{body}");
+    }
+
+    #[test]
+    fn the_metadata_service_closes_connections_and_then_denies() {
+        let mut faults = Faults::default();
+        let plan = Wanted {
+            metadata_close_next: 1,
+            metadata_deny_next: 2,
+            ..wanted()
+        };
+        faults.set(plan, Instant::now());
+        let verdicts = [(); 4].map(|()| faults.judge_metadata());
+        assert_eq!(
+            verdicts,
+            [
+                Metadata::Close,
+                Metadata::Deny,
+                Metadata::Deny,
+                Metadata::Pass
+            ]
+        );
     }
 
     #[test]

@@ -4,6 +4,7 @@ pub mod client;
 pub mod credentials;
 pub mod faults;
 pub mod groups;
+pub mod lag;
 pub mod listings;
 pub mod moto;
 pub mod policies;

@@ -1,7 +1,7 @@
 //! The AWS API as machines see it: TLS and faults on command, in front of moto.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -21,6 +21,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::faults::{Faults, Verdict, Wanted, error_body};
 use super::groups;
+use super::lag::Lag;
 use super::listings::Keys;
 use super::moto;
 use super::replay::{Call, Journal, seed, send};
@@ -54,7 +55,8 @@ enum Caller {
 pub struct Api {
     layout: Layout,
     client: reqwest::Client,
-    faults: Mutex<Faults>,
+    faults: Arc<Mutex<Faults>>,
+    lag: Mutex<Lag>,
     backend: AsyncMutex<Backend>,
     restarts: Arc<AtomicUsize>,
     state: StateReader,
@@ -66,7 +68,8 @@ impl Api {
         Ok(Arc::new(Self {
             layout: layout.clone(),
             client: super::client::plain()?,
-            faults: Mutex::default(),
+            faults: Arc::default(),
+            lag: Mutex::default(),
             restarts: Arc::default(),
             state: StateReader::new(layout),
             backend: AsyncMutex::new(Backend {
@@ -79,6 +82,10 @@ impl Api {
 
     /// Forwards a call to moto and records it if it changed something.
     async fn forward(&self, call: Call, mut caller: Caller) -> Result<Response> {
+        let lags = caller == Caller::Machine;
+        if lags && let Some(page) = self.lag().held_back(&call) {
+            return whole(Response::builder(), page.into());
+        }
         let mut backend = self.backend.lock().await;
         if caller == Caller::Machine
             && let Some(harmless) = backend.keys.stand_in(&call)?
@@ -119,6 +126,13 @@ impl Api {
             }
             _ => {}
         }
+        if lags && status.is_success() {
+            let lag = self.faults().lag();
+            let fresh = String::from_utf8_lossy(&body).into_owned();
+            if let Some(late) = self.lag().answer(&call, &fresh, lag, Instant::now())? {
+                body = late.into();
+            }
+        }
         if changes && status.is_success() {
             backend.journal.keep(call);
         }
@@ -143,14 +157,17 @@ impl Api {
         Arc::clone(&self.restarts)
     }
 
-    fn judge(&self, call: &Call) -> Verdict {
-        let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
-        faults.judge(&call.action())
+    /// The live faults, those of the metadata service among them.
+    pub fn shared_faults(&self) -> Arc<Mutex<Faults>> {
+        Arc::clone(&self.faults)
     }
 
-    fn refuses(&self) -> bool {
-        let faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
-        faults.refuses(Instant::now())
+    fn faults(&self) -> MutexGuard<'_, Faults> {
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lag(&self) -> MutexGuard<'_, Lag> {
+        self.lag.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -195,7 +212,7 @@ async fn machines_call(Shared(api): Shared<Arc<Api>>, request: Request<Body>) ->
         Ok(call) => call,
         Err(error) => return failed(StatusCode::BAD_REQUEST, &error),
     };
-    let verdict = api.judge(&call);
+    let verdict = api.faults().judge(&call.action());
     if verdict == Verdict::Pass {
         return answered(api.forward(call, Caller::Machine).await);
     }
@@ -235,7 +252,7 @@ async fn accept(
 ) {
     while let Ok((stream, from)) = listener.accept().await {
         // Closed at once, as a client sees it while an endpoint is down.
-        if api.refuses() {
+        if api.faults().refuses(Instant::now()) {
             continue;
         }
         let (tls, ready) = (tls.clone(), ready.clone());
@@ -289,8 +306,8 @@ pub fn control(api: Arc<Api>) -> Router {
 }
 
 async fn set_faults(Shared(api): Shared<Arc<Api>>, Json(wanted): Json<Wanted>) -> StatusCode {
-    let mut faults = api.faults.lock().unwrap_or_else(PoisonError::into_inner);
-    faults.set(wanted, Instant::now());
+    api.faults().set(wanted, Instant::now());
+    api.lag().forget_versions();
     StatusCode::NO_CONTENT
 }
 

@@ -6,7 +6,7 @@ pub mod tree;
 
 use std::fs::File;
 use std::io::Write;
-use std::net::{IpAddr, SocketAddr, TcpStream as StdStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream as StdStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -21,6 +21,7 @@ use axum::serve::IncomingStream;
 use tokio::net::TcpListener;
 
 use crate::ec2::credentials::Credentials;
+use crate::ec2::faults::{Faults, Metadata};
 use crate::layout::Layout;
 use crate::network::METADATA;
 use crate::state::StateReader;
@@ -37,6 +38,7 @@ pub struct Service {
     tokens: Mutex<tokens::Tokens>,
     log: Mutex<File>,
     credentials: Credentials,
+    faults: Arc<Mutex<Faults>>,
 }
 
 /// A client's address and its socket, on which the hop limit is set.
@@ -61,6 +63,7 @@ pub async fn serve(
     state: Arc<StateReader>,
     layout: &Layout,
     credentials: Credentials,
+    faults: Arc<Mutex<Faults>>,
 ) -> Result<()> {
     let path = layout.imds_log();
     let log = File::options()
@@ -74,6 +77,7 @@ pub async fn serve(
         tokens: Mutex::default(),
         log: Mutex::new(log),
         credentials,
+        faults,
     });
     let address = SocketAddr::from((METADATA, 80));
     let listener = TcpListener::bind(address)
@@ -111,6 +115,23 @@ async fn handle(
         ttl: header("x-aws-ec2-metadata-token-ttl-seconds"),
         forwarded: request.headers.contains_key("x-forwarded-for"),
     };
+    let of_agent = header("user-agent").is_some_and(|name| name.starts_with("k8s-bootstrap/"));
+    if of_agent {
+        let verdict = service.faults.lock();
+        let verdict = verdict
+            .unwrap_or_else(PoisonError::into_inner)
+            .judge_metadata();
+        match verdict {
+            Metadata::Pass => {}
+            Metadata::Deny => return StatusCode::UNAUTHORIZED.into_response(),
+            Metadata::Close => {
+                if let Some(socket) = &client.socket {
+                    let _ = socket.shutdown(Shutdown::Both);
+                }
+                return StatusCode::SERVICE_UNAVAILABLE.into_response();
+            }
+        }
+    }
     let user_data =
         std::fs::read_to_string(service.layout.machine(&machine.name).join("user-data")).ok();
     let given = {

@@ -3,12 +3,13 @@
 use serde_json::{Value, json};
 
 use crate::ec2::{ACCOUNT, IMAGE, INSTANCE_TYPE, stamp};
-use crate::network::{REGION, SUBNET_CIDR, VPC_CIDR, ZONE};
+use crate::network::{REGION, Subnet, VPC_CIDR};
 use crate::state::{Machine, Notice};
 
 /// The tree below `meta-data/`: objects are folders, strings are leaves.
 pub fn metadata(machine: &Machine) -> Value {
     let mac = machine.mac.as_str();
+    let subnet = Subnet::of(machine.address);
     let host = if machine.metadata.own_domain {
         format!("{}.corp.example", machine.hostname())
     } else {
@@ -51,13 +52,13 @@ pub fn metadata(machine: &Machine) -> Value {
             "mac": mac,
             "owner-id": ACCOUNT,
             "security-groups": "default",
-            "subnet-ipv4-cidr-block": SUBNET_CIDR,
+            "subnet-ipv4-cidr-block": subnet.cidr(),
             "vpc-ipv4-cidr-block": VPC_CIDR,
             "vpc-ipv4-cidr-blocks": VPC_CIDR,
         } } } },
         "placement": {
-            "availability-zone": ZONE,
-            "availability-zone-id": "euc1-az2",
+            "availability-zone": subnet.zone,
+            "availability-zone-id": subnet.zone_id,
             "region": REGION,
         },
         "services": { "domain": "amazonaws.com", "partition": "aws" },
@@ -91,7 +92,7 @@ pub fn identity_document(machine: &Machine) -> Value {
     json!({
         "accountId": ACCOUNT,
         "architecture": if std::env::consts::ARCH == "aarch64" { "arm64" } else { "x86_64" },
-        "availabilityZone": ZONE,
+        "availabilityZone": Subnet::of(machine.address).zone,
         "billingProducts": null,
         "devpayProductCodes": null,
         "imageId": IMAGE,

@@ -138,7 +138,13 @@ fn arguments(machine: &Machine, image: &VmImage, with_kvm: bool) -> Vec<String> 
             "-netdev",
             format!("tap,id=vpc,ifname={tap},script=no,downscript=no"),
         ),
-        ("-device", format!("virtio-net-pci,netdev=vpc,mac={mac}")),
+        (
+            "-device",
+            format!(
+                "virtio-net-pci,netdev=vpc,mac={mac},host_mtu={}",
+                network::MTU
+            ),
+        ),
     ] {
         words.extend([option.to_owned(), value]);
     }

@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use lab::network::ARTIFACTS;
 use libtest_mimic::Failed;
 
 use crate::stage::{Stage, ensure, list, pod, text, until};
@@ -73,6 +74,25 @@ pub fn every_pod_of_kube_system_is_ready(stage: &Stage) -> Result<(), Failed> {
 
 /// A server on one worker and a client on the other: they connect by service name, so through
 /// CoreDNS, kube-proxy and the VXLAN between the nodes.
+/// EC2's source/destination check drops packets of addresses that are not the machine's. Pods get
+/// the MTU of a VPC without the tunnel's header.
+pub fn the_network_is_as_strict_and_as_wide_as_a_vpc(stage: &Stage) -> Result<(), Failed> {
+    let foreign = "10.42.0.250";
+    let ask = format!("curl --silent --output /dev/null --connect-timeout 3 http://{ARTIFACTS}/");
+    stage.shell("w1", &ask)?;
+    stage.shell("w1", &format!("ip address add {foreign}/32 dev lo"))?;
+    let asked = stage.shell("w1", &format!("! {ask} --interface {foreign}"));
+    stage.shell("w1", &format!("ip address del {foreign}/32 dev lo"))?;
+    asked?;
+    let mtu =
+        "for link in eth0 vxlan.calico; do ip -o link show $link | grep -o 'mtu [0-9]*'; done";
+    let mtu = stage.shell("w1", mtu)?;
+    ensure(
+        mtu == "mtu 9001\nmtu 8951\n",
+        format!("eth0 and the tunnel have {mtu:?}"),
+    )
+}
+
 pub fn pods_on_different_workers_reach_each_other_by_name(stage: &Stage) -> Result<(), Failed> {
     let nodes = stage.get(&["nodes", "-l", "!node-role.kubernetes.io/control-plane"])?;
     let workers: Vec<String> = list(&nodes["items"])
@@ -81,10 +101,11 @@ pub fn pods_on_different_workers_reach_each_other_by_name(stage: &Stage) -> Resu
         .collect();
     ensure(workers.len() >= 2, format!("workers: {workers:?}"))?;
     let objects = serde_json::json!({ "apiVersion": "v1", "kind": "List", "items": [
-        pod("e2e-server", &workers[0], "mkdir /www && echo hello > /www/index.html && httpd -f -p 8080 -h /www"),
+        pod("e2e-server", &workers[0], "mkdir /www && echo hello > /www/index.html && head -c 1000000 /dev/zero > /www/large && httpd -f -p 8080 -h /www"),
         { "apiVersion": "v1", "kind": "Service", "metadata": { "name": "e2e-server" },
           "spec": { "selector": { "app": "e2e-server" }, "ports": [{ "port": 80, "targetPort": 8080 }] } },
-        pod("e2e-client", &workers[1], "until timeout 5 wget -q -O - http://e2e-server.default.svc.cluster.local; do sleep 0.3; done"),
+        pod("e2e-client", &workers[1], "until timeout 5 wget -q -O - http://e2e-server.default.svc.cluster.local; do sleep 0.3; done; \
+             wget -q -O - http://e2e-server.default.svc.cluster.local/large | wc -c"),
     ]});
     let file = tempfile::NamedTempFile::new()?;
     std::fs::write(file.path(), objects.to_string())?;
@@ -105,5 +126,9 @@ pub fn pods_on_different_workers_reach_each_other_by_name(stage: &Stage) -> Resu
         format!("routes through the tunnel to the two other nodes' pods: {routes}"),
     )?;
     stage.kubectl(&["delete", "-f", &path, "--now"])?;
-    ensure(said == "hello\n", format!("the client read {said:?}"))
+    // Full packets, of the tunnel's MTU, arrive as well.
+    ensure(
+        said == "hello\n1000000\n",
+        format!("the client read {said:?}"),
+    )
 }

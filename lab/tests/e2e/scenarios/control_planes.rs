@@ -51,6 +51,15 @@ const DIES_EARLY: [Death; 2] = [
 pub fn founders_die_before_and_after_they_have_recorded_their_clusters(
     stage: &Stage,
 ) -> Result<(), Failed> {
+    // Two candidates see each other, and what is recorded, seconds late; their first writes collide.
+    stage.lab(&[
+        "faults",
+        "--lag-seconds",
+        "8",
+        "--empty-pages",
+        "--contend-next",
+        "2",
+    ])?;
     for (cluster, reached) in DIES_EARLY {
         let tag = format!("k8s-bootstrap:cluster={cluster}");
         let launch = ["launch", "--role", "control-plane", "--count", "2"];
@@ -63,6 +72,7 @@ pub fn founders_die_before_and_after_they_have_recorded_their_clusters(
         })?;
         stage.lab(&["terminate", "--hard", founder])?;
     }
+    stage.lab(&["faults"])?;
     let tag = format!("k8s-bootstrap:cluster={}", LONE[2]);
     stage.launch_as("control-plane", &["--tag", &tag]).map(drop)
 }

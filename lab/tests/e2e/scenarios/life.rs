@@ -72,16 +72,34 @@ pub fn a_removed_file_is_put_back(stage: &Stage) -> Result<(), Failed> {
     Ok(())
 }
 
-pub fn a_fourth_node_joins_by_itself_while_the_api_throttles(stage: &Stage) -> Result<(), Failed> {
-    stage.launch(&[])?;
-    // From here on the agent's calls get RequestLimitExceeded, then permanently half of them.
-    stage.lab(&["faults", "--throttle-next", "3", "--throttle-percent", "50"])?;
+/// In another subnet than its control plane, while AWS throttles and lags, and while the metadata
+/// service is not steady.
+pub fn a_fourth_node_joins_from_another_zone_on_a_bad_day_of_aws(
+    stage: &Stage,
+) -> Result<(), Failed> {
+    // From here on the agents' calls get RequestLimitExceeded, then permanently half of them.
+    let throttles = ["--throttle-next", "3", "--throttle-percent", "50"];
+    let lags = ["--lag-seconds", "8", "--empty-pages"];
+    let metadata = ["--metadata-close-next", "2", "--metadata-deny-next", "2"];
+    stage.lab(&[&["faults"], &throttles[..], &lags, &metadata].concat())?;
+    let zone = "eu-central-1b";
+    let machine = stage.launch(&["--zone", zone])?;
     let joined = until(300, "the fourth node", || {
         let ready = stage.ready_nodes()?;
         ensure(ready.len() == 4, format!("Ready are {ready:?}"))
     });
     stage.lab(&["faults"])?;
-    joined
+    joined?;
+    let node = text(&stage.agent(&machine)?["node"]);
+    ensure(
+        node.starts_with("ip-10-42-16-"),
+        format!("{node} is in the first subnet"),
+    )?;
+    let labels = stage.get(&["node", &node])?["metadata"]["labels"].take();
+    ensure(
+        labels["topology.kubernetes.io/zone"] == zone,
+        labels.to_string(),
+    )
 }
 
 /// SIGKILL at arbitrary times during a new machine's first boot.
