@@ -37,6 +37,8 @@ pub const BUCKET: &str = "k8s-bootstrap-backups";
 /// What to wait for on each machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Until {
+    /// It is an instance; whether it boots is seen later.
+    Launched,
     /// Its systemd runs.
     Booted,
     /// Its agent is ready and its node is Ready.
@@ -110,6 +112,9 @@ pub async fn run(layout: &Layout, wanted: &Wanted) -> Result<()> {
         .collect::<Vec<_>>();
     let bar = step(&progress, "machines");
     let machines = launch(layout, &roles, &wanted.options).await?;
+    if wanted.until == Until::Launched {
+        return Ok(());
+    }
     for machine in &machines {
         supervisor::wait_bus(layout, machine)?;
     }

@@ -289,6 +289,7 @@ pub(super) struct Named {
 
 #[derive(Clone, Copy, ValueEnum)]
 pub(super) enum UntilArgument {
+    Launched,
     Booted,
     Ready,
 }
@@ -312,6 +313,7 @@ pub(super) struct Waiting {
 impl Waiting {
     pub(super) fn until(&self) -> Until {
         match self.until {
+            UntilArgument::Launched => Until::Launched,
             UntilArgument::Booted => Until::Booted,
             UntilArgument::Ready => Until::Ready,
         }

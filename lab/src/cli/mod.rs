@@ -140,6 +140,12 @@ async fn launch(
     let roles = vec![role; count as usize];
     let machines = lifecycle::launch(layout, &roles, options).await?;
     for machine in &machines {
+        println!("{}", machine.name);
+    }
+    if waiting.until() == Until::Launched {
+        return Ok(());
+    }
+    for machine in &machines {
         supervisor::wait_bus(layout, machine)?;
         up::finish(&bar, &format!("{} {} booted", machine.name, machine.id));
     }

@@ -46,7 +46,7 @@ fn deadline(waiting: &Waiting) -> Duration {
 
 fn wait(layout: &Layout, machines: &[Machine], waiting: &Waiting) -> Result<()> {
     match waiting.until() {
-        Until::Booted => Ok(()),
+        Until::Launched | Until::Booted => Ok(()),
         Until::Ready => up::wait_ready(layout, machines, deadline(waiting), &MultiProgress::new()),
     }
 }

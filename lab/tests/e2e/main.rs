@@ -26,6 +26,7 @@ macro_rules! in_this_order {
 const SCENARIOS: &[Scenario] = in_this_order![
     arrival::the_binary_is_static_and_small,
     arrival::three_instances_become_a_cluster,
+    vm::a_virtual_machine_is_launched_next_to_the_others,
     arrival::every_pod_of_kube_system_is_ready,
     arrival::the_network_is_as_strict_and_as_wide_as_a_vpc,
     arrival::pods_on_different_workers_reach_each_other_by_name,
@@ -35,6 +36,7 @@ const SCENARIOS: &[Scenario] = in_this_order![
     pods::an_image_is_pulled_with_a_login_of_the_settings,
     workload::each_worker_serves_the_page_and_the_count_rises,
     reports::the_printed_kubeconfig_reaches_the_api_from_another_machine,
+    vm::its_pods_wait_for_it,
     workload::the_workers_name_stands_for_exactly_the_ready_ones,
     workload::a_terminated_worker_leaves_without_a_visitor_noticing,
     certificates::a_cluster_whose_certificates_live_ten_minutes_is_launched,
@@ -67,8 +69,7 @@ const SCENARIOS: &[Scenario] = in_this_order![
     vm::a_virtual_machine_joins_with_the_defaults,
     vm::its_pods_reach_others_while_networkd_restarts,
     vm::pods_on_its_own_network_do_not_reach_the_metadata,
-    vm::a_rebooted_virtual_machine_comes_back,
-    vm::a_terminated_virtual_machine_leaves,
+    vm::it_reboots,
     control_planes::founders_die_before_and_after_they_have_recorded_their_clusters,
     refusals::a_wrong_role_tag_is_refused,
     refusals::a_missing_cluster_tag_is_refused,
@@ -91,6 +92,8 @@ const SCENARIOS: &[Scenario] = in_this_order![
     permissions::nodes_name_each_action_that_a_record_in_a_bucket_needs,
     permissions::the_leader_names_each_action_that_the_workers_name_needs,
     permissions::a_backup_names_each_action_that_its_policy_lacks,
+    vm::a_rebooted_virtual_machine_comes_back,
+    vm::a_terminated_virtual_machine_leaves,
     etcd::backups_are_taken_by_schedule_and_the_oldest_go,
     etcd::a_full_etcd_takes_writes_again_by_itself,
     permissions::nodes_that_their_group_ends_leave_and_name_each_action_that_their_policy_lacks,
@@ -113,25 +116,14 @@ const ALWAYS: [&str; 2] = [
     "down_leaves_nothing_behind",
 ];
 
-/// Scenarios that take too long for every run where the processor is emulated: `make e2e-vm`.
-const BY_NAME_ONLY: [&str; 5] = [
-    "a_virtual_machine_joins_with_the_defaults",
-    "its_pods_reach_others_while_networkd_restarts",
-    "pods_on_its_own_network_do_not_reach_the_metadata",
-    "a_rebooted_virtual_machine_comes_back",
-    "a_terminated_virtual_machine_leaves",
-];
-
-/// The scenarios in `names`, separated by spaces, in the order of their list; if it is empty, all
-/// except the longest.
+/// The scenarios in `names`, separated by spaces, in the order of their list; all if it is empty.
 fn chosen(names: &str) -> Result<Vec<&'static Scenario>, String> {
     let names: Vec<&str> = names.split_whitespace().collect();
     let known = |name: &str| SCENARIOS.iter().any(|(known, _)| *known == name);
     if let Some(unknown) = names.iter().find(|name| !known(name)) {
         return Err(format!("SCENARIOS: there is no scenario `{unknown}`"));
     }
-    let by_default = |name: &str| names.is_empty() && !BY_NAME_ONLY.contains(&name);
-    let wanted = |name: &str| by_default(name) || names.contains(&name) || ALWAYS.contains(&name);
+    let wanted = |name: &str| names.is_empty() || names.contains(&name) || ALWAYS.contains(&name);
     Ok(SCENARIOS.iter().filter(|(name, _)| wanted(name)).collect())
 }
 

@@ -170,11 +170,7 @@ impl Stage {
             .chain(options)
             .copied()
             .collect();
-        self.lab(&args)?;
-        let newest = self.machines()?.pop();
-        Ok(newest
-            .map(|machine| text(&machine["name"]))
-            .unwrap_or_default())
+        Ok(self.lab(&args)?.trim().to_owned())
     }
 
     /// The lab's status of each machine, the newest last.
@@ -229,6 +225,12 @@ impl Stage {
              chmod +x kubectl"
         );
         self.shell(worker, &line).map(drop)
+    }
+
+    /// Runs kubectl on a control plane of another cluster than the scenarios'.
+    pub fn kubectl_on(&self, control_plane: &str, line: &str) -> Result<String, Failed> {
+        let kubectl = "kubectl --kubeconfig /etc/kubernetes/admin.conf";
+        self.shell(control_plane, &format!("{kubectl} {line}"))
     }
 
     /// kubectl's answer as JSON.

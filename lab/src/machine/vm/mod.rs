@@ -64,7 +64,8 @@ pub async fn boot(layout: &Layout, machine: &Machine, image: &VmImage) -> Result
     let status = Command::new("setpriv")
         .args(["--pdeathsig", "KILL", "--", "nsenter"])
         .arg(format!("--net=/run/netns/{}", namespace("vpc")))
-        .args(["nice", "-n", "5", QEMU])
+        // Emulated processors take only what the containers leave.
+        .args(["nice", "-n", if with_kvm { "5" } else { "19" }, QEMU])
         .args(arguments(machine, image, with_kvm))
         .current_dir(&folder)
         .stdin(Stdio::null())

@@ -24,8 +24,7 @@ pub fn a_cluster_without_registries_comes_from_its_bundle(stage: &Stage) -> Resu
         ensure(said.trim() == "unreachable", said)?;
     }
     until(600, "both nodes are Ready", || {
-        let kubectl = "kubectl --kubeconfig /etc/kubernetes/admin.conf get nodes -o json";
-        let nodes = json(&stage.shell(&control_plane, kubectl)?)?;
+        let nodes = json(&stage.kubectl_on(&control_plane, "get nodes -o json")?)?;
         ensure(ready_nodes(&nodes).len() == 2, nodes.to_string())
     })?;
     // Its images are pulled by the kubelet alone.

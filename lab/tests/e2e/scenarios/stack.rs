@@ -52,8 +52,7 @@ fn cluster(stage: &Stage) -> Result<(String, Vec<String>), Failed> {
     let first = control_planes
         .first()
         .ok_or("the stack has no control plane")?;
-    let kubectl = "kubectl --kubeconfig /etc/kubernetes/admin.conf get nodes -o json";
-    let nodes = json(&stage.shell(first, kubectl)?)?;
+    let nodes = json(&stage.kubectl_on(first, "get nodes -o json")?)?;
     Ok((first.clone(), ready_nodes(&nodes)))
 }
 
@@ -149,8 +148,7 @@ pub fn its_groups_scale_and_replace_their_instances(stage: &Stage) -> Result<(),
         format!("{old:?} {new:?}"),
     )?;
     until(60, "only the nodes that are left", || {
-        let kubectl = "kubectl --kubeconfig /etc/kubernetes/admin.conf get nodes -o json";
-        let nodes = json(&stage.shell(&cluster(stage)?.0, kubectl)?)?;
+        let nodes = json(&stage.kubectl_on(&cluster(stage)?.0, "get nodes -o json")?)?;
         let count = list(&nodes["items"]).len();
         ensure(count == 2, format!("{count} nodes"))
     })
@@ -159,9 +157,8 @@ pub fn its_groups_scale_and_replace_their_instances(stage: &Stage) -> Result<(),
 pub fn a_deleted_stack_takes_its_instances_along(stage: &Stage) -> Result<(), Failed> {
     // The last pods have nowhere to go: their budgets would hold the group for the whole five
     // minutes of its hook.
-    let kubectl =
-        "kubectl --kubeconfig /etc/kubernetes/admin.conf delete pdb --all-namespaces --all";
-    stage.shell(&cluster(stage)?.0, kubectl)?;
+    let without = "delete pdb --all-namespaces --all";
+    stage.kubectl_on(&cluster(stage)?.0, without)?;
     let said = stage.lab(&["stack", "delete", NAME])?;
     ensure(said.matches("its hook was completed").count() == 2, &*said)?;
     ensure(workers(stage)?.is_empty(), "workers are left")?;

@@ -1,14 +1,33 @@
 //! A worker with a kernel of its own: the shipped defaults on a machine like an EC2 instance.
+//!
+//! Without hardware virtualization it needs ten times as long as a container. It therefore takes only
+//! the time that the other scenarios leave, next to them and in a cluster of its own.
 
+use std::process::Child;
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use lab::layout::Layout;
 use libtest_mimic::Failed;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::stage::{Stage, ensure, pod, text, until};
+use crate::stage::{self, Stage, ensure, pod, text, until};
 
-/// Without hardware virtualization everything in it takes ten times as long.
 const JOINS: u64 = 1500;
 const COMES_BACK: u64 = 900;
 const ANSWERS: u64 = 900;
+
+/// The cluster of the virtual machine; the scenarios' own keeps the workers' name.
+const CLUSTER: &str = "real";
+/// No add-ons but the network: an emulated processor needs minutes to unpack an image.
+const SETTINGS: &str = "[dns]\nenabled = false\n[addons.storage]\nenabled = false\n\
+     [addons.ingress-traefik]\nenabled = false\n[addons.visits]\nenabled = false\n";
+/// Where pods of these scenarios run, however late the machine joins.
+const LABEL: &str = "k8s-bootstrap:label:lab.vm=true";
+
+/// Its launch, which first builds what it boots.
+static LAUNCH: Mutex<Option<Child>> = Mutex::new(None);
+/// The id of the boot that the reboot ended.
+static BOOT: OnceLock<String> = OnceLock::new();
 
 /// The virtual machine, by its kind in the lab's status.
 fn machine(stage: &Stage) -> Result<String, Failed> {
@@ -19,6 +38,17 @@ fn machine(stage: &Stage) -> Result<String, Failed> {
     Ok(vm
         .map(|vm| text(&vm["name"]))
         .ok_or("no virtual machine runs")?)
+}
+
+fn founder(stage: &Stage) -> Result<String, Failed> {
+    let mut all = stage.control_planes_of(CLUSTER)?;
+    Ok(all.pop().ok_or("its cluster has no control plane")?)
+}
+
+/// The names of its cluster's Ready nodes.
+fn ready_nodes(stage: &Stage) -> Result<Vec<String>, Failed> {
+    let nodes = stage.kubectl_on(&founder(stage)?, "get nodes -o json")?;
+    Ok(stage::ready_nodes(&stage::json(&nodes)?))
 }
 
 fn is_ready(stage: &Stage, vm: &str) -> Result<String, Failed> {
@@ -59,14 +89,75 @@ const DEFAULTS: [&str; 4] = [
     "f=/var/lib/cloud/instance/user-data.txt; grep -q mirrors $f && ! grep -q allow_cgroup_v1 $f",
 ];
 
-/// Keeps the ingress controller away: an emulated processor needs minutes to unpack its image. The
-/// pods of these scenarios name their node and need no scheduler.
-const TAINT: &str = "k8s-bootstrap:taint:lab.vm=true:NoSchedule";
+pub fn a_virtual_machine_is_launched_next_to_the_others(stage: &Stage) -> Result<(), Failed> {
+    let file = Layout::find()?.run().join("real.toml");
+    std::fs::write(&file, SETTINGS)?;
+    let file = file.to_string_lossy();
+    let tag = format!("k8s-bootstrap:cluster={CLUSTER}");
+    let options = ["--settings", &file, "--tag", &tag];
+    stage.launch_as("control-plane", &options)?;
+    let vm = ["launch", "--role", "worker", "--until", "launched"];
+    let vm = [&vm[..], &["--machine", "vm", "--tag", LABEL], &options].concat();
+    let mut launch = LAUNCH.lock().unwrap_or_else(PoisonError::into_inner);
+    *launch = Some(stage.start(&vm)?);
+    Ok(())
+}
+
+/// A pod of the virtual machine, as soon as there is one.
+fn waiting_pod(name: &str, command: &str) -> Value {
+    let mut pod = pod(name, "", command);
+    pod["spec"]["nodeName"].take();
+    pod["spec"]["nodeSelector"] = json!({ "lab.vm": "true" });
+    pod
+}
+
+const METADATA: &str = "http://169.254.169.254/latest/meta-data/";
+
+/// One pod asks another node's ten times a second, one asks the metadata service once.
+pub fn its_pods_wait_for_it(stage: &Stage) -> Result<(), Failed> {
+    let founder = founder(stage)?;
+    let node = until(300, "the control plane of its cluster", || {
+        is_ready(stage, &founder)
+    })?;
+    let ask = "until timeout 5 wget -q -O /dev/null http://vm-server.default.svc.cluster.local; do sleep 1; done; \
+               while :; do timeout 5 wget -q -O /dev/null http://vm-server.default.svc.cluster.local \
+               && echo good || echo failed; sleep 0.1; done";
+    let mut client = waiting_pod("vm-client", ask);
+    client["spec"]["restartPolicy"] = "Always".into();
+    let mut host = waiting_pod(
+        "vm-host",
+        &format!("timeout 20 wget -O - {METADATA} 2>&1; true"),
+    );
+    host["spec"]["hostNetwork"] = true.into();
+    let objects = json!({ "apiVersion": "v1", "kind": "List", "items": [
+        pod("vm-server", &node, "mkdir /www && echo hello > /www/index.html && httpd -f -p 8080 -h /www"),
+        { "apiVersion": "v1", "kind": "Service", "metadata": { "name": "vm-server" },
+          "spec": { "selector": { "app": "vm-server" }, "ports": [{ "port": 80, "targetPort": 8080 }] } },
+        client,
+        host,
+    ]});
+    let apply = format!("apply -f - <<'END'\n{objects}\nEND");
+    stage.kubectl_on(&founder, &apply).map(drop)
+}
+
+/// The log of its client, once it has this many answers since the client's last start.
+fn answers(stage: &Stage, least: usize) -> Result<String, Failed> {
+    let founder = founder(stage)?;
+    until(ANSWERS, "answers to its pod's requests", || {
+        let log = stage.kubectl_on(&founder, "logs vm-client")?;
+        let good = log.lines().filter(|line| *line == "good").count();
+        ensure(good >= least, format!("{good} answers: {log}"))?;
+        Ok(log)
+    })
+}
 
 pub fn a_virtual_machine_joins_with_the_defaults(stage: &Stage) -> Result<(), Failed> {
-    let vm = stage.launch(&["--machine", "vm", "--tag", TAINT])?;
+    let mut launch = LAUNCH.lock().unwrap_or_else(PoisonError::into_inner);
+    let launch = launch.take().ok_or("no virtual machine was launched")?;
+    Stage::finish(launch)?;
+    let vm = machine(stage)?;
     let node = until(JOINS, "the virtual machine's node", || is_ready(stage, &vm))?;
-    let ready = stage.ready_nodes()?;
+    let ready = ready_nodes(stage)?;
     ensure(
         ready.contains(&node),
         format!("{node} is not among {ready:?}"),
@@ -75,99 +166,90 @@ pub fn a_virtual_machine_joins_with_the_defaults(stage: &Stage) -> Result<(), Fa
     holds(stage, &vm, &DEFAULTS)
 }
 
-/// A pod on the virtual machine asks a pod on another node ten times a second, while networkd of
-/// its machine restarts.
 pub fn its_pods_reach_others_while_networkd_restarts(stage: &Stage) -> Result<(), Failed> {
     let vm = machine(stage)?;
-    let node = text(&stage.agent(&vm)?["node"]);
-    let other = text(&stage.agent("w1")?["node"]);
-    let ask = "until wget -q -T 5 -O /dev/null http://vm-server.default.svc.cluster.local; do sleep 1; done; \
-               while :; do wget -q -T 5 -O /dev/null http://vm-server.default.svc.cluster.local \
-               && echo good || echo failed; sleep 0.1; done";
-    let objects = json!({ "apiVersion": "v1", "kind": "List", "items": [
-        pod("vm-server", &other, "mkdir /www && echo hello > /www/index.html && httpd -f -p 8080 -h /www"),
-        { "apiVersion": "v1", "kind": "Service", "metadata": { "name": "vm-server" },
-          "spec": { "selector": { "app": "vm-server" }, "ports": [{ "port": 80, "targetPort": 8080 }] } },
-        pod("vm-client", &node, ask),
-    ]});
-    let file = tempfile::NamedTempFile::new()?;
-    std::fs::write(file.path(), objects.to_string())?;
-    let path = file.path().display().to_string();
-    stage.kubectl(&["apply", "-f", &path])?;
-    let answers = |least: usize| {
-        until(ANSWERS, "answers to the pod's requests", || {
-            let log = stage.kubectl(&["logs", "vm-client"])?;
-            let good = log.lines().filter(|line| *line == "good").count();
-            ensure(good >= least, format!("{good} answers: {log}"))?;
-            Ok(log)
-        })
-    };
-    let before = answers(5)?.lines().count();
+    let before = answers(stage, 5)?.lines().count();
     stage.exec(&vm, &["systemctl", "restart", "systemd-networkd"])?;
-    let log = answers(before + 20)?;
-    stage.kubectl(&["delete", "-f", &path, "--now"])?;
+    let log = answers(stage, before + 20)?;
     ensure(!log.contains("failed"), format!("requests failed: {log}"))
 }
 
 /// With cgroup v2 the rules distinguish pods on the host's network from the node by their control
 /// group.
 pub fn pods_on_its_own_network_do_not_reach_the_metadata(stage: &Stage) -> Result<(), Failed> {
-    const METADATA: &str = "http://169.254.169.254/latest/meta-data/";
-    let vm = machine(stage)?;
-    let node = text(&stage.agent(&vm)?["node"]);
-    let ask = format!("wget -T 20 -O - {METADATA} 2>&1; true");
-    let mut pod = pod("vm-host-network", &node, &ask);
-    pod["spec"]["hostNetwork"] = true.into();
-    let file = tempfile::NamedTempFile::new()?;
-    std::fs::write(file.path(), pod.to_string())?;
-    let path = file.path().display().to_string();
-    stage.kubectl(&["apply", "-f", &path])?;
+    let founder = founder(stage)?;
     let log = until(ANSWERS, "the pod's end", || {
-        let pod = stage.get(&["pod", "vm-host-network"])?;
-        ensure(
-            pod["status"]["phase"] == "Succeeded",
-            format!("the pod is {}", pod["status"]),
-        )?;
-        stage.kubectl(&["logs", "vm-host-network"])
+        let phase = "get pod vm-host -o jsonpath='{.status.phase}'";
+        let phase = stage.kubectl_on(&founder, phase)?;
+        ensure(phase == "Succeeded", format!("the pod is {phase}"))?;
+        stage.kubectl_on(&founder, "logs vm-host")
     })?;
-    stage.kubectl(&["delete", "-f", &path, "--now"])?;
     ensure(
         log.contains("can't connect"),
         format!("the metadata service answered: {log}"),
     )?;
     // Without a token it answers the node itself: 401.
     let status = "curl --silent --output /dev/null --write-out '%{http_code}' ";
-    let status = stage.shell(&vm, &format!("{status}{METADATA}"))?;
+    let status = stage.shell(&machine(stage)?, &format!("{status}{METADATA}"))?;
     ensure(status == "401", format!("the node itself gets {status:?}"))
+}
+
+fn boot_id(stage: &Stage, vm: &str) -> Result<String, Failed> {
+    stage.shell(vm, "cat /proc/sys/kernel/random/boot_id")
+}
+
+fn addresses(stage: &Stage, vm: &str) -> Result<String, Failed> {
+    stage.shell(vm, "ip -4 -o addr show scope global | grep -v cali")
+}
+
+/// Its reboot takes its time while the next scenarios play.
+pub fn it_reboots(stage: &Stage) -> Result<(), Failed> {
+    let vm = machine(stage)?;
+    let before = boot_id(stage, &vm)? + &addresses(stage, &vm)?;
+    BOOT.set(before).map_err(|_| "it has rebooted before")?;
+    stage
+        .exec(&vm, &["systemctl", "reboot", "--no-block"])
+        .map(drop)
 }
 
 pub fn a_rebooted_virtual_machine_comes_back(stage: &Stage) -> Result<(), Failed> {
     let vm = machine(stage)?;
-    let boot = |stage: &Stage| stage.shell(&vm, "cat /proc/sys/kernel/random/boot_id");
-    let address =
-        |stage: &Stage| stage.shell(&vm, "ip -4 -o addr show scope global | grep -v cali");
-    let (before, had) = (boot(stage)?, address(stage)?);
-    let node = is_ready(stage, &vm)?;
-    stage.exec(&vm, &["systemctl", "reboot", "--no-block"])?;
-    until(COMES_BACK, "the rebooted virtual machine", || {
-        ensure(boot(stage)? != before, "it has not rebooted yet")?;
+    let before = BOOT.get().ok_or("it was not rebooted")?;
+    let (boot, had) = before.split_once('\n').ok_or("no addresses")?;
+    let node = until(COMES_BACK, "the rebooted virtual machine", || {
+        ensure(
+            boot_id(stage, &vm)?.trim() != boot,
+            "it has not rebooted yet",
+        )?;
         is_ready(stage, &vm)
     })?;
     until(COMES_BACK, "its Node", || {
         ensure(
-            stage.ready_nodes()?.contains(&node),
+            ready_nodes(stage)?.contains(&node),
             format!("{node} is not Ready"),
         )
     })?;
     holds(stage, &vm, &KERNEL)?;
-    let has = address(stage)?;
-    ensure(has == had, format!("addresses were {had}, are {has}"))
+    let has = addresses(stage, &vm)?;
+    ensure(has == had, format!("addresses were {had}, are {has}"))?;
+    until(ANSWERS, "its pod's restart", || {
+        let restarts =
+            "get pod vm-client -o jsonpath='{.status.containerStatuses[0].restartCount}'";
+        let restarts = stage.kubectl_on(&founder(stage)?, restarts)?;
+        ensure(restarts != "0", "its container is that of before")
+    })?;
+    answers(stage, 5).map(drop)
 }
 
 /// The power button reaches the agent, and the Node goes with the instance.
 pub fn a_terminated_virtual_machine_leaves(stage: &Stage) -> Result<(), Failed> {
     let vm = machine(stage)?;
+    let founder = founder(stage)?;
     let node = text(&stage.agent(&vm)?["node"]);
     stage.lab(&["terminate", &vm])?;
-    until(120, "the end of its Node", || stage.has_no_node(&node))
+    until(120, "the end of its Node", || {
+        let nodes = stage.kubectl_on(&founder, "get nodes --output=name")?;
+        ensure(!nodes.contains(&node), format!("{node} is still there"))
+    })?;
+    stage.lab(&["terminate", &founder, "--hard"]).map(drop)
 }
