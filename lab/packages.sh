@@ -4,7 +4,7 @@ set -eu
 packages="build-essential ca-certificates curl debian-archive-keyring debootstrap docker-registry
 dnsmasq-base e2fsprogs file gzip iproute2 libseccomp-dev mount nftables pkg-config procps python3
 python3-venv qemu-system-x86 skopeo
-systemd-container tar util-linux"
+systemd-container tar tinyproxy-bin util-linux"
 missing=
 for package in $packages; do
     dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing="$missing $package"

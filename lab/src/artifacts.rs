@@ -2,7 +2,7 @@
 //! that an interrupted download can be resumed.
 
 use std::io::SeekFrom;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,20 +16,25 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio::net::TcpListener;
 use tokio_util::io::ReaderStream;
 
-use crate::network::ARTIFACTS;
+use crate::network::{ARTIFACTS, OUTSIDE};
 
 /// Bytes read at a time.
 const CHUNK: usize = 256 << 10;
 
 /// Serves the folders; the first one that has a file wins.
 pub async fn serve(folders: Vec<PathBuf>) -> Result<()> {
-    let address = SocketAddr::from((ARTIFACTS, 80));
-    let listener = TcpListener::bind(address)
-        .await
-        .with_context(|| format!("cannot listen on {address}"))?;
     let app = axum::Router::new()
         .fallback(handle)
         .with_state(Arc::new(folders));
+    tokio::try_join!(listen(ARTIFACTS, app.clone()), listen(OUTSIDE, app))?;
+    Ok(())
+}
+
+async fn listen(address: Ipv4Addr, app: axum::Router) -> Result<()> {
+    let address = SocketAddr::from((address, 80));
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}"))?;
     axum::serve(listener, app).await?;
     Ok(())
 }

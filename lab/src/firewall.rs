@@ -1,4 +1,5 @@
-//! Security groups, the source/destination check and air gaps, as packet rules on the VPC's bridge.
+//! Security groups, the source/destination check, and what a machine reaches outside of the VPC, as
+//! packet rules on the VPC's bridge.
 //!
 //! EC2 tracks connections. The bridge cannot on every kernel, so the rules judge what opens one: a
 //! TCP segment with SYN and without ACK, and UDP between machines. A machine without security groups
@@ -13,9 +14,9 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 use crate::layout::namespace;
-use crate::network::ARTIFACTS;
+use crate::network::{API, ARTIFACTS, OUTSIDE};
 use crate::registry;
-use crate::state::{Peers, Rule, State};
+use crate::state::{Egress, Peers, Rule, State};
 
 /// Replaces the rules on the bridge by those of the state's machines and stacks.
 pub fn apply(state: &State) -> Result<()> {
@@ -27,13 +28,17 @@ pub fn apply(state: &State) -> Result<()> {
         }
     }
     let machines = state.present().map(|machine| machine.address).collect();
-    let sealed = state.present().filter(|machine| machine.air_gapped);
-    let sealed = sealed.map(|machine| machine.address).collect();
+    let with = |egress| -> BTreeSet<Ipv4Addr> {
+        let machines = state.present().filter(|machine| machine.egress == egress);
+        machines.map(|machine| machine.address).collect()
+    };
+    let (sealed, proxied) = (with(Egress::Bundle), with(Egress::Proxy));
     let ports: Vec<(String, Ipv4Addr)> = state
         .present()
         .map(|machine| (namespace(&machine.name), machine.address))
         .collect();
-    let ruleset = ruleset(&rules, &members, &machines) + &air_gap(&sealed) + &source_check(&ports);
+    let ruleset =
+        ruleset(&rules, &members, &machines) + &egress(&sealed, &proxied) + &source_check(&ports);
     let mut nft = Command::new("ip")
         .args(["netns", "exec", &namespace("vpc"), "nft", "-f", "-"])
         .stdin(Stdio::piped())
@@ -51,19 +56,27 @@ pub fn apply(state: &State) -> Result<()> {
     Ok(())
 }
 
-/// Keeps these machines from the registry. Nothing outside of the VPC can be reached anyway.
-fn air_gap(sealed: &BTreeSet<Ipv4Addr>) -> String {
-    let mut text = "table bridge air-gap\ndelete table bridge air-gap\n".to_owned();
+/// Keeps machines with a bundle from the registry, and machines behind the proxy from artifacts,
+/// registry and AWS. Nothing else outside of the VPC can be reached anyway.
+fn egress(sealed: &BTreeSet<Ipv4Addr>, proxied: &BTreeSet<Ipv4Addr>) -> String {
+    let mut text = "table bridge egress\ndelete table bridge egress\n".to_owned();
+    text.push_str("table bridge egress {\nchain out {\n");
+    text.push_str("type filter hook prerouting priority 0; policy accept;\n");
     if !sealed.is_empty() {
-        let _ = write!(
+        let (sealed, port) = (set(sealed), registry::PORT);
+        let _ = writeln!(
             text,
-            "table bridge air-gap {{\nchain out {{\n\
-             type filter hook prerouting priority 0; policy accept;\n\
-             ip saddr {} ip daddr {ARTIFACTS} tcp dport {} drop\n}}\n}}\n",
-            set(sealed),
-            registry::PORT,
+            "ip saddr {sealed} ip daddr {{ {ARTIFACTS}, {OUTSIDE} }} tcp dport {port} drop"
         );
     }
+    if !proxied.is_empty() {
+        let proxied = set(proxied);
+        let _ = writeln!(
+            text,
+            "ip saddr {proxied} ip daddr {{ {ARTIFACTS}, {OUTSIDE}, {API} }} drop"
+        );
+    }
+    text.push_str("}\n}\n");
     text
 }
 
@@ -184,11 +197,16 @@ mod tests {
     }
 
     #[test]
-    fn an_air_gapped_machine_reaches_no_registry() {
-        let sealed = BTreeSet::from([Ipv4Addr::new(10, 42, 0, 15)]);
-        let drop = "ip saddr { 10.42.0.15 } ip daddr 10.42.0.4 tcp dport 5000 drop\n";
-        assert!(air_gap(&sealed).contains(drop), "{}", air_gap(&sealed));
-        assert!(!air_gap(&BTreeSet::new()).contains("drop"));
+    fn a_machine_reaches_by_itself_only_what_its_egress_allows() {
+        let of = |last| BTreeSet::from([Ipv4Addr::new(10, 42, 0, last)]);
+        let text = egress(&of(15), &of(16));
+        for line in [
+            "ip saddr { 10.42.0.15 } ip daddr { 10.42.0.4, 203.0.113.4 } tcp dport 5000 drop\n",
+            "ip saddr { 10.42.0.16 } ip daddr { 10.42.0.4, 203.0.113.4, 10.42.0.3 } drop\n",
+        ] {
+            assert!(text.contains(line), "{text}");
+        }
+        assert!(!egress(&BTreeSet::new(), &BTreeSet::new()).contains("drop"));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use crate::machine::cgroups::CgroupVersion;
 
 /// Programs that the lab runs, and the Debian package that each comes from.
-const PROGRAMS: [(&str, &str); 12] = [
+const PROGRAMS: [(&str, &str); 13] = [
     ("ip", "iproute2"),
     ("kill", "procps"),
     ("mount", "mount"),
@@ -19,6 +19,7 @@ const PROGRAMS: [(&str, &str); 12] = [
     ("systemd-nspawn", "systemd-container"),
     ("docker-registry", "docker-registry"),
     ("dnsmasq", "dnsmasq-base"),
+    ("tinyproxy", "tinyproxy-bin"),
     ("mkfs.ext4", "e2fsprogs"),
     ("python3", "python3-venv"),
 ];

@@ -86,6 +86,11 @@ impl Layout {
         self.machines().join(name)
     }
 
+    /// One line per request to the forward proxy.
+    pub fn proxy_log(&self) -> PathBuf {
+        self.run().join("proxy.log")
+    }
+
     /// One JSON line per request to the metadata service.
     pub fn imds_log(&self) -> PathBuf {
         self.run().join("imds.jsonl")

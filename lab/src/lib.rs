@@ -17,6 +17,7 @@ pub mod tls;
 pub mod artifacts;
 pub mod dhcp;
 pub mod ec2;
+pub mod forward_proxy;
 pub mod imds;
 pub mod registry;
 pub mod resolver;

@@ -12,11 +12,14 @@ use crate::bundle;
 use crate::components::{self, VmImage};
 use crate::ec2::client::{Aws, Wish};
 use crate::firewall;
+use crate::forward_proxy;
 use crate::layout::{Layout, namespace};
 use crate::machine::cgroups::CgroupVersion;
 use crate::machine::{disk, enter, supervisor, vm};
 use crate::network::{self, SUBNETS, Subnet};
-use crate::state::{CLUSTER_TAG, Kind, Machine, MetadataOptions, Notice, Phase, State, now};
+use crate::state::{
+    CLUSTER_TAG, Egress, Kind, Machine, MetadataOptions, Notice, Phase, State, now,
+};
 use crate::userdata::{self, Agent};
 
 /// How often to check whether a hook is completed.
@@ -88,8 +91,8 @@ pub struct Options {
     pub security_groups: Vec<String>,
     /// The availability zone; empty for the first one.
     pub zone: String,
-    /// The machine has the lab's bundle and reaches no registry.
-    pub air_gapped: bool,
+    /// How it reaches what is outside of the VPC.
+    pub egress: Egress,
 }
 
 /// Launches machines of these roles at nearly the same time: they decide among themselves which one
@@ -128,13 +131,19 @@ async fn prepare(layout: &Layout, role: &str, options: &Options) -> Result<Machi
             &zone,
             &options.settings,
         )?;
-        let settings = if options.air_gapped {
-            let bundle = bundle::settings(layout, &image.agent, &settings)?;
-            userdata::from_bundle(&settings, &bundle)?
-        } else {
-            settings
+        let (url, settings) = match options.egress {
+            Egress::Open => (image.agent.url.clone(), settings),
+            Egress::Proxy => (
+                forward_proxy::outside(&image.agent.url),
+                forward_proxy::outside(&settings) + &forward_proxy::settings(),
+            ),
+            Egress::Bundle => {
+                let bundle = bundle::settings(layout, &image.agent, &settings)?;
+                let settings = userdata::from_bundle(&settings, &bundle)?;
+                (image.agent.url.clone(), settings)
+            }
         };
-        userdata::compose(&image.agent, &settings)?
+        userdata::compose(&image.agent.binary, &url, &settings)?
     };
     // Name and address are reserved in the state before EC2 is called, so that two concurrent
     // commands never take the same.
@@ -201,7 +210,7 @@ fn describe(state: &State, role: &str, options: &Options) -> Result<Machine> {
         notice: None,
         profile: options.profile.clone(),
         security_groups: options.security_groups.clone(),
-        air_gapped: options.air_gapped,
+        egress: options.egress,
     })
 }
 

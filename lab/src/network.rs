@@ -23,6 +23,10 @@ pub const RESOLVER: Ipv4Addr = Ipv4Addr::new(10, 42, 0, 2);
 pub const API: Ipv4Addr = Ipv4Addr::new(10, 42, 0, 3);
 /// Artifacts (port 80) and the image registry (port 5000).
 pub const ARTIFACTS: Ipv4Addr = Ipv4Addr::new(10, 42, 0, 4);
+/// The forward proxy.
+pub const PROXY: Ipv4Addr = Ipv4Addr::new(10, 42, 0, 5);
+/// Artifacts and the image registry once more, at an address outside of the VPC.
+pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 4);
 /// The metadata service.
 pub const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
 
@@ -101,10 +105,15 @@ pub fn create_vpc() -> Result<()> {
     ip(&format!("-n {vpc} link set lo up"))?;
     ip(&bridge(&vpc))?;
     let gateways = SUBNETS.map(Subnet::gateway);
-    for address in gateways.into_iter().chain([RESOLVER, API, ARTIFACTS]) {
+    for address in gateways
+        .into_iter()
+        .chain([RESOLVER, API, ARTIFACTS, PROXY])
+    {
         ip(&format!("-n {vpc} addr add {address}/24 dev br0"))?;
     }
-    ip(&format!("-n {vpc} addr add {METADATA}/32 dev br0"))?;
+    for address in [METADATA, OUTSIDE] {
+        ip(&format!("-n {vpc} addr add {address}/32 dev br0"))?;
+    }
     ip(&format!("-n {vpc} link set br0 up"))?;
     route_between_subnets(&vpc)
 }

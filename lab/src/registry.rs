@@ -10,9 +10,8 @@ use tokio::process::{Child, Command};
 
 use crate::ec2::moto::log_file;
 use crate::layout::Layout;
-use crate::network::ARTIFACTS;
 
-/// Port of the registry, at the artifact server's address.
+/// Port of the registry, at the artifact server's addresses.
 pub const PORT: u16 = 5000;
 
 /// Port of the same registry for those who log in.
@@ -44,7 +43,7 @@ fn serve(layout: &Layout, storage: &Path, port: u16, auth: Option<Value>) -> Res
             "filesystem": { "rootdirectory": storage },
             "maintenance": { "readonly": { "enabled": true } },
         },
-        "http": { "addr": format!("{ARTIFACTS}:{port}"), "secret": "lab" },
+        "http": { "addr": format!(":{port}"), "secret": "lab" },
     });
     if let Some(auth) = auth {
         config["auth"] = auth;

@@ -16,7 +16,7 @@ use crate::ec2::credentials::Credentials;
 use crate::ec2::proxy::{self, Api};
 use crate::layout::{Layout, namespace};
 use crate::state::StateReader;
-use crate::{artifacts, dhcp, imds, process, registry, resolver, tls};
+use crate::{artifacts, dhcp, forward_proxy, imds, process, registry, resolver, tls};
 
 /// Held by the lab's servers: a machine can have only one lab, because namespaces and control
 /// groups belong to the machine, whatever folder the lab is in.
@@ -87,6 +87,7 @@ pub async fn run(layout: &Layout, www: PathBuf, images: &Path) -> Result<()> {
     let tls = tls::create(&layout.run().join("ca.pem"))?;
     let _registry = registry::start(layout, images)?;
     let _dhcp = dhcp::start(layout)?;
+    let _proxy = forward_proxy::start(layout)?;
     let api = Api::start(layout).await?;
     let socket = UnixListener::bind(layout.socket())
         .with_context(|| format!("cannot listen on {}", layout.socket().display()))?;

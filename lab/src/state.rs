@@ -116,6 +116,19 @@ pub enum Kind {
     Vm,
 }
 
+/// How a machine reaches what is outside of its VPC: artifacts, images and AWS.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Egress {
+    /// By itself.
+    #[default]
+    Open,
+    /// Only through the forward proxy.
+    Proxy,
+    /// No registry at all: everything is in the lab's bundle.
+    Bundle,
+}
+
 /// One machine, an EC2 instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
@@ -149,9 +162,9 @@ pub struct Machine {
     /// Ids of its security groups; without any, everything can reach it.
     #[serde(default)]
     pub security_groups: Vec<String>,
-    /// Whether the lab's registry is out of its reach.
+    /// How it reaches what is outside of the VPC.
     #[serde(default)]
-    pub air_gapped: bool,
+    pub egress: Egress,
 }
 
 /// EC2's notice to an instance before it is terminated.
@@ -385,7 +398,7 @@ pub(crate) mod tests {
             notice: None,
             profile: String::new(),
             security_groups: Vec::new(),
-            air_gapped: false,
+            egress: Egress::Open,
         }
     }
 

@@ -177,14 +177,14 @@ fn merge(into: &mut toml::Table, from: toml::Table) {
 }
 
 /// The user-data, as the agent's own command creates it for its users. The role comes from a tag.
-pub fn compose(agent: &Agent, settings: &str) -> Result<String> {
+pub fn compose(agent: &Path, url: &str, settings: &str) -> Result<String> {
     let file = tempfile::NamedTempFile::new().context("cannot create a temporary file")?;
     fs::write(file.path(), settings).context("cannot write the settings")?;
-    let output = Command::new(&agent.binary)
-        .args(["user-data", "--url", &agent.url, "--config"])
+    let output = Command::new(agent)
+        .args(["user-data", "--url", url, "--config"])
         .arg(file.path())
         .output()
-        .with_context(|| format!("cannot run {}", agent.binary.display()))?;
+        .with_context(|| format!("cannot run {}", agent.display()))?;
     if !output.status.success() {
         bail!(
             "the agent refuses to make user-data from the lab's settings:\n{}",

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lab::ec2::faults::Wanted as Faults;
 use lab::lifecycle::Options;
-use lab::state::{Kind, MetadataOptions};
+use lab::state::{Egress, Kind, MetadataOptions};
 use lab::up::Until;
 
 const ENVIRONMENT: &str = "Environment:
@@ -375,6 +375,9 @@ pub(super) struct MachineOptions {
     /// Everything comes from one bundle, and no registry can be reached.
     #[arg(long, conflicts_with = "user_data")]
     pub(super) air_gapped: bool,
+    /// Everything outside of the VPC is reached through a forward proxy only.
+    #[arg(long, conflicts_with_all = ["user_data", "air_gapped"])]
+    pub(super) behind_proxy: bool,
 }
 
 impl MachineOptions {
@@ -404,7 +407,11 @@ impl MachineOptions {
                 .unwrap_or_default(),
             user_data: self.user_data.as_ref().map(read).transpose()?,
             zone: self.zone.clone(),
-            air_gapped: self.air_gapped,
+            egress: match (self.air_gapped, self.behind_proxy) {
+                (true, _) => Egress::Bundle,
+                (false, true) => Egress::Proxy,
+                (false, false) => Egress::Open,
+            },
             ..Options::default()
         })
     }

@@ -51,6 +51,7 @@ const SCENARIOS: &[Scenario] = in_this_order![
     certificates::it_is_switched_off,
     life::a_restarted_agent_changes_nothing,
     life::a_removed_file_is_put_back,
+    proxy::a_control_plane_behind_a_proxy_founds_its_cluster,
     air_gap::a_cluster_without_registries_comes_from_its_bundle,
     stack::every_kind_of_template_passes_cfn_lint,
     stack::a_stack_becomes_a_cluster_that_serves_the_page,

@@ -11,6 +11,7 @@ pub mod joining;
 pub mod life;
 pub mod permissions;
 pub mod pods;
+pub mod proxy;
 pub mod record;
 pub mod refusals;
 pub mod reports;

@@ -10,17 +10,14 @@ use lab::layout::Layout;
 use libtest_mimic::Failed;
 use serde_json::{Value, json};
 
-use crate::stage::{self, Stage, ensure, pod, text, until};
+use crate::stage::{self, ONLY_THE_NETWORK, Stage, ensure, pod, text, until};
 
 const JOINS: u64 = 1500;
 const COMES_BACK: u64 = 900;
 const ANSWERS: u64 = 900;
 
-/// The cluster of the virtual machine; the scenarios' own keeps the workers' name.
+/// The cluster of the virtual machine, which needs minutes to unpack an add-on's image.
 const CLUSTER: &str = "real";
-/// No add-ons but the network: an emulated processor needs minutes to unpack an image.
-const SETTINGS: &str = "[dns]\nenabled = false\n[addons.storage]\nenabled = false\n\
-     [addons.ingress-traefik]\nenabled = false\n[addons.visits]\nenabled = false\n";
 /// Where pods of these scenarios run, however late the machine joins.
 const LABEL: &str = "k8s-bootstrap:label:lab.vm=true";
 
@@ -91,7 +88,7 @@ const DEFAULTS: [&str; 4] = [
 
 pub fn a_virtual_machine_is_launched_next_to_the_others(stage: &Stage) -> Result<(), Failed> {
     let file = Layout::find()?.run().join("real.toml");
-    std::fs::write(&file, SETTINGS)?;
+    std::fs::write(&file, ONLY_THE_NETWORK)?;
     let file = file.to_string_lossy();
     let tag = format!("k8s-bootstrap:cluster={CLUSTER}");
     let options = ["--settings", &file, "--tag", &tag];
