@@ -32,7 +32,8 @@ test: tools check unit seeds page e2e
 
 check:
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --workspace --all-targets --features lab/e2e,lab/page,lab/proofs,lab/seeds --locked -- --deny warnings
+	$(CARGO) clippy --workspace --all-targets --locked -- --deny warnings
+	$(CARGO) clippy --workspace --test e2e --test page --test proofs --test seeds --locked -- --deny warnings
 
 unit:
 	$(CARGO) test --workspace --locked
@@ -42,12 +43,12 @@ unit:
 TIMES ?= 1
 
 seeds: build
-	TIMES=$(TIMES) $(CARGO) test --workspace --locked --features lab/seeds --test seeds -- --nocapture
+	TIMES=$(TIMES) $(CARGO) test --workspace --locked --test seeds -- --nocapture
 
 # The `aws` commands of docs/getting-started.md, with the AWS CLI against moto: a minute, without
 # the lab and without root.
 page: tools build
-	$(CARGO) test --workspace --locked --features lab/page --test page
+	$(CARGO) test --workspace --locked --test page
 
 # One control plane, two workers, and what can happen to them. If the machine cannot run the lab,
 # the tests are skipped with a message; with CI=true they fail.
@@ -57,7 +58,7 @@ page: tools build
 SCENARIOS ?=
 
 e2e: tools build
-	SCENARIOS="$(SCENARIOS)" $(CARGO) test --workspace --locked --features lab/e2e --test e2e
+	SCENARIOS="$(SCENARIOS)" $(CARGO) test --workspace --locked --test e2e
 
 # Only the worker with a kernel of its own. Takes a quarter of an hour if the processor is emulated.
 VM = a_virtual_machine_is_launched_next_to_the_others its_pods_wait_for_it \
@@ -75,7 +76,7 @@ SWITCH_OFFS ?= 10
 CLUSTERS    ?= 3
 
 e2e-certificates: tools build
-	RENEWALS=$(RENEWALS) SWITCH_OFFS=$(SWITCH_OFFS) CLUSTERS=$(CLUSTERS) $(CARGO) test --workspace --locked --features lab/proofs --test proofs
+	RENEWALS=$(RENEWALS) SWITCH_OFFS=$(SWITCH_OFFS) CLUSTERS=$(CLUSTERS) $(CARGO) test --workspace --locked --test proofs
 
 # This agent and, in turn, kubeadm in a careful engineer's user-data, on a temporary lab: 20 pairs
 # of workers and 10 of first control planes, twenty minutes on two cores with nothing else running.
