@@ -12,12 +12,13 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 use crate::stage::Stage;
 
-type Scenario = (&'static str, fn(&Stage) -> Result<(), Failed>);
+/// Its module, its name and what it does.
+type Scenario = (&'static str, &'static str, fn(&Stage) -> Result<(), Failed>);
 
 /// Lists the scenarios by their module under `scenarios`; each test has its scenario's name.
 macro_rules! in_this_order {
     ($($room:ident::$name:ident),* $(,)?) => {
-        &[$((stringify!($name), scenarios::$room::$name)),*]
+        &[$((stringify!($room), stringify!($name), scenarios::$room::$name)),*]
     };
 }
 
@@ -117,15 +118,23 @@ const ALWAYS: [&str; 2] = [
     "down_leaves_nothing_behind",
 ];
 
-/// The scenarios in `names`, separated by spaces, in the order of their list; all if it is empty.
+/// The room of scenarios that run only if they are named: an emulated processor would take five to
+/// ten minutes from the others. `make e2e-vm` runs them alone.
+const BY_NAME_ONLY: &str = "vm";
+
+/// The scenarios in `names`, separated by spaces, in the order of their list; if it is empty, all
+/// that do not need to be named.
 fn chosen(names: &str) -> Result<Vec<&'static Scenario>, String> {
     let names: Vec<&str> = names.split_whitespace().collect();
-    let known = |name: &str| SCENARIOS.iter().any(|(known, _)| *known == name);
+    let known = |name: &str| SCENARIOS.iter().any(|(_, known, _)| *known == name);
     if let Some(unknown) = names.iter().find(|name| !known(name)) {
         return Err(format!("SCENARIOS: there is no scenario `{unknown}`"));
     }
-    let wanted = |name: &str| names.is_empty() || names.contains(&name) || ALWAYS.contains(&name);
-    Ok(SCENARIOS.iter().filter(|(name, _)| wanted(name)).collect())
+    let wanted = |(room, name, _): &&Scenario| {
+        let by_default = names.is_empty() && *room != BY_NAME_ONLY;
+        by_default || names.contains(name) || ALWAYS.contains(name)
+    };
+    Ok(SCENARIOS.iter().filter(wanted).collect())
 }
 
 fn main() {
@@ -147,7 +156,7 @@ fn main() {
     }
     let trials = chosen
         .into_iter()
-        .map(|(name, scenario)| {
+        .map(|(_, name, scenario)| {
             let why = unable.clone();
             let ignored = why.is_some() && !required;
             Trial::test(*name, move || match why {
