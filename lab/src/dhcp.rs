@@ -3,14 +3,13 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::Stdio;
 
 use anyhow::{Context, Result};
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
-use crate::ec2::moto::log_file;
 use crate::layout::Layout;
 use crate::network::{GATEWAY, MTU, REGION, RESOLVER};
+use crate::process;
 use crate::state::Machine;
 
 /// The folder with a file per machine; dnsmasq notices new ones.
@@ -22,9 +21,8 @@ fn hosts(layout: &Layout) -> PathBuf {
 pub fn start(layout: &Layout) -> Result<Child> {
     let hosts = hosts(layout);
     fs::create_dir_all(&hosts).with_context(|| format!("cannot create {}", hosts.display()))?;
-    let log = log_file(&layout.run().join("dhcp.log"))?;
-    Command::new("setpriv")
-        .args(["--pdeathsig", "KILL", "--", "dnsmasq"])
+    process::server(&layout.run().join("dhcp.log"))?
+        .arg("dnsmasq")
         .args([
             "--keep-in-foreground",
             "--conf-file=/dev/null",
@@ -49,10 +47,6 @@ pub fn start(layout: &Layout) -> Result<Child> {
         .arg(format!(
             "--dhcp-option=option:domain-name,{REGION}.compute.internal"
         ))
-        .stdin(Stdio::null())
-        .stdout(log.try_clone()?)
-        .stderr(log)
-        .kill_on_drop(true)
         .spawn()
         .context("cannot start dnsmasq: is the package dnsmasq-base installed?")
 }

@@ -1,14 +1,13 @@
 //! A forward proxy, Debian's tinyproxy, for machines that reach the outside only through it.
 
 use std::fs;
-use std::process::Stdio;
 
 use anyhow::{Context, Result};
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
-use crate::ec2::moto::log_file;
 use crate::layout::Layout;
 use crate::network::{ARTIFACTS, OUTSIDE, PROXY, RESOLVER};
+use crate::process;
 
 const PORT: u16 = 3128;
 
@@ -32,15 +31,9 @@ pub fn start(layout: &Layout) -> Result<Child> {
         let path = folder.join(name);
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
-    let log = log_file(&layout.proxy_log())?;
-    Command::new("setpriv")
-        .args(["--pdeathsig", "KILL", "--", "unshare", "--mount", "--"])
-        .args(["sh", "-c", START, "proxy"])
+    process::server(&layout.proxy_log())?
+        .args(["unshare", "--mount", "--", "sh", "-c", START, "proxy"])
         .arg(&folder)
-        .stdin(Stdio::null())
-        .stdout(log.try_clone()?)
-        .stderr(log)
-        .kill_on_drop(true)
         .spawn()
         .context("cannot start tinyproxy: is the package tinyproxy-bin installed?")
 }

@@ -37,14 +37,33 @@ pub fn run<S: AsRef<OsStr>>(program: &str, arguments: &[S]) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
+/// A log to append to.
+pub fn log_file(path: &Path) -> Result<fs::File> {
+    fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .with_context(|| format!("cannot open the log {}", path.display()))
+}
+
+/// The beginning of a server's command line, to which the program is added: it has no input, writes
+/// to this log, and dies with the thread that started it.
+pub fn server(log: &Path) -> Result<tokio::process::Command> {
+    let log = log_file(log)?;
+    let mut command = tokio::process::Command::new("setpriv");
+    command
+        .args(["--pdeathsig", "KILL", "--"])
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .kill_on_drop(true);
+    Ok(command)
+}
+
 /// Starts a program in its own session, with its output appended to `log`, so that it outlives the
 /// command that started it. Returns its process id.
 pub fn start_detached<S: AsRef<OsStr>>(program: &str, arguments: &[S], log: &Path) -> Result<u32> {
-    let file = fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(log)
-        .with_context(|| format!("cannot open the log {}", log.display()))?;
+    let file = log_file(log)?;
     let child = Command::new("setsid")
         .arg(program)
         .args(arguments)

@@ -2,14 +2,13 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Stdio;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
-use crate::ec2::moto::log_file;
 use crate::layout::Layout;
+use crate::process;
 
 /// Port of the registry, at the artifact server's addresses.
 pub const PORT: u16 = 5000;
@@ -52,15 +51,10 @@ fn serve(layout: &Layout, storage: &Path, port: u16, auth: Option<Value>) -> Res
     let file = layout.run().join(format!("registry-{port}.yml"));
     fs::write(&file, config.to_string())
         .with_context(|| format!("cannot write {}", file.display()))?;
-    let log = log_file(&layout.run().join(format!("registry-{port}.log")))?;
-    Command::new("setpriv")
-        .args(["--pdeathsig", "KILL", "--", "docker-registry", "serve"])
+    process::server(&layout.run().join(format!("registry-{port}.log")))?
+        .args(["docker-registry", "serve"])
         .arg(&file)
         .env("OTEL_TRACES_EXPORTER", "none")
-        .stdin(Stdio::null())
-        .stdout(log.try_clone()?)
-        .stderr(log)
-        .kill_on_drop(true)
         .spawn()
         .context("cannot start docker-registry: is the package docker-registry installed?")
 }

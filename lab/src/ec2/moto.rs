@@ -3,16 +3,15 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 use tokio::time::{Instant, sleep};
 
 use crate::layout::Layout;
-use crate::process::run;
+use crate::process::{self, run};
 
 /// The pinned packages to install.
 const REQUIREMENTS: &str = include_str!("../../requirements.txt");
@@ -91,17 +90,11 @@ pub async fn start(layout: &Layout) -> Result<Child> {
 /// dies with the thread that started it.
 pub async fn serve(layout: &Layout, port: u16, log_path: &Path) -> Result<Child> {
     let program = programs(layout).join("moto_server");
-    let log = log_file(log_path)?;
-    let mut child = Command::new("setpriv")
-        .args(["--pdeathsig", "KILL", "--"])
+    let mut child = process::server(log_path)?
         .arg(&program)
         .args(["-H", "127.0.0.1", "-p", &port.to_string()])
         .env_clear()
         .env("PATH", "/usr/local/bin:/usr/bin:/bin")
-        .stdin(Stdio::null())
-        .stdout(log.try_clone()?)
-        .stderr(log)
-        .kill_on_drop(true)
         .spawn()
         .with_context(|| format!("cannot start {}", program.display()))?;
     let client = super::client::plain()?;
@@ -130,13 +123,4 @@ pub async fn serve(layout: &Layout, port: u16, log_path: &Path) -> Result<Child>
         }
         sleep(Duration::from_millis(100)).await;
     }
-}
-
-/// Opens a log to append to.
-pub fn log_file(path: &Path) -> Result<fs::File> {
-    fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(path)
-        .with_context(|| format!("cannot open the log {}", path.display()))
 }

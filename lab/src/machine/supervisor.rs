@@ -11,7 +11,6 @@ use tokio::process::Command;
 use super::{cgroups, vm};
 use crate::components::VmImage;
 use crate::ec2::client::Aws;
-use crate::ec2::moto::log_file;
 use crate::layout::{Layout, namespace};
 use crate::network;
 use crate::process;
@@ -106,7 +105,7 @@ async fn boot_container(layout: &Layout, machine: &Machine, rootfs: &Path) -> Re
         network::attach(&machine.name, machine.address, &machine.mac)?;
         let version = cgroups::CgroupVersion::here();
         let groups = version.create(name)?;
-        let console = log_file(&layout.machine(name).join("console.log"))?;
+        let console = process::log_file(&layout.machine(name).join("console.log"))?;
         let status = Command::new("sh")
             .args(["-c", include_str!("boot.sh"), "boot"])
             .args(&groups)

@@ -12,10 +12,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::json;
-use tokio::process::Command;
 
 use crate::components::VmImage;
-use crate::ec2::moto::log_file;
 use crate::layout::{Layout, namespace};
 use crate::process::{self, run};
 use crate::state::Machine;
@@ -60,17 +58,13 @@ pub async fn boot(layout: &Layout, machine: &Machine, image: &VmImage) -> Result
     let with_kvm = works_with_kvm(layout, image)?;
     dhcp::lease(layout, machine)?;
     network::attach_tap(&machine.name)?;
-    let console = log_file(&folder.join("console.log"))?;
-    let status = Command::new("setpriv")
-        .args(["--pdeathsig", "KILL", "--", "nsenter"])
+    let status = process::server(&folder.join("console.log"))?
+        .arg("nsenter")
         .arg(format!("--net=/run/netns/{}", namespace("vpc")))
         // Emulated processors take only what the containers leave.
         .args(["nice", "-n", if with_kvm { "5" } else { "19" }, QEMU])
         .args(arguments(machine, image, with_kvm))
         .current_dir(&folder)
-        .stdin(Stdio::null())
-        .stdout(console.try_clone()?)
-        .stderr(console)
         .status()
         .await
         .context("cannot start QEMU")?;
