@@ -203,7 +203,7 @@ pub(super) enum Inside {
 pub(super) enum Cloud {
     /// Make the AWS API fail; without options, end the faults.
     #[command(hide = true)]
-    Faults(FaultOptions),
+    Faults(Faults),
     /// Set a role's policy again, without some of its actions.
     #[command(hide = true)]
     Policy {
@@ -453,53 +453,6 @@ pub(super) struct NodesOptions {
     /// Measure nothing: show the results in an earlier run's JSON.
     #[arg(long)]
     pub(super) from: Option<PathBuf>,
-}
-
-#[derive(Args)]
-pub(super) struct FaultOptions {
-    /// Throttle the next N calls.
-    #[arg(long, default_value_t = 0)]
-    pub(super) throttle_next: u32,
-    /// Throttle this share of the calls.
-    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=100))]
-    pub(super) throttle_percent: u8,
-    /// Close every connection for this many seconds.
-    #[arg(long, default_value_t = 0)]
-    pub(super) refuse_seconds: u64,
-    /// Deny an action, for example `PutParameter`.
-    #[arg(long)]
-    pub(super) deny: Vec<String>,
-    /// Answer the next N changes of parameters with `TooManyUpdates`.
-    #[arg(long, default_value_t = 0)]
-    pub(super) contend_next: u32,
-    /// Show instances and parameters in listings up to this many seconds late.
-    #[arg(long, default_value_t = 0)]
-    pub(super) lag_seconds: u64,
-    /// Put an empty page before the first one of each listing.
-    #[arg(long)]
-    pub(super) empty_pages: bool,
-    /// Close the connections of agents' next N requests to the metadata service.
-    #[arg(long, default_value_t = 0)]
-    pub(super) metadata_close_next: u32,
-    /// Then answer N of them with 401.
-    #[arg(long, default_value_t = 0)]
-    pub(super) metadata_deny_next: u32,
-}
-
-impl FaultOptions {
-    pub(super) fn wanted(self) -> Faults {
-        Faults {
-            throttle_next: self.throttle_next,
-            throttle_percent: self.throttle_percent,
-            refuse_seconds: self.refuse_seconds,
-            deny: self.deny,
-            contend_next: self.contend_next,
-            lag_seconds: self.lag_seconds,
-            empty_pages: self.empty_pages,
-            metadata_close_next: self.metadata_close_next,
-            metadata_deny_next: self.metadata_deny_next,
-        }
-    }
 }
 
 #[cfg(test)]

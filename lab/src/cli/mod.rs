@@ -232,7 +232,7 @@ fn run_inside(layout: &Layout, command: Inside) -> Result<()> {
 async fn ask_cloud(layout: &Layout, command: Cloud) -> Result<()> {
     let aws = Aws::over_socket(layout)?;
     match command {
-        Cloud::Faults(options) => aws.set_faults(&options.wanted()).await?,
+        Cloud::Faults(wanted) => aws.set_faults(&wanted).await?,
         Cloud::Policy { role, without } => {
             let role = format!("k8s-bootstrap-{role}");
             aws.put_policy(&role, &without).await?;

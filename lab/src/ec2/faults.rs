@@ -2,29 +2,39 @@
 
 use std::time::{Duration, Instant};
 
+use clap::Args;
 use serde::{Deserialize, Serialize};
 
 /// The faults to inject from now on; replaces the earlier ones.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, Args)]
 #[serde(default, deny_unknown_fields)]
 pub struct Wanted {
-    /// Throttle this many calls.
+    /// Throttle the next N calls.
+    #[arg(long, default_value_t)]
     pub throttle_next: u32,
     /// Then throttle this share of the calls, in percent.
+    #[arg(long, default_value_t, value_parser = clap::value_parser!(u8).range(0..=100))]
     pub throttle_percent: u8,
     /// Close every connection for this many seconds.
+    #[arg(long, default_value_t)]
     pub refuse_seconds: u64,
-    /// Deny calls of these actions, for example `PutParameter`.
+    /// Deny calls of an action, for example `PutParameter`.
+    #[arg(long)]
     pub deny: Vec<String>,
-    /// Answer this many calls of `PutParameter` with `TooManyUpdates`.
+    /// Answer the next N changes of parameters with `TooManyUpdates`.
+    #[arg(long, default_value_t)]
     pub contend_next: u32,
     /// Show what is listed up to this many seconds late, each thing by itself.
+    #[arg(long, default_value_t)]
     pub lag_seconds: u64,
     /// Put an empty page before the first one of each listing.
+    #[arg(long)]
     pub empty_pages: bool,
-    /// Close the connection of this many requests of agents to the metadata service.
+    /// Close the connections of agents' next N requests to the metadata service.
+    #[arg(long, default_value_t)]
     pub metadata_close_next: u32,
-    /// Then answer this many of them with 401.
+    /// Then answer N of them with 401.
+    #[arg(long, default_value_t)]
     pub metadata_deny_next: u32,
 }
 
@@ -178,14 +188,18 @@ mod tests {
         Wanted::default()
     }
 
+    fn faults(plan: Wanted) -> Faults {
+        let mut faults = Faults::default();
+        faults.set(plan, Instant::now());
+        faults
+    }
+
     #[test]
     fn the_next_calls_are_throttled_and_then_pass() {
-        let mut faults = Faults::default();
-        let plan = Wanted {
+        let mut faults = faults(Wanted {
             throttle_next: 2,
             ..wanted()
-        };
-        faults.set(plan, Instant::now());
+        });
         let verdicts: Vec<_> = (0..4).map(|_| faults.judge("DescribeInstances")).collect();
         assert_eq!(
             verdicts,
@@ -200,12 +214,10 @@ mod tests {
 
     #[test]
     fn a_share_of_the_calls_is_throttled() {
-        let mut faults = Faults::default();
-        let plan = Wanted {
+        let mut faults = faults(Wanted {
             throttle_percent: 30,
             ..wanted()
-        };
-        faults.set(plan, Instant::now());
+        });
         let throttled = (0..100)
             .filter(|_| faults.judge("GetParameter") == Verdict::Throttle)
             .count();
@@ -228,24 +240,20 @@ mod tests {
 
     #[test]
     fn one_action_can_be_denied_while_others_pass() {
-        let mut faults = Faults::default();
-        let plan = Wanted {
+        let mut faults = faults(Wanted {
             deny: vec!["PutParameter".into()],
             ..wanted()
-        };
-        faults.set(plan, Instant::now());
+        });
         assert_eq!(faults.judge("PutParameter"), Verdict::Deny);
         assert_eq!(faults.judge("GetParameter"), Verdict::Pass);
     }
 
     #[test]
     fn only_changes_of_parameters_meet_concurrent_ones() {
-        let mut faults = Faults::default();
-        let plan = Wanted {
+        let mut faults = faults(Wanted {
             contend_next: 1,
             ..wanted()
-        };
-        faults.set(plan, Instant::now());
+        });
         assert_eq!(faults.judge("GetParameter"), Verdict::Pass);
         assert_eq!(faults.judge("PutParameter"), Verdict::Contend);
         assert_eq!(faults.judge("PutParameter"), Verdict::Pass);
@@ -255,13 +263,11 @@ mod tests {
 
     #[test]
     fn the_metadata_service_closes_connections_and_then_denies() {
-        let mut faults = Faults::default();
-        let plan = Wanted {
+        let mut faults = faults(Wanted {
             metadata_close_next: 1,
             metadata_deny_next: 2,
             ..wanted()
-        };
-        faults.set(plan, Instant::now());
+        });
         let verdicts = [(); 4].map(|()| faults.judge_metadata());
         assert_eq!(
             verdicts,
