@@ -114,8 +114,9 @@ audit:
 # Mutates the code that decides, one change at a time, and lists those that the fast tests of its own
 # room do not detect: the tests of all rooms would take most of the time. Takes two hours on two idle
 # cores.
-MUTATE = $(CARGO) mutants --package k8s-bootstrap --exclude '**/tests.rs' --minimum-test-timeout 120 --output target/mutants
-JUDGED = -- --locked --lib --
+MUTATE = $(CARGO) mutants --package k8s-bootstrap --exclude '**/tests.rs' --minimum-test-timeout 120 --cargo-arg=--lib \
+    --output target/mutants
+JUDGED = -- --locked --
 
 mutants:
 	command -v cargo-mutants >/dev/null || $(CARGO) install --locked cargo-mutants

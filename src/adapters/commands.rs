@@ -187,6 +187,7 @@ impl Drop for Tail {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
+    use crate::testing::Log;
     use std::time::Instant;
 
     fn shell(script: &str) -> Command {
@@ -324,42 +325,17 @@ mod tests {
         assert!(begun.elapsed() < Duration::from_millis(2500));
     }
 
-    /// The events logged by a test.
-    #[derive(Clone, Default)]
-    struct Said(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
-
-    impl std::io::Write for Said {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-
     #[tokio::test]
     async fn the_output_of_a_program_is_never_logged() {
-        let said = Said::default();
-        let writer = said.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_max_level(tracing::Level::TRACE)
-            .with_writer(move || writer.clone())
-            .finish();
-        let _guard = tracing::subscriber::set_default(subscriber);
+        let log = Log::start();
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "the-certificate-key").unwrap();
         let cat = Command::new("cat", [file.path().display().to_string()]);
-        // Another test that runs its first command right now may have noted, as tracing does once
-        // for all threads, that nobody listens.
-        LocalCommands::new().run(cat.clone()).await.unwrap();
-        tracing::callsite::rebuild_interest_cache();
         let output = LocalCommands::new().run(cat).await.unwrap();
         assert_eq!(output.stdout, "the-certificate-key");
-        let said = String::from_utf8(said.0.lock().unwrap().clone()).unwrap();
-        assert!(said.contains("command ended"), "{said}");
-        assert!(!said.contains("the-certificate-key"), "{said}");
+        let log = log.lines();
+        assert!(log.contains("command ended"), "{log}");
+        assert!(!log.contains("the-certificate-key"), "{log}");
     }
 
     #[tokio::test]

@@ -152,19 +152,46 @@ mod tests {
     use super::*;
     use crate::testing::{control_plane, running};
 
+    fn caller(role: &str) -> Caller {
+        Caller {
+            account: "123456789012".to_owned(),
+            role: role.to_owned(),
+            session: "i-1".to_owned(),
+        }
+    }
+
+    /// Those of a control plane whose own role is `masters`.
+    fn rules(control_plane_roles: &[&str]) -> Rules {
+        Rules {
+            cluster: "demo".to_owned(),
+            own: caller("masters"),
+            worker_roles: Vec::new(),
+            control_plane_roles: control_plane_roles
+                .iter()
+                .copied()
+                .map(str::to_owned)
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn a_list_of_control_plane_roles_replaces_the_own_role() {
+        let instance = running(&control_plane("i-1"), 11);
+        let verdict = |listed: &[&str], role: &str| {
+            let verdict = role_may(&rules(listed), &caller(role), Role::ControlPlane, &instance);
+            verdict.map_err(|refusal| refusal.reason)
+        };
+        let refused =
+            |role: &str| Err(format!("the IAM role {role} may not join as control-plane"));
+        assert_eq!(verdict(&[], "masters"), Ok(()));
+        assert_eq!(verdict(&[], "others"), refused("others"));
+        assert_eq!(verdict(&["others"], "others"), Ok(()));
+        assert_eq!(verdict(&["others"], "masters"), refused("masters"));
+    }
+
     #[test]
     fn an_instance_without_a_private_dns_name_is_denied() {
-        let caller = Caller {
-            account: "123456789012".to_owned(),
-            role: "nodes".to_owned(),
-            session: "i-1".to_owned(),
-        };
-        let rules = Rules {
-            cluster: "demo".to_owned(),
-            own: caller.clone(),
-            worker_roles: Vec::new(),
-            control_plane_roles: Vec::new(),
-        };
+        let (caller, rules) = (caller("masters"), rules(&[]));
         let verdict = |dns_name: Option<&str>, node: &str| {
             let mut instance = running(&control_plane("i-1"), 11);
             instance.private_dns_name = dns_name.map(str::to_owned);

@@ -56,7 +56,7 @@ impl FakeCluster {
         *self.down.lock().unwrap() = down;
     }
 
-    /// Refuses the object of this name from now on.
+    /// Refuses the object of this name, or lists of this kind, from now on.
     pub fn refuse(&self, name: &str, why: &str) {
         let mut refuses = self.refuses.lock().unwrap();
         refuses.insert(name.to_owned(), why.to_owned());
@@ -167,6 +167,9 @@ impl Cluster for FakeCluster {
         namespace: Option<&str>,
     ) -> Result<Vec<Value>> {
         self.up()?;
+        if let Some(why) = self.refuses.lock().unwrap().get(kind) {
+            return Err(Error::refused(format!("list {kind}: {why}")));
+        }
         let mut objects = self.objects();
         objects.retain(|_, object| {
             object["kind"] == kind

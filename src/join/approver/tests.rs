@@ -9,7 +9,7 @@ use secrecy::ExposeSecret;
 use super::*;
 use crate::{
     ports::Instance,
-    testing::{FakeWorld, running, worker},
+    testing::{FakeWorld, Log, running, worker},
 };
 
 const NODE: &str = "ip-10-42-0-11.eu-central-1.compute.internal";
@@ -63,6 +63,7 @@ fn outcome(fake: &FakeWorld, name: &str) -> String {
 
 #[tokio::test(start_paused = true)]
 async fn a_token_gets_one_certificate_and_is_deleted_once_the_kubelet_uses_it() {
+    let log = Log::start();
     let (fake, user) = with_token().await;
     let ask = |name: &str| {
         let request = request(name, CLIENT, &user, "system:bootstrappers");
@@ -96,6 +97,14 @@ async fn a_token_gets_one_certificate_and_is_deleted_once_the_kubelet_uses_it() 
         outcome(&fake, "third"),
         "Denied: k8s-bootstrap: its token no longer exists"
     );
+    let log = log.lines();
+    for line in [
+        format!("request first of {user} approved"),
+        format!("request second of {user} denied: its token has been used"),
+        format!("request serving of {node} approved"),
+    ] {
+        assert!(log.contains(&line), "{line:?} is not in {log}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

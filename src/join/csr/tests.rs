@@ -1,7 +1,9 @@
 //! Requests that kubelets make, and requests that others might try.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use rcgen::{CertificateParams, CustomExtension, DistinguishedName, DnType, KeyPair, SanType};
+use rcgen::{
+    Attribute, CertificateParams, CustomExtension, DistinguishedName, DnType, KeyPair, SanType,
+};
 use serde_json::json;
 
 use super::*;
@@ -19,6 +21,7 @@ struct Draft {
     usages: Vec<&'static str>,
     names: Vec<(DnType, String)>,
     params: CertificateParams,
+    attributes: Vec<Attribute>,
 }
 
 impl Draft {
@@ -33,6 +36,7 @@ impl Draft {
                 (DnType::CommonName, format!("system:node:{NODE}")),
             ],
             params: CertificateParams::new([]).unwrap(),
+            attributes: Vec::new(),
         }
     }
 
@@ -74,7 +78,10 @@ impl Draft {
             self.params.distinguished_name.push(kind, name);
         }
         let key = KeyPair::generate().unwrap();
-        let pem = self.params.serialize_request(&key).unwrap().pem().unwrap();
+        let request = self
+            .params
+            .serialize_request_with_attributes(&key, self.attributes);
+        let pem = request.unwrap().pem().unwrap();
         json!({
             "metadata": {"name": "csr-1", "uid": "uid-1"},
             "spec": {
@@ -388,6 +395,18 @@ fn a_rotation_is_left_to_kubernetes_and_another_nodes_name_is_denied() {
     assert_eq!(rotation(&format!("system:node:{NODE}")), Verdict::Leave);
     let other = rotation(&format!("system:node:{CONTROL_PLANE}"));
     denied("another's name", &other, "a name other than");
+}
+
+/// Readers that stop at the first list would not see what the second one asks for.
+#[test]
+fn a_second_list_of_extensions_is_denied_even_if_it_is_empty() {
+    let mut draft = Draft::serving();
+    draft.attributes.push(Attribute {
+        // extensionRequest: a set of one empty list.
+        oid: &[1, 2, 840, 113_549, 1, 9, 14],
+        values: vec![0x31, 2, 0x30, 0],
+    });
+    denied("two lists", &verdict(draft, None), "extensions");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::*;
 use crate::{
     leader::lead,
-    ports::{Clock, Role, World},
+    ports::{Alarm, Clock, Role, World},
     testing::{FakeWorld, control_plane, running},
 };
 
@@ -205,6 +205,17 @@ fn an_instance_that_ec2_does_not_list_is_dead_only_after_a_while_and_if_silent()
     // Perhaps its tag was removed: what works is left alone.
     survey.members[2].healthy = true;
     survey.nodes[2].ready = true;
+    assert_eq!(healed_after(&survey, &missing, FORGOTTEN).0, [""; 0]);
+}
+
+#[test]
+fn the_node_of_a_worker_that_ec2_does_not_list_is_deleted_after_a_while_and_if_silent() {
+    let mut survey = three(member(3, true), node(3, true), InstanceState::Running);
+    survey.nodes.push(node(7, false));
+    let missing = missing("i-7");
+    assert_eq!(healed_after(&survey, &missing, FORGOTTEN / 2).0, [""; 0]);
+    assert_eq!(healed_after(&survey, &missing, FORGOTTEN).0, ["node n7"]);
+    survey.nodes[3].ready = true;
     assert_eq!(healed_after(&survey, &missing, FORGOTTEN).0, [""; 0]);
 }
 
@@ -440,6 +451,30 @@ async fn a_lost_majority_is_reported_even_if_the_api_is_down() {
     stage.0.cluster.down(true);
     let troubles = stage.cycle(&mut Healing::default()).await;
     assert!(troubles[0].contains("lost its majority"), "{troubles:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_is_removed_without_the_api_only_if_an_alarm_keeps_it_from_serving() {
+    for (alarmed, left) in [(false, 3), (true, 2)] {
+        let stage = Stage::new();
+        let mut healing = Healing::default();
+        stage.0.etcd.stop(3);
+        stage.third_is(InstanceState::Terminated);
+        stage.0.cluster.refuse("Node", "etcd has no space");
+        if alarmed {
+            stage.0.etcd.alarm(1, Alarm::NoSpace);
+        }
+        let next_to_the_leader = Identity {
+            private_ip: [10, 42, 0, 1].into(),
+            ..control_plane("i-1")
+        };
+        for _ in 0..2 {
+            let outcome = healing.cycle(&stage.0.ports(), &next_to_the_leader).await;
+            assert_eq!(outcome.is_ok(), alarmed, "{outcome:?}");
+            stage.0.clock.sleep(FORGOTTEN).await;
+        }
+        assert_eq!(stage.0.etcd.count(), left);
+    }
 }
 
 #[tokio::test(start_paused = true)]

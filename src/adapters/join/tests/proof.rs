@@ -151,7 +151,7 @@ fn edit(headers: &mut Headers, name: &str, change: impl Fn(&str) -> String) {
 #[tokio::test]
 async fn a_proof_has_each_header_once_and_all_of_them_signed() {
     let stage = Stage::new().await;
-    let cases: [(&str, u16, &str, Change<Headers>); 21] = [
+    let cases: [(&str, u16, &str, Change<Headers>); 23] = [
         ("a host", 400, "an unexpected header", |h| {
             drop_header(h, "content-type");
             add(h, "host", "sts.example.com");
@@ -250,6 +250,24 @@ async fn a_proof_has_each_header_once_and_all_of_them_signed() {
             edit(h, "x-amz-security-token", |_| "x".repeat(5000));
         }),
         (
+            "half a signature",
+            400,
+            "not an AWS Signature Version 4",
+            |h| {
+                edit(h, "authorization", |v| v[..v.len() - 32].to_owned());
+            },
+        ),
+        (
+            "a signature of other letters",
+            400,
+            "not an AWS Signature Version 4",
+            |h| {
+                edit(h, "authorization", |v| {
+                    format!("{}{}", &v[..v.len() - 32], "z".repeat(32))
+                });
+            },
+        ),
+        (
             "another algorithm",
             400,
             "not an AWS Signature Version 4",
@@ -269,6 +287,16 @@ async fn a_proof_has_each_header_once_and_all_of_them_signed() {
         stage.clock.forward(Duration::from_secs(1));
     }
     assert!(stage.sts.received_requests().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_header_may_have_4096_bytes() {
+    let stage = Stage::new().await;
+    let mut headers = workers().sign(&stage.honest(&stage.nonce().await));
+    edit(&mut headers, "x-amz-security-token", |_| "x".repeat(4096));
+    let answer = stage.prove(&headers).await;
+    stage.refused("a token of 4096 bytes", answer, 403, "STS does not accept");
+    assert_eq!(stage.sts.received_requests().await.unwrap().len(), 1);
 }
 
 #[tokio::test]

@@ -1,16 +1,13 @@
 //! The running service, its world, and the log that it writes.
 
 use std::{
-    io::Write,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::Duration,
 };
 
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
-use tracing::subscriber::DefaultGuard;
-use tracing_subscriber::fmt::MakeWriter;
 use wiremock::MockServer;
 
 use super::sts::{self, Keys, SECRET, SESSION, Signed};
@@ -27,7 +24,7 @@ use crate::{
     ports::{
         Applicant, Clock, Instance, InstanceState, JoinServices, JoinTicket, Role, Sts, World,
     },
-    testing::{FakeWorld, Pki, StoppedClock, control_plane, running, settings, worker},
+    testing::{FakeWorld, Log, Pki, StoppedClock, control_plane, running, settings, worker},
 };
 
 pub const CLUSTER: &str = "demo";
@@ -45,30 +42,6 @@ pub struct Stage {
     pub address: SocketAddr,
     pub pin: String,
     log: Log,
-    _guard: DefaultGuard,
-}
-
-/// What the service logged.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Log {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
-    }
 }
 
 /// The keys of this control plane.
@@ -121,13 +94,7 @@ impl Stage {
     }
 
     async fn with(settings: Settings, sts: MockServer) -> Self {
-        let log = Log::default();
-        let subscriber = tracing_subscriber::fmt()
-            .with_writer(log.clone())
-            .with_ansi(false)
-            .with_max_level(tracing::Level::TRACE)
-            .finish();
-        let guard = tracing::subscriber::set_default(subscriber);
+        let log = Log::start();
         let pki = Pki::new();
         let pin = ca_cert_hash(&pki.files["ca.crt"]).unwrap();
         let fake = FakeWorld::founded().with_pki(&pki);
@@ -155,7 +122,6 @@ impl Stage {
             address,
             pin,
             log,
-            _guard: guard,
         }
     }
 
@@ -270,13 +236,9 @@ impl Stage {
         }
     }
 
-    /// Everything that this side logged, from debug level up.
+    /// Everything that this side logged.
     pub fn log(&self) -> String {
-        let bytes = self.log.0.lock().unwrap();
-        // Libraries log the wire content at trace level, which nobody enables.
-        let text = String::from_utf8_lossy(&bytes).into_owned();
-        let ours = text.lines().filter(|line| line.contains("k8s_bootstrap"));
-        ours.map(|line| format!("{line}\n")).collect()
+        self.log.lines()
     }
 
     /// Changes EC2's list of instances.
