@@ -98,7 +98,7 @@ async fn image_names(settings: &Settings, wiring: &Wiring) -> Result<BTreeSet<St
     let world = wiring.world(&settings, &me)?;
     for addon in addons(&settings) {
         for manifest in addon.manifests(&world).await? {
-            images.extend(manifest.images().into_iter().map(in_full));
+            images.extend(manifest.images().iter().map(|image| in_full(image)));
         }
     }
     Ok(images)

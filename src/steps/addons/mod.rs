@@ -60,7 +60,7 @@ pub struct Manifest {
 
 impl Manifest {
     /// The images that its objects run.
-    pub fn images(&self) -> BTreeSet<&str> {
+    pub fn images(&self) -> BTreeSet<String> {
         self.objects.iter().flat_map(values::images).collect()
     }
 }

@@ -160,7 +160,7 @@ merge = { metadata = { namespace = "mine" } }
     );
     assert_eq!(
         manifests[1].images(),
-        ["docker.io/library/nginx:1.29"].into()
+        ["docker.io/library/nginx:1.29".to_owned()].into()
     );
 }
 

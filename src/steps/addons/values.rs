@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 
+use super::manifest;
 use crate::{
     config::overridden,
     error::{Error, Result},
@@ -54,12 +55,27 @@ fn filled(values: &Map<String, Value>, text: &str) -> Result<Value> {
     Ok(Value::String(done + rest))
 }
 
-/// Replaces images wherever an object names one: in fields `image`. An override that applies to no
-/// image is refused: with a misspelled one, the image would come from its original registry.
+/// Replaces images wherever an object names one: in fields `image`, and in those of the manifests in a
+/// `ConfigMap`. An override that applies to no image is refused: with a misspelled one, the image would
+/// come from its original registry.
 pub fn replace_images(overrides: &BTreeMap<String, String>, objects: &mut [Value]) -> Result<()> {
     let mut unused: Vec<&str> = overrides.keys().map(String::as_str).collect();
     for object in objects {
         replace(overrides, object, &mut unused);
+        for text in texts(object) {
+            let Some(mut kept) = kept(text) else {
+                continue;
+            };
+            let before = kept.clone();
+            for object in &mut kept {
+                replace(overrides, object, &mut unused);
+            }
+            if kept != before {
+                // JSON is YAML.
+                let documents: Vec<String> = kept.iter().map(Value::to_string).collect();
+                *text = documents.join("\n---\n");
+            }
+        }
     }
     match unused.first() {
         None => Ok(()),
@@ -70,21 +86,50 @@ pub fn replace_images(overrides: &BTreeMap<String, String>, objects: &mut [Value
     }
 }
 
-/// The images that an object names in its fields `image`.
-pub fn images(value: &Value) -> BTreeSet<&str> {
+/// The images that an object names in its fields `image`, and in those of the manifests in a
+/// `ConfigMap`.
+pub fn images(object: &Value) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    named(object, &mut found);
+    for kept in texts(&mut object.clone()).filter_map(|text| kept(text)) {
+        for object in &kept {
+            named(object, &mut found);
+        }
+    }
+    found
+}
+
+fn named(value: &Value, found: &mut BTreeSet<String>) {
     match value {
         Value::Object(fields) => {
-            let fields = fields.iter();
-            fields
-                .flat_map(|(name, field)| match field {
-                    Value::String(image) if name == "image" => BTreeSet::from([image.as_str()]),
-                    _ => images(field),
-                })
-                .collect()
+            for (name, field) in fields {
+                match field {
+                    Value::String(image) if name == "image" => drop(found.insert(image.clone())),
+                    _ => named(field, found),
+                }
+            }
         }
-        Value::Array(items) => items.iter().flat_map(images).collect(),
-        _ => BTreeSet::new(),
+        Value::Array(items) => items.iter().for_each(|item| named(item, found)),
+        _ => {}
     }
+}
+
+/// The texts of a `ConfigMap`.
+fn texts(object: &mut Value) -> impl Iterator<Item = &mut String> {
+    let is_one = object["kind"] == "ConfigMap";
+    let data = object.get_mut("data").filter(|_| is_one);
+    let fields = data.and_then(Value::as_object_mut).into_iter().flatten();
+    fields.filter_map(|(_, field)| match field {
+        Value::String(text) => Some(text),
+        _ => None,
+    })
+}
+
+/// The manifest that a text is: operators keep those of the pods that they start in a `ConfigMap`.
+fn kept(text: &str) -> Option<Vec<Value>> {
+    let may_be_one = text.contains("kind") && text.contains("image");
+    let objects = may_be_one.then(|| manifest::objects(text))?;
+    objects.ok()
 }
 
 fn replace(overrides: &BTreeMap<String, String>, value: &mut Value, unused: &mut Vec<&str>) {
@@ -187,6 +232,25 @@ mod tests {
         assert_eq!(containers[1]["image"], "docker.io/library/redis-exporter:1");
         assert_eq!(containers[2]["image"], "registry.example.com/c:3");
         assert_eq!(objects[0]["data"]["redis"], "docker.io/library/redis:8.2.1");
+    }
+
+    #[test]
+    fn images_of_the_pods_that_an_operator_starts_are_found_and_replaced() {
+        let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: helper}\n\
+                   spec: {containers: [{name: helper, image: busybox}]}\n";
+        let script = "#!/bin/sh\n# of any kind: the image: is unpacked\nset -eu\n";
+        let mut objects = [json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "config"},
+            "data": {"helperPod.yaml": pod, "setup": script},
+        })];
+        assert_eq!(images(&objects[0]), ["busybox".to_owned()].into());
+        let wanted = overrides(&[("busybox", "registry.example.com/busybox:1")]);
+        replace_images(&wanted, &mut objects).unwrap();
+        let replaced = ["registry.example.com/busybox:1".to_owned()].into();
+        assert_eq!(images(&objects[0]), replaced);
+        assert_eq!(objects[0]["data"]["setup"], script);
+        let secret = json!({"kind": "Secret", "data": {"pod": pod}});
+        assert!(images(&secret).is_empty());
     }
 
     #[test]
