@@ -114,6 +114,7 @@ mod tests {
             };
             let addon = Addon {
                 sources: vec![manifest],
+                images: Vec::new(),
             };
             defaults.addons = BTreeMap::from([("ingress-nginx".to_owned(), addon)]);
             Self {

@@ -36,6 +36,9 @@ pub struct Pin {
 pub struct Addon {
     /// Manifests in the order in which they are applied.
     pub sources: Vec<Manifest>,
+    /// Images that nodes pull before they need them.
+    #[serde(default)]
+    pub images: Vec<String>,
 }
 
 /// A manifest of an add-on.
@@ -100,6 +103,7 @@ pub struct ProvidedAddon {
 ///
 /// # Errors None are expected: the data consists of strings.
 pub fn text(
+    defaults: &Defaults,
     pins: &BTreeMap<String, Provided>,
     addons: &BTreeMap<&str, ProvidedAddon>,
 ) -> Result<String> {
@@ -117,15 +121,33 @@ pub fn text(
         .iter()
         .map(|(name, addon)| {
             let Manifest { url, sha256 } = &addon.manifest;
-            let addon = json!({
-                "sources": [{ "url": url, "sha256": sha256 }],
-                "images": addon.images,
-            });
-            (name, addon)
+            let mut settings = json!({ "sources": [{ "url": url, "sha256": sha256 }] });
+            let early = defaults
+                .addons
+                .get(*name)
+                .map(|addon| addon.images.as_slice());
+            let early: Vec<&String> = early
+                .unwrap_or_default()
+                .iter()
+                .filter_map(|image| addon.images.iter().find(|there| same_name(there, image)))
+                .collect();
+            if !early.is_empty() {
+                settings["images"] = json!(early);
+            }
+            (name, settings)
         })
         .collect();
     let text = toml::to_string(&json!({ "pins": pins, "addons": addons }))?;
     Ok(text)
+}
+
+/// Whether two images differ at most in registry and tag.
+fn same_name(one: &str, other: &str) -> bool {
+    fn name(image: &str) -> Option<&str> {
+        let (_, path) = image.split_once('/')?;
+        Some(path.split_once(':')?.0)
+    }
+    name(one).is_some() && name(one) == name(other)
 }
 
 #[cfg(test)]
@@ -143,10 +165,6 @@ mod tests {
     fn covered(overlay: &Table, defaults: &Table, path: &str) {
         for (key, value) in overlay {
             let path = format!("{path}.{key}");
-            // The only setting of an add-on without a default.
-            if key == "images" && !defaults.contains_key(key) {
-                continue;
-            }
             let default = defaults.get(key).unwrap_or_else(|| panic!("{path}"));
             match (value, default) {
                 (Value::Table(inner), Value::Table(default)) => {
@@ -219,18 +237,24 @@ mod tests {
                         url: "https://example.com/x.yaml".into(),
                         sha256: "1".repeat(64),
                     },
-                    images: vec!["docker.io/calico/node:v3".into()],
+                    images: vec![
+                        "docker.io/calico/node:v3".into(),
+                        "docker.io/calico/kube-controllers:v3".into(),
+                    ],
                 };
                 (buildable.addon, addon)
             })
             .collect();
-        let text = text(&provided, &addons).unwrap();
+        let text = text(&defaults, &provided, &addons).unwrap();
 
         let overlay: Table = text.parse().unwrap();
         let whole: Table = include_str!("../../../src/config/defaults.toml")
             .parse()
             .unwrap();
         covered(&overlay, &whole, "");
+        let early = &overlay["addons"]["calico"]["images"];
+        let node = Value::String("docker.io/calico/node:v3".into());
+        assert_eq!(early.as_array().unwrap(), &[node]);
         let pins = overlay["pins"].as_table().unwrap();
         assert_eq!(pins.len(), defaults.pins.len());
         assert_eq!(

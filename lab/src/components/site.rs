@@ -18,7 +18,7 @@ use super::platform;
 use super::www::{place_of, prepared};
 
 /// Increased when `build` below changes its result for the same inputs.
-const RECIPE: &str = "3";
+const RECIPE: &str = "4";
 
 /// The served files and the agent's settings for them.
 pub struct Site {
@@ -150,7 +150,10 @@ fn build(
         .flat_map(|addon| addon.images.iter().map(String::as_str))
         .collect();
     fs::write(folder.join("images"), images.join("\n"))?;
-    fs::write(folder.join("pins.toml"), text(&provided, &addons)?)?;
+    fs::write(
+        folder.join("pins.toml"),
+        text(defaults, &provided, &addons)?,
+    )?;
     Ok(())
 }
 
