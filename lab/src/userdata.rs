@@ -33,6 +33,8 @@ const SETTINGS: &str = r#"
 enabled = false
 [addons.ingress-traefik]
 enabled = true
+[addons.metrics-server]
+enabled = true
 [addons.visits]
 enabled = true
 values = { image = "VISITS" }

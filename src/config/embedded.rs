@@ -2,6 +2,10 @@
 
 /// The files of `manifests/`, by the name used after `embedded:`.
 pub const EMBEDDED: &[(&str, &str)] = &[
+    (
+        "autoscaling",
+        include_str!("../../manifests/autoscaling.yaml"),
+    ),
     ("backend", include_str!("../../manifests/backend.yaml")),
     (
         "foundation",

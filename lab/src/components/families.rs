@@ -41,6 +41,7 @@ pub const KUBERNETES: Family = Family {
     ],
     renamed: &[],
     files: &[],
+    folders: &[],
     replaced: &[],
 };
 
@@ -59,6 +60,7 @@ pub const CONTAINERD: Family = Family {
     )],
     renamed: &[],
     files: &[],
+    folders: &[],
     replaced: &[],
 };
 
@@ -74,6 +76,7 @@ pub const RUNC: Family = Family {
     variables: &[],
     renamed: &[],
     files: &[],
+    folders: &[],
     replaced: &[],
 };
 
@@ -89,6 +92,7 @@ pub const ETCD: Family = Family {
     variables: &[],
     renamed: &[("server", "etcd")],
     files: &[],
+    folders: &[],
     replaced: &[],
 };
 
@@ -105,6 +109,7 @@ pub const COREDNS: Family = Family {
     variables: &[],
     renamed: &[],
     files: &[],
+    folders: &[],
     replaced: &[],
 };
 
@@ -123,6 +128,7 @@ pub const CNI: Family = Family {
     )],
     renamed: &[],
     files: &[],
+    folders: &[],
     replaced: &[],
 };
 
@@ -153,6 +159,7 @@ pub const CALICO: Family = Family {
         "github.com/projectcalico/calico",
         "manifests/calico-vxlan.yaml",
     )],
+    folders: &[],
     replaced: &[],
 };
 
@@ -172,6 +179,7 @@ pub const TRAEFIK: Family = Family {
     )],
     renamed: &[],
     files: &[],
+    folders: &[],
     replaced: &[
         Replaced {
             folder: "ext",
@@ -216,6 +224,23 @@ pub const LOCAL_PATH: Family = Family {
         "github.com/rancher/local-path-provisioner",
         "deploy/local-path-storage.yaml",
     )],
+    folders: &[],
+    replaced: &[],
+};
+
+/// The server of metrics about CPU and memory, with the Kustomizations of its manifest.
+pub const METRICS_SERVER: Family = Family {
+    name: "metrics-server",
+    version: "0.9.0",
+    go_mod: module!("metrics-server", "go.mod"),
+    go_sum: module!("metrics-server", "go.sum"),
+    sources: &[],
+    toolchain: "auto",
+    cgo: false,
+    variables: &[("k8s.io/client-go/pkg/version.gitVersion", "v0.9.0")],
+    renamed: &[],
+    files: &[],
+    folders: &[("sigs.k8s.io/metrics-server", "manifests")],
     replaced: &[],
 };
 
@@ -236,6 +261,7 @@ mod tests {
             &CALICO,
             &TRAEFIK,
             &LOCAL_PATH,
+            &METRICS_SERVER,
         ] {
             let module = format!("module lab/{}\n", family.name);
             assert!(family.go_mod.starts_with(&module), "{}", family.name);
@@ -266,6 +292,7 @@ mod tests {
                 &LOCAL_PATH,
                 "github.com/rancher/local-path-provisioner v0.0.30",
             ),
+            (&METRICS_SERVER, "sigs.k8s.io/metrics-server v0.9.0"),
         ] {
             assert!(line.ends_with(family.version), "{}", family.name);
             assert!(family.go_mod.contains(line), "{}", family.name);

@@ -34,6 +34,8 @@ pub struct Family {
     pub renamed: &'static [(&'static str, &'static str)],
     /// Files copied from a module's folder: (module, path in it).
     pub files: &'static [(&'static str, &'static str)],
+    /// Folders copied from a module's folder: (module, path in it).
+    pub folders: &'static [(&'static str, &'static str)],
     /// Folders next to go.mod that its `replace` lines name.
     pub replaced: &'static [Replaced],
 }
@@ -58,6 +60,12 @@ impl Family {
         }
         for (name, content) in self.replaced.iter().flat_map(Replaced::inputs) {
             inputs.push((name, content.as_bytes()));
+        }
+        for (module, path) in self.folders {
+            inputs.extend([
+                ("folder of", module.as_bytes()),
+                ("folder", path.as_bytes()),
+            ]);
         }
         Stamp::of(inputs)
     }
@@ -97,18 +105,31 @@ impl Family {
             fs::rename(folder.join(built), folder.join(wanted))?;
         }
         for (module, path) in self.files {
-            let mut list = self.go();
-            list.args(["list", "-mod=mod", "-m", "-f", "{{.Dir}}", module])
-                .current_dir(&source);
-            let dir = output(&mut list)?;
-            let from = Path::new(dir.trim()).join(path);
+            let from = self.module(module, &source)?.join(path);
             let name = from.file_name().context("a module's file has a name")?;
             // Not fs::copy: files in the module cache are read-only.
             let content = fs::read(&from).with_context(|| format!("read {}", from.display()))?;
             fs::write(folder.join(name), content)?;
         }
+        for (module, path) in self.folders {
+            let from = self.module(module, &source)?.join(path);
+            // Files in the module cache are read-only, and so would be the folders of a copy.
+            let mut copy = nice("cp");
+            copy.args(["--recursive", "--no-preserve=mode"])
+                .arg(from)
+                .arg(folder);
+            run(&mut copy, log)?;
+        }
         fs::remove_dir_all(&source)?;
         Ok(())
+    }
+
+    /// The folder of a module that the family needs.
+    fn module(&self, module: &str, source: &Path) -> Result<PathBuf> {
+        let mut list = self.go();
+        list.args(["list", "-mod=mod", "-m", "-f", "{{.Dir}}", module])
+            .current_dir(source);
+        Ok(PathBuf::from(output(&mut list)?.trim()))
     }
 
     fn go(&self) -> std::process::Command {

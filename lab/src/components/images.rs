@@ -12,7 +12,9 @@ use anyhow::{Context as _, Result, bail};
 use super::cache::{Cache, Stamp};
 use super::command::run;
 use super::debian::{self, Debian, busybox_applets, iptables_extensions, with_libraries};
-use super::families::{CALICO, CNI, COREDNS, ETCD, KUBERNETES, LOCAL_PATH, TRAEFIK};
+use super::families::{
+    CALICO, CNI, COREDNS, ETCD, KUBERNETES, LOCAL_PATH, METRICS_SERVER, TRAEFIK,
+};
 use super::golang::Family;
 use super::image::{self, Image, Node};
 use super::manifests::registry_of;
@@ -119,6 +121,7 @@ fn stamp(wanted: &[String]) -> Stamp {
         &CNI,
         &TRAEFIK,
         &LOCAL_PATH,
+        &METRICS_SERVER,
     ]
     .map(Family::stamp);
     let mut inputs = vec![
@@ -182,6 +185,10 @@ impl Maker<'_> {
             "rancher/local-path-provisioner" => {
                 built(LOCAL_PATH.version)?;
                 self.local_path_provisioner(image)
+            }
+            "metrics-server/metrics-server" => {
+                built(METRICS_SERVER.version)?;
+                self.metrics_server(image)
             }
             "valkey/valkey" => self.valkey(image),
             "lab/busybox" | "library/busybox" => self.busybox(image),

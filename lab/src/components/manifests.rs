@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use super::archive::digest_of;
 use super::cache::Cache;
-use super::families::{CALICO, LOCAL_PATH};
+use super::command::{nice, output};
+use super::families::{CALICO, KUBERNETES, LOCAL_PATH, METRICS_SERVER};
 use super::golang::Family;
 use super::official::Official;
 use super::pins::{Addon, Manifest, ProvidedAddon};
@@ -22,6 +23,9 @@ pub struct Buildable {
     pub family: &'static Family,
     /// Its official URL, with `{version}`.
     url: &'static str,
+    /// The Kustomization that renders it, in the family's folder; empty if the manifest itself is
+    /// there.
+    kustomization: &'static str,
 }
 
 /// The add-ons of every lab with manifests that the agent downloads.
@@ -31,12 +35,21 @@ pub const ADDONS: &[Buildable] = &[
         family: &CALICO,
         url: "https://raw.githubusercontent.com/projectcalico/calico/v{version}/manifests/\
               calico-vxlan.yaml",
+        kustomization: "",
     },
     Buildable {
         addon: "storage",
         family: &LOCAL_PATH,
         url: "https://raw.githubusercontent.com/rancher/local-path-provisioner/v{version}/deploy/\
               local-path-storage.yaml",
+        kustomization: "",
+    },
+    Buildable {
+        addon: "metrics-server",
+        family: &METRICS_SERVER,
+        url: "https://github.com/kubernetes-sigs/metrics-server/releases/download/v{version}/\
+              components.yaml",
+        kustomization: "manifests/overlays/release",
     },
 ];
 
@@ -81,11 +94,26 @@ impl Buildable {
         }
         let url = self.url.replace("{version}", self.family.version);
         let file = prepared(www, &url)?;
-        let name = file
-            .file_name()
-            .context("a manifest's URL ends in a name")?;
-        fs::copy(self.family.built(cache)?.join(name), &file)?;
+        let built = self.family.built(cache)?;
+        if self.kustomization.is_empty() {
+            let name = file
+                .file_name()
+                .context("a manifest's URL ends in a name")?;
+            fs::copy(built.join(name), &file)?;
+        } else {
+            let mut render = nice(&KUBERNETES.built(cache)?.join("kubectl").to_string_lossy());
+            render.arg("kustomize").arg(built.join(self.kustomization));
+            fs::write(&file, output(&mut render)?)?;
+        }
         let sha256 = digest_of(&file)?;
+        if url == default.url {
+            ensure!(
+                sha256 == default.sha256,
+                "the manifest that {} renders has the digest {sha256}, and the agent expects {} of {url}",
+                self.family.name,
+                default.sha256
+            );
+        }
         let images = images_in(&fs::read_to_string(&file)?);
         let manifest = Manifest { url, sha256 };
         Ok(ProvidedAddon { manifest, images })

@@ -156,7 +156,7 @@ mod tests {
     use toml::{Table, Value};
 
     use super::super::families::{
-        CALICO, CNI, CONTAINERD, COREDNS, ETCD, KUBERNETES, LOCAL_PATH, RUNC,
+        CALICO, CNI, CONTAINERD, COREDNS, ETCD, KUBERNETES, LOCAL_PATH, METRICS_SERVER, RUNC,
     };
     use super::super::manifests::ADDONS;
     use super::*;
@@ -202,6 +202,11 @@ mod tests {
                 "local-path-provisioner",
                 of_addon(&defaults, "storage"),
                 LOCAL_PATH,
+            ),
+            (
+                "metrics-server",
+                of_addon(&defaults, "metrics-server"),
+                METRICS_SERVER,
             ),
         ] {
             let built = family.version;

@@ -1,9 +1,10 @@
-//! Images that the application depends on: the volume provisioner, its store and the ingress.
+//! Images that the application depends on: the volume provisioner, its store, the ingress and the
+//! metrics that scale it.
 
 use anyhow::Result;
 
 use super::debian::with_libraries;
-use super::families::{LOCAL_PATH, TRAEFIK};
+use super::families::{LOCAL_PATH, METRICS_SERVER, TRAEFIK};
 use super::image::{Image, Node};
 use super::images::Maker;
 
@@ -34,6 +35,13 @@ impl Maker<'_> {
         let path = format!("usr/bin/{name}");
         let program = Node::Program(LOCAL_PATH.built(self.cache)?.join(name));
         Ok(image.with(&path, program).run_by(name))
+    }
+
+    /// The server of metrics, at the path that the official image has.
+    pub fn metrics_server(&self, image: Image) -> Result<Image> {
+        let name = "metrics-server";
+        let program = Node::Program(METRICS_SERVER.built(self.cache)?.join(name));
+        Ok(image.with(name, program).run_by("/metrics-server"))
     }
 
     /// Redis instead of Valkey, with the same configuration, files and protocol: Debian 12 has no

@@ -28,7 +28,8 @@ pub struct Stage {
 /// Settings of a cluster next to the scenarios' own, which keeps the workers' name: no add-on but
 /// the network's.
 pub const ONLY_THE_NETWORK: &str = "[dns]\nenabled = false\n[addons.storage]\nenabled = false\n\
-     [addons.ingress-traefik]\nenabled = false\n[addons.visits]\nenabled = false\n";
+     [addons.metrics-server]\nenabled = false\n[addons.ingress-traefik]\nenabled = false\n\
+     [addons.visits]\nenabled = false\n";
 
 /// The length of a failure in the summary at the end.
 const SHORT: usize = 600;

@@ -300,8 +300,8 @@ async fn the_defaults_set_default_classes_and_allow_ingress_rules_without_a_host
     assert_eq!(args, &json!(["-a", "-allow-empty-ingress-host"]));
 }
 
-/// The application's Ingress, with these settings merged over the defaults.
-async fn ingress(more: &str) -> Value {
+/// The application's objects, with these settings merged over the defaults.
+async fn application(more: &str) -> Vec<Value> {
     let text = format!(
         "[addons.visits]\nenabled = true\nvalues.image = \"registry.example.com/visits:1\"\n{more}"
     );
@@ -310,8 +310,30 @@ async fn ingress(more: &str) -> Value {
     let addons = Addon::of_the_leader(&settings);
     let visits = addons.iter().find(|addon| addon.name == "visits").unwrap();
     let manifests = visits.manifests(&FakeWorld::new().ports()).await.unwrap();
-    let mut objects = manifests.into_iter().flat_map(|manifest| manifest.objects);
-    objects.find(|o| o["kind"] == "Ingress").unwrap()
+    let objects = manifests.into_iter().flat_map(|manifest| manifest.objects);
+    objects.collect()
+}
+
+fn of_kind<'a>(objects: &'a [Value], kind: &str) -> &'a Value {
+    objects.iter().find(|o| o["kind"] == kind).unwrap()
+}
+
+async fn ingress(more: &str) -> Value {
+    of_kind(&application(more).await, "Ingress").clone()
+}
+
+/// An update of the add-on would reset a number of replicas that it names.
+#[tokio::test(start_paused = true)]
+async fn only_the_autoscaler_decides_how_many_pods_serve_the_page() {
+    let objects = application("").await;
+    let page = of_kind(&objects, "Deployment");
+    assert_eq!(page["spec"]["replicas"], Value::Null);
+    let scaler = of_kind(&objects, "HorizontalPodAutoscaler");
+    let target = &scaler["spec"]["scaleTargetRef"];
+    assert_eq!(target["kind"], page["kind"]);
+    assert_eq!(target["name"], page["metadata"]["name"]);
+    let container = &page["spec"]["template"]["spec"]["containers"][0];
+    assert_ne!(container["resources"]["requests"]["cpu"], Value::Null);
 }
 
 #[tokio::test(start_paused = true)]

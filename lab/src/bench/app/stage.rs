@@ -57,6 +57,9 @@ const TWIN: Place = Place {
     deployment: "flask",
 };
 
+/// What changes the application's replicas with its load.
+const SCALER: &str = "horizontalpodautoscaler backend";
+
 /// The cluster with both applications.
 pub struct Stage {
     layout: Layout,
@@ -65,7 +68,13 @@ pub struct Stage {
     each: Each,
     /// The application's own replicas and resources.
     before: Each,
+    /// The bounds of its replicas.
+    bounds: Bounds,
 }
+
+/// Fewest and most replicas.
+#[derive(Clone, Copy, Default)]
+struct Bounds(u64, u64);
 
 impl Stage {
     /// Deploys the twin and gives the application the twin's replicas and resources; waits until
@@ -90,6 +99,7 @@ impl Stage {
                 replicas: 0,
                 resources: Value::Null,
             },
+            bounds: Bounds::default(),
             manifest,
         };
         // The leader deploys the application shortly after the nodes are ready.
@@ -104,6 +114,8 @@ impl Stage {
         stage.kubectl("apply --filename", &[&file])?;
         stage.each = has(&stage.deployment(&TWIN)?);
         stage.before = has(&stage.deployment(&APPLICATION)?);
+        stage.bounds = bounds(&stage.get(APPLICATION.namespace, SCALER)?);
+        stage.bound(Bounds(stage.each.replicas, stage.each.replicas))?;
         stage.give(&stage.each)?;
         for place in [&APPLICATION, &TWIN] {
             stage.ready([place.namespace, &format!("deployment/{}", place.deployment)])?;
@@ -114,6 +126,7 @@ impl Stage {
     /// Removes the twin and restores the application's replicas and resources.
     pub fn clear(&self) -> Result<()> {
         self.give(&self.before)?;
+        self.bound(self.bounds)?;
         let file = self.manifest.to_string_lossy().into_owned();
         self.kubectl("delete --wait=false --filename", &[&file])
             .map(drop)
@@ -234,6 +247,16 @@ impl Stage {
         self.kubectl(&line, &[&patch]).map(drop)
     }
 
+    /// Sets the bounds of the application's replicas, which its load would change.
+    fn bound(&self, Bounds(least, most): Bounds) -> Result<()> {
+        let patch = json!({ "spec": { "minReplicas": least, "maxReplicas": most } });
+        let line = format!(
+            "patch {SCALER} --namespace {} --patch",
+            APPLICATION.namespace
+        );
+        self.kubectl(&line, &[&patch.to_string()]).map(drop)
+    }
+
     fn pods(&self, namespace: &str, name: &str) -> Result<Vec<Pod>> {
         let selector = format!("app.kubernetes.io/name={name}");
         let list = self.get(namespace, &format!("pods --selector {selector}"))?;
@@ -265,6 +288,11 @@ impl Stage {
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
+}
+
+fn bounds(scaler: &Value) -> Bounds {
+    let of = |field: &str| scaler["spec"][field].as_u64().unwrap_or_default();
+    Bounds(of("minReplicas"), of("maxReplicas"))
 }
 
 /// A Deployment's replicas and the resources of its container.

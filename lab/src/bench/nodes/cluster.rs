@@ -33,6 +33,7 @@ const LAST: usize = 4096;
 /// Disables the add-ons that the script does not deploy either.
 const SETTINGS: &str = "
 addons.storage.enabled = false
+addons.metrics-server.enabled = false
 addons.ingress-traefik.enabled = false
 addons.visits.enabled = false
 ";

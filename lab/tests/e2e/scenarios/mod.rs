@@ -9,6 +9,7 @@ pub mod disaster;
 pub mod etcd;
 pub mod joining;
 pub mod life;
+pub mod metrics;
 pub mod permissions;
 pub mod pods;
 pub mod proxy;
