@@ -10,6 +10,7 @@ pub mod etcd;
 pub mod joining;
 pub mod life;
 pub mod metrics;
+pub mod own_kernel;
 pub mod permissions;
 pub mod pods;
 pub mod proxy;

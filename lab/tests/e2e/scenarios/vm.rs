@@ -21,17 +21,49 @@ const CLUSTER: &str = "real";
 /// Where pods of these scenarios run, however late the machine joins.
 const LABEL: &str = "k8s-bootstrap:label:lab.vm=true";
 
-/// Its launch, which first builds what it boots.
-static LAUNCH: Mutex<Option<Child>> = Mutex::new(None);
+static LAUNCH: Launch = Launch::new();
 /// The id of the boot that the reboot ended.
 static BOOT: OnceLock<String> = OnceLock::new();
 
-/// The virtual machine, by its kind in the lab's status.
-fn machine(stage: &Stage) -> Result<String, Failed> {
+/// A virtual machine's launch, which first builds what it boots.
+pub struct Launch(Mutex<Option<Child>>);
+
+impl Launch {
+    pub const fn new() -> Self {
+        Self(Mutex::new(None))
+    }
+
+    /// Begins to launch a worker.
+    pub fn begin(&self, stage: &Stage, options: &[&str]) -> Result<(), Failed> {
+        let vm = [
+            "launch",
+            "--role",
+            "worker",
+            "--until",
+            "launched",
+            "--machine",
+            "vm",
+        ];
+        let launch = stage.start(&[&vm[..], options].concat())?;
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(launch);
+        Ok(())
+    }
+
+    /// Waits for the launch, not for the boot.
+    pub fn finish(&self) -> Result<(), Failed> {
+        let launch = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Stage::finish(launch.ok_or("no virtual machine was launched")?).map(drop)
+    }
+}
+
+/// The virtual machine of a cluster, by its kind in the lab's status.
+pub fn machine(stage: &Stage, cluster: &str) -> Result<String, Failed> {
     let machines = stage.machines()?;
-    let vm = machines
-        .iter()
-        .find(|machine| machine["kind"] == "vm" && machine["phase"] == "running");
+    let vm = machines.iter().find(|machine| {
+        machine["kind"] == "vm"
+            && machine["phase"] == "running"
+            && machine["tags"]["k8s-bootstrap:cluster"] == cluster
+    });
     Ok(vm
         .map(|vm| text(&vm["name"]))
         .ok_or("no virtual machine runs")?)
@@ -58,7 +90,7 @@ fn is_ready(stage: &Stage, vm: &str) -> Result<String, Failed> {
 }
 
 /// Each command in `commands` must succeed in the machine.
-fn holds(stage: &Stage, vm: &str, commands: &[&str]) -> Result<(), Failed> {
+pub fn holds(stage: &Stage, vm: &str, commands: &[&str]) -> Result<(), Failed> {
     for command in commands {
         stage
             .shell(vm, command)
@@ -68,15 +100,17 @@ fn holds(stage: &Stage, vm: &str, commands: &[&str]) -> Result<(), Failed> {
 }
 
 /// What the kernel must provide, now and after a reboot.
-const KERNEL: [&str; 7] = [
+pub const KERNEL: [&str; 6] = [
     "test \"$(stat -f -c %T /sys/fs/cgroup)\" = cgroup2fs",
     "grep -q Y /sys/module/apparmor/parameters/enabled",
     "for m in overlay br_netfilter; do grep -q \"^$m \" /proc/modules || exit 1; done",
     "test \"$(sysctl -n net.ipv4.ip_forward net.bridge.bridge-nf-call-iptables | tr -d '\\n')\" = 11",
     "test -b /dev/nvme1n1 && test \"$(wc -l < /proc/swaps)\" = 1",
-    "systemctl is-active -q kubelet containerd k8s-bootstrap",
     "test \"$(readlink /etc/resolv.conf)\" = /run/systemd/resolve/stub-resolv.conf",
 ];
+
+/// What must run, now and after a reboot.
+const UNITS: [&str; 1] = ["systemctl is-active -q kubelet containerd k8s-bootstrap"];
 
 /// The agent has none of the settings that containers need.
 const DEFAULTS: [&str; 4] = [
@@ -93,11 +127,7 @@ pub fn a_virtual_machine_is_launched_next_to_the_others(stage: &Stage) -> Result
     let tag = format!("k8s-bootstrap:cluster={CLUSTER}");
     let options = ["--settings", &file, "--tag", &tag];
     stage.launch_as("control-plane", &options)?;
-    let vm = ["launch", "--role", "worker", "--until", "launched"];
-    let vm = [&vm[..], &["--machine", "vm", "--tag", LABEL], &options].concat();
-    let mut launch = LAUNCH.lock().unwrap_or_else(PoisonError::into_inner);
-    *launch = Some(stage.start(&vm)?);
-    Ok(())
+    LAUNCH.begin(stage, &[&["--tag", LABEL], &options[..]].concat())
 }
 
 /// A pod of the virtual machine, as soon as there is one.
@@ -116,8 +146,8 @@ pub fn its_pods_wait_for_it(stage: &Stage) -> Result<(), Failed> {
     let node = until(300, "the control plane of its cluster", || {
         is_ready(stage, &founder)
     })?;
-    let ask = "until timeout 5 wget -q -O /dev/null http://vm-server.default.svc.cluster.local; do sleep 1; done; \
-               while :; do timeout 5 wget -q -O /dev/null http://vm-server.default.svc.cluster.local \
+    let ask = "until timeout 60 wget -q -O /dev/null http://vm-server.default.svc.cluster.local; do sleep 1; done; \
+               while :; do timeout 60 wget -q -O /dev/null http://vm-server.default.svc.cluster.local \
                && echo good || echo failed; sleep 0.1; done";
     let mut client = waiting_pod("vm-client", ask);
     client["spec"]["restartPolicy"] = "Always".into();
@@ -149,10 +179,8 @@ fn answers(stage: &Stage, least: usize) -> Result<String, Failed> {
 }
 
 pub fn a_virtual_machine_joins_with_the_defaults(stage: &Stage) -> Result<(), Failed> {
-    let mut launch = LAUNCH.lock().unwrap_or_else(PoisonError::into_inner);
-    let launch = launch.take().ok_or("no virtual machine was launched")?;
-    Stage::finish(launch)?;
-    let vm = machine(stage)?;
+    LAUNCH.finish()?;
+    let vm = machine(stage, CLUSTER)?;
     let node = until(JOINS, "the virtual machine's node", || is_ready(stage, &vm))?;
     let ready = ready_nodes(stage)?;
     ensure(
@@ -160,11 +188,12 @@ pub fn a_virtual_machine_joins_with_the_defaults(stage: &Stage) -> Result<(), Fa
         format!("{node} is not among {ready:?}"),
     )?;
     holds(stage, &vm, &KERNEL)?;
+    holds(stage, &vm, &UNITS)?;
     holds(stage, &vm, &DEFAULTS)
 }
 
 pub fn its_pods_reach_others_while_networkd_restarts(stage: &Stage) -> Result<(), Failed> {
-    let vm = machine(stage)?;
+    let vm = machine(stage, CLUSTER)?;
     let before = answers(stage, 5)?.lines().count();
     stage.exec(&vm, &["systemctl", "restart", "systemd-networkd"])?;
     let log = answers(stage, before + 20)?;
@@ -187,7 +216,7 @@ pub fn pods_on_its_own_network_do_not_reach_the_metadata(stage: &Stage) -> Resul
     )?;
     // Without a token it answers the node itself: 401.
     let status = "curl --silent --output /dev/null --write-out '%{http_code}' ";
-    let status = stage.shell(&machine(stage)?, &format!("{status}{METADATA}"))?;
+    let status = stage.shell(&machine(stage, CLUSTER)?, &format!("{status}{METADATA}"))?;
     ensure(status == "401", format!("the node itself gets {status:?}"))
 }
 
@@ -204,7 +233,7 @@ fn addresses(stage: &Stage, vm: &str) -> Result<String, Failed> {
 
 /// Its reboot takes its time while the next scenarios play.
 pub fn it_reboots(stage: &Stage) -> Result<(), Failed> {
-    let vm = machine(stage)?;
+    let vm = machine(stage, CLUSTER)?;
     let before = boot_id(stage, &vm)? + &addresses(stage, &vm)?;
     BOOT.set(before).map_err(|_| "it has rebooted before")?;
     stage
@@ -213,7 +242,7 @@ pub fn it_reboots(stage: &Stage) -> Result<(), Failed> {
 }
 
 pub fn a_rebooted_virtual_machine_comes_back(stage: &Stage) -> Result<(), Failed> {
-    let vm = machine(stage)?;
+    let vm = machine(stage, CLUSTER)?;
     let before = BOOT.get().ok_or("it was not rebooted")?;
     let (boot, had) = before.split_once('\n').ok_or("no addresses")?;
     let node = until(COMES_BACK, "the rebooted virtual machine", || {
@@ -230,6 +259,7 @@ pub fn a_rebooted_virtual_machine_comes_back(stage: &Stage) -> Result<(), Failed
         )
     })?;
     holds(stage, &vm, &KERNEL)?;
+    holds(stage, &vm, &UNITS)?;
     let has = addresses(stage, &vm)?;
     ensure(has == had, format!("addresses were {had}, are {has}"))?;
     until(ANSWERS, "its pod's restart", || {
@@ -243,7 +273,7 @@ pub fn a_rebooted_virtual_machine_comes_back(stage: &Stage) -> Result<(), Failed
 
 /// The power button reaches the agent, and the Node goes with the instance.
 pub fn a_terminated_virtual_machine_leaves(stage: &Stage) -> Result<(), Failed> {
-    let vm = machine(stage)?;
+    let vm = machine(stage, CLUSTER)?;
     let founder = founder(stage)?;
     let node = text(&stage.agent(&vm)?["node"]);
     stage.lab(&["terminate", &vm])?;
