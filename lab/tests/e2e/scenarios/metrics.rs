@@ -79,11 +79,11 @@ pub fn more_visits_get_more_pods(stage: &Stage) -> Result<(), Failed> {
         ensure(there == 2, format!("there are {there}"))
     })?;
     target(stage, 5, 0)?;
-    let many = stage.start(&["visit", "--rate", "300", "--seconds", "90"])?;
+    let many = stage.start(&["visit", "--rate", "300", "--seconds", "150"])?;
     let few = stage.start(&["visit", "--rate", "10", "--seconds", "240"])?;
     let mut visits = VISITS.lock().unwrap_or_else(PoisonError::into_inner);
     visits.extend([many, few]);
-    until(90, "more than two pods", || {
+    until(150, "more than two pods", || {
         let there = replicas(stage)?;
         ensure(there > 2, format!("there are {there}: {}", scaler(stage)?))
     })
