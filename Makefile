@@ -112,7 +112,7 @@ audit:
 	$(CARGO) deny --all-features check advisories || echo "advisories: their database does not answer, or a finding is listed above"
 
 # Mutates the code that decides, one change at a time, and lists those that the fast tests of its own
-# room do not detect: the tests of all rooms would take most of the time. Takes two hours on two idle
+# room do not detect: the tests of all rooms would take most of the time. Takes hours on two idle
 # cores.
 MUTATE = $(CARGO) mutants --package k8s-bootstrap --exclude '**/tests.rs' --minimum-test-timeout 120 --cargo-arg=--lib \
     --output target/mutants
