@@ -50,15 +50,21 @@ pub fn it_is_prepared_with_the_defaults_and_waits_for_a_cluster(
     )
 }
 
-/// What Calico adds for a pod, and networkd's restart. The monitor sees what is lost for a moment, too.
+/// What Calico adds for a pod, and networkd's restart. The monitor also sees what is lost for a moment;
+/// a rule that networkd removes is lost for good.
 const RESTART: &str = "
-    ip link add cali0 type dummy && ip link set cali0 up
-    ip route add 192.168.99.9 dev cali0 proto 80 && ip rule add to 192.168.99.9 table main priority 99
+    set -e
+    ip link add cali0 type dummy
+    ip link set cali0 up
+    ip route add 192.168.99.9 dev cali0 proto 80
+    ip rule add to 192.168.99.9 table main priority 99
     ip monitor address route rule > /run/monitor & monitor=$!
-    systemctl restart systemd-networkd && /lib/systemd/systemd-networkd-wait-online --any --timeout=300
-    online=$?
+    systemctl restart systemd-networkd
+    /lib/systemd/systemd-networkd-wait-online --any --timeout=300
     kill $monitor
-    ip route get 192.168.99.9 && cat /run/monitor && exit $online";
+    ip route get 192.168.99.9 | grep -q cali0
+    ip rule show priority 99 | grep -q 192.168.99.9
+    cat /run/monitor";
 
 pub fn its_networkd_leaves_what_belongs_to_pods_alone(stage: &Stage) -> Result<(), Failed> {
     let vm = machine(stage, CLUSTER)?;

@@ -140,7 +140,8 @@ fn waiting_pod(name: &str, command: &str) -> Value {
 
 const METADATA: &str = "http://169.254.169.254/latest/meta-data/";
 
-/// One pod asks another node's ten times a second, one asks the metadata service once.
+/// One pod asks another node's ten times a second, one asks the metadata service once. A request may
+/// take a minute: while networkd restarts, the machine has no address, and TCP sends again what was lost.
 pub fn its_pods_wait_for_it(stage: &Stage) -> Result<(), Failed> {
     let founder = founder(stage)?;
     let node = until(300, "the control plane of its cluster", || {
