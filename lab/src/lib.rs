@@ -33,6 +33,7 @@ pub mod down;
 pub mod firewall;
 pub mod kubernetes;
 pub mod lifecycle;
+pub mod metrics;
 pub mod stack;
 pub mod status;
 pub mod up;

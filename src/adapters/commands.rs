@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use crate::{
     error::{Context, Error, Result},
     ports::{Command, Commands, Output},
+    report::Work,
 };
 
 /// How much of each stream is kept: its last bytes, since errors are at the end.
@@ -22,13 +23,20 @@ const KEPT: usize = 64 * 1024;
 const LINGERING: Duration = Duration::from_millis(500);
 
 /// Runs programs on this machine.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct LocalCommands;
+#[derive(Debug, Clone, Default)]
+pub struct LocalCommands {
+    work: Work,
+}
 
 impl LocalCommands {
     /// Programs are found by absolute path or through this process's PATH.
     pub fn new() -> Self {
-        Self
+        Self::default()
+    }
+
+    /// The same; each program counts as work.
+    pub fn counting(work: Work) -> Self {
+        Self { work }
     }
 }
 
@@ -75,6 +83,7 @@ impl Commands for LocalCommands {
             .kill_on_drop(true)
             .spawn()
             .map_err(|cause| not_started(&command, &cause))?;
+        self.work.program(&command.program);
         let mut group = Group(
             child
                 .id()
@@ -323,6 +332,18 @@ mod tests {
             .unwrap();
         assert_eq!(output.stdout, "started\n");
         assert!(begun.elapsed() < Duration::from_millis(2500));
+    }
+
+    #[tokio::test]
+    async fn each_program_that_starts_counts() {
+        let work = Work::default();
+        let commands = LocalCommands::counting(work.clone());
+        for _ in 0..2 {
+            commands.run(shell("exit 1")).await.unwrap();
+        }
+        let missing = Command::new("/no/such/program", [""; 0]);
+        commands.run(missing).await.unwrap_err();
+        assert_eq!(work.counts().programs, [("sh".to_owned(), 2)].into());
     }
 
     #[tokio::test]

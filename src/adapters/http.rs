@@ -17,6 +17,7 @@ use self::resolver::SystemResolver;
 use crate::{
     config::Settings,
     error::{Context, Result},
+    report::Work,
 };
 
 /// The `User-Agent` of all requests.
@@ -29,6 +30,8 @@ pub struct Clients {
     resolver: SystemResolver,
     /// The settings' proxies; if there are none, the environment's variables count.
     proxies: Vec<reqwest::Proxy>,
+    /// What AWS and downloads count as.
+    work: Work,
 }
 
 impl Clients {
@@ -50,7 +53,20 @@ impl Clients {
             tls,
             resolver: SystemResolver::default(),
             proxies: Vec::new(),
+            work: Work::default(),
         })
+    }
+
+    /// The same clients; their requests count as this work.
+    #[must_use]
+    pub fn counting(mut self, work: Work) -> Self {
+        self.work = work;
+        self
+    }
+
+    /// Where those who use the clients count.
+    pub fn work(&self) -> Work {
+        self.work.clone()
     }
 
     /// The same clients behind the settings' proxy, if there is one.

@@ -15,10 +15,19 @@ use super::http::Clients;
 use crate::{
     error::{Context, Error, Result},
     ports::Host,
-    report::{Status, metrics},
+    report::{Status, Work, metrics},
 };
 
-type Shared = State<watch::Receiver<Status>>;
+/// What is served.
+#[derive(Clone)]
+pub struct Served {
+    /// The status and its changes.
+    pub status: watch::Receiver<Status>,
+    /// What the agent has done.
+    pub work: Work,
+}
+
+type Shared = State<Served>;
 
 /// Where `run` stores the address that it serves on, for `status`.
 const ADDRESS_FILE: &str = "/run/k8s-bootstrap/http";
@@ -39,8 +48,8 @@ impl Server {
     }
 
     /// Answers until the process ends.
-    pub async fn serve(self, status: watch::Receiver<Status>) -> Result<()> {
-        axum::serve(self.0, router(status))
+    pub async fn serve(self, served: Served) -> Result<()> {
+        axum::serve(self.0, router(served))
             .await
             .attempting(|| "cannot serve /readyz and /metrics".to_owned())
     }
@@ -81,21 +90,21 @@ pub async fn ask(host: &dyn Host, clients: &Clients) -> Result<Status> {
     answer.json().await.attempting(attempt)
 }
 
-fn router(status: watch::Receiver<Status>) -> Router {
+fn router(served: Served) -> Router {
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route(
             "/status",
-            get(|State(status): Shared| async move { Json(status.borrow().clone()) }),
+            get(|State(served): Shared| async move { Json(served.status.borrow().clone()) }),
         )
         .route("/metrics", get(scrape))
-        .with_state(status)
+        .with_state(served)
 }
 
 /// 200 on a Ready node, else 503; the body says why either way.
-async fn readyz(State(status): Shared) -> (StatusCode, String) {
-    let status = status.borrow();
+async fn readyz(State(served): Shared) -> (StatusCode, String) {
+    let status = served.status.borrow();
     let code = if status.is_ready() {
         StatusCode::OK
     } else {
@@ -104,8 +113,8 @@ async fn readyz(State(status): Shared) -> (StatusCode, String) {
     (code, format!("{}\n", status.line()))
 }
 
-async fn scrape(State(status): Shared) -> Response {
-    let text = metrics::text(&status.borrow());
+async fn scrape(State(served): Shared) -> Response {
+    let text = metrics::text(&served.status.borrow(), &served.work.counts());
     match text {
         Ok(text) => {
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -133,7 +142,12 @@ mod tests {
             .unwrap();
         let address = server.0.local_addr().unwrap();
         let base = format!("http://{address}");
-        tokio::spawn(server.serve(reporter.subscribe()));
+        let work = Work::default();
+        let served = Served {
+            status: reporter.subscribe(),
+            work: work.clone(),
+        };
+        tokio::spawn(server.serve(served));
         let clients = Clients::new().unwrap();
         let client = clients.metadata().unwrap();
         let get = |path: &str| client.get(format!("{base}{path}")).send();
@@ -148,14 +162,9 @@ mod tests {
         remember(host, address).await.unwrap();
         let status = ask(host, &clients).await.unwrap();
         assert_eq!(status.stage, Stage::Ready);
-        assert!(
-            get("/metrics")
-                .await
-                .unwrap()
-                .text()
-                .await
-                .unwrap()
-                .ends_with("# EOF\n")
-        );
+        work.program("kubeadm");
+        let metrics = get("/metrics").await.unwrap().text().await.unwrap();
+        assert!(metrics.contains("programs_total{program=\"kubeadm\"} 1\n"));
+        assert!(metrics.ends_with("# EOF\n"));
     }
 }

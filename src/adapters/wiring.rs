@@ -32,6 +32,7 @@ use crate::{
     identity::Identity,
     kubernetes::paths,
     ports::{Clock, Commands, Ec2, Host, Store, World},
+    report::Work,
     steps::kubeadm,
 };
 
@@ -50,20 +51,24 @@ pub struct Wiring {
     pub clock: Arc<dyn Clock>,
     /// HTTP clients.
     pub clients: Clients,
+    /// What all of these count as.
+    pub work: Work,
 }
 
 impl Wiring {
     /// Does not connect to anything yet.
     pub fn new() -> Result<Self> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let clients = Clients::new()?;
-        let commands: Arc<dyn Commands> = Arc::new(LocalCommands::new());
+        let work = Work::default();
+        let clients = Clients::new()?.counting(work.clone());
+        let commands: Arc<dyn Commands> = Arc::new(LocalCommands::counting(work.clone()));
         Ok(Self {
             host: Arc::new(LocalHost::new().with_commands(commands.clone())),
             imds: Arc::new(Imds::new(&clients, clock.clone())?),
             commands,
             clock,
             clients,
+            work,
         })
     }
 
@@ -135,11 +140,14 @@ impl Wiring {
             store,
             host: self.host.clone(),
             commands: self.commands.clone(),
-            downloads: Arc::new(HttpDownloads::new(
-                clients.downloads()?,
-                settings.downloads.parallel,
-                Duration::from_secs(settings.deadlines.download),
-            )),
+            downloads: Arc::new(
+                HttpDownloads::new(
+                    clients.downloads()?,
+                    settings.downloads.parallel,
+                    Duration::from_secs(settings.deadlines.download),
+                )
+                .counting(self.work.clone()),
+            ),
             archive: Arc::new(Archives::new(backups)),
             certificates: cluster.clone(),
             cluster,

@@ -83,7 +83,7 @@ async fn live_on(
         said = Some(line);
         systemd::ready();
         tokio::select! {
-            never = report_meanwhile(host, reporter) => match never {},
+            never = report_meanwhile(wiring, reporter) => match never {},
             () = signals.wait() => return Ok(()),
             () = clock.sleep(pauses.next(clock)) => {}
         }
@@ -94,19 +94,27 @@ async fn live_on(
 }
 
 /// Reports errors over HTTP even if the settings that name the address may be the error.
-async fn report_meanwhile(host: &dyn Host, reporter: &Reporter) -> Infallible {
+async fn report_meanwhile(wiring: &Wiring, reporter: &Reporter) -> Infallible {
+    let host = wiring.host.as_ref();
     let reported = async {
         let address = match report::remembered(host).await? {
             Some(address) => address,
             None => config::load(&[])?.report.listen,
         };
         let server = listen_for_reports(host, address).await?;
-        server.serve(reporter.subscribe()).await
+        server.serve(served(wiring, reporter)).await
     };
     if let Err(error) = reported.await {
         warn!(HINT = error.remedy(), "{}", error.one_line());
     }
     std::future::pending().await
+}
+
+fn served(wiring: &Wiring, reporter: &Reporter) -> report::Served {
+    report::Served {
+        status: reporter.subscribe(),
+        work: wiring.work.clone(),
+    }
 }
 
 /// Listens, and stores the address for `status`.
@@ -147,7 +155,7 @@ async fn live(
 ) -> Result<()> {
     let (settings, me, machine) = tokio::select! {
         known = learn(wiring, &reporter) => known?,
-        never = report_meanwhile(wiring.host.as_ref(), &reporter) => match never {},
+        never = report_meanwhile(wiring, &reporter) => match never {},
         () = signals.wait() => return Ok(()),
     };
     agent::remember_name(wiring.host.as_ref(), &me).await?;
@@ -181,7 +189,7 @@ async fn live(
         systemd::ready();
         tokio::select! {
             outcome = live_or_leave(&agent, signals) => outcome,
-            outcome = server.serve(reporter.subscribe()) => outcome,
+            outcome = server.serve(served(wiring, &reporter)) => outcome,
             outcome = serve_bundle(&agent) => outcome,
             outcome = let_in(&agent), if agent.me.role == Role::ControlPlane => outcome,
             () = relay_progress(&agent) => Ok(()),

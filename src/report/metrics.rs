@@ -6,13 +6,13 @@ mod etcd;
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
-    metrics::{family::Family, gauge::Gauge, info::Info},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, info::Info},
     registry::{Registry, Unit},
 };
 
 use super::{
-    AddonReport, AddonState, CertificateReport, DnsReport, PhaseReport, SnapshotReport, Stage,
-    Status,
+    AddonReport, AddonState, CertificateReport, Counts, DnsReport, PhaseReport, SnapshotReport,
+    Stage, Status,
 };
 use crate::{
     error::{Context, Result},
@@ -50,11 +50,22 @@ struct StateLabel {
     state: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ProgramLabel {
+    program: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ServiceLabel {
+    service: String,
+}
+
 /// The metrics in the `OpenMetrics` text format.
-pub fn text(status: &Status) -> Result<String> {
+pub fn text(status: &Status, counts: &Counts) -> Result<String> {
     let mut registry = Registry::with_prefix("k8s_bootstrap");
     agent(&mut registry, status);
     stage(&mut registry, status);
+    work(&mut registry, counts);
     phases(&mut registry, &status.phases);
     addons(&mut registry, &status.addons);
     dns(&mut registry, status.dns.as_ref());
@@ -112,6 +123,37 @@ fn stage(registry: &mut Registry, status: &Status) {
         "When that stage began, as Unix time",
         Unit::Seconds,
         since,
+    );
+}
+
+fn work(registry: &mut Registry, counts: &Counts) {
+    let programs = Family::<ProgramLabel, Counter>::default();
+    for (program, count) in &counts.programs {
+        let label = ProgramLabel {
+            program: program.clone(),
+        };
+        programs.get_or_create(&label).inc_by(*count);
+    }
+    registry.register("programs", "Programs that the agent has started", programs);
+    let requests = Family::<ServiceLabel, Counter>::default();
+    for (service, count) in &counts.aws_requests {
+        let label = ServiceLabel {
+            service: service.clone(),
+        };
+        requests.get_or_create(&label).inc_by(*count);
+    }
+    registry.register(
+        "aws_requests",
+        "Requests that the agent has sent to AWS, with those that it repeated",
+        requests,
+    );
+    let bytes = Counter::<u64>::default();
+    bytes.inc_by(counts.downloaded_bytes);
+    registry.register_with_unit(
+        "downloaded",
+        "What the agent has received of programs, archives and manifests",
+        Unit::Bytes,
+        bytes,
     );
 }
 
@@ -232,7 +274,7 @@ mod tests {
     use super::*;
     use crate::{
         ports::{Alarm, Database},
-        report::{EtcdReport, MemberReport, MemberState},
+        report::{EtcdReport, MemberReport, MemberState, Work},
     };
 
     #[test]
@@ -283,7 +325,12 @@ mod tests {
             name: "apiserver".to_owned(),
             not_after: "2026-11-23T12:00:00Z".parse().unwrap(),
         }];
-        let text = text(&status).unwrap();
+        let work = Work::default();
+        work.program("/usr/local/bin/ctr");
+        work.program("ctr");
+        work.aws_request("ec2");
+        work.downloaded(4096);
+        let text = text(&status, &work.counts()).unwrap();
         for line in [
             "k8s_bootstrap_etcd_member_state{member=\"n1\",state=\"healthy\"} 1",
             "k8s_bootstrap_etcd_member_state{member=\"n1\",state=\"silent\"} 0",
@@ -307,6 +354,9 @@ mod tests {
             "k8s_bootstrap_addon_ready{addon=\"visits\"} 0",
             "k8s_bootstrap_dns_addresses{name=\"www.example.com\"} 1",
             "k8s_bootstrap_stage_since_seconds 1795435200",
+            "k8s_bootstrap_programs_total{program=\"ctr\"} 2",
+            "k8s_bootstrap_aws_requests_total{service=\"ec2\"} 1",
+            "k8s_bootstrap_downloaded_bytes_total 4096",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} not in\n{text}");
         }

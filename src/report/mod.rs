@@ -4,12 +4,14 @@ mod backups;
 mod etcd;
 pub mod metrics;
 mod status;
+mod work;
 
 pub use backups::SnapshotReport;
 pub use etcd::{EtcdReport, MemberReport, MemberState};
 pub use status::{
     AddonReport, AddonState, AddonsReport, CertificateReport, DnsReport, PhaseReport, Stage, Status,
 };
+pub use work::{Counts, Work};
 
 use jiff::Timestamp;
 use tokio::sync::watch;

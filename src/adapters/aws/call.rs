@@ -29,6 +29,7 @@ use crate::{
     adapters::{http::Clients, imds::RoleCredentials},
     error::{Context, Error, Result},
     ports::Clock,
+    report::Work,
     wait::schedules::AWS,
 };
 
@@ -50,6 +51,7 @@ pub struct Aws {
     pub(super) clock: Arc<dyn Clock>,
     /// AWS's clock minus ours in seconds; 0 until a difference mattered.
     pub(super) skew: AtomicI64,
+    pub(super) work: Work,
 }
 
 /// A request to a service.
@@ -124,6 +126,7 @@ impl Aws {
             credentials,
             clock,
             skew: AtomicI64::new(0),
+            work: clients.work(),
         })
     }
 
@@ -207,6 +210,7 @@ impl Aws {
         call: &Call,
         credentials: &RoleCredentials,
     ) -> Result<Response> {
+        self.work.aws_request(call.service.name());
         let now = self.now();
         let mut request = self.http.request(call.method.clone(), url.clone());
         for (name, value) in &call.headers {
@@ -271,6 +275,7 @@ impl Aws {
         headers: &[(String, String)],
         body: &'static str,
     ) -> Result<(u16, String)> {
+        self.work.aws_request(service.name());
         let mut request = self.http.post(self.endpoints.url(service)?);
         for (name, value) in headers {
             request = request.header(name, value);

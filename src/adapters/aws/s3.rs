@@ -324,6 +324,7 @@ impl S3 {
         credentials: &RoleCredentials,
     ) -> Result<Response> {
         let aws = &self.0;
+        aws.work.aws_request("s3");
         let bytes = request.upload.as_ref().map_or(0, |upload| upload.bytes);
         let limit = Duration::from_secs(60 + bytes / SLOWEST);
         let mut call = aws

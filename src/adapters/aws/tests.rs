@@ -22,6 +22,7 @@ use crate::{
     adapters::{http::Clients, store::SsmStore},
     error::Kind,
     ports::{Created, Ec2, InstanceState, Role, Store},
+    report::Work,
     testing::StoppedClock,
 };
 
@@ -48,6 +49,7 @@ impl CredentialSource for Keys {
 
 /// A region whose services give the answers that the test prepared.
 pub(super) struct Region {
+    pub work: Work,
     pub server: MockServer,
     clock: Arc<StoppedClock>,
     ec2: Ec2Api,
@@ -63,9 +65,12 @@ impl Region {
         let clock = StoppedClock::showing("2026-01-01T00:00:00Z");
         let endpoints = Endpoints::with_override("eu-central-1", Some(&server.uri())).unwrap();
         let keys = Arc::new(Keys::default());
-        let aws = Aws::new(&Clients::new().unwrap(), endpoints, keys, clock.clone()).unwrap();
+        let work = Work::default();
+        let clients = Clients::new().unwrap().counting(work.clone());
+        let aws = Aws::new(&clients, endpoints, keys, clock.clone()).unwrap();
         let aws = Arc::new(aws);
         Self {
+            work,
             server,
             clock,
             ec2: Ec2Api::new(aws.clone()),
@@ -251,6 +256,7 @@ async fn throttled_calls_are_retried_with_growing_pauses() {
         .map(Duration::as_millis)
         .collect();
     assert_eq!(waits, [250, 500, 1000]);
+    assert_eq!(region.work.counts().aws_requests["ec2"], 4);
 }
 
 #[tokio::test]

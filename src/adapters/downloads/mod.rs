@@ -31,6 +31,7 @@ use super::host;
 use crate::{
     error::{Context, Error, Kind, Result},
     ports::{Download, Downloads, is_sha256},
+    report::Work,
 };
 
 /// The most that `text` reads: manifests are far smaller.
@@ -43,6 +44,7 @@ pub struct HttpDownloads {
     root: PathBuf,
     deadline: Duration,
     slots: Arc<Semaphore>,
+    work: Work,
 }
 
 impl HttpDownloads {
@@ -53,7 +55,15 @@ impl HttpDownloads {
             root: PathBuf::from("/"),
             deadline,
             slots: Arc::new(Semaphore::new(parallel.max(1))),
+            work: Work::default(),
         }
+    }
+
+    /// The same; what is received counts as this work.
+    #[must_use]
+    pub fn counting(mut self, work: Work) -> Self {
+        self.work = work;
+        self
     }
 
     /// The same, with this folder as `/`.
@@ -89,6 +99,7 @@ impl HttpDownloads {
         };
         let mut transfer = Transfer {
             client: &self.client,
+            work: &self.work,
             url: &download.url,
             folder: &place.folder,
             at: held,

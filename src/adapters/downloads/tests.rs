@@ -193,11 +193,14 @@ async fn a_truncated_download_is_resumed_where_it_broke() {
         _ => panic!("asked for the whole file again"),
     })
     .await;
+    let work = Work::default();
     downloads(root.path())
+        .counting(work.clone())
         .fetch(&kubelet(&server, sha(&content)))
         .await
         .unwrap();
     assert!(server.asked_for(1, "100000-") && server.asked_for(3, "200000-"));
+    assert_eq!(work.counts().downloaded_bytes, content.len() as u64);
     assert_eq!(
         fs::read(root.path().join("usr/local/bin/kubelet")).unwrap(),
         content
@@ -213,11 +216,19 @@ async fn a_server_that_ignores_ranges_does_not_spoil_a_resumed_download() {
     let server =
         Server::start(move |number, _| ok(&bytes, if number == 0 { 123_456 } else { bytes.len() }))
             .await;
+    let work = Work::default();
     downloads(root.path())
+        .counting(work.clone())
         .fetch(&kubelet(&server, sha(&content)))
         .await
         .unwrap();
     assert!(server.asked_for(1, "123456-"));
+    let received = content.len() as u64 + 123_456;
+    assert_eq!(
+        work.counts().downloaded_bytes,
+        received,
+        "with what came twice"
+    );
     assert_eq!(
         fs::read(root.path().join("usr/local/bin/kubelet")).unwrap(),
         content

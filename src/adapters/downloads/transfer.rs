@@ -16,6 +16,7 @@ use crate::{
     adapters::host,
     error::{Error, Kind, Result},
     kubernetes::BUNDLE_SERVER,
+    report::Work,
     wait::schedules::DOWNLOAD,
 };
 
@@ -58,6 +59,8 @@ impl From<Error> for Stop {
 /// The state of one download's transfer.
 pub(super) struct Transfer<'a> {
     pub client: &'a reqwest::Client,
+    /// What is received counts as this.
+    pub work: &'a Work,
     pub url: &'a str,
     /// The folder where the bytes will be stored.
     pub folder: &'a Path,
@@ -136,6 +139,7 @@ impl Transfer<'_> {
         let mut body = response.bytes_stream();
         while let Some(bytes) = heard(body.next(), self.url).await? {
             let bytes = bytes.map_err(|cause| broke(self.url, self.at).because(&cause))?;
+            self.work.downloaded(bytes.len());
             let known = usize::try_from(skip).map_or(bytes.len(), |s| s.min(bytes.len()));
             skip -= known as u64;
             let new = &bytes[known..];

@@ -74,12 +74,21 @@ pub struct Step {
 }
 
 /// What the agent's own process used.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Used {
     /// Processor time in seconds, without the programs that it started.
     pub processor: f64,
     /// Most resident memory at one time, in MiB.
     pub memory_mib: f64,
+    /// Programs that it started.
+    #[serde(default)]
+    pub programs: f64,
+    /// Requests that it sent to AWS.
+    #[serde(default)]
+    pub aws_requests: f64,
+    /// What it downloaded, without images, in MiB.
+    #[serde(default)]
+    pub downloaded_mib: f64,
 }
 
 impl Case {
@@ -159,6 +168,9 @@ impl Series {
         (!used.is_empty()).then(|| Used {
             processor: median(|used| used.processor),
             memory_mib: median(|used| used.memory_mib),
+            programs: median(|used| used.programs),
+            aws_requests: median(|used| used.aws_requests),
+            downloaded_mib: median(|used| used.downloaded_mib),
         })
     }
 }

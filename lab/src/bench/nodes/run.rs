@@ -8,7 +8,10 @@ use serde_json::Value;
 use super::report::{Contender, Run, Step, Used};
 use crate::layout::Layout;
 use crate::machine::enter;
+use crate::metrics::{self, total};
 use crate::state::Machine;
+
+const MIB: f64 = 1_048_576.0;
 
 /// The last step of the script, which is over when the node is Ready.
 const UNTIL_READY: &str = "until Ready";
@@ -33,7 +36,8 @@ pub fn read(layout: &Layout, machine: &Machine, of: Contender, ready: f64) -> Re
                 "k8s-bootstrap",
             ])?;
             let about = |file: &str| say(&["cat", &format!("/proc/{}/{file}", pid.trim())]);
-            let used = used(&about("stat")?, &about("status")?);
+            let metrics = say(&["curl", "--silent", "--fail", metrics::URL])?;
+            let used = used(&about("stat")?, &about("status")?, &metrics);
             (phases(&journal), used)
         }
     };
@@ -104,8 +108,8 @@ fn phase(entry: &Value) -> Option<Step> {
     })
 }
 
-/// From /proc/PID/stat and /proc/PID/status.
-fn used(stat: &str, status: &str) -> Option<Used> {
+/// From /proc/PID/stat, /proc/PID/status and the agent's metrics.
+fn used(stat: &str, status: &str, metrics: &str) -> Option<Used> {
     // The first field after the program's name, which may contain spaces, is number 3.
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     let ticks = |number: usize| fields.get(number - 3)?.parse::<f64>().ok();
@@ -116,6 +120,9 @@ fn used(stat: &str, status: &str) -> Option<Used> {
     Some(Used {
         processor: (ticks(14)? + ticks(15)?) / 100.0,
         memory_mib: kib / 1024.0,
+        programs: total(metrics, "k8s_bootstrap_programs_total"),
+        aws_requests: total(metrics, "k8s_bootstrap_aws_requests_total"),
+        downloaded_mib: total(metrics, "k8s_bootstrap_downloaded_bytes_total") / MIB,
     })
 }
 
@@ -162,9 +169,15 @@ mod tests {
     }
 
     #[test]
-    fn use_is_read_from_the_kernel() {
+    fn use_is_read_from_the_kernel_and_the_metrics() {
         let stat = "7 (a (b) c) S 1 7 7 0 -1 4194560 900 0 0 0 150 45 0 0 20 0 9 0 100 1 2";
-        let used = used(stat, "Name:\tx\nVmHWM:\t   40960 kB\n").unwrap();
+        let metrics = "k8s_bootstrap_programs_total{program=\"ctr\"} 2\n\
+            k8s_bootstrap_programs_total{program=\"kubeadm\"} 1\n\
+            k8s_bootstrap_aws_requests_total{service=\"ec2\"} 4\n\
+            k8s_bootstrap_downloaded_bytes_total 2097152\n";
+        let used = used(stat, "Name:\tx\nVmHWM:\t   40960 kB\n", metrics).unwrap();
         assert_eq!((used.processor, used.memory_mib), (1.95, 40.0));
+        let work = (used.programs, used.aws_requests, used.downloaded_mib);
+        assert_eq!(work, (3.0, 4.0, 2.0));
     }
 }

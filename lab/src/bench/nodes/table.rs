@@ -28,8 +28,14 @@ pub fn text(report: &Report) -> String {
         if let Some(used) = series.used() {
             let _ = writeln!(
                 text,
-                "{:<32}the agent itself: {:.2} s of processor time, at most {:.0} MiB",
-                "", used.processor, used.memory_mib
+                "{:<32}the agent itself: {:.2} s of processor time, at most {:.0} MiB, {:.0} programs, \
+                 {:.0} requests to AWS, {:.0} MiB downloaded",
+                "",
+                used.processor,
+                used.memory_mib,
+                used.programs,
+                used.aws_requests,
+                used.downloaded_mib
             );
         }
     }
@@ -81,6 +87,9 @@ mod tests {
                 used: Some(Used {
                     processor: 1.5,
                     memory_mib: 30.0,
+                    programs: 21.0,
+                    aws_requests: 5.0,
+                    downloaded_mib: 99.6,
                 }),
                 ..run(4.0)
             },
@@ -97,6 +106,8 @@ mod tests {
         };
         has("worker, 6 pairs k8s-bootstrap 4.0 4.0 4.0 4.0 2.62 (2.00 to 3.25)");
         has("plain kubeadm 10.5 13.0 8.0 13.0");
-        has("the agent itself: 1.50 s of processor time, at most 30 MiB");
+        has(
+            "the agent itself: 1.50 s of processor time, at most 30 MiB, 21 programs, 5 requests to AWS, 100 MiB downloaded",
+        );
     }
 }
