@@ -2,7 +2,7 @@
 
 use std::io::Read;
 
-use mailparse::ParsedMail;
+use mail_parser::{MessageParser, MimeHeaders, PartType};
 
 use super::Fragment;
 use crate::error::{Context, Error, Result};
@@ -24,27 +24,30 @@ pub fn fragments(user_data: &[u8]) -> Result<Vec<Fragment>> {
     if !head.contains("content-type:") || !head.contains("mime-version:") {
         return Ok(Vec::new());
     }
-    let mail = mailparse::parse_mail(&plain).map_err(|cause| {
-        Error::refused("user-data: it has MIME headers but is not a MIME message").because(&cause)
-    })?;
+    let mail = MessageParser::new()
+        .with_mime_headers()
+        .parse(&plain)
+        .ok_or_else(|| {
+            Error::refused("user-data: it has MIME headers but is not a MIME message")
+        })?;
     let mut found = Vec::new();
-    collect(&mail, &mut found)?;
-    Ok(found)
-}
-
-fn collect(mail: &ParsedMail<'_>, found: &mut Vec<Fragment>) -> Result<()> {
-    if mail.ctype.mimetype == MIME_TYPE {
+    for part in &mail.parts {
+        let is_ours = part.content_type().is_some_and(|kind| {
+            let kind = (kind.ctype(), kind.subtype().unwrap_or_default());
+            format!("{}/{}", kind.0, kind.1).eq_ignore_ascii_case(MIME_TYPE)
+        });
+        if !is_ours || matches!(part.body, PartType::Multipart(_)) {
+            continue;
+        }
         let number = found.len() + 1;
-        let text = mail.get_body().requiring(|| {
+        let text = std::str::from_utf8(part.contents()).requiring(|| {
             format!("user-data: part {number} of type {MIME_TYPE} cannot be decoded")
         })?;
         // Senders end lines with CR LF; TOML reads both, but quoted lines should not show the CR.
         let text = text.replace("\r\n", "\n");
         found.push(Fragment::parse(format!("user-data part {number}"), &text)?);
     }
-    mail.subparts
-        .iter()
-        .try_for_each(|part| collect(part, found))
+    Ok(found)
 }
 
 fn unpacked(user_data: &[u8]) -> Result<Vec<u8>> {

@@ -70,7 +70,7 @@ fn role_and_settings_are_read_back_from_the_parts() {
     assert_eq!(settings.cluster.name, "prod");
     assert_eq!(settings.node.labels["disk"], "ssd");
 
-    // cloud-init reads it with a MIME parser, and so does this test.
+    // cloud-init reads it with a MIME parser, and so does this test, with another than the agent.
     let mail = mailparse::parse_mail(text.as_bytes()).unwrap();
     let types: Vec<_> = mail.subparts.iter().map(|p| &p.ctype.mimetype).collect();
     let own = "application/vnd.k8s-bootstrap.config+toml";
