@@ -27,6 +27,7 @@ macro_rules! in_this_order {
 const SCENARIOS: &[Scenario] = in_this_order![
     arrival::the_binary_is_static_and_small,
     arrival::three_instances_become_a_cluster,
+    arrival::a_worker_becomes_ready_with_little_work,
     vm::a_virtual_machine_is_launched_next_to_the_others,
     own_kernel::a_machine_with_its_own_kernel_boots_next_to_the_others,
     arrival::every_pod_of_kube_system_is_ready,

@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use lab::metrics::total;
 use lab::network::ARTIFACTS;
 use libtest_mimic::Failed;
 
@@ -47,6 +48,30 @@ pub fn three_instances_become_a_cluster(stage: &Stage) -> Result<(), Failed> {
             provider.starts_with("aws:///eu-central-1"),
             format!("provider id: {provider}"),
         )?;
+    }
+    Ok(())
+}
+
+/// What a worker's boot may cost: it is counted, since seconds differ from machine to machine. The
+/// least of both workers counts, as either may have had to repeat something. How often they ask AWS
+/// depends on how long they wait for the cluster.
+const WORK: [(&str, f64); 2] = [
+    ("k8s_bootstrap_programs_total", 35.0),
+    // kubeadm, kubelet, containerd, runc and CNI plugins, compressed where they are published so.
+    ("k8s_bootstrap_downloaded_bytes_total", 225e6),
+];
+
+pub fn a_worker_becomes_ready_with_little_work(stage: &Stage) -> Result<(), Failed> {
+    let ask = format!("curl --silent --fail {}", lab::metrics::URL);
+    let (one, other) = (stage.shell("w1", &ask)?, stage.shell("w2", &ask)?);
+    for (name, most) in WORK {
+        let (one, other) = (total(&one, name), total(&other, name));
+        let least = one.min(other);
+        ensure(
+            least > 0.0 && least <= most,
+            format!("{name}: {one} and {other}, more than {most}"),
+        )?;
+        println!("{name}: {one} and {other}");
     }
     Ok(())
 }
