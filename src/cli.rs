@@ -205,6 +205,10 @@ pub struct CloudformationArguments {
     /// The id of the Route 53 hosted zone that contains the name.
     #[arg(long, requires = "domain")]
     pub hosted_zone: Option<String>,
+    /// Let pods have IAM roles: adds an identity provider for the tokens of their service accounts,
+    /// and a bucket with the public keys, which everybody may read.
+    #[arg(long)]
+    pub pod_roles: bool,
     /// Where instances get the agent and its settings.
     #[command(flatten)]
     pub agent: AgentArguments,

@@ -23,6 +23,16 @@ output "backups" {
   value       = lookup(aws_cloudformation_stack.cluster.outputs, "Backups", null)
 }
 
+output "identity_provider" {
+  description = "The ARN of the identity provider for pods' roles. Null without --pod-roles."
+  value       = lookup(aws_cloudformation_stack.cluster.outputs, "IdentityProvider", null)
+}
+
+output "issuer" {
+  description = "The issuer of pods' tokens, without https://. Null without --pod-roles."
+  value       = lookup(aws_cloudformation_stack.cluster.outputs, "Issuer", null)
+}
+
 output "stack_id" {
   description = "The stack's ARN."
   value       = aws_cloudformation_stack.cluster.id

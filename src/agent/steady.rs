@@ -10,7 +10,8 @@ use crate::{
     certificates::Inventory,
     error::{Error, Result},
     leader::{
-        addons, dns, healing::Healing, left_nodes, maintenance::Maintenance, snapshots::Schedule,
+        addons, dns, healing::Healing, issuer, left_nodes, maintenance::Maintenance,
+        snapshots::Schedule,
     },
     plan::{self, decommission::Notice},
     ports::Role,
@@ -66,6 +67,7 @@ impl Agent {
             never = self.reconcile_addons(), if self.me.role == Role::ControlPlane => match never {},
             never = self.heal_and_maintain(), if self.me.role == Role::ControlPlane => match never {},
             never = self.take_backups(), if self.me.role == Role::ControlPlane => match never {},
+            never = self.publish_keys(), if self.me.role == Role::ControlPlane => match never {},
             never = self.reconcile_dns(), if self.me.role == Role::ControlPlane && self.settings.dns.enabled => match never {},
         }
     }
@@ -153,6 +155,28 @@ impl Agent {
             }
             said = trouble;
             self.reporter.dns(report);
+        }
+    }
+
+    /// A separate loop: the bucket may be slow, or gone.
+    async fn publish_keys(&self) -> Infallible {
+        let wish = &self.settings.service_accounts;
+        // Validation has already rejected an invalid place.
+        let Ok(Some(place)) = wish.place() else {
+            return std::future::pending().await;
+        };
+        let mut cycles = self.every(schedules::ISSUER);
+        let (mut said, mut published) = (None, issuer::Published::new());
+        loop {
+            cycles.tick().await;
+            let me = &self.me.instance_id;
+            let report = issuer::cycle(&self.world, me, wish, &place, &mut published).await;
+            let trouble = report.as_ref().and_then(|report| report.trouble.clone());
+            if let Some(trouble) = trouble.as_ref().filter(|_| trouble != said) {
+                warn!("{}: {trouble}", wish.issuer);
+            }
+            said = trouble;
+            self.reporter.issuer(report);
         }
     }
 

@@ -41,6 +41,7 @@ fn request(arguments: &CloudformationArguments) -> Result<Request> {
         disk: arguments.disk,
         network: network(arguments),
         dns,
+        pod_roles: arguments.pod_roles,
         urls,
         sha256: digest()?,
         settings,

@@ -9,6 +9,7 @@ mod known;
 mod load;
 mod network;
 mod proxy;
+pub mod service_accounts;
 mod settings;
 pub mod tags;
 pub mod user_data;
@@ -23,8 +24,8 @@ pub use load::{Fragment, Sources, load};
 pub use network::Network;
 pub use settings::{
     Addon, Addresses, Cluster, Component, Deadlines, Dns, Downloads, Images, Kubeadm, Kubernetes,
-    Leaving, LoginPlace, Node, Overrides, Patch, Pin, Report, Settings, Snapshots, Source, Store,
-    StoreKind,
+    Leaving, LoginPlace, Node, Overrides, Patch, Pin, Report, ServiceAccounts, Settings, Snapshots,
+    Source, Store, StoreKind,
 };
 
 /// The defaults and their documentation, as TOML.

@@ -28,6 +28,7 @@ pub struct Settings {
     pub etcd: Etcd,
     pub kubeadm: Kubeadm,
     pub certificates: Certificates,
+    pub service_accounts: ServiceAccounts,
     pub kubelet: Component,
     pub kube_proxy: Component,
     pub containerd: Component,
@@ -171,6 +172,15 @@ pub struct Certificates {
     pub lifetime: u64,
     pub ca_lifetime: u64,
     pub kubelet_lifetime: u64,
+}
+
+/// `[service_accounts]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct ServiceAccounts {
+    pub issuer: String,
+    pub publish_to: String,
 }
 
 /// `[kubelet]`, `[kube_proxy]`, `[containerd]`: what is merged into their configuration.

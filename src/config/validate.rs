@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::{
     Addon, EMBEDDED, Network, Settings, embedded, known, names_its_registry, proxy,
+    service_accounts,
     settings::{
         Bundle, Certificates, Dns, Downloads, Etcd, Images, Join, Leaving, LoginPlace, Pin,
         Snapshots, Source, Store, StoreKind,
@@ -26,6 +27,7 @@ pub fn validate(settings: &Settings) -> Result<()> {
     etcd(&settings.etcd)?;
     leaving(&settings.leaving)?;
     certificates(&settings.certificates)?;
+    service_accounts::validate(&settings.service_accounts)?;
     logins(&settings.images)?;
     bundle(&settings.bundle)?;
     proxy::validate(&settings.proxy)?;

@@ -6,6 +6,7 @@
 pub mod addons;
 pub mod dns;
 pub mod healing;
+pub mod issuer;
 pub mod left_nodes;
 pub mod maintenance;
 pub mod snapshots;

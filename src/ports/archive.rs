@@ -1,4 +1,4 @@
-//! Where backups are kept: a bucket or a folder, apart from the cluster.
+//! Where backups and public documents are kept: a bucket or a folder, apart from the cluster.
 
 use std::{
     fmt,
@@ -21,9 +21,14 @@ pub trait Archive: Send + Sync {
     async fn list(&self, place: &Place, folder: &str) -> Result<Vec<String>>;
     /// Deletes a file; a name that does not exist is no error.
     async fn delete(&self, place: &Place, name: &str) -> Result<()>;
+    /// A small file's content; `None` if it does not exist.
+    async fn read(&self, place: &Place, name: &str) -> Result<Option<String>>;
+    /// Writes a JSON document that everybody may read, replacing what is there. Who really may read
+    /// it is up to the place.
+    async fn publish(&self, place: &Place, name: &str, document: &str) -> Result<()>;
 }
 
-/// A place for backups.
+/// A place for files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
     /// `s3://BUCKET/PREFIX`, in the instance's region.
@@ -41,7 +46,7 @@ impl Place {
     /// Reads a URL as in `snapshots.to`.
     pub fn parse(url: &str) -> Result<Self> {
         let wrong = || {
-            Error::refused(format!("`{url}` is not a destination for backups")).hint(
+            Error::refused(format!("`{url}` is not a destination")).hint(
                 "a destination is s3://BUCKET/PREFIX or file:///DIRECTORY, \
                  in letters, digits and `._-`",
             )

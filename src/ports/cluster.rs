@@ -14,6 +14,8 @@ pub trait Cluster: Send + Sync {
     async fn ready(&self) -> Result<bool>;
     /// The same for the API server at this address, whatever the endpoint is.
     async fn ready_at(&self, server: SocketAddr) -> Result<bool>;
+    /// A document of the API server that is no object, such as `/openid/v1/jwks`.
+    async fn document(&self, path: &str) -> Result<String>;
     /// Server-side apply of objects in dependency order: definitions first, waited for, then the
     /// rest. `owner` is recorded as a label, for pruning. `served_within` is how long each object
     /// may be refused for temporary reasons.

@@ -69,6 +69,15 @@ pub fn text(status: &Status, counts: &Counts) -> Result<String> {
     phases(&mut registry, &status.phases);
     addons(&mut registry, &status.addons);
     dns(&mut registry, status.dns.as_ref());
+    if let Some(report) = &status.issuer {
+        let published = Gauge::<i64>::default();
+        published.set(i64::from(report.published));
+        registry.register(
+            "issuer_published",
+            "On the leader: 1 if the published keys of the issuer are the API server's",
+            published,
+        );
+    }
     if let Some(report) = &status.snapshots {
         snapshots(&mut registry, report);
     }
@@ -274,7 +283,7 @@ mod tests {
     use super::*;
     use crate::{
         ports::{Alarm, Database},
-        report::{EtcdReport, MemberReport, MemberState, Work},
+        report::{EtcdReport, IssuerReport, MemberReport, MemberState, Work},
     };
 
     #[test]
@@ -297,6 +306,11 @@ mod tests {
         status.dns = Some(DnsReport {
             name: "www.example.com".to_owned(),
             addresses: [[10, 0, 0, 4].into()].into(),
+            trouble: None,
+        });
+        status.issuer = Some(IssuerReport {
+            issuer: "https://id.example.com".to_owned(),
+            published: true,
             trouble: None,
         });
         status.snapshots = Some(SnapshotReport {
@@ -353,6 +367,7 @@ mod tests {
             "k8s_bootstrap_addon_ready{addon=\"storage\"} 1",
             "k8s_bootstrap_addon_ready{addon=\"visits\"} 0",
             "k8s_bootstrap_dns_addresses{name=\"www.example.com\"} 1",
+            "k8s_bootstrap_issuer_published 1",
             "k8s_bootstrap_stage_since_seconds 1795435200",
             "k8s_bootstrap_programs_total{program=\"ctr\"} 2",
             "k8s_bootstrap_aws_requests_total{service=\"ec2\"} 1",

@@ -2,12 +2,14 @@
 
 mod backups;
 mod etcd;
+mod issuer;
 pub mod metrics;
 mod status;
 mod work;
 
 pub use backups::SnapshotReport;
 pub use etcd::{EtcdReport, MemberReport, MemberState};
+pub use issuer::IssuerReport;
 pub use status::{
     AddonReport, AddonState, AddonsReport, CertificateReport, DnsReport, PhaseReport, Stage, Status,
 };
@@ -103,6 +105,11 @@ impl Reporter {
     /// Sets the addresses of the cluster's name; `None` on nodes that do not maintain them.
     pub fn dns(&self, report: Option<DnsReport>) {
         self.change(|status| status.dns = report);
+    }
+
+    /// Sets the issuer of tokens; `None` on nodes that do not publish its keys.
+    pub fn issuer(&self, report: Option<IssuerReport>) {
+        self.change(|status| status.issuer = report);
     }
 
     /// Sets the state of backups; `None` on a control plane that does not lead.

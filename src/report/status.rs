@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fmt::Write, net::Ipv4Addr};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{EtcdReport, SnapshotReport};
+use super::{EtcdReport, IssuerReport, SnapshotReport};
 use crate::{observe::Origin, ports::Role, runner::PhaseState};
 
 /// The stage of the agent and its node.
@@ -92,6 +92,9 @@ pub struct Status {
     /// On the leader: the record set of the workers, if there is one.
     #[serde(default)]
     pub dns: Option<DnsReport>,
+    /// On the leader: the issuer of service account tokens, if its keys are published.
+    #[serde(default)]
+    pub issuer: Option<IssuerReport>,
     /// On the leader: the state of backups; `None` if none are configured.
     #[serde(default)]
     pub snapshots: Option<SnapshotReport>,
@@ -206,6 +209,7 @@ impl Status {
             troubles: Vec::new(),
             etcd: None,
             dns: None,
+            issuer: None,
             snapshots: None,
             certificates: Vec::new(),
             certificate_troubles: Vec::new(),
@@ -251,6 +255,7 @@ impl Status {
             .chain(self.etcd.iter().flat_map(|etcd| etcd.troubles.clone()))
             .chain(self.addons.iter().filter_map(AddonReport::trouble))
             .chain(self.dns.iter().filter_map(DnsReport::trouble))
+            .chain(self.issuer.iter().filter_map(IssuerReport::trouble))
             .chain(self.backup_trouble())
             .chain(self.certificate_troubles.iter().cloned());
         for (index, part) in parts.enumerate() {
@@ -313,6 +318,9 @@ impl Status {
         if let Some(dns) = &self.dns {
             let addresses: Vec<String> = dns.addresses.iter().map(ToString::to_string).collect();
             let _ = writeln!(text, "  {:<28} {}", dns.name, addresses.join(" "));
+        }
+        if let Some(issuer) = &self.issuer {
+            let _ = writeln!(text, "  {:<28} {}", "issuer", issuer.state());
         }
         if let Some(snapshots) = &self.snapshots {
             let last = snapshots
@@ -435,6 +443,23 @@ mod tests {
         let text = status.text();
         let line = "  www.example.com              10.0.0.4 10.0.0.5\n";
         assert!(text.ends_with(line), "{text}");
+    }
+
+    #[test]
+    fn the_issuer_and_its_trouble_are_shown() {
+        let mut status = status(Stage::Ready, vec![]);
+        status.message = "node c1 is Ready".to_owned();
+        status.issuer = Some(IssuerReport {
+            issuer: "https://id.example.com".to_owned(),
+            published: false,
+            trouble: Some("the bucket is gone".to_owned()),
+        });
+        assert_eq!(
+            status.line(),
+            "Ready: node c1 is Ready; issuer https://id.example.com: the bucket is gone"
+        );
+        let line = "  issuer                       its keys are not published\n";
+        assert!(status.text().ends_with(line), "{}", status.text());
     }
 
     #[test]

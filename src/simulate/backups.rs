@@ -65,6 +65,22 @@ impl Archive for Place {
         let deleted = self.call(API, "delete a backup", true, delete).await;
         deleted.map(drop)
     }
+
+    async fn read(&self, _: &ports::Place, name: &str) -> Result<Option<String>> {
+        let read = |scene: &mut Scene| {
+            let content = scene.archive.get(name)?;
+            Some(String::from_utf8_lossy(content).into_owned())
+        };
+        self.call(API, "read a document", false, read).await
+    }
+
+    async fn publish(&self, _: &ports::Place, name: &str, document: &str) -> Result<()> {
+        let publish = |scene: &mut Scene| {
+            let content = document.as_bytes().to_vec();
+            scene.archive.insert(name.to_owned(), content);
+        };
+        self.call(API, "publish a document", true, publish).await
+    }
 }
 
 fn missing(path: &Path) -> Error {

@@ -161,6 +161,11 @@ impl Cluster for Place {
         Ok(there.is_some_and(|there| scene.serves(uid, there)))
     }
 
+    async fn document(&self, path: &str) -> Result<String> {
+        let of = |_: &mut Scene, uid: &str| format!("{path} of {uid}");
+        self.api("read a document", false, of).await
+    }
+
     async fn list(&self, _: &str, kind: &str, _: Option<&str>) -> Result<Vec<Value>> {
         let list = |scene: &mut Scene, uid: &str| {
             let objects = scene.objects.get(uid).into_iter().flatten();

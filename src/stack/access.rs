@@ -6,7 +6,7 @@
 use serde_json::{Value, json};
 
 use super::{
-    backups::BUCKET,
+    Buckets, backups, issuer,
     request::Request,
     template::{Resource, Template, reference, substitute},
     title,
@@ -34,8 +34,8 @@ fn resource_of(role: Role) -> String {
     format!("{}Role", title(role))
 }
 
-/// Adds roles and instance profiles. `bucket` is the stack's own bucket for backups.
-pub fn add(template: &mut Template, request: &Request, bucket: Option<&Value>) -> Result<()> {
+/// Adds roles and instance profiles.
+pub fn add(template: &mut Template, request: &Request, buckets: &Buckets) -> Result<()> {
     for role in [Role::ControlPlane, Role::Worker] {
         // By default, control planes admit a worker only if its role is named like its profile.
         let name = substitute(&format!("{}-{role}-${{AWS::Region}}", request.cluster));
@@ -47,7 +47,7 @@ pub fn add(template: &mut Template, request: &Request, bucket: Option<&Value>) -
                 "Action": "sts:AssumeRole",
             }],
         });
-        let document = document(role, request, bucket.is_some())?;
+        let document = document(role, request, buckets)?;
         let properties = json!({
             "RoleName": name,
             "AssumeRolePolicyDocument": trust,
@@ -70,29 +70,29 @@ pub fn add(template: &mut Template, request: &Request, bucket: Option<&Value>) -
 }
 
 /// A role's policy for these settings.
-fn document(role: Role, request: &Request, own_bucket: bool) -> Result<Value> {
+fn document(role: Role, request: &Request, buckets: &Buckets) -> Result<Value> {
     let mut policy: Value = serde_json::from_str(policy(role))
         .attempting(|| format!("docs/iam/{role}.json is not JSON"))?;
     let settings = &request.settings;
-    let (bucket, prefix) = match Place::parse(&settings.snapshots.to) {
-        Ok(Place::Bucket { bucket, prefix }) => (bucket, prefix),
-        _ if own_bucket => (format!("${{{BUCKET}}}"), request.cluster.clone()),
-        _ => Default::default(),
+    let (bucket, prefix) = match &buckets.backups {
+        Some(_) => (own(backups::BUCKET), below(&request.cluster)),
+        None => place(&settings.snapshots.to),
+    };
+    let (public, issuer) = match &buckets.issuer {
+        Some(_) => (own(issuer::BUCKET), String::new()),
+        None => place(&settings.service_accounts.publish_to),
     };
     // A star for the architecture: groups of either may follow.
     let bundle = settings.bundle.url.replace("{arch}", "*");
     let objects = objects(request.urls.iter().chain([&bundle]));
-    let below = if prefix.is_empty() {
-        String::new()
-    } else {
-        format!("{prefix}/")
-    };
     let filled = |text: &str| {
         text.replace("PARTITION", "${AWS::Partition}")
             .replace("REGION", "${AWS::Region}")
             .replace("ACCOUNT", "${AWS::AccountId}")
             .replace("BUCKET", &bucket)
-            .replace("PREFIX/", &below)
+            .replace("PREFIX/", &prefix)
+            .replace("PUBLIC", &public)
+            .replace("ISSUER/", &issuer)
             .replace("STORE", &settings.store.bucket)
             .replace("ZONE", &settings.dns.zone)
             .replace(
@@ -111,6 +111,7 @@ fn document(role: Role, request: &Request, own_bucket: bool) -> Result<Value> {
         statements.retain(|statement| match statement["Sid"].as_str() {
             Some(DOWNLOAD) => !objects.is_empty(),
             Some("ListBackups" | "TakeAndRestoreBackups") => !bucket.is_empty(),
+            Some("PublishKeys") => !public.is_empty(),
             Some(sid) => is_needed(sid, settings),
             None => true,
         });
@@ -124,6 +125,28 @@ fn document(role: Role, request: &Request, own_bucket: bool) -> Result<Value> {
         }
     }
     Ok(policy)
+}
+
+/// The name of a bucket of the stack's.
+fn own(resource: &str) -> String {
+    format!("${{{resource}}}")
+}
+
+/// The bucket of a place in the settings, and what its keys begin with; empty if it is no bucket.
+fn place(url: &str) -> (String, String) {
+    match Place::parse(url) {
+        Ok(Place::Bucket { bucket, prefix }) => (bucket, below(&prefix)),
+        _ => Default::default(),
+    }
+}
+
+/// What the keys below a prefix begin with.
+fn below(prefix: &str) -> String {
+    if prefix.is_empty() {
+        String::new()
+    } else {
+        format!("{prefix}/")
+    }
 }
 
 /// Lets nodes read the logins of registries. The key of Parameter Store decrypts for everybody who may

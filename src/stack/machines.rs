@@ -3,8 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{
-    access,
-    backups::BUCKET,
+    Buckets, access, issuer,
     network::Placement,
     request::{MOST_WORKERS, Request},
     security::Groups,
@@ -18,8 +17,10 @@ use crate::{error::Result, ports::Role, user_data};
 const IMAGE: &str =
     "/aws/service/canonical/ubuntu/server/22.04/stable/current/amd64/hvm/ebs-gp2/ami-id";
 
-/// A placeholder in user-data for the name of the stack's own bucket.
-const BUCKETS_NAME: &str = "@BACKUPS@";
+/// Placeholders in user-data for names that only the stack knows.
+const BACKUPS: &str = "@BACKUPS@";
+const ISSUER: &str = "@ISSUER@";
+const ISSUERS_HOST: &str = "@ISSUERS-HOST@";
 
 /// How long a group waits for a node to leave its cluster, in seconds: more than the agent takes.
 const LEAVING: u16 = 300;
@@ -30,7 +31,7 @@ pub fn add(
     request: &Request,
     network: &Placement,
     groups: &Groups,
-    bucket: Option<&Value>,
+    buckets: &Buckets,
     targets: &[Value],
 ) -> Result<()> {
     template.parameter(
@@ -58,7 +59,7 @@ pub fn add(
             "Description": "Number of workers.",
         }),
     );
-    let data = user_data(request, bucket)?;
+    let data = user_data(request, buckets)?;
     for role in [Role::ControlPlane, Role::Worker] {
         let launch = launch_template(template, request, role, groups.of(role), &data);
         let (count, targets) = match role {
@@ -71,11 +72,19 @@ pub fn add(
 }
 
 /// The same for both roles: an instance learns its role from a tag.
-fn user_data(request: &Request, bucket: Option<&Value>) -> Result<Value> {
+fn user_data(request: &Request, buckets: &Buckets) -> Result<Value> {
     let mut config: Vec<String> = request.config.clone();
-    if bucket.is_some() {
-        let to = format!("s3://{BUCKETS_NAME}/{}", request.cluster);
+    let mut names = Vec::new();
+    if let Some(bucket) = &buckets.backups {
+        let to = format!("s3://{BACKUPS}/{}", request.cluster);
         config.push(format!("[snapshots]\nto = \"{to}\"\n"));
+        names.push((BACKUPS, bucket.clone()));
+    }
+    if let Some(bucket) = &buckets.issuer {
+        config.push(format!(
+            "[service_accounts]\nissuer = \"https://{ISSUERS_HOST}\"\npublish_to = \"s3://{ISSUER}\"\n"
+        ));
+        names.extend([(ISSUERS_HOST, issuer::host()), (ISSUER, bucket.clone())]);
     }
     let config: Vec<&str> = config.iter().map(String::as_str).collect();
     let proxy = &request.settings.proxy;
@@ -86,10 +95,24 @@ fn user_data(request: &Request, bucket: Option<&Value>) -> Result<Value> {
         &config,
         &proxy.variables(&request.settings.no_proxy()),
     )?;
-    let Some((before, after)) = text.split_once(BUCKETS_NAME) else {
+    if names.is_empty() {
         return Ok(json!({"Fn::Base64": text}));
+    }
+    Ok(json!({"Fn::Base64": {"Fn::Join": ["", parts(&text, &names)]}}))
+}
+
+/// The text cut at its placeholders, with what they stand for in between.
+fn parts(text: &str, names: &[(&str, Value)]) -> Vec<Value> {
+    let first = names
+        .iter()
+        .filter_map(|(name, value)| Some((text.split_once(name)?, value)))
+        .min_by_key(|((before, _), _)| before.len());
+    let Some(((before, after), value)) = first else {
+        return vec![json!(text)];
     };
-    Ok(json!({"Fn::Base64": {"Fn::Join": ["", [before, reference(BUCKET), after]]}}))
+    let mut parts = vec![json!(before), value.clone()];
+    parts.extend(self::parts(after, names));
+    parts
 }
 
 /// Adds a launch template; returns its resource's name.

@@ -5,6 +5,7 @@
 //!         -> security  security groups: which port is open to whom
 //!         -> access    IAM roles with the policies of docs/iam
 //!         -> backups   a bucket for snapshots
+//!         -> issuer    a public bucket and an identity provider, for roles of pods
 //!         -> machines  launch templates and Auto Scaling groups, with our user-data
 //!         -> page      how visitors reach the workers
 //! ```
@@ -13,6 +14,7 @@
 
 mod access;
 mod backups;
+mod issuer;
 mod machines;
 mod network;
 mod page;
@@ -22,7 +24,7 @@ mod template;
 
 pub use request::{Dns, Network, Outbound, Request, Size};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     error::{Error, Result},
@@ -43,15 +45,18 @@ pub fn render(request: &Request) -> Result<String> {
     ));
     let network = network::add(&mut template, request)?;
     let groups = security::add(&mut template, request, &network);
-    let bucket = backups::add(&mut template, &request.settings);
-    access::add(&mut template, request, bucket.as_ref())?;
+    let buckets = Buckets {
+        backups: backups::add(&mut template, &request.settings),
+        issuer: issuer::add(&mut template, request),
+    };
+    access::add(&mut template, request, &buckets)?;
     let targets = page::add(&mut template, request, &network);
     machines::add(
         &mut template,
         request,
         &network,
         &groups,
-        bucket.as_ref(),
+        &buckets,
         &targets,
     )?;
     template.output(
@@ -71,6 +76,12 @@ pub fn render(request: &Request) -> Result<String> {
         ));
     }
     Ok(text)
+}
+
+/// References to the stack's own buckets, as far as it has them.
+struct Buckets {
+    backups: Option<Value>,
+    issuer: Option<Value>,
 }
 
 /// A role as the start of a resource's name.

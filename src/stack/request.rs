@@ -26,6 +26,8 @@ pub struct Request {
     pub network: Network,
     /// The page's DNS name.
     pub dns: Option<Dns>,
+    /// Whether its pods can have IAM roles.
+    pub pod_roles: bool,
     /// Where instances download the agent.
     pub urls: Vec<String>,
     /// The digest of the agent.
@@ -132,6 +134,13 @@ impl Request {
                 self.cluster
             ))
             .hint("leave cluster.name out: the instances have it as a tag"));
+        }
+        let issuer = &self.settings.service_accounts.issuer;
+        if self.pod_roles && !issuer.is_empty() {
+            return Err(Error::usage(format!(
+                "--pod-roles: service_accounts.issuer in the settings is already {issuer}"
+            ))
+            .hint("leave one of them out: with --pod-roles the stack has an issuer of its own"));
         }
         if !is_instance_type(&self.instance_type) {
             return Err(Error::usage(format!(

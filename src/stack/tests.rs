@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::*;
 use crate::config::{Fragment, load, user_data::fragments};
 
+mod issuer;
 mod terraform;
 
 fn request() -> Request {
@@ -22,6 +23,7 @@ fn request() -> Request {
             outbound: Outbound::Nat,
         },
         dns: None,
+        pod_roles: false,
         urls: vec!["https://example.com/agent".to_owned()],
         sha256: "00ff".to_owned(),
         settings: load(&[]).unwrap(),
@@ -60,6 +62,7 @@ fn all() -> Vec<Request> {
     vec![
         request(),
         ha.clone(),
+        issuer::request(),
         Request {
             dns: Some(dns),
             ..ha.clone()
@@ -161,10 +164,10 @@ fn an_instance_learns_its_cluster_and_role_from_tags_and_downloads_this_agent() 
             assert_eq!(options["HttpTokens"], "required");
             assert_eq!(options["HttpPutResponseHopLimit"], 1);
             assert_eq!(options["InstanceMetadataTags"], "enabled");
-            let text = user_data_of(data, "backups-1");
+            let text = user_data_of(data, "my.backups");
             assert!(text.contains("00ff  ") && text.contains(&request.urls[0]));
             let settings = load(&fragments(text.as_bytes()).unwrap()).unwrap();
-            assert_eq!(settings.snapshots.to, "s3://backups-1/prod");
+            assert_eq!(settings.snapshots.to, "s3://my.backups/prod");
         }
         assert_eq!(roles, ["control-plane", "worker"]);
     }
@@ -265,6 +268,8 @@ fn a_role_may_do_what_the_settings_need_and_no_more() {
         "ACCOUNT",
         "CLUSTER",
         "BUCKET",
+        "PUBLIC",
+        "ISSUER",
         "PREFIX",
         "STORE",
         "ZONE",
@@ -351,7 +356,7 @@ fn nodes_of_size_ha_are_in_private_subnets_of_three_zones_behind_a_load_balancer
             "autoscaling:EC2_INSTANCE_TERMINATING"
         );
     }
-    let without_internet = parse(&all()[3]);
+    let without_internet = parse(&all()[4]);
     assert!(resources(&without_internet, "AWS::EC2::NatGateway").is_empty());
     let endpoints = resources(&without_internet, "AWS::EC2::VPCEndpoint");
     assert_eq!(endpoints.len(), 8);

@@ -48,6 +48,7 @@ pub struct FakeCluster {
     rival: Mutex<Option<Value>>,
     budget: Mutex<Option<String>>,
     unready: Mutex<Vec<SocketAddr>>,
+    documents: Mutex<BTreeMap<String, String>>,
 }
 
 impl FakeCluster {
@@ -113,6 +114,12 @@ impl FakeCluster {
         *self.budget.lock().unwrap() = says.map(str::to_owned);
     }
 
+    /// Serves this document at a path from now on.
+    pub fn serve(&self, path: &str, document: &str) {
+        let mut documents = self.documents.lock().unwrap();
+        documents.insert(path.to_owned(), document.to_owned());
+    }
+
     fn up(&self) -> Result<()> {
         if *self.down.lock().unwrap() {
             return Err(Error::failed("connection refused"));
@@ -132,6 +139,12 @@ impl Cluster for FakeCluster {
 
     async fn ready_at(&self, server: SocketAddr) -> Result<bool> {
         Ok(!self.unready.lock().unwrap().contains(&server))
+    }
+
+    async fn document(&self, path: &str) -> Result<String> {
+        self.up()?;
+        let found = self.documents.lock().unwrap().get(path).cloned();
+        found.ok_or_else(|| Error::failed(format!("GET {path}: not found (404)")))
     }
 
     async fn apply(&self, owner: &str, objects: &[Value], _served_within: Duration) -> Result<()> {

@@ -151,6 +151,10 @@ pub const LEFT_NODES: Duration = Duration::from_secs(10);
 /// How often the leader checks the workers in DNS: two checks and a write fit into 30 s.
 pub const DNS: Duration = Duration::from_secs(10);
 
+/// How often the leader compares the published keys of tokens with the API server's: new keys are
+/// published before they sign.
+pub const ISSUER: Duration = Duration::from_mins(1);
+
 /// How often certificates are checked.
 pub const CERTIFICATES: Duration = Duration::from_secs(10);
 

@@ -1,4 +1,4 @@
-//! Backups in a folder, such as a network file system or a second disk.
+//! Files in a folder, such as a network file system or a second disk.
 
 use std::{
     fs, io,

@@ -1,4 +1,4 @@
-//! Backups in S3 or in a folder.
+//! Files in S3 or in a folder.
 
 mod folder;
 
@@ -6,10 +6,13 @@ use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 
-use super::{aws::s3::S3, host};
+use super::{
+    aws::s3::S3,
+    host::{self, LocalHost},
+};
 use crate::{
     error::{Error, Result},
-    ports::{Archive, Place},
+    ports::{Archive, Host, Place},
 };
 
 use folder::Folder;
@@ -43,6 +46,10 @@ impl Archives {
         self.s3
             .as_ref()
             .ok_or_else(|| Error::refused("no S3 client is configured"))
+    }
+
+    fn host(&self) -> LocalHost {
+        LocalHost::at(&self.root)
     }
 
     fn file(&self, path: &Path) -> Result<PathBuf> {
@@ -105,6 +112,28 @@ impl Archive for Archives {
         match place {
             Place::Bucket { bucket, prefix } => self.s3()?.delete(bucket, &key(prefix, name)).await,
             Place::Folder(path) => self.folder(path)?.delete(name).await,
+        }
+    }
+
+    async fn read(&self, place: &Place, name: &str) -> Result<Option<String>> {
+        let content = match place {
+            Place::Bucket { bucket, prefix } => self.s3()?.read(bucket, &key(prefix, name)).await?,
+            Place::Folder(path) => self.host().read(&path.join(name)).await?,
+        };
+        // What is not text is not ours: it differs from all documents.
+        Ok(content.map(|content| String::from_utf8_lossy(&content).into_owned()))
+    }
+
+    async fn publish(&self, place: &Place, name: &str, document: &str) -> Result<()> {
+        match place {
+            Place::Bucket { bucket, prefix } => {
+                let key = key(prefix, name);
+                self.s3()?.publish(bucket, &key, document).await
+            }
+            Place::Folder(path) => {
+                let path = path.join(name);
+                self.host().write(&path, document.as_bytes(), 0o644).await
+            }
         }
     }
 }

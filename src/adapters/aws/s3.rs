@@ -75,9 +75,20 @@ struct Request<'a> {
 }
 
 struct Upload {
+    kind: Kind,
     content: Content,
     bytes: u64,
     sha256: String,
+}
+
+/// How an object is written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Once: an existing object stays.
+    Once,
+    /// As the newest version of a document that everybody may read. A key of KMS would hide it from
+    /// all who may not use the key.
+    Document,
 }
 
 enum Content {
@@ -112,6 +123,7 @@ impl S3 {
                 .await
                 .attempting(reading)?;
         let upload = Upload {
+            kind: Kind::Once,
             content: Content::File(file.to_owned()),
             bytes,
             sha256,
@@ -121,12 +133,14 @@ impl S3 {
 
     /// Writes a small object unless the key exists; returns whether it did.
     pub async fn create(&self, bucket: &str, key: &str, content: Vec<u8>) -> Result<Created> {
-        let upload = Upload {
-            bytes: content.len() as u64,
-            sha256: hex::encode(Sha256::digest(&content)),
-            content: Content::Bytes(content),
-        };
+        let upload = Upload::of(Kind::Once, content);
         self.write(bucket, key, upload).await
+    }
+
+    /// Writes a JSON document, see [`crate::ports::Archive::publish`].
+    pub async fn publish(&self, bucket: &str, key: &str, document: &str) -> Result<()> {
+        let upload = Upload::of(Kind::Document, document.as_bytes().to_vec());
+        self.write(bucket, key, upload).await.map(drop)
     }
 
     async fn write(&self, bucket: &str, key: &str, upload: Upload) -> Result<Created> {
@@ -337,11 +351,7 @@ impl S3 {
         }
         let mut own = Vec::new();
         if let Some(upload) = &request.upload {
-            own.push(("if-none-match", "*"));
-            if let Encryption::WithKey(key) = &self.1 {
-                own.push(("x-amz-server-side-encryption", "aws:kms"));
-                own.push(("x-amz-server-side-encryption-aws-kms-key-id", key));
-            }
+            own = self.own_headers(upload.kind);
             call = call.header(header::CONTENT_LENGTH, bytes);
             call = match &upload.content {
                 Content::Bytes(content) => call.body(content.clone()),
@@ -362,6 +372,24 @@ impl S3 {
             .await
             .map_err(reqwest::Error::without_url)
             .attempting(|| "no answer from S3".to_owned())
+    }
+
+    /// The headers of a write that are S3's own.
+    fn own_headers(&self, kind: Kind) -> Vec<(&'static str, &str)> {
+        let mut headers = match kind {
+            Kind::Once => vec![("if-none-match", "*")],
+            Kind::Document => {
+                return vec![
+                    ("content-type", "application/json"),
+                    ("x-amz-server-side-encryption", "AES256"),
+                ];
+            }
+        };
+        if let Encryption::WithKey(key) = &self.1 {
+            headers.push(("x-amz-server-side-encryption", "aws:kms"));
+            headers.push(("x-amz-server-side-encryption-aws-kms-key-id", key));
+        }
+        headers
     }
 
     /// The headers with a request's signature, as S3 requires: the unchanged path, and the
@@ -415,6 +443,17 @@ impl S3 {
             .headers()
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect())
+    }
+}
+
+impl Upload {
+    fn of(kind: Kind, content: Vec<u8>) -> Self {
+        Self {
+            kind,
+            bytes: content.len() as u64,
+            sha256: hex::encode(Sha256::digest(&content)),
+            content: Content::Bytes(content),
+        }
     }
 }
 

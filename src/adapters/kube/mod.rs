@@ -67,12 +67,15 @@ impl KubeCluster {
     }
 }
 
+fn get(path: &str) -> Result<http::Request<Vec<u8>>> {
+    http::Request::get(path)
+        .body(Vec::new())
+        .attempting(|| format!("cannot request {path}"))
+}
+
 async fn is_ready(connection: &Connection) -> Result<bool> {
     let client = connection.client().await?;
-    let request = http::Request::get("/readyz")
-        .body(Vec::new())
-        .map_err(|e| Error::failed("cannot request /readyz").because(&e))?;
-    match client.request_text(request).await {
+    match client.request_text(get("/readyz")?).await {
         Ok(_) => Ok(true),
         Err(error) => {
             connection.doubt(&error).await;
@@ -116,6 +119,14 @@ impl Cluster for KubeCluster {
 
     async fn ready_at(&self, server: SocketAddr) -> Result<bool> {
         is_ready(&self.connection.elsewhere(server)).await
+    }
+
+    async fn document(&self, path: &str) -> Result<String> {
+        let request = get(path)?;
+        self.ask(&format!("GET {path}"), async |client| {
+            client.request_text(request).await
+        })
+        .await
     }
 
     async fn apply(&self, owner: &str, objects: &[Value], served_within: Duration) -> Result<()> {

@@ -182,17 +182,7 @@ fn cluster(settings: &Settings, identity: &Identity) -> ClusterConfiguration {
             dns_domain: settings.cluster.dns_domain.clone(),
         },
         api_server: ApiServer {
-            // kubelets serve with certificates that the cluster's CA signed: see `join`.
-            extra_args: vec![
-                quiet(),
-                Arg::new("kubelet-certificate-authority", paths::CA),
-                // How long it still serves after it reports not ready: until the agents' balancers
-                // have probed it twice and moved on.
-                Arg::new("shutdown-delay-duration", "5s"),
-                // Then it ends watches. Without this they keep it running until the kubelet kills
-                // it after 30 s, during which its port is closed and its successor not started.
-                Arg::new("shutdown-watch-termination-grace-period", "10s"),
-            ],
+            extra_args: api_server(settings),
             cert_sans: vec![
                 "127.0.0.1".to_owned(),
                 "localhost".to_owned(),
@@ -226,6 +216,33 @@ fn cluster(settings: &Settings, identity: &Identity) -> ClusterConfiguration {
             image_tag: kubernetes.coredns_tag.clone(),
         },
     }
+}
+
+fn api_server(settings: &Settings) -> Vec<Arg> {
+    let mut args = vec![
+        Arg::new("profiling", "false"),
+        // kubelets serve with certificates that the cluster's CA signed: see `join`.
+        Arg::new("kubelet-certificate-authority", paths::CA),
+        // How long it still serves after it reports not ready: until the agents' balancers have
+        // probed it twice and moved on.
+        Arg::new("shutdown-delay-duration", "5s"),
+        // Then it ends watches. Without this they keep it running until the kubelet kills it after
+        // 30 s, during which its port is closed and its successor not started.
+        Arg::new("shutdown-watch-termination-grace-period", "10s"),
+    ];
+    let accounts = &settings.service_accounts;
+    if accounts.are_public() {
+        let own = format!(
+            "https://kubernetes.default.svc.{}",
+            settings.cluster.dns_domain
+        );
+        let issuer = |url: &str| Arg::new("service-account-issuer", url);
+        // The first one issues tokens. Those of the second, which kubeadm sets by itself, are valid
+        // as well, so that a cluster can change from one to the other.
+        args.extend([issuer(&accounts.issuer), issuer(&own)]);
+        args.push(Arg::new("service-account-jwks-uri", accounts.keys_url()));
+    }
+    args
 }
 
 /// etcd's flags, with their names since version 3.6.

@@ -50,6 +50,8 @@ struct Bucket {
     time: Mutex<Option<(&'static str, &'static str)>>,
     /// The keys with which objects were encrypted, if the requests named and signed them.
     encrypted: Mutex<BTreeMap<String, String>>,
+    /// How documents were written: type and encryption.
+    documents: Mutex<BTreeMap<String, [String; 2]>>,
     /// The answer to every request.
     refusal: Mutex<Option<(u16, &'static str)>>,
 }
@@ -107,6 +109,12 @@ impl Bucket {
                 if header("x-amz-server-side-encryption") == "aws:kms" && signed.contains(name) {
                     let mut encrypted = self.encrypted.lock().unwrap();
                     encrypted.insert(key.to_owned(), header(name).to_owned());
+                }
+                if header("if-none-match").is_empty() {
+                    let how = ["content-type", "x-amz-server-side-encryption"];
+                    let how = how.map(|name| header(name).to_owned());
+                    let mut documents = self.documents.lock().unwrap();
+                    documents.insert(key.to_owned(), how);
                 }
                 objects.insert(key.to_owned(), request.body.clone());
                 ResponseTemplate::new(200)
@@ -225,6 +233,30 @@ async fn objects_are_encrypted_with_the_configured_key() {
     assert_eq!(stand.get("secret").await.unwrap(), b"2");
     let encrypted = stand.bucket.encrypted.lock().unwrap().clone();
     assert_eq!(encrypted, [("secret".to_owned(), key.to_owned())].into());
+}
+
+#[tokio::test]
+async fn a_document_is_replaced_and_never_encrypted_with_a_key_of_kms() {
+    let mut stand = Stand::new().await;
+    stand.s3 = stand
+        .s3
+        .clone()
+        .encrypting(Encryption::WithKey("alias/backups".to_owned()));
+    for document in ["{\"keys\": []}", "{\"keys\": [1]}"] {
+        stand
+            .s3
+            .publish("backups", "openid/v1/jwks", document)
+            .await
+            .unwrap();
+        let read = stand.s3.read("backups", "openid/v1/jwks").await.unwrap();
+        assert_eq!(read.as_deref(), Some(document.as_bytes()));
+    }
+    assert!(stand.bucket.encrypted.lock().unwrap().is_empty());
+    let documents = stand.bucket.documents.lock().unwrap().clone();
+    assert_eq!(
+        documents["openid/v1/jwks"],
+        ["application/json", "AES256"].map(str::to_owned)
+    );
 }
 
 #[tokio::test]

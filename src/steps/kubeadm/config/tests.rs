@@ -118,6 +118,34 @@ fn a_list_of_arguments_must_include_the_generated_ones() {
 }
 
 #[test]
+fn a_public_issuer_comes_first_and_the_clusters_own_stays_valid() {
+    let mut settings = testing::settings();
+    let arguments = |settings: &Settings| {
+        let identity = testing::identity(Role::ControlPlane);
+        let file = init_file(settings, &identity, &testing::machine()).unwrap();
+        let list = documents(&file)[1]["apiServer"]["extraArgs"].clone();
+        let list = list.as_array().unwrap().clone();
+        let about = list.into_iter().filter_map(|argument| {
+            let name = argument["name"]
+                .as_str()?
+                .strip_prefix("service-account-")?;
+            Some(format!("{name}={}", argument["value"].as_str()?))
+        });
+        about.collect::<Vec<_>>()
+    };
+    assert_eq!(arguments(&settings), [""; 0]);
+    settings.service_accounts.issuer = "https://id.example.com/demo".to_owned();
+    assert_eq!(
+        arguments(&settings),
+        [
+            "issuer=https://id.example.com/demo",
+            "issuer=https://kubernetes.default.svc.cluster.local",
+            "jwks-uri=https://id.example.com/demo/openid/v1/jwks",
+        ]
+    );
+}
+
+#[test]
 fn the_kubelets_own_arguments_are_added_to_those_of_the_settings() {
     let identity = testing::identity(Role::Worker);
     let mut settings = testing::settings();
