@@ -16,7 +16,7 @@ use crate::layout::Layout;
 use crate::network::{API, RESOLVER};
 use crate::state::State;
 use crate::state::StateReader;
-use crate::tls::aws_names;
+use crate::tls::{aws_names, is_bucket};
 use crate::zone::{Records, View};
 
 /// How long answers may be cached: short, because machines come and go.
@@ -36,7 +36,7 @@ pub enum Known {
 /// Looks a name up, written without the final dot, in any case.
 pub fn look_up(state: &State, zone: &Records, name: &str) -> Option<Known> {
     let name = name.to_ascii_lowercase();
-    if aws_names().contains(&name) {
+    if aws_names().contains(&name) || is_bucket(&name) {
         return Some(Known::Address(API));
     }
     if let Some((addresses, ttl)) = zone.get(&name) {
@@ -223,6 +223,10 @@ mod tests {
             ("ip-10-42-0-11", None),
             ("ec2.eu-central-1.amazonaws.com", Some(Known::Address(API))),
             ("sts.amazonaws.com", Some(Known::Address(API))),
+            (
+                "a-bucket.s3.eu-central-1.amazonaws.com",
+                Some(Known::Address(API)),
+            ),
             ("ec2.us-east-1.amazonaws.com", None),
             ("example.com", None),
             (

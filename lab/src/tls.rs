@@ -34,6 +34,12 @@ pub fn aws_names() -> Vec<String> {
         .collect()
 }
 
+/// Whether this is the name of a bucket of the region.
+pub fn is_bucket(name: &str) -> bool {
+    name.strip_suffix(&format!(".s3.{REGION}.amazonaws.com"))
+        .is_some_and(|bucket| !bucket.is_empty() && !bucket.contains('.'))
+}
+
 /// Creates a CA and a server certificate for AWS's names: writes the CA's certificate to `ca_file`
 /// and returns the server's settings.
 pub fn create(ca_file: &Path) -> Result<Arc<ServerConfig>> {

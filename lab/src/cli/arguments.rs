@@ -214,6 +214,18 @@ pub(super) enum Cloud {
         #[arg(long)]
         without: Vec<String>,
     },
+    /// Create an IAM role.
+    #[command(hide = true)]
+    Role {
+        /// Its name.
+        name: String,
+        /// A file with its trust policy.
+        #[arg(long)]
+        trust: PathBuf,
+        /// A file with what it may do.
+        #[arg(long)]
+        policy: PathBuf,
+    },
     /// List the keys in the lab's bucket.
     #[command(hide = true)]
     Bucket {

@@ -7,7 +7,7 @@ mod stacks;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use indicatif::MultiProgress;
 use lab::ec2::client::Aws;
 use lab::ec2::groups::HEARTBEAT;
@@ -236,6 +236,17 @@ async fn ask_cloud(layout: &Layout, command: Cloud) -> Result<()> {
         Cloud::Policy { role, without } => {
             let role = format!("k8s-bootstrap-{role}");
             aws.put_policy(&role, &without).await?;
+        }
+        Cloud::Role {
+            name,
+            trust,
+            policy,
+        } => {
+            let read = |path: &Path| {
+                std::fs::read_to_string(path).with_context(|| path.display().to_string())
+            };
+            aws.create_role_for_pods(&name, &read(&trust)?, &read(&policy)?)
+                .await?;
         }
         Cloud::Bucket { prefix } => {
             for key in aws.objects(up::BUCKET, &prefix).await? {

@@ -215,7 +215,7 @@ impl Aws {
             .await
     }
 
-    async fn s3(&self, method: &str, path: &str, body: String) -> Result<String> {
+    pub(super) async fn s3(&self, method: &str, path: &str, body: String) -> Result<String> {
         let host = format!("s3.{REGION}.amazonaws.com");
         let scope = format!("{REGION}/s3");
         self.rest((&host, &scope), method, path, body).await
@@ -283,6 +283,12 @@ impl Aws {
         self.s3("PUT", name, place).await.map(drop)
     }
 
+    /// Sets a bucket's policy.
+    pub async fn put_bucket_policy(&self, bucket: &str, policy: String) -> Result<()> {
+        let path = format!("{bucket}?policy");
+        self.s3("PUT", &path, policy).await.map(drop)
+    }
+
     /// The keys in a bucket with this prefix: at most a thousand, as in one answer.
     pub async fn objects(&self, bucket: &str, prefix: &str) -> Result<Vec<String>> {
         let path = format!("{bucket}?list-type=2&prefix={}", percent_encode(prefix));
@@ -340,6 +346,25 @@ impl Aws {
         self.call("iam", "AddRoleToInstanceProfile", &owned(&parameters))
             .await?;
         Ok(())
+    }
+
+    /// Creates a role with these documents.
+    pub async fn create_role_for_pods(&self, role: &str, trust: &str, policy: &str) -> Result<()> {
+        let parameters = [("RoleName", role), ("AssumeRolePolicyDocument", trust)];
+        self.call("iam", "CreateRole", &owned(&parameters)).await?;
+        self.put_role_policy(role, policy).await
+    }
+
+    /// Creates an identity provider for tokens with one of these audiences.
+    pub async fn create_identity_provider(&self, url: &str, clients: &[String]) -> Result<()> {
+        let mut parameters = owned(&[("Url", url)]);
+        for (place, client) in clients.iter().enumerate() {
+            let name = format!("ClientIDList.member.{}", place + 1);
+            parameters.push((name, client.clone()));
+        }
+        self.call("iam", "CreateOpenIDConnectProvider", &parameters)
+            .await
+            .map(drop)
     }
 
     /// Sets the policy of a node's role to that of docs/iam, without these actions.

@@ -12,6 +12,7 @@ pub mod proxy;
 pub mod replay;
 pub mod stacks;
 pub mod states;
+pub mod unsigned;
 
 /// The account that moto simulates.
 pub const ACCOUNT: &str = "123456789012";

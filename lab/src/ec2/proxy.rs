@@ -26,6 +26,7 @@ use super::listings::Keys;
 use super::moto;
 use super::replay::{Call, Journal, seed, send};
 use super::states;
+use super::unsigned::{self, Unsigned};
 use crate::layout::Layout;
 use crate::state::StateReader;
 
@@ -60,6 +61,7 @@ pub struct Api {
     backend: AsyncMutex<Backend>,
     restarts: Arc<AtomicUsize>,
     state: StateReader,
+    unsigned: Unsigned,
 }
 
 impl Api {
@@ -72,6 +74,7 @@ impl Api {
             lag: Mutex::default(),
             restarts: Arc::default(),
             state: StateReader::new(layout),
+            unsigned: Unsigned::new(layout)?,
             backend: AsyncMutex::new(Backend {
                 process: moto::start(layout).await?,
                 journal: Journal::default(),
@@ -83,6 +86,15 @@ impl Api {
     /// Forwards a call to moto and records it if it changed something.
     async fn forward(&self, call: Call, mut caller: Caller) -> Result<Response> {
         let lags = caller == Caller::Machine;
+        if caller == Caller::Machine && call.key_id().is_none() {
+            match self.unsigned.judge(&call).await {
+                Ok(unsigned::Verdict::Allowed) => caller = Caller::Lab,
+                Ok(unsigned::Verdict::Object(content)) => {
+                    return whole(Response::builder(), content.into());
+                }
+                Err(why) => return Ok(denied(&why)),
+            }
+        }
         if lags && let Some(page) = self.lag().held_back(&call) {
             return whole(Response::builder(), page.into());
         }
@@ -223,6 +235,16 @@ async fn machines_call(Shared(api): Shared<Arc<Api>>, request: Request<Body>) ->
 
 fn answered(answer: Result<Response>) -> Response {
     answer.unwrap_or_else(|error| failed(StatusCode::BAD_GATEWAY, &error))
+}
+
+/// A refusal as STS and S3 write it.
+fn denied(why: &anyhow::Error) -> Response {
+    let body = format!(
+        "<ErrorResponse><Error><Type>Sender</Type><Code>AccessDenied</Code>\
+         <Message>{why:#}</Message></Error><RequestId>lab</RequestId></ErrorResponse>"
+    );
+    let kind = [(header::CONTENT_TYPE, "text/xml")];
+    (StatusCode::FORBIDDEN, kind, body).into_response()
 }
 
 fn failed(status: StatusCode, error: &anyhow::Error) -> Response {

@@ -73,6 +73,12 @@ pub async fn create(layout: &Layout, name: &str, text: &str) -> Result<Vec<Machi
     for (role, policy) in template.policies() {
         aws.put_role_policy(id(&role)?, &policy).await?;
     }
+    for (address, clients) in template.identity_providers(&ids)? {
+        aws.create_identity_provider(&address, &clients).await?;
+    }
+    for (bucket, policy) in template.bucket_policies(&ids)? {
+        aws.put_bucket_policy(&bucket, policy).await?;
+    }
     let mut stack = Stack {
         name: name.to_owned(),
         groups: Vec::new(),

@@ -6,7 +6,10 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
+use crate::network::REGION;
 use crate::state::{Peers, Rule};
+
+const PROVIDER: &str = "AWS::IAM::OIDCProvider";
 
 /// A template.
 pub struct Template(Value);
@@ -46,9 +49,16 @@ impl Template {
     /// - It looks up the default of a parameter that another value replaces, so `image` becomes the
     ///   default.
     /// - Its groups would launch instances without machines, so they get none.
+    /// - It has neither identity providers nor policies of buckets in stacks: see
+    ///   `identity_providers` and `bucket_policies`.
     /// - It stores a role's policies in a form that its own check cannot read: see `policies`.
     pub fn for_moto(&self, image: &str) -> String {
         let mut template = self.0.clone();
+        let all = self.0["Resources"].as_object().into_iter().flatten();
+        let providers: Vec<Value> = all
+            .filter(|(_, resource)| resource["Type"] == PROVIDER)
+            .map(|(name, _)| name.as_str().into())
+            .collect();
         for parameter in values_of(&mut template["Parameters"]) {
             let kind = parameter["Type"].as_str().unwrap_or_default();
             if kind.starts_with("AWS::SSM::Parameter") {
@@ -70,7 +80,55 @@ impl Template {
                 _ => {}
             }
         }
+        for part in ["Resources", "Outputs"] {
+            let Some(part) = template[part].as_object_mut() else {
+                continue;
+            };
+            part.retain(|_, item| {
+                item["Type"] != PROVIDER && !providers.contains(&item["Value"]["Ref"])
+            });
+        }
         template.to_string()
+    }
+
+    /// The identity providers' addresses and audiences. `ids` are the ids of the template's
+    /// resources.
+    pub fn identity_providers(
+        &self,
+        ids: &BTreeMap<String, String>,
+    ) -> Result<Vec<(String, Vec<String>)>> {
+        let providers = self.of_type(PROVIDER).map(|provider| {
+            let provider = of_buckets(provider, ids);
+            let address = provider["Url"].as_str();
+            let clients = provider["ClientIdList"].as_array().into_iter().flatten();
+            let clients = clients.filter_map(Value::as_str).map(str::to_owned);
+            Ok((
+                address
+                    .context("an identity provider has no address")?
+                    .to_owned(),
+                clients.collect(),
+            ))
+        });
+        providers.collect()
+    }
+
+    /// The buckets' policies, by the buckets' names. moto would apply a statement whatever its
+    /// condition says, so those with one are left out.
+    pub fn bucket_policies(&self, ids: &BTreeMap<String, String>) -> Result<Vec<(String, String)>> {
+        let mut policies = Vec::new();
+        for policy in self.of_type("AWS::S3::BucketPolicy") {
+            let policy = of_buckets(policy, ids);
+            let bucket = policy["Bucket"].as_str();
+            let bucket = bucket.context("a bucket's policy has no bucket")?;
+            let mut document = policy["PolicyDocument"].clone();
+            let statements = document["Statement"].as_array_mut();
+            let statements = statements.context("a bucket's policy has no statements")?;
+            statements.retain(|statement| statement.get("Condition").is_none());
+            if !statements.is_empty() {
+                policies.push((bucket.to_owned(), document.to_string()));
+            }
+        }
+        Ok(policies)
     }
 
     /// The policies of the roles, by the roles' names in the template. moto passes no resource to
@@ -154,6 +212,42 @@ impl Template {
     }
 }
 
+/// The value with what it says of buckets filled in: their names, ARNs and addresses.
+fn of_buckets(value: &Value, ids: &BTreeMap<String, String>) -> Value {
+    let attribute = |id: &str, name: &str| match name {
+        "Arn" => format!("arn:aws:s3:::{id}"),
+        _ => format!("{id}.s3.{REGION}.amazonaws.com"),
+    };
+    if let Some(id) = value["Ref"].as_str().and_then(|name| ids.get(name)) {
+        return json!(id);
+    }
+    if let Some([resource, name]) = value["Fn::GetAtt"].as_array().map(Vec::as_slice)
+        && let (Some(resource), Some(name)) = (resource.as_str(), name.as_str())
+        && let Some(id) = ids.get(resource)
+    {
+        return json!(attribute(id, name));
+    }
+    if let Some(text) = value["Fn::Sub"].as_str() {
+        let filled = ids.iter().fold(text.to_owned(), |text, (resource, id)| {
+            ["Arn", "RegionalDomainName"]
+                .iter()
+                .fold(text, |text, name| {
+                    text.replace(&format!("${{{resource}.{name}}}"), &attribute(id, name))
+                })
+        });
+        return json!(filled);
+    }
+    match value {
+        Value::Array(items) => items.iter().map(|item| of_buckets(item, ids)).collect(),
+        Value::Object(fields) => {
+            let fields = fields.iter();
+            let filled = fields.map(|(name, field)| (name.clone(), of_buckets(field, ids)));
+            Value::Object(filled.collect())
+        }
+        other => other.clone(),
+    }
+}
+
 /// A policy whose statements apply to every resource, without conditions.
 fn allowing_all(policy: &Value) -> String {
     let mut policy = policy.clone();
@@ -180,10 +274,31 @@ mod tests {
     use super::*;
 
     const TEXT: &str = r"
+Outputs:
+  Provider: {Value: {Ref: Provider}}
+  Role: {Value: {Ref: Role}}
 Parameters:
   Image: {Type: 'AWS::SSM::Parameter::Value<AWS::EC2::Image::Id>', Default: /aws/ubuntu}
   Workers: {Type: Number, Default: 2}
 Resources:
+  Public:
+    Type: AWS::S3::BucketPolicy
+    Properties:
+      Bucket: {Ref: Keys}
+      PolicyDocument:
+        Statement:
+        - Resource: [{'Fn::Sub': '${Keys.Arn}/a'}, {'Fn::GetAtt': [Keys, Arn]}, other]
+        - {Effect: Deny, Condition: {c: d}}
+  Private:
+    Type: AWS::S3::BucketPolicy
+    Properties:
+      Bucket: {Ref: Keys}
+      PolicyDocument: {Statement: [{Effect: Deny, Condition: {c: d}}]}
+  Provider:
+    Type: AWS::IAM::OIDCProvider
+    Properties:
+      Url: {'Fn::Sub': 'https://${Keys.RegionalDomainName}'}
+      ClientIdList: [sts.amazonaws.com]
   Role:
     Type: AWS::IAM::Role
     Properties:
@@ -241,6 +356,27 @@ Resources:
         let resources = &template["Resources"];
         assert_eq!(resources["Group"]["Properties"]["DesiredCapacity"], 0);
         assert_eq!(resources["Role"]["Properties"]["Policies"], json!([]));
+        assert!(resources.get("Provider").is_none());
+        assert!(template["Outputs"].get("Provider").is_none());
+        assert_eq!(template["Outputs"]["Role"]["Value"]["Ref"], "Role");
+    }
+
+    #[test]
+    fn addresses_and_policies_of_buckets_are_filled_in() {
+        let ids = BTreeMap::from([("Keys".to_owned(), "keys-1".to_owned())]);
+        let template = Template::parse(TEXT).unwrap();
+        assert_eq!(
+            template.identity_providers(&ids).unwrap(),
+            [(
+                "https://keys-1.s3.eu-central-1.amazonaws.com".to_owned(),
+                vec!["sts.amazonaws.com".to_owned()]
+            )]
+        );
+        let policy = r#"{"Statement":[{"Resource":["arn:aws:s3:::keys-1/a","arn:aws:s3:::keys-1","other"]}]}"#;
+        assert_eq!(
+            template.bucket_policies(&ids).unwrap(),
+            [("keys-1".to_owned(), policy.to_owned())]
+        );
     }
 
     #[test]

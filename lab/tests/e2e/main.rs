@@ -61,6 +61,7 @@ const SCENARIOS: &[Scenario] = in_this_order![
     stack::every_kind_of_template_passes_cfn_lint,
     stack::a_stack_becomes_a_cluster_that_serves_the_page,
     stack::its_security_groups_open_what_nodes_need_and_no_more,
+    pod_roles::its_pods_have_roles_of_their_own,
     stack::its_groups_scale_and_replace_their_instances,
     stack::a_deleted_stack_takes_its_instances_along,
     metrics::fewer_visits_leave_two_pods_and_none_has_failed,

@@ -12,6 +12,7 @@ pub mod life;
 pub mod metrics;
 pub mod own_kernel;
 pub mod permissions;
+pub mod pod_roles;
 pub mod pods;
 pub mod proxy;
 pub mod record;

@@ -31,7 +31,7 @@ pub fn every_kind_of_template_passes_cfn_lint(stage: &Stage) -> Result<(), Faile
     let existing = ["--vpc", "vpc-01234567", "--subnets", "subnet-01234567"];
     for more in [
         &["--size", "seed"][..],
-        &["--size", "ha"],
+        &["--size", "ha", "--pod-roles"],
         &["--size", "ha", "--outbound", "endpoints"],
         &[&["--size", "ha"][..], &page].concat(),
         &page,
@@ -47,7 +47,7 @@ pub fn every_kind_of_template_passes_cfn_lint(stage: &Stage) -> Result<(), Faile
 }
 
 /// The control plane and the nodes of the stack's cluster that are Ready.
-fn cluster(stage: &Stage) -> Result<(String, Vec<String>), Failed> {
+pub fn cluster(stage: &Stage) -> Result<(String, Vec<String>), Failed> {
     let control_planes = stage.control_planes_of(NAME)?;
     let first = control_planes
         .first()
@@ -56,7 +56,8 @@ fn cluster(stage: &Stage) -> Result<(String, Vec<String>), Failed> {
     Ok((first.clone(), ready_nodes(&nodes)))
 }
 
-fn workers(stage: &Stage) -> Result<Vec<Value>, Failed> {
+/// Its workers that run.
+pub fn workers(stage: &Stage) -> Result<Vec<Value>, Failed> {
     let of = |machine: &Value| {
         machine["role"] == "worker"
             && machine["phase"] == "running"
@@ -66,7 +67,7 @@ fn workers(stage: &Stage) -> Result<Vec<Value>, Failed> {
 }
 
 pub fn a_stack_becomes_a_cluster_that_serves_the_page(stage: &Stage) -> Result<(), Failed> {
-    let (_folder, file) = template(stage, &["--size", "seed"])?;
+    let (_folder, file) = template(stage, &["--size", "seed", "--pod-roles"])?;
     stage.lab(&["stack", "create", NAME, &file])?;
     let (control_plane, ready) = cluster(stage)?;
     ensure(ready.len() == 3, format!("Ready: {ready:?}"))?;
