@@ -112,9 +112,9 @@ audit:
 	$(CARGO) deny --all-features check advisories || echo "advisories: their database does not answer, or a finding is listed above"
 
 # Mutates the code that decides, one change at a time, and lists those that the fast tests of its own
-# room do not detect: the tests of all rooms would take most of the time. Takes hours on two idle
-# cores.
-MUTATE = $(CARGO) mutants --package k8s-bootstrap --exclude '**/tests.rs' --minimum-test-timeout 120 --cargo-arg=--lib \
+# room do not detect: the tests of all rooms would take most of the time. A change takes ten to thirty
+# seconds of one core, and there are three hundred: two at a time.
+MUTATE = $(CARGO) mutants --package k8s-bootstrap --exclude '**/tests.rs' --minimum-test-timeout 120 --jobs 2 --cargo-arg=--lib \
     --output target/mutants
 JUDGED = -- --locked --
 
