@@ -111,9 +111,9 @@ audit:
 	$(CARGO) deny --all-features check bans licenses sources
 	$(CARGO) deny --all-features check advisories || echo "advisories: their database does not answer, or a finding is listed above"
 
-# Mutates the code that decides, one change at a time, and lists those that the fast tests of its own
-# room do not detect: the tests of all rooms would take most of the time. A change takes ten to thirty
-# seconds of one core, and there are three hundred: two at a time.
+# Mutates the code that decides, one expression at a time, and lists what the fast tests of its own
+# room do not detect: the tests of all rooms would take most of the time. Each of the three hundred
+# changes takes ten to thirty seconds of one core; two are judged side by side.
 MUTATE = $(CARGO) mutants --package k8s-bootstrap --exclude '**/tests.rs' --minimum-test-timeout 120 --jobs 2 --cargo-arg=--lib \
     --output target/mutants
 JUDGED = -- --locked --
