@@ -15,7 +15,7 @@ const ROLE: &str = "e2e-reader";
 const OBJECT: &str = "https://s3.eu-central-1.amazonaws.com/k8s-bootstrap-backups/pods/e2e-hello";
 
 /// A pod with a token for AWS, and a worker that runs it.
-struct Reader<'a> {
+struct TokenPod<'a> {
     stage: &'a Stage,
     control_plane: &'a str,
     worker: &'a str,
@@ -24,7 +24,7 @@ struct Reader<'a> {
     token: String,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> TokenPod<'a> {
     /// Starts a pod with this service account.
     fn start(
         stage: &'a Stage,
@@ -142,7 +142,7 @@ pub fn its_pods_have_roles_of_their_own(stage: &Stage) -> Result<(), Failed> {
     let node = stage.shell(&worker, "hostname -f")?.trim().to_owned();
     let place = (worker.as_str(), node.as_str());
 
-    let reader = Reader::start(stage, &control_plane, place, name)?;
+    let reader = TokenPod::start(stage, &control_plane, place, name)?;
     let (status, _) = reader.curl("http://169.254.169.254/latest/meta-data/ || true")?;
     ensure(
         status == "000",
@@ -167,7 +167,7 @@ pub fn its_pods_have_roles_of_their_own(stage: &Stage) -> Result<(), Failed> {
         ensure(status == expected, format!("{what}: {status}: {body}"))?;
     }
 
-    let other = Reader::start(stage, &control_plane, place, stranger)?;
+    let other = TokenPod::start(stage, &control_plane, place, stranger)?;
     let (status, body) = other.assume()?;
     ensure(status == "403" && body.contains("does not trust"), body)?;
     other.stop(stranger)?;
