@@ -131,6 +131,14 @@ impl Error {
     pub fn one_line(&self) -> String {
         self.chain.join(": ")
     }
+
+    /// The same with the remedy, for reports that have no field for it.
+    pub fn with_remedy(&self) -> String {
+        match self.remedy() {
+            Some(remedy) => format!("{} ({remedy})", self.one_line()),
+            None => self.one_line(),
+        }
+    }
 }
 
 impl fmt::Display for Error {

@@ -128,10 +128,7 @@ pub async fn cycle(
             *written = None;
             return None;
         }
-        Err(error) => {
-            let hint = error.remedy().map(|hint| format!(" ({hint})"));
-            report.trouble = Some(error.one_line() + &hint.unwrap_or_default());
-        }
+        Err(error) => report.trouble = Some(error.with_remedy()),
     }
     Some(report)
 }

@@ -42,10 +42,7 @@ pub async fn cycle(
             published.clear();
             return None;
         }
-        Err(error) => {
-            let hint = error.remedy().map(|hint| format!(" ({hint})"));
-            report.trouble = Some(error.one_line() + &hint.unwrap_or_default());
-        }
+        Err(error) => report.trouble = Some(error.with_remedy()),
     }
     Some(report)
 }
