@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    path::PathBuf,
     sync::{
         Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -17,6 +18,7 @@ use crate::{
     adapters::{
         aws::{CredentialSource, endpoint::Endpoints},
         http::Clients,
+        imds::RoleCredentials,
         store::S3Store,
     },
     ports::Store,
