@@ -133,7 +133,7 @@ impl Error {
     }
 
     /// The same with the remedy, for reports that have no field for it.
-    pub fn with_remedy(&self) -> String {
+    pub fn line_with_remedy(&self) -> String {
         match self.remedy() {
             Some(remedy) => format!("{} ({remedy})", self.one_line()),
             None => self.one_line(),

@@ -2,7 +2,7 @@
 
 use std::io::Read;
 
-use mail_parser::{MessageParser, MimeHeaders, PartType};
+use mail_parser::{MessageParser, MimeHeaders};
 
 use super::Fragment;
 use crate::error::{Context, Error, Result};
@@ -33,10 +33,10 @@ pub fn fragments(user_data: &[u8]) -> Result<Vec<Fragment>> {
     let mut found = Vec::new();
     for part in &mail.parts {
         let is_ours = part.content_type().is_some_and(|kind| {
-            let kind = (kind.ctype(), kind.subtype().unwrap_or_default());
-            format!("{}/{}", kind.0, kind.1).eq_ignore_ascii_case(MIME_TYPE)
+            let subtype = kind.subtype().unwrap_or_default();
+            format!("{}/{subtype}", kind.ctype()).eq_ignore_ascii_case(MIME_TYPE)
         });
-        if !is_ours || matches!(part.body, PartType::Multipart(_)) {
+        if !is_ours {
             continue;
         }
         let number = found.len() + 1;

@@ -128,7 +128,7 @@ pub async fn cycle(
             *written = None;
             return None;
         }
-        Err(error) => report.trouble = Some(error.with_remedy()),
+        Err(error) => report.trouble = Some(error.line_with_remedy()),
     }
     Some(report)
 }

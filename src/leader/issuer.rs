@@ -42,7 +42,7 @@ pub async fn cycle(
             published.clear();
             return None;
         }
-        Err(error) => report.trouble = Some(error.with_remedy()),
+        Err(error) => report.trouble = Some(error.line_with_remedy()),
     }
     Some(report)
 }

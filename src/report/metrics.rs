@@ -11,8 +11,8 @@ use prometheus_client::{
 };
 
 use super::{
-    AddonReport, AddonState, CertificateReport, Counts, DnsReport, PhaseReport, SnapshotReport,
-    Stage, Status,
+    AddonReport, AddonState, CertificateReport, Counts, DnsReport, IssuerReport, PhaseReport,
+    SnapshotReport, Stage, Status,
 };
 use crate::{
     error::{Context, Result},
@@ -70,13 +70,7 @@ pub fn text(status: &Status, counts: &Counts) -> Result<String> {
     addons(&mut registry, &status.addons);
     dns(&mut registry, status.dns.as_ref());
     if let Some(report) = &status.issuer {
-        let published = Gauge::<i64>::default();
-        published.set(i64::from(report.published));
-        registry.register(
-            "issuer_published",
-            "On the leader: 1 if the published keys of the issuer are the API server's",
-            published,
-        );
+        issuer(&mut registry, report);
     }
     if let Some(report) = &status.snapshots {
         snapshots(&mut registry, report);
@@ -226,6 +220,16 @@ fn dns(registry: &mut Registry, dns: Option<&DnsReport>) {
     );
 }
 
+fn issuer(registry: &mut Registry, report: &IssuerReport) {
+    let published = Gauge::<i64>::default();
+    published.set(i64::from(report.published));
+    registry.register(
+        "issuer_published",
+        "On the leader: 1 if the published keys of the issuer are the API server's",
+        published,
+    );
+}
+
 fn snapshots(registry: &mut Registry, report: &SnapshotReport) {
     let (last, bytes, failures) = <(Gauge, Gauge, Gauge)>::default();
     last.set(report.last_good.map_or(0, jiff::Timestamp::as_second));
@@ -283,7 +287,7 @@ mod tests {
     use super::*;
     use crate::{
         ports::{Alarm, Database},
-        report::{EtcdReport, IssuerReport, MemberReport, MemberState, Work},
+        report::{EtcdReport, MemberReport, MemberState, Work},
     };
 
     #[test]
