@@ -16,7 +16,7 @@ use crate::layout::Layout;
 use crate::network::{API, RESOLVER};
 use crate::state::State;
 use crate::state::StateReader;
-use crate::tls::{aws_names, is_bucket};
+use crate::tls::{aws_names, bucket_of};
 use crate::zone::{Records, View};
 
 /// How long answers may be cached: short, because machines come and go.
@@ -36,7 +36,7 @@ pub enum Known {
 /// Looks a name up, written without the final dot, in any case.
 pub fn look_up(state: &State, zone: &Records, name: &str) -> Option<Known> {
     let name = name.to_ascii_lowercase();
-    if aws_names().contains(&name) || is_bucket(&name) {
+    if aws_names().contains(&name) || bucket_of(&name).is_some() {
         return Some(Known::Address(API));
     }
     if let Some((addresses, ttl)) = zone.get(&name) {

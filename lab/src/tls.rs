@@ -34,10 +34,16 @@ pub fn aws_names() -> Vec<String> {
         .collect()
 }
 
-/// Whether this is the name of a bucket of the region.
-pub fn is_bucket(name: &str) -> bool {
-    name.strip_suffix(&format!(".s3.{REGION}.amazonaws.com"))
-        .is_some_and(|bucket| !bucket.is_empty() && !bucket.contains('.'))
+/// The name of a bucket of the region.
+pub fn bucket_host(bucket: &str) -> String {
+    format!("{bucket}.s3.{REGION}.amazonaws.com")
+}
+
+/// The bucket with this name; `None` if it is no bucket's, or one that the certificate does not
+/// cover.
+pub fn bucket_of(host: &str) -> Option<&str> {
+    host.strip_suffix(&bucket_host(""))
+        .filter(|bucket| !bucket.is_empty() && !bucket.contains('.'))
 }
 
 /// Creates a CA and a server certificate for AWS's names: writes the CA's certificate to `ca_file`
@@ -52,7 +58,7 @@ pub fn create(ca_file: &Path) -> Result<Arc<ServerConfig>> {
 
     let mut names = aws_names();
     names.push(API.to_string());
-    names.push(format!("*.s3.{REGION}.amazonaws.com"));
+    names.push(bucket_host("*"));
     let mut server = CertificateParams::new(names)?;
     server
         .distinguished_name

@@ -16,7 +16,7 @@ use super::ACCOUNT;
 use super::client::{Aws, element};
 use super::replay::Call;
 use crate::layout::Layout;
-use crate::network::REGION;
+use crate::tls::bucket_of;
 
 /// Judges them.
 pub struct Unsigned {
@@ -68,7 +68,7 @@ impl Unsigned {
     /// Whether the role trusts the token, and the token's issuer signed it.
     async fn trusts(&self, call: &Call) -> Result<()> {
         let parameter = |name: &str| {
-            let value = form(call, name);
+            let value = call.parameter(name).and_then(decoded);
             value.with_context(|| format!("the call has no {name}"))
         };
         let (role, token) = (parameter("RoleArn")?, parameter("WebIdentityToken")?);
@@ -105,11 +105,9 @@ impl Unsigned {
         let parameters = [("RoleName".to_owned(), name.to_owned())];
         let xml = self.aws.call("iam", "GetRole", &parameters).await?;
         let document = element(&xml, "AssumeRolePolicyDocument").context("no trust policy")?;
-        // The document is encoded as in a query.
-        let decoded = Url::parse(&format!("http://lab/?p={document}"))?;
-        let decoded = decoded.query_pairs().find(|(name, _)| name == "p");
-        let decoded = decoded.context("no trust policy")?.1;
-        serde_json::from_str(&decoded).context("the trust policy is not JSON")
+        // IAM encodes the document as in a form.
+        let document = decoded(&document).context("the trust policy cannot be decoded")?;
+        serde_json::from_str(&document).context("the trust policy is not JSON")
     }
 
     /// The issuer's keys, found by its discovery document: read as anybody reads them.
@@ -133,11 +131,6 @@ impl Unsigned {
     }
 }
 
-/// The bucket with this host name.
-fn bucket_of(host: &str) -> Option<&str> {
-    host.strip_suffix(&format!(".s3.{REGION}.amazonaws.com"))
-}
-
 /// The object that a call reads.
 fn object(call: &Call) -> Option<(String, String)> {
     let host = call.headers.get(header::HOST)?.to_str().ok()?;
@@ -146,9 +139,8 @@ fn object(call: &Call) -> Option<(String, String)> {
     reads.then(|| (bucket.to_owned(), key.to_owned()))
 }
 
-/// A parameter of a form, decoded.
-fn form(call: &Call, name: &str) -> Option<String> {
-    let value = call.parameter(name)?;
+/// A value of a form, without its encoding.
+fn decoded(value: &str) -> Option<String> {
     let url = Url::parse(&format!("http://lab/?p={value}")).ok()?;
     let (_, decoded) = url.query_pairs().next()?;
     Some(decoded.into_owned())

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
-use crate::network::REGION;
 use crate::state::{Peers, Rule};
+use crate::tls::bucket_host;
 
 const PROVIDER: &str = "AWS::IAM::OIDCProvider";
 
@@ -216,7 +216,7 @@ impl Template {
 fn of_buckets(value: &Value, ids: &BTreeMap<String, String>) -> Value {
     let attribute = |id: &str, name: &str| match name {
         "Arn" => format!("arn:aws:s3:::{id}"),
-        _ => format!("{id}.s3.{REGION}.amazonaws.com"),
+        _ => bucket_host(id),
     };
     if let Some(id) = value["Ref"].as_str().and_then(|name| ids.get(name)) {
         return json!(id);

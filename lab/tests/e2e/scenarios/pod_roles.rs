@@ -42,10 +42,7 @@ impl<'a> TokenPod<'a> {
         }]);
         let on = |line: &str| stage.kubectl_on(control_plane, line);
         on(&format!("create serviceaccount {account}"))?;
-        stage.shell(
-            control_plane,
-            &format!("echo '{pod}' | kubectl --kubeconfig /etc/kubernetes/admin.conf apply -f -"),
-        )?;
+        on(&format!("apply -f - <<'POD'\n{pod}\nPOD"))?;
         on(&format!(
             "wait --for=condition=Ready pod/{account} --timeout=90s"
         ))?;
